@@ -1,0 +1,55 @@
+"""Makes both frameworks strict and repeatable before a test imports either; a test of core needs neither of them.
+
+What a framework reads when it is imported is set through the environment, so that nothing is imported here and
+processes that a test starts are as strict as the test itself.
+"""
+
+import os
+import random
+import sys
+from collections.abc import Iterator
+
+import jaxtyping
+import numpy as np
+import pytest
+from hypothesis import settings
+
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # transformers asks the hub library about its own bars
+os.environ["HF_HUB_OFFLINE"] = "1"  # the suite needs no network: a test that asks for it fails at once
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))  # torch's threads
+
+# The import hook checks modules that are imported after it stands.
+assert not any(name.startswith("diptych.") for name in sys.modules)
+jaxtyping.install_import_hook(["diptych.backends", "diptych.core.semantics"], "beartype.beartype")
+
+# A test that wants more or fewer cases scales the profile: @settings(max_examples=settings().max_examples // 5).
+CASES = 100
+# Each starts from Hypothesis's "default": left alone, it would take its own "ci" as the parent wherever CI is set.
+default = settings(settings.get_profile("default"), deadline=None, max_examples=CASES)
+settings.register_profile("dev", default)
+settings.register_profile("ci", default, derandomize=True, database=None, print_blob=True)
+settings.register_profile("long", default, max_examples=10 * CASES)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Every test starts from the same state of the global generators, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)  # transformers draws SpecAugment from it
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
+@pytest.fixture
+def without_type_checks() -> Iterator[None]:
+    """Switches the annotations' checks off, as for a user: for bad input, and for compiling what users compile."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

@@ -1,0 +1,1 @@
+"""One file per family, named as in `core/models`."""

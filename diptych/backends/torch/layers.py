@@ -1,0 +1,103 @@
+"""The layers of the torch models: torch.nn's own, with the constructor and the defaults of the JAX backend's.
+
+They are built without values, on the meta device; a model gives them values when it is complete.
+"""
+
+from typing import Any, Unpack
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from diptych.backends.torch.ops import Init
+
+ModuleList = nn.ModuleList
+
+
+class Linear(nn.Linear):
+    """x W^T + b, with W of shape (out, in)."""
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True, **init: Unpack[Init]) -> None:
+        super().__init__(in_features, out_features, bias=bias, device="meta", **init)
+
+    def reset_parameters(self) -> None:
+        """Leaves the parameters without values."""
+
+
+class Embedding(nn.Embedding):
+    """A table of rows; row `padding_idx` gets no gradient from being looked up."""
+
+    def __init__(
+        self, num_embeddings: int, features: int, *, padding_idx: int | None = None, **init: Unpack[Init]
+    ) -> None:
+        super().__init__(num_embeddings, features, padding_idx=padding_idx, device="meta", **init)
+
+    def reset_parameters(self) -> None:
+        """Leaves the parameters without values."""
+
+    def forward(self, ids: Int[Tensor, "*B"]) -> Float[Tensor, "*B D"]:
+        """The rows of the ids; outside the table is an error on a CPU."""
+        return super().forward(ids)
+
+    def rows(self, like: Tensor) -> Float[Tensor, "V D"]:
+        """The whole table, for use beside another tensor."""
+        return self.weight
+
+    def attend(self, query: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+        """Products with every row: the output layer that is tied to this table."""
+        return nn.functional.linear(query, self.weight)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm over the last axis, the variance taken in two passes."""
+
+    def __init__(self, features: int, eps: float, **init: Unpack[Init]) -> None:
+        super().__init__(features, eps, device="meta", **init)
+
+    def reset_parameters(self) -> None:
+        """Leaves the parameters without values."""
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution without padding over (batch, channels, height, width)."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        bias: bool = True,
+        **init: Unpack[Init],
+    ) -> None:
+        super().__init__(in_features, out_features, kernel_size, stride, bias=bias, device="meta", **init)
+
+    def reset_parameters(self) -> None:
+        """Leaves the parameters without values."""
+
+    def patches(self, pixel_values: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B P D"]:
+        """The output as a sequence, row by row."""
+        return self(pixel_values).flatten(2).mT
+
+
+class Dropout(nn.Module):
+    """Zeroes entries at a rate in train mode and scales up the rest."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, values: Float[Tensor, "*B"], rngs: None = None) -> Float[Tensor, "*B"]:
+        """The values, thinned out in train mode by torch's global generator."""
+        return nn.functional.dropout(values, self.rate, self.training)
+
+
+def parameter(shape: tuple[int, ...], **init: Unpack[Init]) -> nn.Parameter:
+    """A free parameter without values."""
+    return nn.Parameter(torch.empty(shape, device="meta", dtype=init.get("dtype")))
+
+
+def value(free: Any, like: Tensor) -> Tensor:
+    """A free parameter's tensor, for use beside another."""
+    return free

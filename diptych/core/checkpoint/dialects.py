@@ -1,0 +1,73 @@
+"""The spellings that published files use for one and the same tensor, brought to the present published name."""
+
+import fnmatch
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+from diptych.core.checkpoint.slots import FLAX_LEAVES
+from diptych.core.registry import Family
+
+_RESPELLED = (
+    (re.compile(r"(?<=\.)gamma$|^gamma$"), "weight"),  # TensorFlow's layer norms, in BERT's first files
+    (re.compile(r"(?<=\.)beta$|^beta$"), "bias"),
+    (re.compile(r"\bparametrizations\.weight\.original0$"), "weight_g"),  # PyTorch 2's weight norm
+    (re.compile(r"\bparametrizations\.weight\.original1$"), "weight_v"),
+)
+_FLAX_LEAF = re.compile(rf"(?<=\.)({'|'.join(set(FLAX_LEAVES.values()))})$")
+
+
+def respelled(name: str, *, flax: bool = False) -> str:
+    """A tensor's name in the present published spelling, whatever model it belongs to.
+
+    Args:
+        name: as in the file; a Flax tree's path joined by dots.
+        flax: whether the file is a Flax tree, whose layers call their weights kernel, scale or embedding.
+    """
+    for pattern, spelling in _RESPELLED:
+        name = pattern.sub(spelling, name)
+    return _FLAX_LEAF.sub("weight", name) if flax else name
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name is one of the patterns, lies below one (`pooler` covers `pooler.dense.weight`), or fits its `*`."""
+    return any(
+        name == pattern or name.startswith(f"{pattern}.") or fnmatch.fnmatchcase(name, pattern) for pattern in patterns
+    )
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A base-model prefix that a file lacks (`added`) or has in excess (`removed`)."""
+
+    added: str = ""
+    removed: str = ""
+
+    def __call__(self, name: str) -> str:
+        return self.added + name.removeprefix(self.removed) if name.startswith(self.removed) else name
+
+
+def find_shift(names: Collection[str], wanted: Collection[str], prefixes: Iterable[str]) -> Shift:
+    """The one shift of prefixes under which most of a file's names are wanted; none if nothing is better than none."""
+    targets = set(wanted)
+    shifts = [Shift()]
+    for prefix in prefixes:
+        shifts += [Shift(added=prefix), Shift(removed=prefix)]
+    return max(shifts, key=lambda shift: len(targets.intersection(map(shift, names))))
+
+
+def resolver(
+    family: Family, wanted: Collection[str], shift: Shift
+) -> Callable[[str], str | None]:
+    """A function from a respelled name to the wanted path that it means, or None."""
+    targets = set(wanted)
+
+    def resolve(name: str) -> str | None:
+        shifted = shift(name)
+        new = family.renamed.get(shifted) or family.renamed.get(name)
+        for candidate in (shifted, name, *((new, shift(new)) if new else ())):
+            if candidate in targets:
+                return candidate
+        return None
+
+    return resolve

@@ -1,0 +1,359 @@
+"""The directory of a checkpoint: which weight files it holds, and how new ones take the place of old ones."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import cast
+
+from diptych.core.checkpoint.files import parse_json_object, partial_name, writing
+from diptych.core.checkpoint.msgpack import read_msgpack, write_msgpack
+from diptych.core.checkpoint.safetensors import read_metadata, read_safetensors, write_safetensors
+from diptych.core.checkpoint.tensors import TensorSource
+from diptych.core.errors import CheckpointError, InputError
+
+
+@dataclass(frozen=True)
+class _Format:
+    """How the Hugging Face world names the files of a format, and the tensors in its index."""
+
+    stem: str
+    suffix: str
+    separator: str
+
+    @property
+    def single(self) -> str:
+        return self.stem + self.suffix
+
+    @property
+    def index(self) -> str:
+        return f"{self.single}.index.json"
+
+    def shard(self, number: int, count: int) -> str:
+        return f"{self.stem}-{number:05d}-of-{count:05d}{self.suffix}"
+
+    def owns(self, name: str) -> bool:
+        shard = rf"{self.stem}-\d{{5}}-of-\d{{5}}{re.escape(self.suffix)}"
+        return name in (self.single, self.index) or re.fullmatch(shard, name) is not None
+
+
+# In the order in which they are looked for.
+_FORMATS = {
+    "safetensors": _Format("model", ".safetensors", "."),
+    "flax-msgpack": _Format("flax_model", ".msgpack", "/"),
+}
+FORMATS = tuple(_FORMATS)
+
+# Weights that are not read: formats of pickles, which run code when they are opened, and of HDF5.
+_FOREIGN = (".bin", ".pt", ".pth", ".ckpt", ".h5")
+_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{infix}B": base ** (power + 1)
+    for power, prefix in enumerate("KMGT")
+    for infix, base in (("", 1000), ("I", 1024))
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights in a directory.
+
+    Args:
+        format: `"safetensors"` or `"flax-msgpack"`.
+        directory: Where they are.
+        files: The files that hold tensors.
+        tensors: All tensors by name, in the order in which they lie in the files.
+        metadata: The free-form metadata of safetensors files.
+    """
+
+    format: str
+    directory: Path
+    files: tuple[Path, ...]
+    tensors: Mapping[str, TensorSource]
+    metadata: Mapping[str, str]
+
+
+def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -> Checkpoint:
+    """Open the weights in a directory; nothing but headers is read.
+
+    Args:
+        directory: The directory.
+        format: `"safetensors"` or `"flax-msgpack"`; None takes safetensors where both are there.
+
+    Raises:
+        CheckpointError: No weights are there, or what is there is damaged or contradicts its index.
+        InputError: The format is unknown.
+        OSError: A file cannot be read.
+    """
+    directory = Path(directory)
+    candidates = FORMATS if format is None else (_known(format),)
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such directory")
+    for name in candidates:
+        layout = _FORMATS[name]
+        single, index = directory / layout.single, directory / layout.index
+        if single.is_file():
+            tensors, metadata = _read(name, single)
+            return Checkpoint(name, directory, (single,), tensors, metadata)
+        if index.is_file():
+            return _open_shards(name, directory, index)
+    raise _nothing_found(directory, candidates)
+
+
+def write_checkpoint(
+    directory: str | PathLike[str],
+    tensors: Mapping[str, TensorSource],
+    *,
+    format: str = "safetensors",
+    max_shard_size: int | str | None = "5GB",
+    metadata: Mapping[str, str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Path, ...]:
+    """Write weights into a directory: one file, or shards and their index.
+
+    Nothing appears under its name, and no older weight file is touched, before all is written. Then the older weight
+    files of both formats go, so that the directory holds one set of weights.
+
+    Args:
+        directory: The directory; it is made where it does not exist.
+        tensors: The tensors by name; shards are filled in this order.
+        format: `"safetensors"` or `"flax-msgpack"`.
+        max_shard_size: Bytes that a file may hold (`200_000_000`, `"200MB"`, `"5GB"`, `"1GiB"`); None: one file. A
+            larger tensor gets a file of its own.
+        metadata: Free-form metadata of safetensors files, by default `{"format": "pt"}`; msgpack has no place for it.
+        progress: Called after each tensor with its size in bytes.
+
+    Returns:
+        The files written, without the index.
+
+    Raises:
+        CheckpointError: A tensor cannot be stored in this format.
+        InputError: The format or the size is unknown.
+        OSError: The disk failed.
+    """
+    directory = Path(directory)
+    layout = _FORMATS[_known(format)]
+    shards = _shards(tensors, None if max_shard_size is None else _bytes(max_shard_size))
+    names = [layout.shard(number + 1, len(shards)) for number in range(len(shards))]
+    if len(shards) == 1:
+        names = [layout.single]
+    made = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = partial_name(directory / layout.stem)  # inside, so on the same disk
+    partial.mkdir()
+    try:
+        for name, shard in zip(names, shards, strict=True):
+            if format == "safetensors":
+                write_safetensors(partial / name, shard, metadata, progress)
+            else:
+                write_msgpack(partial / name, shard, progress)
+        written = list(names)
+        if len(shards) > 1:
+            weight_map = {
+                key.replace(".", layout.separator): name
+                for name, shard in zip(names, shards, strict=True)
+                for key in shard
+            }
+            total_size = sum(source.nbytes for source in tensors.values())
+            index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+            with writing(partial / layout.index) as handle:
+                handle.write(json.dumps(index, indent=2, sort_keys=True).encode() + b"\n")
+            written.append(layout.index)
+        stale = [name for name in os.listdir(directory) if any(known.owns(name) for known in _FORMATS.values())]
+        _exchange(directory, partial, written, stale)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if made:
+            with suppress(OSError):  # it holds what was written
+                directory.rmdir()
+    return tuple(directory / name for name in names)
+
+
+@contextmanager
+def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> Generator[Path, None, None]:
+    """Fill a hidden directory that takes its place under `destination` when the block ends without an error.
+
+    Args:
+        destination: The directory to make; parents are made too. One that exists and is empty is taken.
+        overwrite: Replace an existing checkpoint; it is put back if anything fails.
+
+    Raises:
+        CheckpointError: The destination is there and may not be replaced.
+        OSError: The disk failed.
+    """
+    shown, destination = Path(destination), Path(destination).resolve()
+    if destination.exists() and not destination.is_dir():
+        raise CheckpointError(f"{shown}: is a file; give the name of a directory")
+    if destination.is_dir() and any(destination.iterdir()):
+        if not overwrite:
+            raise CheckpointError(
+                f"{shown}: is there already and not empty; give another directory, or replace it with overwrite=True "
+                "(--overwrite)"
+            )
+        if not (destination / "config.json").is_file():
+            raise CheckpointError(
+                f"{shown}: holds files but no config.json, so it is not a checkpoint and is not overwritten; "
+                "give another directory"
+            )
+    missing = [parent for parent in destination.parents if not parent.exists()]
+    partial, replaced = partial_name(destination), partial_name(destination)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if destination.exists():
+            os.replace(destination, replaced)
+        os.replace(partial, destination)
+    except BaseException:
+        if replaced.exists() and not destination.exists():
+            os.replace(replaced, destination)
+        shutil.rmtree(partial, ignore_errors=True)
+        for parent in missing:
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _known(format: str) -> str:
+    if format not in _FORMATS:
+        raise InputError(f"format: {format!r} is unknown; give one of {', '.join(FORMATS)}")
+    return format
+
+
+def _read(format: str, path: Path) -> tuple[dict[str, TensorSource], dict[str, str]]:
+    """Read the header of a weight file: its tensors and its metadata."""
+    if format == "safetensors":
+        return read_safetensors(path), read_metadata(path)
+    return read_msgpack(path), {}
+
+
+def _open_shards(format: str, directory: Path, index: Path) -> Checkpoint:
+    """Open all files that an index names, and hold them against it."""
+    separator = _FORMATS[format].separator
+    weight_map = {key.replace(separator, "."): name for key, name in _weight_map(index).items()}
+    names = list(dict.fromkeys(weight_map.values()))
+    for name in names:
+        _stays_inside(name, directory, index)
+    absent = [name for name in names if not (directory / name).is_file()]
+    if absent:
+        raise CheckpointError(f"{index}: names files that are not there: {', '.join(absent)}. Download them too")
+    tensors: dict[str, TensorSource] = {}
+    metadata: dict[str, str] = {}
+    holders: dict[str, list[str]] = {}
+    for name in names:
+        found, described = _read(format, directory / name)
+        metadata = described | metadata
+        if described.get("format", metadata.get("format")) != metadata.get("format"):
+            raise CheckpointError(
+                f"{directory / name}: its metadata says format {described['format']!r}, that of the files before it "
+                f"{metadata['format']!r}; the files belong to different checkpoints"
+            )
+        tensors |= found
+        for key in found:
+            holders.setdefault(key, []).append(name)
+    twice = [f"{key} ({', '.join(files)})" for key, files in holders.items() if len(files) > 1]
+    lost = [f"{key} ({name})" for key, name in weight_map.items() if name not in holders.get(key, ())]
+    unnamed = [f"{key} ({files[0]})" for key, files in holders.items() if key not in weight_map]
+    for problem, keys in (
+        ("these tensors are stored in several files", twice),
+        ("these tensors are not in the file that it names for them", lost),
+        ("these tensors are in the files, but it does not name them", unnamed),
+    ):
+        if keys:
+            raise CheckpointError(f"{index}: {problem}: {', '.join(keys)}. The files belong to different checkpoints")
+    return Checkpoint(format, directory, tuple(directory / name for name in names), tensors, metadata)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Parse an index: tensor name -> file name."""
+    weight_map: object = parse_json_object(index.read_bytes(), str(index)).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: needs a 'weight_map' that names the file of each tensor, found {weight_map!r}")
+    for key, name in cast(dict[str, object], weight_map).items():
+        if not isinstance(name, str) or "\0" in name:
+            raise CheckpointError(f"{index}: the file of tensor {key!r} must be a file name, not {name!r}")
+    return cast(dict[str, str], weight_map)
+
+
+def _stays_inside(name: str, directory: Path, index: Path) -> None:
+    """Refuse a file outside the directory, unless it is where the cache of the Hugging Face hub keeps its files."""
+    root = directory.resolve()
+    target = (directory / name).resolve()
+    allowed = [root]
+    for parent in root.parents:
+        # models--owner--name/snapshots/<commit>/<file> -> models--owner--name/blobs, itself a link into the blobs
+        # beside models--owner--name where huggingface_hub shares blobs between repositories
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            allowed += [parent.parent / "blobs", parent.parent.parent / "blobs"]
+    inside = Path(os.path.abspath(directory / name)).is_relative_to(os.path.abspath(directory))
+    if not inside or not any(target.is_relative_to(place) for place in allowed):
+        raise CheckpointError(
+            f"{index}: names the file {name!r}, which is {target}, outside of the directory. "
+            "Put the file itself into the directory"
+        )
+
+
+def _nothing_found(directory: Path, formats: Iterable[str]) -> CheckpointError:
+    wanted = ", ".join(name for format in formats for name in (_FORMATS[format].single, _FORMATS[format].index))
+    there = sorted(os.listdir(directory))
+    message = f"{directory}: holds no weights: looked for {wanted}; found {', '.join(there) or 'nothing'}"
+    foreign = [name for name in there if name.endswith(_FOREIGN)]
+    if foreign:
+        message += (
+            f". These are not read: {', '.join(foreign)}; load them with the library that made them and save them as "
+            "safetensors (transformers' save_pretrained does)"
+        )
+    return CheckpointError(message)
+
+
+def _bytes(size: int | str) -> int:
+    """Turn `"5GB"` (1000s) or `"5GiB"` (1024s) into bytes."""
+    parsed = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", size) if isinstance(size, str) else None
+    if parsed is not None and parsed[2].upper() in _UNITS:
+        number = int(float(parsed[1]) * _UNITS[parsed[2].upper()])
+    else:
+        number = size if type(size) is int else 0
+    if number <= 0:
+        raise InputError(
+            f"max_shard_size: {size!r} is no size; give bytes above 0, or a string like '200MB', '5GB' or '1GiB'"
+        )
+    return number
+
+
+def _shards(tensors: Mapping[str, TensorSource], limit: int | None) -> list[dict[str, TensorSource]]:
+    """Fill files in the order given, each up to the limit."""
+    shards: list[dict[str, TensorSource]] = [{}]
+    size = 0
+    for name, source in tensors.items():
+        if limit is not None and shards[-1] and size + source.nbytes > limit:
+            shards.append({})
+            size = 0
+        shards[-1][name] = source
+        size += source.nbytes
+    return shards
+
+
+def _exchange(directory: Path, partial: Path, new: list[str], old: list[str]) -> None:
+    """Move new files into the directory and old ones away; put everything back if a move fails."""
+    if len(new) == 1 and old in ([], new):
+        os.replace(partial / new[0], directory / new[0])  # one atomic step
+        return
+    replaced = partial_name(directory / "replaced")
+    replaced.mkdir()
+    moves = [(directory / name, replaced / name) for name in old]
+    moves += [(partial / name, directory / name) for name in new]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            os.replace(source, target)
+            done.append((source, target))
+    except BaseException:
+        for source, target in reversed(done):
+            os.replace(target, source)
+        replaced.rmdir()
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)

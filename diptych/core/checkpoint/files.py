@@ -1,0 +1,106 @@
+"""Mapping files for reading, and writing them so that only complete ones appear under their names."""
+
+import json
+import math
+import mmap
+import os
+import secrets
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from diptych.core.errors import CheckpointError
+
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """Map a file into memory, read-only; the map lives as long as an array that looks into it.
+
+    Raises:
+        CheckpointError: The file is empty or a Git LFS pointer.
+        OSError: It cannot be opened.
+    """
+    with path.open("rb") as handle:
+        if os.fstat(handle.fileno()).st_size == 0:
+            raise CheckpointError(f"{path}: the file is empty. Download or save it again")
+        mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+    if mapped[: len(_LFS_POINTER)] == _LFS_POINTER:
+        raise CheckpointError(f"{path}: is a Git LFS pointer, not the weights. Run `git lfs pull` in its repository")
+    return mapped
+
+
+def view(mapped: mmap.mmap, start: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Look at a part of a mapped file as an array, without a copy; the caller has checked that it is inside."""
+    size = math.prod(shape)
+    if size == 0:
+        empty = np.empty(shape, dtype)
+        empty.flags.writeable = False
+        return empty
+    return np.frombuffer(mapped, dtype, count=size, offset=start).reshape(shape)
+
+
+def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Args:
+        text: The JSON.
+        where: The file and the part of it, for messages.
+
+    Raises:
+        CheckpointError: It is no JSON, no object, or has the same key twice.
+    """
+
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        duplicates = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+        if duplicates:
+            raise CheckpointError(f"{where}: has the same name twice: {', '.join(duplicates)}. Save it again")
+        return dict(pairs)
+
+    try:
+        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=without_duplicates)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{where}: is not valid JSON ({error}). Download or save the file again") from error
+    if not isinstance(parsed, dict):
+        raise CheckpointError(f"{where}: must be a JSON object, not {type(parsed).__name__}")
+    return parsed  # pyright: ignore[reportUnknownVariableType]
+
+
+@contextmanager
+def naming(path: Path) -> Generator[None, None, None]:
+    """Put the path into an OSError that has none, such as the one of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def partial_name(path: Path) -> Path:
+    """Give a free hidden name beside a path, for what is not complete yet."""
+    return path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+
+
+@contextmanager
+def writing(path: Path) -> Generator[BinaryIO, None, None]:
+    """Open a file for writing that takes its name only once it is complete and on the disk.
+
+    Raises:
+        OSError: Writing failed; the error names the file, nothing new is left on the disk.
+    """
+    partial = partial_name(path)
+    try:
+        with naming(path):
+            with partial.open("xb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,165 @@
+"""What both backends do alike to load and save: find, read the config, match; then place tensor by tensor."""
+
+import logging
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych.core.checkpoint.directory import Checkpoint, open_checkpoint, write_checkpoint
+from diptych.core.checkpoint.locate import locate
+from diptych.core.checkpoint.matching import LoadReport, Match, match, names_of
+from diptych.core.checkpoint.slots import Slot
+from diptych.core.checkpoint.tensors import TensorSource
+from diptych.core.config import ModelConfig
+from diptych.core.dtypes import FLOATS, float_name
+from diptych.core.errors import CheckpointError, ConfigError
+from diptych.core.registry import Family, architectures, part_of, read_config
+
+logger = logging.getLogger("diptych")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened checkpoint directory.
+
+    Attributes:
+        whole: the config of the directory.
+        config: the config of the class that is loaded from it, which may be a part, with the caller's changes.
+    """
+
+    directory: Path
+    whole: ModelConfig
+    config: ModelConfig
+    checkpoint: Checkpoint
+
+    @property
+    def flax(self) -> bool:
+        """Whether the tensors have a Flax tree's names and layouts."""
+        return self.checkpoint.format == "flax-msgpack"
+
+    @property
+    def dtype_name(self) -> str:
+        """A first guess at the dtype: that of the largest tensor a model could hold."""
+        floats = [tensor for tensor in self.checkpoint.tensors.values() if tensor.dtype.name in FLOATS]
+        return max(floats, key=lambda tensor: tensor.nbytes).dtype.name if floats else "float32"
+
+
+def open_source(
+    name_or_path: str | os.PathLike[str],
+    *,
+    wanted: type[ModelConfig],
+    ignore_config: Iterable[str] = (),
+    changes: Mapping[str, Any] | None = None,
+) -> Source:
+    """Finds a checkpoint and reads its config and its tensors' headers; see `from_pretrained` for the errors."""
+    directory = locate(name_or_path)
+    whole = read_config(directory, ignore=names_of("ignore_config", ignore_config), assume=wanted.model_type)
+    config = part_of(whole, wanted)
+    if config is None:
+        raise ConfigError(
+            f"{directory / 'config.json'}: model_type={whole.model_type!r} has no part of "
+            f"model_type {wanted.model_type!r}, which {wanted.__name__} reads"
+        )
+    return Source(directory, whole, config.replace(**changes) if changes else config, open_checkpoint(directory))
+
+
+def matched(
+    source: Source,
+    slots: Sequence[Slot],
+    *,
+    class_name: str,
+    family: Family,
+    known: Callable[[], Collection[str]],
+    allow_fresh: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+) -> Match:
+    """Matches a source with a model's slots."""
+    return match(
+        slots,
+        source.checkpoint.tensors,
+        family=family,
+        known=known,
+        flax=source.flax,
+        allow_fresh=allow_fresh,
+        ignore=ignore,
+        where=str(source.directory),
+        class_name=class_name,
+    )
+
+
+def dtype_of(source: Source, found: Match, asked: Any) -> str:
+    """The name of the dtype that a model is to have: the one asked for, or the file's.
+
+    Raises:
+        CheckpointError: none is asked for and the tensors have several; all are counted.
+    """
+    if asked is not None:
+        return float_name(asked)
+    names: dict[str, list[str]] = {}
+    for filling in found.fillings:
+        names.setdefault(filling.source.dtype.name, []).append(filling.name)
+    if len(names) > 1:
+        listed = "; ".join(f"{len(tensors)} of {name} ({', '.join(tensors[:3])} …)" for name, tensors in names.items())
+        raise CheckpointError(f"{source.directory} holds tensors of several dtypes: {listed}; say dtype=…")
+    return next(iter(names), "float32")
+
+
+def report_of(source: Source, found: Match) -> LoadReport:
+    """The account of a load, with one log line if anything was left out or drawn anew, and one for odd token ids."""
+    report = LoadReport(
+        directory=str(source.directory),
+        loaded=len(found.fillings),
+        left_out=found.left_out,
+        ignored=found.ignored,
+        fresh=tuple(slot.path for slot in found.fresh),
+    )
+    if report.left_out or report.fresh:
+        logger.warning("%s", report)
+    outside = source.config.token_ids_outside()
+    if outside:
+        listed = ", ".join(f"{name}={value}" for name, value in outside.items())
+        logger.warning("%s: %s outside the vocabulary; an error only in a call that uses it", source.directory, listed)
+    return report
+
+
+def save(
+    directory: str | os.PathLike[str],
+    config: ModelConfig,
+    tensors: Mapping[str, TensorSource],
+    *,
+    class_name: str,
+    dtype: str,
+    max_shard_size: int | str | None,
+) -> None:
+    """Writes config.json and safetensors; nothing that stood there is lost unless all of it succeeds."""
+    target = Path(directory)
+    if target.exists() and not target.is_dir():
+        raise CheckpointError(f"{target}: is a file, but a directory is needed to save a checkpoint")
+    target.mkdir(parents=True, exist_ok=True)
+    housekeeping = {name: value for name, value in config.housekeeping.items() if name != "torch_dtype"}
+    config = config.replace(housekeeping=type(config.housekeeping)({**housekeeping, "dtype": dtype}))
+    config = config.replace(architectures=(class_name,))
+    write_checkpoint(target, tensors, format="safetensors", max_shard_size=max_shard_size)
+    beside = target / "config.json.partial"
+    beside.write_text(config.to_json(), encoding="utf-8")
+    os.replace(beside, target / "config.json")
+
+
+def architecture_of(name_or_path: str | os.PathLike[str], ignore_config: Iterable[str] = ()) -> str:
+    """The first class that config.json names in `architectures` and that is known here.
+
+    Raises:
+        ConfigError: it names none, or only unknown ones.
+    """
+    directory = locate(name_or_path)
+    config = read_config(directory, ignore=names_of("ignore_config", ignore_config))
+    known = architectures()
+    for name in config.architectures or ():
+        if name in known:
+            return name
+    raise ConfigError(
+        f"{directory / 'config.json'}: architectures={list(config.architectures or ())} names no known class; known: "
+        f"{', '.join(known)}. Say which one with its from_pretrained"
+    )

@@ -1,0 +1,90 @@
+"""Finding the directory of a checkpoint: one on this disk, or one on the Hugging Face hub."""
+
+import errno
+import re
+from os import PathLike
+from pathlib import Path
+
+from diptych.core.errors import CheckpointError
+
+_DESCRIPTION = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+# No "*.safetensors": many repositories hold the same weights again under other names, for other programs.
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+_FLAX = ("flax_model.msgpack", "flax_model.msgpack.index.json", "flax_model-*-of-*.msgpack")
+
+_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+
+
+def locate(
+    name_or_path: str | PathLike[str],
+    revision: str | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """Give the directory of a checkpoint, after downloading it where that is needed.
+
+    Args:
+        name_or_path: A directory, which wins, or the id of a model on the Hugging Face hub (`name` or `owner/name`).
+        revision: Branch, tag or commit on the hub.
+        cache_dir: Where downloads are kept; by default where huggingface_hub keeps them.
+        local_files_only: Use what is in the cache and ask nobody.
+        token: The hub's access token.
+
+    Raises:
+        CheckpointError: There is no such directory, and the hub did not give it.
+        ImportError: It is not a directory, and huggingface_hub is not installed.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(
+            f"{path}: is a file; give the directory that holds it, with config.json and the weights in it"
+        )
+    name = str(name_or_path)
+    if not _HUB_ID.fullmatch(name):
+        raise CheckpointError(f"{name}: no such directory, and no id of a model on the Hugging Face hub (owner/name)")
+    try:
+        from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+    except ImportError as error:
+        raise ImportError(
+            f"{name}: no such directory; to download it from the Hugging Face hub: pip install 'diptych[hub]'"
+        ) from error
+
+    def download(*patterns: str) -> Path:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                cache_dir=None if cache_dir is None else Path(cache_dir),
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=list(patterns),
+            )
+        )
+
+    try:
+        directory = download(*_DESCRIPTION, *_SAFETENSORS)
+        if not any(directory.glob("*.safetensors")):
+            directory = download(*_DESCRIPTION, *_FLAX)
+    except Exception as error:  # the hub, its client and its network layers have no common base class
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise
+        raise CheckpointError(
+            f"{name}: no such directory, and the Hugging Face hub answered {type(error).__name__}: {error}"
+        ) from error
+    return directory

@@ -1,0 +1,191 @@
+"""Matching the tensors of a checkpoint with the slots of a model: everything is accounted for, or one error lists it."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from diptych.core.checkpoint.dialects import find_shift, matches, resolver, respelled
+from diptych.core.checkpoint.slots import Slot, published_axes
+from diptych.core.checkpoint.tensors import TensorSource
+from diptych.core.dtypes import FLOATS
+from diptych.core.errors import CheckpointError, InputError
+from diptych.core.registry import Family
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a checkpoint's tensors. Two reports always compare equal, so that they never part compiled programs.
+
+    Attributes:
+        directory: where the weights came from.
+        loaded: number of tensors loaded.
+        left_out: tensors of the file that other classes of the family own.
+        ignored: tensors of the file that carry no weights, or that the call said to ignore.
+        fresh: parameters that the file does not have and that were drawn anew, as allowed.
+    """
+
+    directory: str = field(default="", compare=False)
+    loaded: int = field(default=0, compare=False)
+    left_out: tuple[str, ...] = field(default=(), compare=False)
+    ignored: tuple[str, ...] = field(default=(), compare=False)
+    fresh: tuple[str, ...] = field(default=(), compare=False)
+
+    def __str__(self) -> str:
+        parts = [f"{self.loaded} tensors loaded from {self.directory}"]
+        if self.left_out:
+            parts.append(f"{len(self.left_out)} of other classes left out")
+        if self.ignored:
+            parts.append(f"{len(self.ignored)} ignored")
+        if self.fresh:
+            parts.append(f"{len(self.fresh)} drawn anew: {', '.join(self.fresh)}")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Filling:
+    """Where a slot's value comes from: the tensor, and the axes that bring it to the published layout."""
+
+    slot: Slot
+    source: TensorSource
+    name: str
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A full account: every slot is filled or fresh, every tensor used, left out or ignored."""
+
+    fillings: tuple[Filling, ...]
+    fresh: tuple[Slot, ...]
+    left_out: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+def match(
+    slots: Sequence[Slot],
+    tensors: Mapping[str, TensorSource],
+    *,
+    family: Family,
+    known: Callable[[], Collection[str]],
+    flax: bool = False,
+    allow_fresh: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    where: str,
+    class_name: str,
+) -> Match:
+    """Matches tensors with slots by meaning: old spellings, prefixes, and parts of other classes of the family.
+
+    Args:
+        slots: the model's parameters.
+        tensors: the file's, by name.
+        family: its prefixes, ignored and renamed tensors.
+        known: gives the paths that any class of the family owns; asked only when a tensor has no slot.
+        flax: whether the tensors have a Flax tree's names and layouts.
+        allow_fresh: parameters, or modules, that may be missing.
+        ignore: tensors of the file, patterns or modules, to leave unread.
+        where: what errors call the file.
+        class_name: what errors call the model.
+
+    Raises:
+        CheckpointError: tensors are missing, unexpected, misshaped or not floating, or two that should be one differ;
+            all are listed.
+    """
+    allow_fresh, ignore = names_of("allow_fresh", allow_fresh), names_of("ignore", ignore)
+    wanted = {slot.path: slot for slot in slots}
+    spelled = {name: respelled(name, flax=flax) for name in tensors}
+    resolve = resolver(family, wanted, find_shift(set(spelled.values()), wanted, family.prefixes))
+
+    found: dict[str, str] = {}
+    left_out: list[str] = []
+    ignored: list[str] = []
+    strangers: list[str] = []
+    for name, spelling in spelled.items():
+        if matches(name, ignore) or matches(spelling, ignore):
+            ignored.append(name)
+        elif (path := resolve(spelling)) is not None:
+            if path in found:
+                _must_be_equal(where, found[path], tensors[found[path]], name, tensors[name])
+                ignored.append(name)
+            else:
+                found[path] = name
+        elif matches(spelling, family.ignored):
+            ignored.append(name)
+        else:
+            strangers.append(name)
+    unexpected: list[str] = []
+    if strangers:
+        everything = set(known())
+        elsewhere = [
+            resolver(family, everything, find_shift({spelled[name]}, everything, family.prefixes)) for name in strangers
+        ]
+        for name, resolve_elsewhere in zip(strangers, elsewhere, strict=True):
+            (left_out if resolve_elsewhere(spelled[name]) is not None else unexpected).append(name)
+
+    fresh = tuple(slot for slot in slots if slot.path not in found and matches(slot.path, allow_fresh))
+    missing = [slot.path for slot in slots if slot.path not in found and slot not in fresh]
+    fillings = tuple(
+        _filling(slot, tensors[found[slot.path]], found[slot.path], flax) for slot in slots if slot.path in found
+    )
+    misshaped = [
+        f"{f.name} has shape {f.source.shape}, {class_name} needs {f.slot.flax_shape if flax else f.slot.shape}"
+        for f in fillings
+        if tuple(f.source.shape[axis] for axis in f.axes) != f.slot.shape
+    ]
+    unfloating = [f"{f.name} ({f.source.dtype})" for f in fillings if f.source.dtype not in FLOATS.values()]
+    _raise_all(where, class_name, missing, unexpected, misshaped, unfloating)
+    return Match(fillings, fresh, tuple(left_out), tuple(ignored))
+
+
+def names_of(argument: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The names as a tuple.
+
+    Raises:
+        InputError: a single string is given, which would be taken letter by letter.
+    """
+    if isinstance(names, str):
+        raise InputError(f"{argument}={names!r} must be a tuple of names, such as ({names!r},)")
+    return tuple(names)
+
+
+def _filling(slot: Slot, source: TensorSource, name: str, flax: bool) -> Filling:
+    rank = len(source.shape)
+    same_rank = rank == len(slot.shape)
+    axes = published_axes(slot.kind, rank) if flax and same_rank else tuple(range(rank))
+    return Filling(slot, source, name, axes)
+
+
+def _must_be_equal(where: str, first: str, one: TensorSource, second: str, other: TensorSource) -> None:
+    if one.shape != other.shape or one.dtype != other.dtype or not np.array_equal(one.read(), other.read()):
+        raise CheckpointError(
+            f"{where}: {first} and {second} are one tensor in the model, but the file holds two different ones; "
+            f"ignore=({second!r},) takes the first"
+        )
+
+
+def _raise_all(
+    where: str,
+    class_name: str,
+    missing: list[str],
+    unexpected: list[str],
+    misshaped: list[str],
+    unfloating: list[str],
+) -> None:
+    problems: list[str] = []
+    if missing:
+        heads = sorted({path.split(".")[0] for path in missing})
+        way_out = f"allow_fresh=({', '.join(map(repr, heads))},) draws them anew"
+        if heads == ["pooler"]:
+            way_out = f"add_pooling_layer=False builds the model without; {way_out}"
+        problems.append(f"{len(missing)} tensors are missing: {', '.join(missing)} ({way_out})")
+    if unexpected:
+        problems.append(
+            f"{len(unexpected)} tensors belong to no class of the family: {', '.join(unexpected)} "
+            f"(ignore=({', '.join(map(repr, unexpected[:3]))},) leaves them unread; patterns may have *)"
+        )
+    if misshaped:
+        problems.append(f"{len(misshaped)} tensors have another shape: {'; '.join(misshaped)}")
+    if unfloating:
+        problems.append(f"{len(unfloating)} tensors hold no floating numbers of {', '.join(FLOATS)}: " + ", ".join(unfloating))
+    if problems:
+        raise CheckpointError(f"{where} does not fit {class_name}: " + ". ".join(problems))

@@ -1,0 +1,359 @@
+"""Flax's serialization format: a tree of msgpack maps whose leaves are arrays in extension type 1.
+
+Sources: the msgpack specification (github.com/msgpack/msgpack/blob/master/spec.md) and flax.serialization.
+"""
+
+import math
+import mmap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+
+from diptych.core.checkpoint.files import map_file, view, writing
+from diptych.core.checkpoint.strips import aligned_empty
+from diptych.core.checkpoint.tensors import NUMPY_DTYPES, TensorSource, dtype_from_name, dtype_name, read_bytes
+from diptych.core.errors import CheckpointError
+
+MAX_CHUNK_SIZE = 2**30  # bytes; flax.serialization cuts larger arrays, since msgpack ends at 2**32 per object
+
+_ARRAY, _SCALAR = 1, 3  # extension types of flax.serialization; 2 is a complex number
+_CHUNKED = "__msgpack_chunked_array__"
+_DEEPEST = 100  # levels of a tree; a file that goes deeper is damaged or hostile
+
+# Kind -> (first byte of the short form, how many values it holds); the value is added to the first byte.
+_SHORT = {"integer": (0x00, 128), "map": (0x80, 16), "list": (0x90, 16), "string": (0xA0, 32)}
+# Kind -> bytes of the value or length that follows -> first byte.
+_LONG = {
+    "bytes": {1: 0xC4, 2: 0xC5, 4: 0xC6},
+    "extension": {1: 0xC7, 2: 0xC8, 4: 0xC9},
+    "integer": {1: 0xCC, 2: 0xCD, 4: 0xCE, 8: 0xCF},
+    "string": {1: 0xD9, 2: 0xDA, 4: 0xDB},
+    "list": {2: 0xDC, 4: 0xDD},
+    "map": {2: 0xDE, 4: 0xDF},
+}
+_FIXED_EXTENSIONS = {1: 0xD4, 2: 0xD5, 4: 0xD6, 8: 0xD7, 16: 0xD8}  # size -> first byte
+_TRUE = 0xC3
+
+# First byte -> kind, bytes that follow, value: the tables above the other way round, and what no tree of arrays holds.
+_TOKENS = (
+    {base + value: (kind, 0, value) for kind, (base, count) in _SHORT.items() for value in range(count)}
+    | {first: (kind, width, 0) for kind, widths in _LONG.items() for width, first in widths.items()}
+    | {first: ("extension", 0, size) for size, first in _FIXED_EXTENSIONS.items()}
+    | {0xC0: ("nil", 0, 0), 0xC2: ("boolean", 0, 0), _TRUE: ("boolean", 0, 1)}
+    | {0xCA: ("float", 4, 0), 0xCB: ("float", 8, 0)}
+    | {first: ("negative integer", 1 << (first - 0xD0), 0) for first in range(0xD0, 0xD4)}
+    | {first: ("negative integer", 0, first - 0x100) for first in range(0xE0, 0x100)}
+)
+
+_Tree: TypeAlias = "dict[str, _Tree | _Scalar | TensorSource]"
+_Layout: TypeAlias = "dict[str, _Layout | str]"  # a tree that holds a tensor's name at each leaf
+
+
+@dataclass(frozen=True)
+class _Scalar:
+    """A leaf that is no array: an error, unless it belongs to the description of a chunked array."""
+
+    kind: str
+    value: int
+
+
+def read_msgpack(path: str | PathLike[str]) -> dict[str, TensorSource]:
+    """Map a file that Flax's `to_bytes` made and list its arrays in the order in which they lie in it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The arrays by name, the keys of the tree joined with "."; reading one gives a view of the mapped file, except
+        for those over 1 GiB, whose chunks are joined into fresh memory.
+
+    Raises:
+        CheckpointError: The file is damaged or holds anything but a tree of arrays.
+        OSError: It cannot be opened.
+    """
+    path = Path(path)
+    mapped = map_file(path)
+    reader = _Reader(mapped, path, 0, len(mapped))
+    kind, count = reader.token()
+    if kind != "map":
+        raise CheckpointError(f"{path}: holds a {kind} at the top, not a map of names: it is no tree of Flax weights")
+    tree = reader.tree(count, ())
+    if reader.position < len(mapped):
+        raise CheckpointError(
+            f"{path}: the tree ends at byte {reader.position}, but the file has {len(mapped)}. "
+            "Download or save it again"
+        )
+    tensors: dict[str, TensorSource] = {}
+    _flatten(tree, (), path, tensors)
+    return tensors
+
+
+def write_msgpack(
+    path: str | PathLike[str],
+    tensors: Mapping[str, TensorSource],
+    progress: Callable[[int], None] | None = None,
+    max_chunk_size: int = MAX_CHUNK_SIZE,
+) -> None:
+    """Write arrays as Flax's `to_bytes` writes them as nested dicts, array by array.
+
+    Args:
+        path: The file; it appears once it is complete, and replaces an older one.
+        tensors: The arrays by name; "." separates the keys of the tree, which stand in the order of first appearance.
+        progress: Called after each array with its size in bytes.
+        max_chunk_size: Larger arrays (in bytes) are cut into chunks.
+
+    Raises:
+        CheckpointError: A name does not describe a place in a tree, or a dtype is not supported.
+        OSError: The disk failed.
+    """
+    path = Path(path)
+    layout = _nested(tensors, path)
+    for name, source in tensors.items():
+        dtype_name(source, name)
+
+    def write(handle: BinaryIO, tree: _Layout) -> None:
+        handle.write(_pack("map", len(tree)))
+        for key, node in tree.items():
+            handle.write(_string(key))
+            if isinstance(node, dict):
+                write(handle, node)
+                continue
+            _write_array(handle, tensors[node], node, max_chunk_size)
+            if progress is not None:
+                progress(tensors[node].nbytes)
+
+    with writing(path) as handle:
+        write(handle, layout)
+
+
+class _Reader:
+    """Walks over the tokens of a part of a mapped file."""
+
+    def __init__(self, mapped: mmap.mmap, path: Path, position: int, stop: int) -> None:
+        self.mapped, self.path, self.position, self.stop = mapped, path, position, stop
+
+    def skip(self, size: int) -> int:
+        """Pass over some bytes; give the position where they start."""
+        start = self.position
+        if start + size > self.stop:
+            raise CheckpointError(
+                f"{self.path}: ends at byte {self.stop} inside a value that needs {start + size - self.stop} more: "
+                "the file is truncated. Download or save it again"
+            )
+        self.position = start + size
+        return start
+
+    def token(self) -> tuple[str, int]:
+        """Read the next token: its kind, and its value, or the length of what follows."""
+        start = self.skip(1)
+        kind, width, value = _TOKENS.get(self.mapped[start], ("", 0, 0))
+        if not kind:
+            raise CheckpointError(
+                f"{self.path}: byte {start} is 0x{self.mapped[start]:02x}, which msgpack does not use. "
+                "Download or save the file again"
+            )
+        if width:
+            start = self.skip(width)
+            value = int.from_bytes(self.mapped[start : start + width], "big", signed=kind == "negative integer")
+        return kind, value
+
+    def text(self, size: int) -> str:
+        """Read the bytes of a string."""
+        start = self.skip(size)
+        try:
+            return self.mapped[start : start + size].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(
+                f"{self.path}: the string at byte {start} is not UTF-8 ({error.reason}). "
+                "Download or save the file again"
+            ) from error
+
+    def tree(self, count: int, keys: tuple[str, ...]) -> _Tree:
+        """Read the pairs of a map that stands at `keys`."""
+        place = ".".join(keys) or "the top"
+        if len(keys) > _DEEPEST:
+            raise CheckpointError(f"{self.path}: goes deeper than {_DEEPEST} levels: it is no tree of Flax weights")
+        tree: _Tree = {}
+        for _ in range(count):
+            kind, size = self.token()
+            if kind != "string":
+                raise CheckpointError(f"{self.path}: the map at {place} has a key that is a {kind}, not a string")
+            key = self.text(size)
+            if not key or "." in key or "/" in key:
+                raise CheckpointError(
+                    f"{self.path}: the map at {place} has the key {key!r}; a key must not be empty or hold '.' or '/', "
+                    "which separate the keys of a name"
+                )
+            if key in tree:
+                raise CheckpointError(f"{self.path}: the map at {place} has the key {key!r} twice. Save it again")
+            tree[key] = self.node((*keys, key))
+        return tree
+
+    def node(self, keys: tuple[str, ...]) -> "_Tree | _Scalar | TensorSource":
+        """Read what stands at `keys`."""
+        kind, value = self.token()
+        if kind == "map":
+            return self.tree(value, keys)
+        if kind == "extension":
+            start = self.skip(1 + value)
+            code = self.mapped[start]
+            if code in (_ARRAY, _SCALAR):
+                return _Reader(self.mapped, self.path, start + 1, self.position).array(".".join(keys))
+            kind = f"msgpack extension of type {code}"
+        elif kind in ("string", "bytes"):
+            self.skip(value)
+        elif kind == "list":
+            raise _no_array(self.path, ".".join(keys), kind)
+        return _Scalar(kind, value)
+
+    def array(self, name: str) -> TensorSource:
+        """Read (shape, dtype name, bytes), which fill this reader's part of the file."""
+        self.expect("list", name, length=3)
+        shape = tuple(self.expect("integer", name) for _ in range(self.expect("list", name)))
+        label = self.text(self.expect("string", name))
+        dtype = dtype_from_name(label, name, str(self.path), NUMPY_DTYPES)
+        size = self.expect("bytes", name)
+        start = self.skip(size)
+        if size != math.prod(shape) * dtype.itemsize or self.position != self.stop:
+            raise CheckpointError(
+                f"{self.path}: tensor {name!r} takes {self.stop - start} bytes, but {dtype.name} {shape} needs "
+                f"{math.prod(shape) * dtype.itemsize}. Download or save the file again"
+            )
+        return TensorSource(shape, dtype, partial(view, self.mapped, start, dtype, shape), str(self.path))
+
+    def expect(self, kind: str, name: str, length: int | None = None) -> int:
+        """Read a token of this kind; give its value."""
+        found, value = self.token()
+        if found != kind or length not in (None, value):
+            raise CheckpointError(
+                f"{self.path}: tensor {name!r} is not stored as (shape, dtype, bytes): "
+                f"found a {found} ({value}) where a {kind} belongs. Download or save the file again"
+            )
+        return value
+
+
+def _no_array(path: Path, name: str, kind: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: {name!r} is a {kind}, not an array; a tree of Flax weights holds nothing but arrays. "
+        "Save the parameters alone"
+    )
+
+
+def _flatten(tree: _Tree, keys: tuple[str, ...], path: Path, tensors: dict[str, TensorSource]) -> None:
+    """Collect the arrays of a tree under their joined keys."""
+    for key, node in tree.items():
+        name = ".".join((*keys, key))
+        if isinstance(node, _Scalar):
+            raise _no_array(path, name, node.kind)
+        if isinstance(node, TensorSource):
+            tensors[name] = node
+        elif _CHUNKED in node:
+            tensors[name] = _joined(node, name, path)
+        else:
+            _flatten(node, (*keys, key), path, tensors)
+
+
+def _joined(node: _Tree, name: str, path: Path) -> TensorSource:
+    """Describe an array that is stored as flat chunks."""
+    shape, chunks = _numbered(node.get("shape")), _numbered(node.get("chunks"))
+    sizes = tuple(size.value for size in shape if isinstance(size, _Scalar) and size.kind == "integer")
+    parts = tuple(chunk for chunk in chunks if isinstance(chunk, TensorSource) and len(chunk.shape) == 1)
+    if (
+        len(sizes) != len(shape)
+        or not parts
+        or len(parts) != len(chunks)
+        or len({part.dtype for part in parts}) > 1
+        or sum(part.shape[0] for part in parts) != math.prod(sizes)
+    ):
+        raise CheckpointError(
+            f"{path}: the chunks of tensor {name!r} do not make up its shape {sizes}. Download or save the file again"
+        )
+    dtype = parts[0].dtype
+
+    def read() -> np.ndarray:
+        joined = aligned_empty((math.prod(sizes),), dtype)
+        start = 0
+        for part in parts:
+            joined[start : start + part.shape[0]] = part.read()
+            start += part.shape[0]
+        return joined.reshape(sizes)
+
+    return TensorSource(sizes, dtype, read, str(path))
+
+
+def _numbered(node: "_Tree | _Scalar | TensorSource | None") -> "list[_Tree | _Scalar | TensorSource | None]":
+    """Give the values of a map with the keys "0", "1", ..., with None for a missing one."""
+    return [node.get(str(index)) for index in range(len(node))] if isinstance(node, dict) else [None]
+
+
+def _nested(names: Iterable[str], path: Path) -> _Layout:
+    """Turn joined names into a tree."""
+    layout: _Layout = {}
+    for name in names:
+        *parents, last = keys = name.split(".")
+        if "/" in name or not all(keys):
+            raise CheckpointError(
+                f"{path}: tensor {name!r} names no place in a tree of Flax weights: "
+                "a name is keys joined with '.', none empty and none with '/'. Rename it"
+            )
+        tree = layout
+        for key in parents:
+            child = tree.setdefault(key, {})
+            if isinstance(child, str):
+                raise CheckpointError(
+                    f"{path}: {child!r} is a tensor and the parent of {name!r}; a tree cannot hold both"
+                )
+            tree = child
+        if last in tree:
+            raise CheckpointError(f"{path}: {name!r} is a tensor and the parent of others; a tree cannot hold both")
+        tree[last] = name
+    return layout
+
+
+def _pack(kind: str, value: int) -> bytes:
+    """Encode a value, or the length of what follows, in the fewest bytes."""
+    base, count = _SHORT.get(kind, (0, 0))
+    if value < count:
+        return bytes([base + value])
+    width = next(width for width in _LONG[kind] if value < 1 << 8 * width)
+    return bytes([_LONG[kind][width]]) + value.to_bytes(width, "big")
+
+
+def _string(text: str) -> bytes:
+    encoded = text.encode()
+    return _pack("string", len(encoded)) + encoded
+
+
+def _write_array(handle: BinaryIO, source: TensorSource, name: str, max_chunk_size: int) -> None:
+    """Write an array, as one object or as the map of chunks that flax.serialization makes of a large one."""
+    data = read_bytes(source, name)
+    if source.nbytes <= max_chunk_size:
+        _write_object(handle, source.shape, source, data)
+        return
+    itemsize = source.dtype.itemsize
+    step = max(1, max_chunk_size // itemsize) * itemsize
+    handle.write(_pack("map", 3) + _string(_CHUNKED) + bytes([_TRUE]))
+    handle.write(_string("shape") + _pack("map", len(source.shape)))
+    for index, size in enumerate(source.shape):
+        handle.write(_string(str(index)) + _pack("integer", size))
+    handle.write(_string("chunks") + _pack("map", -(-source.nbytes // step)))
+    for index, start in enumerate(range(0, source.nbytes, step)):
+        chunk = data[start : start + step]
+        handle.write(_string(str(index)))
+        _write_object(handle, (chunk.nbytes // itemsize,), source, chunk)
+
+
+def _write_object(handle: BinaryIO, shape: tuple[int, ...], source: TensorSource, data: memoryview) -> None:
+    """Write (shape, dtype name, bytes) as an extension object."""
+    head = _pack("list", 3) + _pack("list", len(shape)) + b"".join(_pack("integer", size) for size in shape)
+    head += _string(source.dtype.name) + _pack("bytes", data.nbytes)
+    size = len(head) + data.nbytes
+    fixed = _FIXED_EXTENSIONS.get(size)
+    handle.write(_pack("extension", size) if fixed is None else bytes([fixed]))
+    handle.write(bytes([_ARRAY]) + head)
+    handle.write(data)

@@ -1,0 +1,378 @@
+"""Model configs: frozen, validated records that read and write every field of a published `config.json`.
+
+A field of a file is one of three things. It is *declared* by the config class, because it changes what the model
+computes; or it is *housekeeping*, kept as it is and written back, because it does not; or it is refused by name.
+"""
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast, dataclass_transform, get_args, get_origin
+
+from diptych.core.errors import ConfigError
+
+Activation = Literal[
+    "gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "linear", "mish", "quick_gelu",
+    "relu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh",
+]  # fmt: skip
+"""Names that `hidden_act` may have; each backend's `ops.ACTIVATIONS` has exactly these."""
+
+Config = TypeVar("Config")
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+_KEPT: Mapping[str, str] = {
+    "an option of text generation, which generate() reads": """
+        do_sample max_length max_new_tokens min_length min_new_tokens early_stopping num_beams num_beam_groups
+        diversity_penalty temperature top_k top_p top_h min_p typical_p epsilon_cutoff eta_cutoff repetition_penalty
+        encoder_repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+        force_words_ids constraints num_return_sequences output_scores output_logits return_dict_in_generate
+        forced_bos_token_id forced_eos_token_id decoder_start_token_id remove_invalid_values renormalize_logits
+        exponential_decay_length_penalty suppress_tokens begin_suppress_tokens sequence_bias penalty_alpha
+        guidance_scale assistant_confidence_threshold assistant_lookbehind num_assistant_tokens
+        num_assistant_tokens_schedule target_lookbehind token_healing low_memory cache_implementation cache_config
+        watermarking_config stop_strings""",
+    "where the checkpoint comes from and how its text was tokenised": """
+        _name_or_path name_or_path _commit_hash transformers_version tokenizer_class prefix task_specific_params
+        finetuning_task model_card auto_map sep_token_id cls_token_id mask_token_id unk_token_id language license
+        processor_class feature_extractor_type""",
+    "how another library stores or runs the model; the mathematics stays the same": """
+        torch_dtype dtype use_bfloat16 torchscript tf_legacy_loss xla_device use_return_dict gradient_checkpointing
+        chunk_size_feed_forward use_cache output_past return_legacy_cache attn_implementation _attn_implementation
+        _attn_implementation_internal _attn_implementation_autoset _experts_implementation
+        _experts_implementation_internal _output_attentions""",
+    "names of the classes; only their number counts": "id2label label2id _num_labels",
+}
+
+HOUSEKEEPING: dict[str, str] = {name: reason for reason, names in _KEPT.items() for name in names.split()}
+"""Fields that any published config may carry and that change nothing in what a model computes -> the reason."""
+
+_ABSENT: Mapping[str, tuple[Any, ...]] = {
+    "is_encoder_decoder": (False, None),
+    "is_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "cross_attention_hidden_size": (None,),
+    "tie_encoder_decoder": (False, None),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "per_layer_config": (None,),
+}
+"""Fields whose feature no family has that doesn't declare them: only these values, which switch it off, are taken."""
+
+
+class FrozenMap(Mapping[str, Any]):
+    """A mapping that hashes: what a JSON object becomes inside a config."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
+        self._items: dict[str, Any] = {key: frozen(value) for key, value in dict(items).items()}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return f"FrozenMap({self._items!r})"
+
+
+def frozen(value: Any) -> Any:
+    """JSON data with lists as tuples and objects as FrozenMaps."""
+    if isinstance(value, Mapping):
+        return FrozenMap(cast(Mapping[str, Any], value))
+    if isinstance(value, list | tuple):
+        return tuple(frozen(item) for item in cast(list[Any], value))
+    return value
+
+
+def thawed(value: Any) -> Any:
+    """The inverse of `frozen`: plain JSON data."""
+    if isinstance(value, ModelConfig):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: thawed(item) for key, item in cast(Mapping[str, Any], value).items()}
+    if isinstance(value, tuple):
+        return [thawed(item) for item in cast(tuple[Any, ...], value)]
+    return value
+
+
+def _refuse_assignment(config: object, name: str, value: object) -> None:
+    raise ConfigError(
+        f"{type(config).__name__} is frozen, so {name} cannot be assigned; "
+        f"write model.config = model.config.replace({name}={value!r})"
+    )
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def config_class(cls: type[Config]) -> type[Config]:
+    """A frozen, keyword-only dataclass; assigning to a field says how to change a model's config instead."""
+    made = dataclass(frozen=True, kw_only=True)(cls)
+    made.__setattr__ = _refuse_assignment  # pyright: ignore[reportAttributeAccessIssue]
+    return made
+
+
+@config_class
+class ModelConfig:
+    """What every family's config shares; subclasses declare the fields that change their mathematics.
+
+    Configs compare and hash by the declared fields alone, so two of them that differ in housekeeping share one
+    compiled program. `replace` makes a changed copy.
+
+    Raises:
+        ConfigError: a field's type or value is impossible, or names a feature that is not supported.
+    """
+
+    model_type: ClassVar[str] = ""
+    accepted: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Undeclared fields of this family's files: the values that change nothing; an empty tuple takes any value."""
+
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+    num_labels: int = 2
+    problem_type: ProblemType | None = None
+    tie_word_embeddings: bool = True
+    output_attentions: bool = False
+    output_hidden_states: bool = False
+    return_dict: bool = True
+    architectures: tuple[str, ...] | None = field(default=None, compare=False)
+    housekeeping: FrozenMap = field(default=FrozenMap(), compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        if self.num_labels < 0:
+            raise ConfigError(f"{type(self).__name__}: num_labels={self.num_labels} must be 0 or more")
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """The names of the classes, "LABEL_k" where the file gives none."""
+        named = self.housekeeping.get("id2label")
+        if named is not None and len(named) == self.num_labels:
+            return {int(key): name for key, name in named.items()}
+        return {index: f"LABEL_{index}" for index in range(self.num_labels)}
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values; names that only housekeeping knows are taken too.
+
+        Raises:
+            ConfigError: a name is unknown, or a value impossible.
+        """
+        known = {f.name for f in dataclasses.fields(self)}
+        kept = {name: value for name, value in changes.items() if name not in known and _is_kept(type(self), name)}
+        unknown = sorted(set(changes) - known - set(kept))
+        if unknown:
+            raise ConfigError(f"{type(self).__name__} has no field {', '.join(unknown)}; {_known_fields(type(self))}")
+        if kept:
+            changes["housekeeping"] = FrozenMap({**self.housekeeping, **kept})
+        return dataclasses.replace(self, **{name: changes[name] for name in changes if name not in kept})
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, ignore: Iterable[str] = (), where: str = "config") -> Self:
+        """A config from the fields of a `config.json`.
+
+        Args:
+            data: the JSON object.
+            ignore: names of unknown fields that are kept, unread, instead of refused.
+            where: what error messages call the source.
+
+        Raises:
+            ConfigError: fields are unknown (all are listed), of the wrong type, or ask for what is not supported.
+        """
+        data = cls._normalised(dict(data), where)
+        fields = {f.name: f for f in dataclasses.fields(cls) if f.name != "housekeeping"}
+        hints = _hints(cls)
+        values: dict[str, Any] = {}
+        kept: dict[str, Any] = {}
+        unknown: list[str] = []
+        for name, value in data.items():
+            if name == "model_type":
+                if value not in (None, cls.model_type):
+                    raise ConfigError(f"{where}: model_type={value!r}, but {cls.__name__} reads {cls.model_type!r}")
+            elif name in fields:
+                part = _config_class(hints[name])
+                if part is not None and isinstance(value, Mapping):
+                    value = part.from_dict(cast(Mapping[str, Any], value), ignore=ignore, where=f"{where}: {name}")
+                values[name] = frozen(value) if not isinstance(value, ModelConfig) else value
+            elif _is_kept(cls, name, value) or name in ignore:
+                kept[name] = value
+            elif name in _ABSENT or name in cls.accepted:
+                wanted = cls.accepted.get(name, _ABSENT.get(name, ()))
+                raise ConfigError(
+                    f"{where}: {name}={value!r} is not supported by {cls.__name__}; supported: "
+                    + ", ".join(repr(choice) for choice in wanted)
+                )
+            else:
+                unknown.append(name)
+        if unknown:
+            raise ConfigError(
+                f"{where}: {cls.__name__} does not know {', '.join(unknown)}; {_known_fields(cls)}. "
+                f"If they change nothing, pass ignore_config=({', '.join(repr(name) for name in unknown)},)"
+            )
+        try:
+            return cls(**values, housekeeping=FrozenMap(kept))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+    @classmethod
+    def _normalised(cls, data: dict[str, Any], where: str) -> dict[str, Any]:
+        """Old spellings of shared fields in their present form; families extend it."""
+        labels = data.get("id2label")
+        if isinstance(labels, Mapping):
+            count = len(cast(Mapping[str, Any], labels))
+            if data.get("num_labels", count) != count:
+                raise ConfigError(f"{where}: num_labels={data['num_labels']}, but id2label names {count} classes")
+            data["num_labels"] = count
+        return data
+
+    @classmethod
+    def from_json(cls, text: str, *, ignore: Iterable[str] = (), where: str = "config.json") -> Self:
+        """A config from JSON text; see `from_dict`."""
+        return cls.from_dict(parse_json_object(text, where), ignore=ignore, where=where)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike[str], *, ignore: Iterable[str] = ()) -> Self:
+        """A config from the `config.json` of a directory; see `from_dict`."""
+        path = config_path(directory)
+        return cls.from_json(path.read_text(encoding="utf-8"), ignore=ignore, where=str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, housekeeping included, as plain JSON data."""
+        data: dict[str, Any] = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name not in ("housekeeping", "num_labels")
+            and not (f.name in _SHARED and f.default is None and getattr(self, f.name) is None)
+        }
+        data |= {**self.housekeeping, "model_type": self.model_type}
+        if len(data.get("id2label") or ()) != self.num_labels:
+            data.pop("id2label", None)
+            data.pop("label2id", None)
+            if self.num_labels != 2:
+                data["id2label"] = {str(index): name for index, name in self.id2label.items()}
+                data["label2id"] = {name: index for index, name in self.id2label.items()}
+        return {name: thawed(data[name]) for name in sorted(data)}
+
+    def to_json(self) -> str:
+        """The text of a `config.json`."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def token_ids_outside(self) -> dict[str, Any]:
+        """Special token ids that lie outside the vocabulary; common in published configs, an error only when used."""
+        size = getattr(self, "vocab_size", None)
+        outside: dict[str, Any] = {}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, ModelConfig):
+                outside |= {f"{f.name}.{name}": found for name, found in value.token_ids_outside().items()}
+            elif size is not None and f.name.endswith("_token_id") and value is not None:
+                ids = cast(tuple[int, ...], value if isinstance(value, tuple) else (value,))
+                if any(not 0 <= index < size for index in ids):
+                    outside[f.name] = value
+        return outside
+
+
+_SHARED = {f.name for f in dataclasses.fields(ModelConfig)}
+
+
+def config_path(directory: str | os.PathLike[str]) -> Path:
+    """The path of a directory's `config.json`, which must exist."""
+    path = Path(directory) / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; a checkpoint directory holds config.json beside its weights")
+    return path
+
+
+def parse_json_object(text: str, where: str) -> dict[str, Any]:
+    """A JSON object, or a ConfigError that says what is there instead."""
+    try:
+        data = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(f"{where}: not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: holds a JSON {type(data).__name__}, but a config is a JSON object")
+    return cast(dict[str, Any], data)
+
+
+def _is_kept(cls: type[ModelConfig], name: str, value: Any = None) -> bool:
+    """Whether a field that the class does not declare may be carried along with this value."""
+    if name in cls.accepted:
+        return cls.accepted[name] == () or value in cls.accepted[name]
+    return name in HOUSEKEEPING or (name in _ABSENT and value in _ABSENT[name])
+
+
+def _known_fields(cls: type[ModelConfig]) -> str:
+    names = sorted(f.name for f in dataclasses.fields(cls) if f.name != "housekeeping")
+    return f"it knows {', '.join(names)}"
+
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    if cls not in _HINTS:
+        _HINTS[cls] = typing.get_type_hints(cls)
+    return _HINTS[cls]
+
+
+def _config_class(hint: Any) -> type[ModelConfig] | None:
+    """The config class that a field's annotation names, if any."""
+    for choice in get_args(hint) or (hint,):
+        if isinstance(choice, type) and issubclass(choice, ModelConfig):
+            return choice
+    return None
+
+
+def _check_types(config: ModelConfig) -> None:
+    wrong: list[str] = []
+    hints = _hints(type(config))
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if not _fits(value, hints[f.name]):
+            wrong.append(f"{f.name}={value!r} ({type(value).__name__}) must be {_spelled(hints[f.name])}")
+    if wrong:
+        raise ConfigError(f"{type(config).__name__}: {'; '.join(wrong)}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = get_origin(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint) and not isinstance(value, bool)
+    if origin is tuple:
+        items = get_args(hint)
+        if not isinstance(value, tuple):
+            return False
+        members = cast(tuple[Any, ...], value)
+        if items[-1] is Ellipsis:
+            return all(_fits(item, items[0]) for item in members)
+        return len(members) == len(items) and all(_fits(*pair) for pair in zip(members, items, strict=True))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _spelled(hint: Any) -> str:
+    origin = get_origin(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if origin is types.UnionType or origin is typing.Union:
+        return " or ".join(_spelled(choice) for choice in get_args(hint))
+    if hint is type(None):
+        return "null"
+    return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -1,0 +1,99 @@
+"""BERT (Devlin et al. 2018, arXiv:1810.04805): configs, records and the deviations of published files."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from diptych.core import check
+from diptych.core.config import Activation, ModelConfig, config_class
+from diptych.core.outputs import ModelOutput
+from diptych.core.random import Constant, Distribution, Normal
+from diptych.core.registry import Family
+
+
+@config_class
+class BertConfig(ModelConfig):
+    """Defaults are google-bert/bert-base-uncased; field names are those of its config.json."""
+
+    model_type: ClassVar[str] = "bert"
+    accepted: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "position_embedding_type": ("absolute",),
+        # left by the TensorFlow original in the multilingual and Chinese checkpoints; no code reads them
+        "directionality": ("bidi",),
+        "pooler_type": ("first_token_transform",),
+        "pooler_fc_size": (),
+        "pooler_num_attention_heads": (),
+        "pooler_num_fc_layers": (),
+        "pooler_size_per_head": (),
+    }
+
+    vocab_size: int = 30_522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3_072
+    hidden_act: Activation = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    classifier_dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check.positive(self, "vocab_size", "num_hidden_layers", "intermediate_size")
+        check.positive(self, "max_position_embeddings", "type_vocab_size")
+        check.divides(self, "num_attention_heads", "hidden_size")
+        check.probability(self, "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+
+    @property
+    def padding_idx(self) -> int | None:
+        """Row of the word embeddings that gets no gradient and starts at zero; None if the pad id is no row."""
+        inside = self.pad_token_id is not None and 0 <= self.pad_token_id < self.vocab_size
+        return self.pad_token_id if inside else None
+
+    @property
+    def head_dropout_prob(self) -> float:
+        """Dropout before a classifier."""
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertForPreTrainingOutput(ModelOutput):
+    """What the pretraining model returns."""
+
+    loss: Any = None
+    """Sum of the masked-language and the next-sentence cross-entropy, a scalar; both labels are needed."""
+    prediction_logits: Any = None
+    """(B, T, V)"""
+    seq_relationship_logits: Any = None
+    """(B, 2): the second text follows the first, or is random."""
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+
+
+def _initial(config: BertConfig, path: str, kind: str) -> Distribution:
+    if kind == "norm":
+        return Constant(1.0)
+    if kind == "embedding" and path.endswith("word_embeddings.weight"):
+        return Normal(config.initializer_range, config.padding_idx)
+    return Constant(0.0) if kind == "plain" else Normal(config.initializer_range)
+
+
+FAMILY = Family(
+    classes=dict.fromkeys(
+        ("BertModel", "BertForPreTraining", "BertForMaskedLM", "BertForSequenceClassification"), BertConfig
+    ),
+    initial=_initial,
+    prefixes=("bert.",),
+    ignored={
+        "*embeddings.position_ids": "the numbers 0, 1, 2 …, a buffer until transformers 4.31",
+        "*embeddings.token_type_ids": "zeros, a buffer",
+    },
+    renamed={
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    },
+)

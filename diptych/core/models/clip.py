@@ -1,0 +1,194 @@
+"""CLIP (Radford et al. 2021, arXiv:2103.00020): configs, records and the deviations of published files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+from diptych.core import check
+from diptych.core.config import Activation, ModelConfig, config_class
+from diptych.core.errors import ConfigError
+from diptych.core.outputs import BaseModelOutputWithPooling, ModelOutput
+from diptych.core.random import Constant, Distribution, Normal
+from diptych.core.registry import Family
+
+
+@config_class
+class CLIPTextConfig(ModelConfig):
+    """Defaults are openai/clip-vit-base-patch32; field names are those of its config.json."""
+
+    model_type: ClassVar[str] = "clip_text_model"
+    accepted: ClassVar[dict[str, tuple[Any, ...]]] = {"dropout": (0.0, 0)}  # published, read by no code
+
+    vocab_size: int = 49_408
+    hidden_size: int = 512
+    intermediate_size: int = 2_048
+    projection_dim: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    attention_dropout: float = 0.0
+    initializer_range: float = 0.02
+    initializer_factor: float = 1.0
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 49_406
+    eos_token_id: int | None = 49_407  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check.positive(self, "vocab_size", "intermediate_size", "projection_dim", "num_hidden_layers")
+        check.positive(self, "max_position_embeddings")
+        check.divides(self, "num_attention_heads", "hidden_size")
+        check.probability(self, "attention_dropout")
+
+
+@config_class
+class CLIPVisionConfig(ModelConfig):
+    """Defaults are openai/clip-vit-base-patch32; field names are those of its config.json."""
+
+    model_type: ClassVar[str] = "clip_vision_model"
+    accepted: ClassVar[dict[str, tuple[Any, ...]]] = {"dropout": (0.0, 0)}  # published, read by no code
+
+    hidden_size: int = 768
+    intermediate_size: int = 3_072
+    projection_dim: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_channels: int = 3
+    image_size: int = 224
+    patch_size: int = 32
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    attention_dropout: float = 0.0
+    initializer_range: float = 0.02
+    initializer_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check.positive(self, "intermediate_size", "projection_dim", "num_hidden_layers", "num_channels")
+        check.divides(self, "num_attention_heads", "hidden_size")
+        check.probability(self, "attention_dropout")
+        if not 1 <= self.patch_size <= self.image_size:
+            raise ConfigError(
+                f"CLIPVisionConfig: patch_size={self.patch_size} must lie between 1 and image_size={self.image_size}"
+            )
+
+    @property
+    def num_positions(self) -> int:
+        """The patches of an image of `image_size`, and the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@config_class
+class CLIPConfig(ModelConfig):
+    """Defaults are openai/clip-vit-base-patch32; field names are those of its config.json."""
+
+    model_type: ClassVar[str] = "clip"
+
+    text_config: CLIPTextConfig = CLIPTextConfig()
+    vision_config: CLIPVisionConfig = CLIPVisionConfig()
+    projection_dim: int = 512
+    logit_scale_init_value: float = 2.6592
+    initializer_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check.positive(self, "projection_dim")
+
+    @classmethod
+    def _normalised(cls, data: dict[str, Any], where: str) -> dict[str, Any]:
+        """Old files repeat the towers' configs as text_config_dict and vision_config_dict, which win field by field."""
+        data = super()._normalised(data, where)
+        for name in ("text_config", "vision_config"):
+            data[name] = data.get(name) or {}
+            override = data.pop(f"{name}_dict", None)
+            if isinstance(override, Mapping) and isinstance(data[name], Mapping):
+                data[name] = {**data[name], **cast(Mapping[str, Any], override)}
+            elif override is not None:
+                raise ConfigError(f"{where}: {name}_dict={override!r} must be a JSON object")
+        return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPTextModelOutput(ModelOutput):
+    """What the text tower with its projection returns."""
+
+    text_embeds: Any = None
+    """(B, E), not normalised."""
+    last_hidden_state: Any = None
+    """(B, T, D), after the final layer norm."""
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPVisionModelOutput(ModelOutput):
+    """What the vision tower with its projection returns."""
+
+    image_embeds: Any = None
+    """(B, E), not normalised."""
+    last_hidden_state: Any = None
+    """(B, P, D), before the final layer norm, which only the pooled class token passes."""
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPOutput(ModelOutput):
+    """What the two towers together return."""
+
+    loss: Any = None
+    """Mean of the text-to-image and image-to-text cross-entropy, a scalar."""
+    logits_per_image: Any = None
+    """(images, texts): scaled cosine similarities."""
+    logits_per_text: Any = None
+    """(texts, images)"""
+    text_embeds: Any = None
+    """(texts, E), of length 1."""
+    image_embeds: Any = None
+    """(images, E), of length 1."""
+    text_model_output: BaseModelOutputWithPooling | None = None
+    """The text tower's record; its pooler_output is the projected text, not normalised."""
+    vision_model_output: BaseModelOutputWithPooling | None = None
+    """The vision tower's record; its pooler_output is the projected image, not normalised."""
+
+
+def _initial(config: CLIPConfig | CLIPTextConfig | CLIPVisionConfig, path: str, kind: str) -> Distribution:
+    if path == "logit_scale":
+        return Constant(cast(CLIPConfig, config).logit_scale_init_value)
+    if kind == "norm":
+        return Constant(1.0)
+    leaf = ".".join(path.split(".")[-2:])
+    if leaf.endswith("bias"):
+        return Constant(0.0)
+    tower = cast(CLIPTextConfig | CLIPVisionConfig, config)
+    if isinstance(config, CLIPConfig):
+        in_text = path.startswith(("text_model.", "text_projection."))
+        tower = config.text_config if in_text else config.vision_config
+    factor = config.initializer_factor if "projection" in path or "classifier" in path else tower.initializer_factor
+    width = tower.hidden_size**-0.5 * factor
+    depth = (2 * cast(CLIPTextConfig, tower).num_hidden_layers) ** -0.5
+    if leaf in ("q_proj.weight", "k_proj.weight", "v_proj.weight", "fc2.weight"):
+        return Normal(width * depth)
+    if leaf == "fc1.weight":
+        return Normal((2 * tower.hidden_size) ** -0.5 * factor)
+    if kind == "linear" or leaf.endswith("class_embedding"):
+        return Normal(width)
+    # the text tower's tables start from 0.02 whatever its initializer_range
+    return Normal((0.02 if isinstance(tower, CLIPTextConfig) else tower.initializer_range) * factor)
+
+
+FAMILY = Family(
+    classes={
+        "CLIPTextModel": CLIPTextConfig,
+        "CLIPTextModelWithProjection": CLIPTextConfig,
+        "CLIPVisionModel": CLIPVisionConfig,
+        "CLIPVisionModelWithProjection": CLIPVisionConfig,
+        "CLIPModel": CLIPConfig,
+        "CLIPForImageClassification": CLIPConfig,
+    },
+    initial=_initial,
+    prefixes=("text_model.", "vision_model."),
+    ignored={"*embeddings.position_ids": "the numbers 0, 1, 2 …, a buffer until transformers 4.31"},
+)

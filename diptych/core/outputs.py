@@ -1,0 +1,124 @@
+"""The records that models return: the same classes, fields and order in both backends.
+
+Letters of the shapes: B batch, T target length, D width, N heads, P patches + 1, V vocabulary, E projection width.
+A field that is None was not asked for (or does not apply); `to_tuple`, indexing and iteration leave it out.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+_records: list[type["ModelOutput"]] = []
+_listeners: list[Callable[[type["ModelOutput"]], None]] = []
+
+
+def each_record(listener: Callable[[type["ModelOutput"]], None]) -> None:
+    """Calls the listener with every record class there is and will be; the backends register their pytrees so."""
+    _listeners.append(listener)
+    for record in _records:
+        listener(record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOutput:
+    """A record read by attribute, by name (`out["logits"]`), or by position among the fields that are not None."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _records.append(cls)
+        for listener in _listeners:
+            listener(cls)
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the fields that are not None, in order."""
+        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)
+
+    def values(self) -> tuple[Any, ...]:
+        """The fields that are not None, in order."""
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def items(self) -> tuple[tuple[str, Any], ...]:
+        """Pairs of name and value of the fields that are not None, in order."""
+        return tuple((name, getattr(self, name)) for name in self.keys())
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The fields that are not None, in order; records inside become tuples too."""
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values in some fields."""
+        return replace(self, **changes)
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if not isinstance(key, str):
+            return self.values()[key]
+        if key not in self.keys():
+            raise KeyError(f"{type(self).__name__} has no {key!r} here; it has {', '.join(self.keys())}")
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModelOutput(ModelOutput):
+    """What an encoder returns."""
+
+    last_hidden_state: Any = None
+    """(B, T, D)"""
+    hidden_states: tuple[Any, ...] | None = None
+    """The embeddings and every layer's output, each (B, T, D)."""
+    attentions: tuple[Any, ...] | None = None
+    """Every layer's attention probabilities, each (B, N, T, T)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModelOutputWithPooling(ModelOutput):
+    """What an encoder with a pooled vector returns."""
+
+    last_hidden_state: Any = None
+    """(B, T, D)"""
+    pooler_output: Any = None
+    """(B, D)"""
+    hidden_states: tuple[Any, ...] | None = None
+    """The embeddings and every layer's output, each (B, T, D)."""
+    attentions: tuple[Any, ...] | None = None
+    """Every layer's attention probabilities, each (B, N, T, T)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLMOutput(ModelOutput):
+    """What a masked language model returns."""
+
+    loss: Any = None
+    """Mean cross-entropy over the labels that are not -100, a scalar."""
+    logits: Any = None
+    """(B, T, V), before the softmax."""
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOutput(ModelOutput):
+    """What a classifier of sequences, pairs, choices or images returns."""
+
+    loss: Any = None
+    """The problem type's loss, a scalar."""
+    logits: Any = None
+    """(B, num_labels), before the softmax."""
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+
+
+class SequenceClassifierOutput(ClassifierOutput):
+    """What a classifier of sequences returns."""
+
+
+class ImageClassifierOutput(ClassifierOutput):
+    """What a classifier of images returns."""

@@ -1,0 +1,76 @@
+"""Losses: scalars, computed in float32 or wider."""
+
+from typing import Any
+
+IGNORED = -100
+"""The label that takes no part in a cross-entropy."""
+
+
+def _wide(xp: Any, values: Any) -> Any:
+    return xp.astype(values, xp.result_type(values.dtype, xp.float32))
+
+
+def cross_entropy(xp: Any, logits: Any, labels: Any) -> Any:
+    """Mean of -log softmax(logits)[label] over the labels that are not -100; NaN if all are.
+
+    Args:
+        xp: array namespace.
+        logits: (…, C).
+        labels: (…), ids below C or -100.
+    """
+    logits = _wide(xp, logits)
+    counted = labels != IGNORED
+    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
+    chosen = xp.where(counted, labels, xp.zeros_like(labels))
+    picked = xp.take_along_axis(shifted, xp.astype(chosen, xp.int64)[..., None], axis=-1)[..., 0]
+    losses = xp.log(xp.sum(xp.exp(shifted), axis=-1)) - picked
+    losses = xp.where(counted, losses, xp.zeros_like(losses))
+    return xp.sum(losses) / xp.sum(xp.astype(counted, losses.dtype))
+
+
+def binary_cross_entropy(xp: Any, logits: Any, labels: Any) -> Any:
+    """Mean over all entries of the cross-entropy of sigmoid(logits) with labels in [0, 1], both (B, C)."""
+    logits = _wide(xp, logits)
+    labels = xp.astype(labels, logits.dtype)
+    losses = xp.where(logits > 0, logits, xp.zeros_like(logits)) - logits * labels + xp.log1p(xp.exp(-xp.abs(logits)))
+    return xp.mean(losses)
+
+
+def mean_squared_error(xp: Any, predictions: Any, labels: Any) -> Any:
+    """Mean over all entries of the squared difference of two arrays of one shape."""
+    predictions = _wide(xp, predictions)
+    return xp.mean((predictions - xp.astype(labels, predictions.dtype)) ** 2)
+
+
+def problem(classes: int, floating: bool, problem_type: str | None) -> str:
+    """What a classifier is asked, where the config does not say: regression if there is one output, else one label of
+    several if the labels are integers, else several labels at once."""
+    if problem_type is not None:
+        return problem_type
+    if classes == 1:
+        return "regression"
+    return "multi_label_classification" if floating else "single_label_classification"
+
+
+def classification(xp: Any, logits: Any, labels: Any, problem_type: str | None) -> Any:
+    """The loss of a classifier.
+
+    Args:
+        xp: array namespace.
+        logits: (B, C).
+        labels: (B,) class ids; or (B, C) in [0, 1] for several labels; or (B,) or (B, C) targets of a regression.
+        problem_type: as in the config; see `problem`.
+    """
+    floating = xp.isdtype(labels.dtype, "real floating")
+    asked = problem(logits.shape[-1], floating, problem_type)
+    if asked == "regression":
+        return mean_squared_error(xp, xp.reshape(logits, labels.shape), labels)
+    if asked == "multi_label_classification":
+        return binary_cross_entropy(xp, logits, labels)
+    return cross_entropy(xp, logits, labels)
+
+
+def contrastive(xp: Any, logits_per_text: Any, steps: Any) -> Any:
+    """CLIP's symmetric loss: (n, n) similarities whose diagonal pairs belong together, and the numbers 0 … n - 1."""
+    texts = cross_entropy(xp, logits_per_text, steps)
+    return (texts + cross_entropy(xp, xp.matrix_transpose(logits_per_text), steps)) / 2

@@ -1,0 +1,25 @@
+"""Resampling of position tables, as matrices that both backends multiply with."""
+
+import functools
+
+import numpy as np
+
+_A = -0.75  # PyTorch's cubic coefficient; other libraries use -0.5
+
+
+@functools.cache
+def bicubic(source: int, target: int) -> np.ndarray:
+    """The (target, source) float64 matrix of PyTorch's bicubic resampling to a given size, without antialiasing.
+
+    Sample t of the target lies at (t + 1/2) source / target - 1/2 of the source (`align_corners=False`); the four
+    nearest samples weigh in by Keys' cubic, and the border repeats.
+    """
+    centres = (np.arange(target) + 0.5) * (source / target) - 0.5
+    first = np.floor(centres).astype(int) - 1
+    matrix = np.zeros((target, source))
+    for tap in range(4):
+        distance = np.abs(centres - (first + tap))
+        near = ((_A + 2) * distance - (_A + 3)) * distance**2 + 1
+        far = ((_A * distance - 5 * _A) * distance + 8 * _A) * distance - 4 * _A
+        np.add.at(matrix, (np.arange(target), np.clip(first + tap, 0, source - 1)), np.where(distance <= 1, near, far))
+    return matrix

@@ -1,0 +1,1 @@
+"""The two backends; neither imports the other."""

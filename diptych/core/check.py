@@ -37,7 +37,9 @@ def exactly_one(where: str, **arguments: Any) -> None:
     """Exactly one of the arguments must be given."""
     given = [name for name, value in arguments.items() if value is not None]
     if len(given) != 1:
-        raise InputError(f"{where}: exactly one of {' and '.join(arguments)} is needed, got {' and '.join(given) or 'none'}")
+        raise InputError(
+            f"{where}: exactly one of {' and '.join(arguments)} is needed, got {' and '.join(given) or 'none'}"
+        )
 
 
 def needed(where: str, name: str) -> InputError:

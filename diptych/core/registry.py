@@ -1,4 +1,4 @@
-"""Finds families by file name: `core/models/<family>.py` describes one, each backend's file of that name has its models."""
+"""Finds families by file name: `core/models/<family>.py` describes one, each backend's file of that name models it."""
 
 import functools
 import importlib
@@ -23,9 +23,8 @@ class Family:
         classes: architecture name -> its config class, in the order of the family's model files.
         prefixes: base prefixes that a file may lack or have in excess, such as "bert."
         ignored: patterns of tensors that carry no weights of a model -> the reason.
-        renamed: old name -> present name, for tensors that were once stored under another name or twice. A name that the
-            model itself has is left alone.
-        transposed: patterns of tensors that the Flax files hold transposed although their layer's type does not say so.
+        renamed: old name -> present name, for tensors that were once stored under another name or twice. A name that
+            the model itself has is left alone.
         initial: the distribution that a parameter starts from, given config, path and layer kind.
     """
 
@@ -34,7 +33,6 @@ class Family:
     prefixes: tuple[str, ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict[str, str])
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
-    transposed: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -56,6 +54,12 @@ def config_classes() -> Mapping[str, type[ModelConfig]]:
     return {
         cls.model_type: cls for described in families().values() for cls in described.classes.values()
     }  # fmt: skip
+
+
+@functools.cache
+def config_names() -> Mapping[str, type[ModelConfig]]:
+    """Config class by its name."""
+    return {cls.__name__: cls for cls in config_classes().values()}
 
 
 def read_config(directory: str | Path, *, ignore: tuple[str, ...] = (), assume: str | None = None) -> ModelConfig:
@@ -89,7 +93,7 @@ def part_of(config: ModelConfig, wanted: type[ModelConfig]) -> ModelConfig | Non
 
 
 def described(cls: type) -> tuple[str, Family, type[ModelConfig]]:
-    """A model class's architecture name, family and config class; subclasses of users count as what they derive from."""
+    """A model class's architecture name, family and config class; a user's subclass counts as what it derives from."""
     names = architectures()
     name = next(base.__name__ for base in cls.__mro__ if base.__name__ in names)
     family = families()[names[name]]

@@ -14,7 +14,7 @@ NAME = "torch"
 
 
 def __getattr__(name: str) -> Any:
-    families, configs = registry.architectures(), {cls.__name__: cls for cls in registry.config_classes().values()}
+    families, configs = registry.architectures(), registry.config_names()
     if name in families:
         return getattr(importlib.import_module(f"{__name__}.models.{families[name]}"), name)
     if name in configs:
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*registry.architectures(), *(cls.__name__ for cls in registry.config_classes().values()), "load"])
+    return sorted([*registry.architectures(), *registry.config_names(), "load"])
 
 
 def load(name_or_path: str | os.PathLike[str], **options: Any) -> Any:

@@ -6,7 +6,7 @@ They are built without values, on the meta device; a model gives them values whe
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.backends.torch.ops import Init
@@ -34,10 +34,6 @@ class Embedding(nn.Embedding):
 
     def reset_parameters(self) -> None:
         """Leaves the parameters without values."""
-
-    def forward(self, ids: Int[Tensor, "*B"]) -> Float[Tensor, "*B D"]:
-        """The rows of the ids; outside the table is an error on a CPU."""
-        return super().forward(ids)
 
     def rows(self, like: Tensor) -> Float[Tensor, "V D"]:
         """The whole table, for use beside another tensor."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypedDict
 
-import array_api_compat.torch as xp
+import array_api_compat.torch
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from torch import Tensor
 from diptych.core import check
 from diptych.core.errors import InputError
 from diptych.core.semantics import losses
+
+xp: Any = array_api_compat.torch
+"""The array namespace in which `core.semantics` is computed."""
 
 
 class Init(TypedDict, total=False):
@@ -187,7 +190,7 @@ def boundary_targets(where: str, name: str, value: Any, logits: Tensor, problem_
     return labels.to(logits.device)
 
 
-def boundary_rngs(where: str, rngs: Any, training: bool) -> None:
+def boundary_rngs(where: str, rngs: Any) -> None:
     """Torch takes no keys.
 
     Raises:

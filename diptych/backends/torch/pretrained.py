@@ -1,9 +1,9 @@
 """What every torch model can do: be built, filled, loaded and saved."""
 
-import inspect
+import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self, TypedDict, TypeVar, cast
+from collections.abc import Callable, Iterable
+from typing import Any, Self, TypedDict
 
 import numpy as np
 import torch
@@ -12,18 +12,13 @@ from torch.utils import _pytree as pytree
 
 from diptych.backends.torch import slots
 from diptych.backends.torch.ops import Init
-from diptych.core import outputs, random
-from diptych.core.checkpoint import loading
-from diptych.core.checkpoint.matching import LoadReport
+from diptych.core import outputs
 from diptych.core.checkpoint.slots import Slot
-from diptych.core.checkpoint.strips import permuted
 from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
-from diptych.core.errors import CheckpointError, ConfigError
-from diptych.core.registry import described, part_of
-
-Output = TypeVar("Output", bound=outputs.ModelOutput)
+from diptych.core.errors import CheckpointError
+from diptych.core.pretrained import PreTrained
 
 
 class Build(TypedDict, total=False):
@@ -39,36 +34,18 @@ class Build(TypedDict, total=False):
     device: torch.device | str | None
 
 
-class Switches(TypedDict, total=False):
-    """The keywords that every model's call takes.
-
-    output_attentions, output_hidden_states: whether these come too; the config's word without it.
-    return_dict: False returns the record's `to_tuple()`.
-    rngs: in JAX a key, needed in train mode; in torch None.
-    """
-
-    output_attentions: bool | None
-    output_hidden_states: bool | None
-    return_dict: bool | None
-    rngs: Any
-
-
-class PreTrainedModel(nn.Module):
+class PreTrainedModel(nn.Module, PreTrained):
     """A model with a config, whose parameters have the names of its published checkpoints.
 
     It starts in eval mode. `train()` and `eval()` return the model.
     """
 
-    load_report: LoadReport | None = None
-    """What became of each tensor of the checkpoint; None if the model was not loaded."""
     _config: ModelConfig
 
     def _begin(self, config: ModelConfig, build: Build) -> Init:
         """What the layers are built with."""
         super().__init__()
-        unknown = set(build) - set(Build.__annotations__)
-        if unknown:
-            raise TypeError(f"{type(self).__name__} has no keyword {', '.join(sorted(unknown))}")
+        self._check_build(build, list(Build.__annotations__))
         self.config = config
         return {"dtype": _torch_dtype(build.get("dtype"))}
 
@@ -77,7 +54,7 @@ class PreTrainedModel(nn.Module):
         self.eval()
         seed = build.get("seed", 0)
         if seed is not None:
-            self._draw(slots.leaves(self), seed, build.get("device"))
+            self._draw(self._leaves(), seed, build.get("device"))
 
     @property
     def config(self) -> Any:
@@ -86,9 +63,7 @@ class PreTrainedModel(nn.Module):
 
     @config.setter
     def config(self, config: ModelConfig) -> None:
-        wanted = described(type(self))[2]
-        if not isinstance(config, wanted):
-            raise ConfigError(f"{type(self).__name__}: config is a {type(config).__name__}, {wanted.__name__} is needed")
+        self._check_config(config)
         self._config = config
 
     @property
@@ -133,30 +108,16 @@ class PreTrainedModel(nn.Module):
                 tensor is listed.
             ConfigError: config.json is missing or says what is not supported.
         """
-        options, changes = _split(cls, config_changes)
-        name, family, config_class = described(cls)
-        source = loading.open_source(name_or_path, wanted=config_class, ignore_config=ignore_config, changes=changes)
-        build = cast(Callable[..., Self], cls)
-        guess = source.dtype_name if dtype is None else float_name(dtype)
-        model = build(source.config, seed=None, dtype=guess, **options)
-        found = loading.matched(
-            source,
-            [*slots.leaves(model)],
-            class_name=name,
-            family=family,
-            known=lambda: _family_paths(source.whole, cls),
+        return cls._load(
+            name_or_path,
+            dtype=dtype,
+            where=device,
+            build={},
             allow_fresh=allow_fresh,
             ignore=ignore,
+            ignore_config=ignore_config,
+            changes=config_changes,
         )
-        settled = loading.dtype_of(source, found, dtype)
-        if settled != guess:
-            model = build(source.config, seed=None, dtype=settled, **options)
-        leaves = slots.leaves(model)
-        for filling in found.fillings:
-            _place(*leaves[filling.slot], permuted(filling.source.read(), filling.axes, FLOATS[settled]), device)
-        model._draw({slot: leaves[slot] for slot in found.fresh}, 0, device)
-        model.load_report = loading.report_of(source, found)
-        return model
 
     def save_pretrained(self, directory: str | os.PathLike[str], *, max_shard_size: int | str | None = "5GB") -> None:
         """Writes config.json and safetensors, which transformers loads too.
@@ -169,68 +130,36 @@ class PreTrainedModel(nn.Module):
             CheckpointError: the model has no values, or the directory is a file.
             OSError: the disk is full or not writable; what stood there stays.
         """
-        name = described(type(self))[0]
-        sources = {slot.path: _source(slot, tensor, name) for slot, tensor in slots.tensors(self).items()}
-        loading.save(
-            directory,
-            self.config,
-            sources,
-            class_name=name,
-            dtype=float_name(self.dtype),
-            max_shard_size=max_shard_size,
-        )
-
-    def _option(self, name: str, given: bool | None) -> bool:
-        """A call's switch, or the config's where the call is silent."""
-        return bool(getattr(self.config, name) if given is None else given)
-
-    def _inner(self, switches: Switches) -> Switches:
-        """The switches for a model inside this one: settled by this one's config, and always a record."""
-        return {
-            **switches,
-            "output_attentions": self._option("output_attentions", switches.get("output_attentions")),
-            "output_hidden_states": self._option("output_hidden_states", switches.get("output_hidden_states")),
-            "return_dict": True,
-        }
-
-    def _returned(self, output: Output, return_dict: bool | None) -> Output | tuple[Any, ...]:
-        """The record, or its tuple."""
-        return output if self._option("return_dict", return_dict) else output.to_tuple()
+        self._save(directory, max_shard_size)
 
     def _like(self) -> Tensor:
         """A tensor with the dtype and device that inputs must have."""
         return next(self.parameters())
 
-    def _draw(self, leaves: Mapping[Slot, tuple[nn.Module, str]], seed: int, device: Any) -> None:
-        """Gives parameters their initial values."""
-        initial = described(type(self))[1].initial
-        for slot, (module, name) in leaves.items():
-            values = random.draw(initial(self.config, slot.path, slot.kind), slot.shape, seed=seed, path=slot.path)
-            dtype = FLOATS[float_name(getattr(module, name).dtype)]
-            _place(module, name, values.astype(dtype, copy=False), device)
+    def _leaves(self) -> dict[Slot, Any]:
+        return slots.leaves(self)
 
+    @staticmethod
+    def _stored_axes(slot: Slot) -> tuple[int, ...]:
+        return tuple(range(len(slot.shape)))
 
-def _split(cls: type, keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keywords of the constructor, and the rest."""
-    own = [name for name, p in inspect.signature(cls.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    return (
-        {name: value for name, value in keywords.items() if name in own},
-        {name: value for name, value in keywords.items() if name not in own},
-    )
+    @staticmethod
+    def _put(slot: Slot, leaf: Any, values: np.ndarray, where: Any) -> None:
+        module, name = leaf
+        setattr(module, name, nn.Parameter(as_tensor(values, where)))
 
+    @staticmethod
+    def _dtype_name(leaf: Any) -> str:
+        return float_name(getattr(*leaf).dtype)
 
-def _family_paths(config: ModelConfig, cls: type) -> set[str]:
-    """Every parameter that a class of the family has under this config."""
-    from diptych.backends import torch as backend
+    def _sources(self) -> dict[str, TensorSource]:
+        return {slot.path: _source(slot, getattr(*leaf), type(self).__name__) for slot, leaf in self._leaves().items()}
 
-    classes = described(cls)[1].classes
-    parts = {name: part_of(config, config_class) for name, config_class in classes.items()}
-    return {
-        slot.path
-        for name, part in parts.items()
-        if part is not None
-        for slot in slots.leaves(getattr(backend, name)(part, seed=None))
-    }
+    @classmethod
+    def _siblings(cls) -> Callable[[str], Any]:
+        from diptych.backends import torch as backend
+
+        return functools.partial(getattr, backend)
 
 
 def _torch_dtype(dtype: Any) -> torch.dtype:
@@ -250,10 +179,6 @@ def as_array(tensor: Tensor) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(FLOATS["bfloat16"])
     return tensor.numpy()
-
-
-def _place(module: nn.Module, name: str, values: np.ndarray, device: Any) -> None:
-    setattr(module, name, nn.Parameter(as_tensor(values, device)))
 
 
 def _source(slot: Slot, tensor: Tensor, name: str) -> TensorSource:

@@ -1,6 +1,6 @@
 """The slots of a torch model: its parameters by published name, which are its own."""
 
-from torch import Tensor, nn
+from torch import nn
 
 from diptych.core.checkpoint.slots import Kind, Slot
 
@@ -14,17 +14,20 @@ KINDS: dict[type[nn.Module], Kind] = {
 """Type of layer -> what its `weight` is; looked up along the type's bases."""
 
 
+def kind_of(module: nn.Module) -> Kind:
+    """What a module's weight is."""
+    for base in type(module).__mro__:
+        if base in KINDS:
+            return KINDS[base]
+    return "plain"
+
+
 def leaves(model: nn.Module) -> dict[Slot, tuple[nn.Module, str]]:
     """Every parameter's slot, with the module that owns it and its name there, in order of definition."""
     found: dict[Slot, tuple[nn.Module, str]] = {}
     for owner, module in model.named_modules():
-        kind = next((KINDS[base] for base in type(module).__mro__ if base in KINDS), "plain")
+        kind = kind_of(module)
         for name, parameter in module.named_parameters(recurse=False):
             path = f"{owner}.{name}" if owner else name
             found[Slot(path, tuple(parameter.shape), kind if name == "weight" else "plain")] = (module, name)
     return found
-
-
-def tensors(model: nn.Module) -> dict[Slot, Tensor]:
-    """Every parameter's slot, with its tensor."""
-    return {slot: getattr(module, name) for slot, (module, name) in leaves(model).items()}

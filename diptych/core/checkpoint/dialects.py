@@ -44,6 +44,7 @@ class Shift:
     removed: str = ""
 
     def __call__(self, name: str) -> str:
+        """The name without what is removed and with what is added."""
         return self.added + name.removeprefix(self.removed) if name.startswith(self.removed) else name
 
 
@@ -56,9 +57,7 @@ def find_shift(names: Collection[str], wanted: Collection[str], prefixes: Iterab
     return max(shifts, key=lambda shift: len(targets.intersection(map(shift, names))))
 
 
-def resolver(
-    family: Family, wanted: Collection[str], shift: Shift
-) -> Callable[[str], str | None]:
+def resolver(family: Family, wanted: Collection[str], shift: Shift) -> Callable[[str], str | None]:
     """A function from a respelled name to the wanted path that it means, or None."""
     targets = set(wanted)
 

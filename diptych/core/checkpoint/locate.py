@@ -48,14 +48,13 @@ def locate(
         CheckpointError: There is no such directory, and the hub did not give it.
         ImportError: It is not a directory, and huggingface_hub is not installed.
     """
-    path = Path(name_or_path)
-    if path.is_dir():
+    name, path = str(name_or_path), Path(name_or_path)
+    if name and path.is_dir():  # Path("") is the working directory
         return path
-    if path.exists():
+    if name and path.exists():
         raise CheckpointError(
             f"{path}: is a file; give the directory that holds it, with config.json and the weights in it"
         )
-    name = str(name_or_path)
     if not _HUB_ID.fullmatch(name):
         raise CheckpointError(f"{name}: no such directory, and no id of a model on the Hugging Face hub (owner/name)")
     try:

@@ -1,4 +1,4 @@
-"""Matching the tensors of a checkpoint with the slots of a model: everything is accounted for, or one error lists it."""
+"""Matching the tensors of a checkpoint with the slots of a model: all are accounted for, or one error lists them."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,9 @@ from diptych.core.registry import Family
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint's tensors. Two reports always compare equal, so that they never part compiled programs.
+    """What became of a checkpoint's tensors.
+
+    Any two reports compare equal, so that they never part compiled programs.
 
     Attributes:
         directory: where the weights came from.
@@ -186,6 +188,8 @@ def _raise_all(
     if misshaped:
         problems.append(f"{len(misshaped)} tensors have another shape: {'; '.join(misshaped)}")
     if unfloating:
-        problems.append(f"{len(unfloating)} tensors hold no floating numbers of {', '.join(FLOATS)}: " + ", ".join(unfloating))
+        problems.append(
+            f"{len(unfloating)} tensors hold no floating numbers of {', '.join(FLOATS)}: " + ", ".join(unfloating)
+        )
     if problems:
         raise CheckpointError(f"{where} does not fit {class_name}: " + ". ".join(problems))

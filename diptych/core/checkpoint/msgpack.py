@@ -81,7 +81,9 @@ def read_msgpack(path: str | PathLike[str]) -> dict[str, TensorSource]:
     reader = _Reader(mapped, path, 0, len(mapped))
     kind, count = reader.token()
     if kind != "map":
-        raise CheckpointError(f"{path}: holds a {kind} at the top, not a map of names: it is no tree of Flax weights")
+        raise CheckpointError(
+            f"{path}: holds type {kind} at the top, not a map of names: it is no tree of Flax weights"
+        )
     tree = reader.tree(count, ())
     if reader.position < len(mapped):
         raise CheckpointError(
@@ -182,7 +184,7 @@ class _Reader:
         for _ in range(count):
             kind, size = self.token()
             if kind != "string":
-                raise CheckpointError(f"{self.path}: the map at {place} has a key that is a {kind}, not a string")
+                raise CheckpointError(f"{self.path}: the map at {place} has a key of type {kind}, not a string")
             key = self.text(size)
             if not key or "." in key or "/" in key:
                 raise CheckpointError(
@@ -232,14 +234,14 @@ class _Reader:
         if found != kind or length not in (None, value):
             raise CheckpointError(
                 f"{self.path}: tensor {name!r} is not stored as (shape, dtype, bytes): "
-                f"found a {found} ({value}) where a {kind} belongs. Download or save the file again"
+                f"found type {found} ({value}) where type {kind} belongs. Download or save the file again"
             )
         return value
 
 
 def _no_array(path: Path, name: str, kind: str) -> CheckpointError:
     return CheckpointError(
-        f"{path}: {name!r} is a {kind}, not an array; a tree of Flax weights holds nothing but arrays. "
+        f"{path}: {name!r} is of type {kind}, not an array; a tree of Flax weights holds nothing but arrays. "
         "Save the parameters alone"
     )
 

@@ -35,13 +35,14 @@ def permuted(array: np.ndarray, axes: tuple[int, ...], dtype: np.dtype[Any] | st
         # Bits are copied: quicker than elements where the dtype is not numpy's own, and exact for every NaN.
         bits = np.dtype(f"u{dtype.itemsize}")
         array, target = array.view(bits), copy.view(bits)
-    _fill(target, array, axes)
+    if copy.size:
+        _fill(target, array, axes)
     return copy
 
 
 def _fill(target: np.ndarray, source: np.ndarray, axes: tuple[int, ...]) -> None:
     """Copy `source`, its axes permuted, into `target`."""
-    if axes == tuple(range(len(axes))) or source.size == 0:
+    if axes == tuple(range(len(axes))):
         target[...] = source
         return
     strip = run = 1

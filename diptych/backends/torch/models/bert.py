@@ -6,10 +6,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diptych.backends.torch import layers, ops
-from diptych.backends.torch.pretrained import Build, PreTrainedModel, Switches
+from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.core import check
 from diptych.core.models.bert import BertConfig, BertForPreTrainingOutput
 from diptych.core.outputs import BaseModelOutputWithPooling, MaskedLMOutput, SequenceClassifierOutput
+from diptych.core.pretrained import Switches
 from diptych.core.semantics import losses, masks, positions
 
 
@@ -201,14 +202,18 @@ class BertModel(PreTrainedModel):
         """
         where, words = type(self).__name__, self.embeddings.word_embeddings
         check.exactly_one(where, input_ids=input_ids, inputs_embeds=inputs_embeds)
-        ops.boundary_rngs(where, rngs, self.training)
+        ops.boundary_rngs(where, rngs)
         like = self._like()
         if input_ids is not None:
             size = self.config.vocab_size
-            input_ids = ops.boundary_ids(where, "input_ids", input_ids, "batch, tokens", like, size=size, table="vocab_size")
+            input_ids = ops.boundary_ids(
+                where, "input_ids", input_ids, "batch, tokens", like, size=size, table="vocab_size"
+            )
             inputs_embeds = words(input_ids)
         else:
-            inputs_embeds = ops.boundary_floats(where, "inputs_embeds", inputs_embeds, "batch, tokens, hidden_size", like)
+            inputs_embeds = ops.boundary_floats(
+                where, "inputs_embeds", inputs_embeds, "batch, tokens, hidden_size", like
+            )
         batch, length, width = inputs_embeds.shape
         check.shape(where, "inputs_embeds", (batch, length, width), (batch, length, self.config.hidden_size))
         position_ids = self._ids("position_ids", position_ids, batch, length, self.config.max_position_embeddings, like)
@@ -321,7 +326,7 @@ class BertForPreTraining(PreTrainedModel):
         """
         where = type(self).__name__
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs = self.bert(*inputs, **self._inner(switches))
+        outputs: Any = self.bert(*inputs, **self._inner(switches))
         words = self.bert.embeddings.word_embeddings
         prediction_logits, relation_logits = self.cls(outputs.last_hidden_state, outputs.pooler_output, words)
         loss = None
@@ -365,7 +370,7 @@ class BertForMaskedLM(PreTrainedModel):
             labels: (B, T) word ids, -100 where none is asked for.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs = self.bert(*inputs, **self._inner(switches))
+        outputs: Any = self.bert(*inputs, **self._inner(switches))
         logits = self.cls(outputs.last_hidden_state, self.bert.embeddings.word_embeddings)
         loss = None
         if labels is not None:
@@ -403,7 +408,7 @@ class BertForSequenceClassification(PreTrainedModel):
             labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) floats to regress.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs = self.bert(*inputs, **self._inner(switches))
+        outputs: Any = self.bert(*inputs, **self._inner(switches))
         logits = self.classifier(self.dropout(outputs.pooler_output, switches.get("rngs")))
         loss = None
         if labels is not None:

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diptych.backends.torch import layers, ops
-from diptych.backends.torch.pretrained import Build, PreTrainedModel, Switches
+from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.core import check
 from diptych.core.models.clip import (
     CLIPConfig,
@@ -17,6 +17,7 @@ from diptych.core.models.clip import (
     CLIPVisionModelOutput,
 )
 from diptych.core.outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from diptych.core.pretrained import Switches
 from diptych.core.semantics import losses, masks, positions, resize
 
 
@@ -127,7 +128,9 @@ class CLIPVisionEmbeddings(nn.Module):
     ) -> Float[Tensor, "B P D"]:
         """The class token and the patches; `grid` is the (rows, columns) of patches to resample the positions for."""
         patches = self.patch_embedding.patches(pixel_values)
-        first = ops.xp.broadcast_to(layers.value(self.class_embedding, patches), (patches.shape[0], 1, patches.shape[2]))
+        first = ops.xp.broadcast_to(
+            layers.value(self.class_embedding, patches), (patches.shape[0], 1, patches.shape[2])
+        )
         table = self.position_embedding.rows(patches)
         if grid is not None:
             side = round((table.shape[0] - 1) ** 0.5)
@@ -198,6 +201,9 @@ class CLIPVisionTransformer(nn.Module):
 class CLIPPreTrainedModel(PreTrainedModel):
     """What CLIP's models share: how their towers are called."""
 
+    text_model: CLIPTextTransformer
+    vision_model: CLIPVisionTransformer
+
     def _text(
         self, input_ids: Any, attention_mask: Any, position_ids: Any, config: CLIPTextConfig, switches: Switches
     ) -> BaseModelOutputWithPooling:
@@ -243,10 +249,10 @@ class CLIPPreTrainedModel(PreTrainedModel):
 
     def _tower(self, tower: Any, inputs: tuple[Any, ...], switches: Switches) -> BaseModelOutputWithPooling:
         """Runs a tower; hidden states only if they are asked for."""
-        switches = self._inner(switches)
-        ops.boundary_rngs(type(self).__name__, switches.get("rngs"), self.training)
-        output = tower(*inputs, weights=switches["output_attentions"], rngs=switches.get("rngs"))
-        return output if switches["output_hidden_states"] else output.replace(hidden_states=None)
+        settled = self._inner(switches)
+        ops.boundary_rngs(type(self).__name__, settled["rngs"])
+        output = tower(*inputs, weights=settled["output_attentions"], rngs=settled["rngs"])
+        return output if settled["output_hidden_states"] else output.replace(hidden_states=None)
 
 
 class CLIPTextModel(CLIPPreTrainedModel):

@@ -1,0 +1,35 @@
+"""The models in Flax NNX: `from diptych.backends.jax import CLIPModel`, or `load(directory)` for whatever it holds."""
+
+import importlib
+import importlib.util
+import os
+from typing import Any
+
+if importlib.util.find_spec("jax") is None or importlib.util.find_spec("flax") is None:
+    raise ImportError("diptych.backends.jax needs JAX and Flax, which are not installed; pip install 'diptych[jax]'")
+
+from diptych.core import registry
+
+NAME = "jax"
+
+
+def __getattr__(name: str) -> Any:
+    families, configs = registry.architectures(), registry.config_names()
+    if name in families:
+        return getattr(importlib.import_module(f"{__name__}.models.{families[name]}"), name)
+    if name in configs:
+        return configs[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*registry.architectures(), *registry.config_names(), "load"])
+
+
+def load(name_or_path: str | os.PathLike[str], **options: Any) -> Any:
+    """The model that a checkpoint holds, of the class that its config.json names; see `from_pretrained`."""
+    from diptych.core.checkpoint.loading import architecture_of
+
+    return __getattr__(architecture_of(name_or_path, options.get("ignore_config", ()))).from_pretrained(
+        name_or_path, **options
+    )

@@ -1,0 +1,216 @@
+"""Functions that the JAX models are made of; the torch backend has the same ones.
+
+Letters of the shapes: B batch, T target length, S source length, D width, N heads, H head width, C Y X images.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jaxtyping import Bool, Float, Int
+
+from diptych.core import check
+from diptych.core.errors import InputError
+from diptych.core.semantics import losses
+
+xp: Any = jnp
+"""The array namespace in which `core.semantics` is computed."""
+
+
+class Init(TypedDict, total=False):
+    """What every layer is built with."""
+
+    dtype: Any
+    compute_dtype: Any
+
+
+def _gelu(x: Array) -> Array:
+    return x * (0.5 * (1.0 + jax.lax.erf(x * math.sqrt(0.5))))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=True)
+
+
+def _quick_gelu(x: Array) -> Array:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": _gelu,
+    "gelu_fast": _gelu_tanh,
+    "gelu_new": _gelu_tanh,
+    "gelu_python": _gelu,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "linear": lambda x: x,
+    "mish": jax.nn.mish,
+    "quick_gelu": _quick_gelu,
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "relu6": jax.nn.relu6,
+    "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+"""The functions behind `hidden_act`."""
+
+
+def attention(
+    query: Float[Array, "B T D"],
+    key: Float[Array, "B S D"],
+    value: Float[Array, "B S D"],
+    mask: Bool[Array, "#B 1 #T S"] | None = None,
+    *,
+    heads: int,
+    causal: bool = False,
+    dropout: Callable[..., Any],
+    rngs: Any = None,
+    weights: bool = False,
+) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None]:
+    """Scaled dot-product attention in several heads; a query that may see no key gives zeros.
+
+    Args:
+        query, key, value: projected states, the heads side by side in D.
+        mask: True where a query may see a key.
+        heads: number of heads N.
+        causal: a query sees itself and what came before; only without a mask.
+        dropout: the layer that drops probabilities.
+        rngs: a key for dropout.
+        weights: whether the probabilities are returned too, after dropout.
+    """
+    query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
+    if causal:
+        mask = jnp.tril(jnp.ones((query.shape[1], key.shape[1]), bool))[None, None]
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=wide) / math.sqrt(query.shape[-1])
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(wide).min)
+    probabilities = jax.nn.softmax(scores, axis=-1)
+    if mask is not None:
+        probabilities = jnp.where(mask, probabilities, 0.0)
+    probabilities = dropout(probabilities.astype(query.dtype), rngs)
+    states = jnp.einsum("BNTS,BSNH->BTNH", probabilities, value)
+    return states.reshape(*states.shape[:2], -1), probabilities if weights else None
+
+
+def resized(
+    table: Float[Array, "P D"], rows: Float[np.ndarray, "Y y"], columns: Float[np.ndarray, "X x"]
+) -> Float[Array, "Q D"]:
+    """A table of y * x patch positions resampled to Y * X by two matrices."""
+    grid = table.reshape(rows.shape[1], columns.shape[1], -1)
+    resampled = jnp.einsum("Yy,Xx,yxd->YXd", constant(rows, grid), constant(columns, grid), grid)
+    return resampled.reshape(-1, table.shape[-1])
+
+
+def constant(values: np.ndarray, like: Array) -> Array:
+    """A table of core's as an array of another's dtype."""
+    return jnp.asarray(values, like.dtype)
+
+
+def steps(count: int, like: Array) -> Int[Array, "T"]:
+    """The numbers 0 … count - 1."""
+    return jnp.arange(count)
+
+
+def at_row(values: Float[Array, "B T D"], index: Int[Array, "B"]) -> Float[Array, "B D"]:
+    """One row of each sequence."""
+    return values[steps(values.shape[0], values), index]
+
+
+def norm(values: Float[Array, "B D"]) -> Float[Array, "B 1"]:
+    """The length of each row, without an epsilon."""
+    return jnp.sqrt(jnp.sum(jnp.square(values), axis=-1, keepdims=True))
+
+
+def boundary_ids(where: str, name: str, value: Any, axes: str, like: Any, *, size: int, table: str) -> Array:
+    """A caller's ids as an array.
+
+    Raises:
+        InputError: they are not integers, do not have these axes, or one is not a row of the table.
+    """
+    ids = _seen(value)
+    check.integer_dtype(where, name, ids.dtype.name)
+    check.rank(where, name, ids.shape, axes)
+    check.ids_in_range(where, name, _bounds(ids), size, table)
+    return jnp.asarray(ids)
+
+
+def boundary_floats(where: str, name: str, value: Any, axes: str, like: Any) -> Array:
+    """A caller's numbers as an array of the model's dtype.
+
+    Raises:
+        InputError: they are not floating, or do not have these axes.
+    """
+    values = _seen(value)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise InputError(f"{where}: {name} has dtype {values.dtype.name}, but floats are needed")
+    check.rank(where, name, values.shape, axes)
+    return jnp.asarray(values, like.dtype)
+
+
+def boundary_mask(where: str, name: str, value: Any, shape: tuple[int, ...], like: Any) -> Array:
+    """A caller's attention mask as an array.
+
+    Raises:
+        InputError: it has another shape.
+    """
+    values = _seen(value)
+    check.shape(where, name, values.shape, shape, ", as many as there are tokens")
+    return jnp.asarray(values)
+
+
+def boundary_labels(where: str, name: str, value: Any, logits: Array) -> Array:
+    """A caller's class or word ids as an array.
+
+    Raises:
+        InputError: they are not integers, not one for each row of logits, or one is neither -100 nor a class.
+    """
+    labels = _seen(value)
+    check.integer_dtype(where, name, labels.dtype.name)
+    check.shape(where, name, labels.shape, logits.shape[:-1])
+    counted = (np if isinstance(labels, np.ndarray) else jnp).where(labels != losses.IGNORED, labels, 0)
+    check.ids_in_range(where, name, _bounds(counted), logits.shape[-1], "the output")
+    return jnp.asarray(labels)
+
+
+def boundary_targets(where: str, name: str, value: Any, logits: Array, problem_type: str | None) -> Array:
+    """A caller's labels of a classifier or regression, as an array.
+
+    Raises:
+        InputError: they do not fit the problem type.
+    """
+    labels = _seen(value)
+    floating = bool(jnp.issubdtype(labels.dtype, jnp.floating))
+    problem = losses.problem(logits.shape[-1], floating, problem_type)
+    if problem == "single_label_classification":
+        return boundary_labels(where, name, labels, logits)
+    check.targets(where, name, labels.shape, logits.shape, problem)
+    return jnp.asarray(labels)
+
+
+def boundary_rngs(where: str, rngs: Any) -> None:
+    """Calls take a key, never a stateful source of keys: under `jax.jit` that would repeat one mask.
+
+    Raises:
+        InputError: something else is given.
+    """
+    if rngs is not None and not isinstance(rngs, Array):
+        raise InputError(f"{where}: rngs is a {type(rngs).__name__}, but a key such as jax.random.key(0) is needed")
+
+
+def _seen(value: Any) -> Any:
+    """A JAX array as it is, anything else as numpy has it: before JAX would wrap 64-bit integers."""
+    return value if isinstance(value, Array) else np.asarray(value)
+
+
+def _bounds(ids: Any) -> tuple[int, int] | None:
+    """Smallest and largest id, or None where the values can't be seen."""
+    if ids.size == 0 or isinstance(ids, Tracer):
+        return None
+    return int(ids.min()), int(ids.max())

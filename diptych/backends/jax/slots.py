@@ -1,0 +1,43 @@
+"""The slots of a JAX model: its parameters by published name and layout.
+
+How one leaf is stored follows from the type of layer that owns it and nothing else; `core.checkpoint.slots` has the
+layouts, this file the types.
+"""
+
+from typing import Any
+
+from flax import nnx
+
+from diptych.core.checkpoint.slots import FLAX_LEAVES, Kind, Slot, published_axes
+
+KINDS: dict[type[nnx.Module], Kind] = {
+    nnx.Linear: "linear",
+    nnx.Conv: "conv",
+    nnx.Embed: "embedding",
+    nnx.LayerNorm: "norm",
+}
+"""Type of layer -> what its kernel, embedding or scale is; looked up along the type's bases."""
+
+
+def kind_of(module: nnx.Module) -> Kind:
+    """What a module's weight is."""
+    for base in type(module).__mro__:
+        if base in KINDS:
+            return KINDS[base]
+    return "plain"
+
+
+def leaves(model: nnx.Module) -> dict[Slot, nnx.Param[Any]]:
+    """Every parameter's slot, with its variable, in order of path."""
+    found: dict[Slot, nnx.Param[Any]] = {}
+    for owner, module in nnx.iter_modules(model):
+        kind = kind_of(module)
+        for name, variable in vars(module).items():
+            if not isinstance(variable, nnx.Param):
+                continue
+            own = kind if FLAX_LEAVES.get(kind) == name else "plain"
+            path = ".".join(map(str, (*owner, "weight" if own != "plain" else name)))
+            stored = variable.get_value().shape
+            shape = tuple(stored[axis] for axis in published_axes(own, len(stored)))
+            found[Slot(path, shape, own)] = variable
+    return found

@@ -1,0 +1,190 @@
+"""What the models of both backends do alike: settle switches, load, save and draw weights, over a few hooks."""
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self, TypedDict, TypeVar, cast
+
+import numpy as np
+
+from diptych.core import random
+from diptych.core.checkpoint import loading
+from diptych.core.checkpoint.matching import LoadReport
+from diptych.core.checkpoint.slots import Slot
+from diptych.core.checkpoint.strips import permuted
+from diptych.core.checkpoint.tensors import TensorSource
+from diptych.core.config import ModelConfig
+from diptych.core.dtypes import FLOATS, float_name
+from diptych.core.errors import ConfigError
+from diptych.core.outputs import ModelOutput
+from diptych.core.registry import described, part_of
+
+Output = TypeVar("Output", bound=ModelOutput)
+
+
+class Switches(TypedDict, total=False):
+    """The keywords that every model's call takes.
+
+    output_attentions, output_hidden_states: whether these come too; the config's word without it.
+    return_dict: False returns the record's `to_tuple()`.
+    rngs: in JAX a key, needed in train mode; in torch None.
+    """
+
+    output_attentions: bool | None
+    output_hidden_states: bool | None
+    return_dict: bool | None
+    rngs: Any
+
+
+class Settled(TypedDict):
+    """Switches that the config has settled."""
+
+    output_attentions: bool
+    output_hidden_states: bool
+    return_dict: bool
+    rngs: Any
+
+
+class PreTrained:
+    """A model with a config, whose parameters have the names of its published checkpoints."""
+
+    config: Any
+    load_report: LoadReport | None = None
+    """What became of each tensor of the checkpoint; None if the model was not loaded."""
+
+    # The hooks, one for each thing that only a framework can do.
+
+    def _leaves(self) -> dict[Slot, Any]:
+        """Every parameter's slot, with what holds it."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _stored_axes(slot: Slot) -> tuple[int, ...]:
+        """The axes of the published tensor in the order in which the backend holds them."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _put(slot: Slot, leaf: Any, values: np.ndarray, where: Any) -> None:
+        """Gives a parameter its stored values, an array that nobody else holds."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _dtype_name(leaf: Any) -> str:
+        """The name of a parameter's dtype."""
+        raise NotImplementedError
+
+    def _sources(self) -> dict[str, TensorSource]:
+        """Every parameter by published name, as a tensor that can be read in the published layout."""
+        raise NotImplementedError
+
+    @classmethod
+    def _siblings(cls) -> Callable[[str], Any]:
+        """Finds a model class of this backend by name."""
+        raise NotImplementedError
+
+    # What follows from them.
+
+    @classmethod
+    def _load(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        dtype: Any,
+        where: Any,
+        build: Mapping[str, Any],
+        allow_fresh: Iterable[str],
+        ignore: Iterable[str],
+        ignore_config: Iterable[str],
+        changes: Mapping[str, Any],
+    ) -> Self:
+        """Builds a model without values and fills it from a checkpoint, tensor by tensor; see `from_pretrained`."""
+        own = {
+            name for name, p in inspect.signature(cls.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY
+        }  # such as add_pooling_layer: a keyword of the constructor, not a field of the config
+        options = {**build, **{name: value for name, value in changes.items() if name in own}}
+        changes = {name: value for name, value in changes.items() if name not in own}
+        name, family, config_class = described(cls)
+        source = loading.open_source(name_or_path, wanted=config_class, ignore_config=ignore_config, changes=changes)
+        made = cast(Callable[..., Self], cls)
+        guess = source.dtype_name if dtype is None else float_name(dtype)
+        model = made(source.config, seed=None, dtype=guess, **options)
+        found = loading.matched(
+            source,
+            [*model._leaves()],
+            class_name=name,
+            family=family,
+            known=lambda: cls._family_paths(source.whole),
+            allow_fresh=allow_fresh,
+            ignore=ignore,
+        )
+        settled = loading.dtype_of(source, found, dtype)
+        if settled != guess:
+            model = made(source.config, seed=None, dtype=settled, **options)
+        leaves = model._leaves()
+        for filling in found.fillings:
+            slot = filling.slot
+            axes = tuple(filling.axes[axis] for axis in cls._stored_axes(slot))
+            cls._put(slot, leaves[slot], permuted(filling.source.read(), axes, FLOATS[settled]), where)
+        model._draw({slot: leaves[slot] for slot in found.fresh}, 0, where)
+        model.load_report = loading.report_of(source, found)
+        return model
+
+    @classmethod
+    def _family_paths(cls, config: ModelConfig) -> set[str]:
+        """Every parameter that a class of the family has under this config."""
+        find = cls._siblings()
+        parts = {name: part_of(config, wanted) for name, wanted in described(cls)[1].classes.items()}
+        return {
+            slot.path
+            for name, part in parts.items()
+            if part is not None
+            for slot in find(name)(part, seed=None)._leaves()
+        }
+
+    def _save(self, directory: str | os.PathLike[str], max_shard_size: int | str | None) -> None:
+        """Writes config.json and safetensors."""
+        sources = self._sources()
+        loading.save(
+            directory,
+            self.config,
+            sources,
+            class_name=described(type(self))[0],
+            dtype=next(iter(sources.values())).dtype.name,
+            max_shard_size=max_shard_size,
+        )
+
+    def _draw(self, leaves: Mapping[Slot, Any], seed: int, where: Any) -> None:
+        """Gives parameters their initial values, drawn in float32."""
+        initial = described(type(self))[1].initial
+        for slot, leaf in leaves.items():
+            values = random.draw(initial(self.config, slot.path, slot.kind), slot.shape, seed=seed, path=slot.path)
+            self._put(slot, leaf, permuted(values, self._stored_axes(slot), FLOATS[self._dtype_name(leaf)]), where)
+
+    def _check_config(self, config: object) -> None:
+        wanted = described(type(self))[2]
+        if not isinstance(config, wanted):
+            raise ConfigError(
+                f"{type(self).__name__}: config is a {type(config).__name__}, {wanted.__name__} is needed"
+            )
+
+    def _check_build(self, given: Iterable[str], known: Sequence[str]) -> None:
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no keyword {', '.join(unknown)}; it has {', '.join(known)}")
+
+    def _option(self, name: str, given: bool | None) -> bool:
+        """A call's switch, or the config's where the call is silent."""
+        return bool(getattr(self.config, name) if given is None else given)
+
+    def _inner(self, switches: Switches) -> Settled:
+        """The switches for a model inside this one: settled by this one's config, and always a record."""
+        return {
+            "rngs": switches.get("rngs"),
+            "output_attentions": self._option("output_attentions", switches.get("output_attentions")),
+            "output_hidden_states": self._option("output_hidden_states", switches.get("output_hidden_states")),
+            "return_dict": True,
+        }
+
+    def _returned(self, output: Output, return_dict: bool | None) -> Output | tuple[Any, ...]:
+        """The record, or its tuple."""
+        return output if self._option("return_dict", return_dict) else output.to_tuple()

@@ -1,0 +1,572 @@
+import errno
+import json
+import os
+from dataclasses import replace
+
+import flax.serialization
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from diptych.core.checkpoint import directory as module
+from diptych.core.checkpoint.directory import new_directory, open_checkpoint, write_checkpoint
+from diptych.core.checkpoint.tensors import TensorSource, digest, from_array
+from diptych.core.errors import CheckpointError, InputError
+
+FORMATS = ["safetensors", "flax-msgpack"]
+SINGLE = {"safetensors": "model.safetensors", "flax-msgpack": "flax_model.msgpack"}
+SHARD = {"safetensors": "model-{:05d}-of-{:05d}.safetensors", "flax-msgpack": "flax_model-{:05d}-of-{:05d}.msgpack"}
+
+
+def tensors(value=1):
+    """Four tensors of 40, 24, 4 and 16 bytes."""
+    return {
+        "encoder.layers.0.weight": from_array(np.arange(10, dtype=np.float32) + value),
+        "encoder.layers.0.bias": from_array(np.full((2, 3), value, np.int32)),
+        "logit_scale": from_array(np.asarray(value, np.float32)),
+        "decoder.weight": from_array(np.full((2, 4), value, ml_dtypes.bfloat16)),
+    }
+
+
+def digests(checkpoint):
+    return {name: (source.shape, source.dtype, digest(source)) for name, source in checkpoint.items()}
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def write_shards(directory, shards, weight_map=None, index="model.safetensors.index.json"):
+    """Make a sharded safetensors checkpoint by hand: file name -> names of its tensors."""
+    directory.mkdir(exist_ok=True)
+    for file, keys in shards.items():
+        save_file({key: np.arange(3.0) for key in keys}, directory / file, metadata={"format": "pt"})
+    whole = {key: file for file, keys in shards.items() for key in keys}
+    (directory / index).write_text(json.dumps({"weight_map": whole if weight_map is None else weight_map}))
+    return directory
+
+
+# Writing and opening
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_one_file(tmp_path, format):
+    files = write_checkpoint(tmp_path / "new", tensors(), format=format)
+    assert files == (tmp_path / "new" / SINGLE[format],)
+    assert names(tmp_path / "new") == [SINGLE[format]]
+    checkpoint = open_checkpoint(tmp_path / "new")
+    assert (checkpoint.format, checkpoint.directory, checkpoint.files) == (format, tmp_path / "new", files)
+    assert digests(checkpoint.tensors) == digests(tensors())
+    assert checkpoint.metadata == ({"format": "pt"} if format == "safetensors" else {})
+    assert all(source.where == str(files[0]) for source in checkpoint.tensors.values())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    ("size", "shards"),
+    [
+        (1, [40, 24, 4, 16]),
+        (44, [40, 28, 16]),
+        (64, [64, 20]),
+        ("0.068KB", [68, 16]),
+        (84, [84]),
+        ("1GB", [84]),
+        (None, [84]),
+    ],
+)
+def test_shards(tmp_path, format, size, shards):
+    files = write_checkpoint(tmp_path, tensors(), format=format, max_shard_size=size)
+    assert len(files) == len(shards)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.files == files
+    assert digests(checkpoint.tensors) == digests(tensors())
+    sizes = [
+        sum(source.nbytes for source in checkpoint.tensors.values() if source.where == str(file)) for file in files
+    ]
+    assert sizes == shards
+    if len(shards) > 1:
+        expected = [SHARD[format].format(number, len(shards)) for number in range(1, len(shards) + 1)]
+        assert [file.name for file in files] == expected
+        assert names(tmp_path) == sorted([*expected, f"{SINGLE[format]}.index.json"])
+
+
+def test_the_index_is_that_of_the_hub(tmp_path):
+    write_checkpoint(tmp_path, tensors(), max_shard_size=64)
+    text = (tmp_path / "model.safetensors.index.json").read_text()
+    index = {
+        "metadata": {"total_size": 84},
+        "weight_map": {
+            "encoder.layers.0.weight": "model-00001-of-00002.safetensors",
+            "encoder.layers.0.bias": "model-00001-of-00002.safetensors",
+            "logit_scale": "model-00002-of-00002.safetensors",
+            "decoder.weight": "model-00002-of-00002.safetensors",
+        },
+    }
+    assert text == json.dumps(index, indent=2, sort_keys=True) + "\n"
+    assert load_file(tmp_path / "model-00002-of-00002.safetensors").keys() == {"logit_scale", "decoder.weight"}
+
+
+def test_the_index_of_flax_shards_has_paths(tmp_path):
+    """As transformers 4.57 wrote it (flax_shard_checkpoint); each shard is a tree of its own."""
+    write_checkpoint(tmp_path, tensors(), format="flax-msgpack", max_shard_size=64)
+    index = json.loads((tmp_path / "flax_model.msgpack.index.json").read_text())
+    assert index == {
+        "metadata": {"total_size": 84},
+        "weight_map": {
+            "encoder/layers/0/weight": "flax_model-00001-of-00002.msgpack",
+            "encoder/layers/0/bias": "flax_model-00001-of-00002.msgpack",
+            "logit_scale": "flax_model-00002-of-00002.msgpack",
+            "decoder/weight": "flax_model-00002-of-00002.msgpack",
+        },
+    }
+    second = flax.serialization.msgpack_restore((tmp_path / "flax_model-00002-of-00002.msgpack").read_bytes())
+    assert second.keys() == {"logit_scale", "decoder"}
+
+
+def test_metadata_and_progress(tmp_path):
+    seen = []
+    write_checkpoint(tmp_path, tensors(), max_shard_size=64, metadata={"format": "flax"}, progress=seen.append)
+    assert open_checkpoint(tmp_path).metadata == {"format": "flax"}
+    assert sorted(seen) == [4, 16, 24, 40]
+
+
+def test_safetensors_is_preferred_and_the_format_can_be_chosen(tmp_path):
+    write_checkpoint(tmp_path / "flax", tensors(2), format="flax-msgpack")
+    write_checkpoint(tmp_path, tensors(1))
+    os.replace(tmp_path / "flax" / "flax_model.msgpack", tmp_path / "flax_model.msgpack")
+    assert open_checkpoint(tmp_path).format == "safetensors"
+    assert digests(open_checkpoint(tmp_path).tensors) == digests(tensors(1))
+    assert digests(open_checkpoint(tmp_path, "safetensors").tensors) == digests(tensors(1))
+    assert digests(open_checkpoint(tmp_path, "flax-msgpack").tensors) == digests(tensors(2))
+
+
+@pytest.mark.parametrize("size", ["5MB", "5 mb", "5000KB", "5000000", "0.005GB", 5_000_000])
+def test_sizes_in_thousands(size):
+    assert module._bytes(size) == 5_000_000
+
+
+@pytest.mark.parametrize(("size", "expected"), [("1KiB", 2**10), ("1GiB", 2**30), ("2TB", 2 * 10**12), ("7B", 7)])
+def test_other_sizes(size, expected):
+    assert module._bytes(size) == expected
+
+
+@pytest.mark.parametrize("size", ["", "GB", "5XB", "-5GB", "5 G B", "five", 0, -1, True, 1.5, "0MB"])
+def test_what_is_no_size(tmp_path, size):
+    with pytest.raises(InputError, match=f"max_shard_size: {size!r} is no size; give bytes above 0, or a string like"):
+        write_checkpoint(tmp_path, tensors(), max_shard_size=size)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", [open_checkpoint, lambda path, format: write_checkpoint(path, {}, format=format)])
+def test_an_unknown_format(tmp_path, call):
+    with pytest.raises(InputError, match="format: 'onnx' is unknown; give one of safetensors, flax-msgpack"):
+        call(tmp_path, format="onnx")
+
+
+# What is in the way, and what goes wrong
+
+
+@pytest.mark.parametrize(
+    "before", [("safetensors", 1), ("safetensors", None), ("flax-msgpack", 1), ("flax-msgpack", None)]
+)
+@pytest.mark.parametrize(
+    "after", [("safetensors", 44), ("safetensors", 1), ("safetensors", None), ("flax-msgpack", 64)]
+)
+def test_older_weights_go_and_other_files_stay(tmp_path, before, after):
+    others = ["config.json", "model.safetensors.txt", "my-model.safetensors", "model-1-of-2.safetensors", "vocab.txt"]
+    for name in others:
+        (tmp_path / name).touch()
+    write_checkpoint(tmp_path, tensors(1), format=before[0], max_shard_size=before[1])
+    write_checkpoint(tmp_path, tensors(2), format=after[0], max_shard_size=after[1])
+    write_checkpoint(tmp_path / "alone", tensors(2), format=after[0], max_shard_size=after[1])
+    alone = names(tmp_path / "alone")
+    assert names(tmp_path) == sorted([*others, "alone", *alone])
+    assert digests(open_checkpoint(tmp_path).tensors) == digests(tensors(2))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_checkpoint_can_be_written_over_itself(tmp_path, format):
+    write_checkpoint(tmp_path, tensors(), format=format, max_shard_size=44)
+    checkpoint = open_checkpoint(tmp_path)
+    write_checkpoint(tmp_path, checkpoint.tensors, format=format, max_shard_size=44)
+    assert digests(open_checkpoint(tmp_path).tensors) == digests(tensors()) == digests(checkpoint.tensors)
+
+
+def broken(error, name="decoder.weight"):
+    """The tensors, of which one cannot be read."""
+
+    def fail():
+        raise error
+
+    return {**tensors(2), name: TensorSource((2,), np.dtype(np.float32), fail, "broken")}
+
+
+@pytest.mark.parametrize("size", [None, 44])
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "bad sector"), KeyboardInterrupt(), RuntimeError("bug")])
+def test_a_failure_while_writing_leaves_what_was_there(tmp_path, size, format, error):
+    write_checkpoint(tmp_path, tensors(1), format=format, max_shard_size=1)
+    before = contents(tmp_path)
+    with pytest.raises(type(error)):
+        write_checkpoint(tmp_path, broken(error), format=format, max_shard_size=size)
+    assert contents(tmp_path) == before
+    with pytest.raises(type(error)):
+        write_checkpoint(tmp_path / "a" / "new", broken(error), format=format, max_shard_size=size)
+    assert not (tmp_path / "a" / "new").exists()
+
+
+def test_the_path_is_in_the_error_of_a_failing_disk(tmp_path):
+    with pytest.raises(OSError, match=r"bad sector: '.*model-00003-of-00003\.safetensors") as caught:
+        write_checkpoint(tmp_path, broken(OSError(errno.EIO, "bad sector")), max_shard_size=44)
+    assert caught.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize(("before", "after"), [(44, 44), (1, 44), (None, 44), (44, None), (None, None)])
+def test_a_failure_while_renaming_puts_everything_back(tmp_path, monkeypatch, before, after):
+    """Each rename of a save fails once."""
+    write_checkpoint(tmp_path, tensors(1), max_shard_size=before)
+    old, rename, failures = contents(tmp_path), os.replace, 0
+    for failing in range(100):
+        count = iter(range(1000))
+
+        def replace_or_fail(source, target, count=count, failing=failing):
+            if next(count) == failing:
+                raise OSError(errno.EIO, "bad sector", str(source))
+            rename(source, target)
+
+        monkeypatch.setattr(os, "replace", replace_or_fail)
+        try:
+            write_checkpoint(tmp_path, tensors(2), max_shard_size=after)
+        except OSError:
+            failures += 1
+            assert contents(tmp_path) == old
+        else:
+            break
+    assert failures >= 2
+    assert digests(open_checkpoint(tmp_path).tensors) == digests(tensors(2))
+
+
+# What is damaged
+
+
+def test_no_directory(tmp_path):
+    with pytest.raises(CheckpointError, match="absent: no such directory"):
+        open_checkpoint(tmp_path / "absent")
+
+
+def test_no_weights(tmp_path):
+    with pytest.raises(
+        CheckpointError,
+        match=r"holds no weights: looked for model\.safetensors, model\.safetensors\.index\.json, flax_model\.msgpack, "
+        r"flax_model\.msgpack\.index\.json; found nothing$",
+    ):
+        open_checkpoint(tmp_path)
+    (tmp_path / "config.json").touch()
+    (tmp_path / "flax_model.msgpack").touch()
+    with pytest.raises(
+        CheckpointError,
+        match=r"looked for model\.safetensors, model\.safetensors\.index\.json; found config\.json, flax_model\.msgpack$",
+    ):
+        open_checkpoint(tmp_path, "safetensors")
+
+
+def test_pickles_are_not_read(tmp_path):
+    (tmp_path / "pytorch_model.bin").touch()
+    (tmp_path / "tf_model.h5").touch()
+    with pytest.raises(
+        CheckpointError,
+        match=r"These are not read: pytorch_model\.bin, tf_model\.h5; .* save them as safetensors",
+    ):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "must be a JSON object, not list"),
+        ("{", r"is not valid JSON \("),
+        ('{"weight_map": {"a": "x", "a": "y"}}', "has the same name twice: a"),
+        ("{}", "needs a 'weight_map' that names the file of each tensor, found None"),
+        ('{"weight_map": {}}', "needs a 'weight_map' that names the file of each tensor, found {}"),
+        ('{"weight_map": ["a"]}', r"needs a 'weight_map' that names the file of each tensor, found \['a'\]"),
+        ('{"weight_map": {"a": 3}}', "the file of tensor 'a' must be a file name, not 3"),
+        ('{"weight_map": {"a": "b\\u0000"}}', r"the file of tensor 'a' must be a file name, not 'b\\x00'"),
+    ],
+)
+def test_a_damaged_index(tmp_path, content, message):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors\.index\.json: {message}"):
+        open_checkpoint(tmp_path)
+
+
+def test_all_missing_shards_are_listed(tmp_path):
+    write_shards(tmp_path, {"a.safetensors": ["a"]}, {"a": "a.safetensors", "b": "b.safetensors", "c": "c.safetensors"})
+    with pytest.raises(CheckpointError, match=r"names files that are not there: b\.safetensors, c\.safetensors\. Down"):
+        open_checkpoint(tmp_path)
+
+
+def test_tensors_that_their_shard_does_not_hold(tmp_path):
+    weight_map = {"a": "a.safetensors", "x": "a.safetensors", "b": "b.safetensors", "y": "b.safetensors"}
+    write_shards(tmp_path, {"a.safetensors": ["a"], "b.safetensors": ["b"]}, weight_map)
+    with pytest.raises(
+        CheckpointError,
+        match=r"not in the file that it names for them: x \(a\.safetensors\), y \(b\.safetensors\)\. The files belong",
+    ):
+        open_checkpoint(tmp_path)
+
+
+def test_tensors_in_another_shard_than_the_index_says(tmp_path):
+    write_shards(
+        tmp_path, {"a.safetensors": ["a"], "b.safetensors": ["b"]}, {"a": "b.safetensors", "b": "a.safetensors"}
+    )
+    with pytest.raises(CheckpointError, match=r"names for them: a \(b\.safetensors\), b \(a\.safetensors\)\."):
+        open_checkpoint(tmp_path)
+
+
+def test_tensors_that_the_index_does_not_name(tmp_path):
+    write_shards(tmp_path, {"a.safetensors": ["a", "x", "y"]}, {"a": "a.safetensors"})
+    with pytest.raises(CheckpointError, match=r"does not name them: x \(a\.safetensors\), y \(a\.safetensors\)\. The"):
+        open_checkpoint(tmp_path)
+
+
+def test_tensors_that_are_stored_twice(tmp_path):
+    write_shards(tmp_path, {"a.safetensors": ["a", "x"], "b.safetensors": ["b", "x"]})
+    with pytest.raises(CheckpointError, match=r"stored in several files: x \(a\.safetensors, b\.safetensors\)\. The"):
+        open_checkpoint(tmp_path)
+
+
+def test_shards_of_two_formats(tmp_path):
+    write_shards(tmp_path, {"a.safetensors": ["a"], "b.safetensors": ["b"]})
+    save_file({"b": np.arange(3.0)}, tmp_path / "b.safetensors", metadata={"format": "flax"})
+    with pytest.raises(
+        CheckpointError,
+        match=r"b\.safetensors: its metadata says format 'flax', that of the files before it 'pt'; the files belong",
+    ):
+        open_checkpoint(tmp_path)
+    save_file({"b": np.arange(3.0)}, tmp_path / "b.safetensors")
+    assert open_checkpoint(tmp_path).metadata == {"format": "pt"}
+
+
+def test_a_shard_in_a_folder_below_is_read(tmp_path):
+    (tmp_path / "weights").mkdir()
+    write_shards(tmp_path, {"weights/a.safetensors": ["a"], "b.safetensors": ["b"]})
+    assert list(open_checkpoint(tmp_path).tensors) == ["a", "b"]
+
+
+# Files outside of the directory
+
+
+def outside(tmp_path):
+    """A file that a checkpoint has no business with."""
+    save_file({"a": np.arange(3.0)}, tmp_path / "secret.safetensors")
+    return tmp_path / "secret.safetensors"
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "below/../../secret.safetensors", "{secret}"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_name_that_leaves_the_directory(tmp_path, monkeypatch, name, relative):
+    name = name.format(secret=outside(tmp_path))
+    directory = write_shards(tmp_path / "model", {}, {"a": name})
+    if relative:
+        monkeypatch.chdir(directory)
+        directory = "."
+    with pytest.raises(CheckpointError, match=rf"names the file '{name}', which is .*/secret\.safetensors, outside of"):
+        open_checkpoint(directory)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_link_that_leaves_the_directory(tmp_path, absolute):
+    target = outside(tmp_path)
+    directory = write_shards(tmp_path / "model", {}, {"a": "a.safetensors"})
+    (directory / "a.safetensors").symlink_to(target if absolute else "../secret.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"names the file 'a\.safetensors', which is .*/secret\.safetensors, outs"
+    ):
+        open_checkpoint(directory)
+
+
+def test_an_index_that_is_a_link_out_of_the_directory(tmp_path):
+    directory = write_shards(tmp_path / "model", {"a.safetensors": ["a"]})
+    os.replace(directory / "model.safetensors.index.json", tmp_path / "index.json")
+    (directory / "model.safetensors.index.json").symlink_to("../index.json")
+    with pytest.raises(
+        CheckpointError, match=r"names the file 'model\.safetensors\.index\.json', which is .*/index\.json"
+    ):
+        open_checkpoint(directory)
+
+
+def test_a_link_inside_the_directory_and_a_linked_directory_are_read(tmp_path):
+    directory = write_shards(tmp_path / "model", {"real.safetensors": ["a"]}, {"a": "a.safetensors"})
+    (directory / "a.safetensors").symlink_to("real.safetensors")
+    (tmp_path / "link").symlink_to("model")
+    assert list(open_checkpoint(tmp_path / "link").tensors) == ["a"]
+
+
+def hub_cache(tmp_path, shared):
+    """The cache of huggingface_hub: links to blobs, which version 2 may share between repositories."""
+    repository = tmp_path / "hub" / "models--owner--name"
+    snapshot = repository / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    write_shards(snapshot, {"a.safetensors": ["a"], "b.safetensors": ["b"]})
+    for number, file in enumerate(sorted(snapshot.iterdir())):
+        blob = repository / "blobs" / f"sha{number}"
+        if shared and file.suffix == ".safetensors":
+            store = tmp_path / "hub" / "blobs" / "ab" / f"xet{number}"
+            store.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, store)
+            blob.symlink_to(os.path.relpath(store, blob.parent))
+        else:
+            os.replace(file, blob)
+        file.symlink_to(f"../../blobs/{blob.name}")
+    return snapshot
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_cache_of_the_hub_is_read(tmp_path, shared):
+    snapshot = hub_cache(tmp_path, shared)
+    assert open_checkpoint(snapshot).tensors.keys() == {"a", "b"}
+    assert all(source.read().tolist() == [0, 1, 2] for source in open_checkpoint(snapshot).tensors.values())
+
+
+def test_a_link_out_of_the_cache_of_the_hub_is_refused(tmp_path):
+    snapshot = hub_cache(tmp_path, shared=False)
+    (snapshot / "a.safetensors").unlink()
+    (snapshot / "a.safetensors").symlink_to(outside(tmp_path))
+    with pytest.raises(
+        CheckpointError, match=r"names the file 'a\.safetensors', which is .*secret\.safetensors, outside"
+    ):
+        open_checkpoint(snapshot)
+    foreign = tmp_path / "hub" / "models--owner--other" / "blobs"
+    foreign.mkdir(parents=True)
+    os.replace(tmp_path / "secret.safetensors", foreign / "sha")
+    (snapshot / "a.safetensors").unlink()
+    (snapshot / "a.safetensors").symlink_to(foreign / "sha")
+    with pytest.raises(CheckpointError, match=r"names the file 'a\.safetensors', which is .*other/blobs/sha, outside"):
+        open_checkpoint(snapshot)
+
+
+# A whole new directory
+
+
+def save(directory, value=1):
+    (directory / "config.json").write_text(str(value))
+    write_checkpoint(directory, tensors(value))
+
+
+def test_a_new_directory_appears_when_it_is_complete(tmp_path):
+    with new_directory(tmp_path / "a" / "b" / "new") as partial:
+        assert partial.parent == tmp_path / "a" / "b"
+        assert partial.name.startswith(".new.partial-")
+        save(partial)
+        assert not (tmp_path / "a" / "b" / "new").exists()
+    assert names(tmp_path / "a" / "b") == ["new"]
+    assert names(tmp_path / "a" / "b" / "new") == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bug"), OSError(errno.ENOSPC, "full")])
+def test_a_new_directory_that_fails_leaves_nothing(tmp_path, error):
+    with pytest.raises(type(error)), new_directory(tmp_path / "a" / "b" / "new") as partial:
+        save(partial)
+        raise error
+    assert names(tmp_path) == []
+
+
+def test_an_empty_directory_is_taken(tmp_path):
+    (tmp_path / "new").mkdir()
+    with new_directory(tmp_path / "new") as partial:
+        save(partial)
+    assert names(tmp_path) == ["new"]
+    assert names(tmp_path / "new") == ["config.json", "model.safetensors"]
+
+
+def test_the_new_directory_has_the_usual_permissions(tmp_path):
+    (tmp_path / "usual").mkdir()
+    with new_directory(tmp_path / "new") as partial:
+        save(partial)
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_what_is_there_is_not_overwritten_unasked(tmp_path):
+    with new_directory(tmp_path / "new") as partial:
+        save(partial)
+    before = contents(tmp_path / "new")
+    with (
+        pytest.raises(CheckpointError, match=r"new: is there already and not empty; .*overwrite=True \(--overwrite\)"),
+        new_directory(tmp_path / "new"),
+    ):
+        pass
+    assert contents(tmp_path / "new") == before
+
+
+def test_overwriting(tmp_path):
+    with new_directory(tmp_path / "new") as partial:
+        save(partial, 1)
+        (partial / "extra").touch()
+    with new_directory(tmp_path / "new", overwrite=True) as partial:
+        save(partial, 2)
+        assert (tmp_path / "new" / "config.json").read_text() == "1"
+    assert names(tmp_path) == ["new"]
+    assert names(tmp_path / "new") == ["config.json", "model.safetensors"]
+    assert digests(open_checkpoint(tmp_path / "new").tensors) == digests(tensors(2))
+
+
+def test_overwriting_through_a_link_replaces_what_it_points_to(tmp_path):
+    (tmp_path / "real").mkdir()
+    save(tmp_path / "real", 1)
+    (tmp_path / "link").symlink_to("real")
+    with new_directory(tmp_path / "link", overwrite=True) as partial:
+        save(partial, 2)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "config.json").read_text() == "2"
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_overwriting_that_fails_puts_the_old_one_back(tmp_path, monkeypatch, failing):
+    (tmp_path / "new").mkdir()
+    save(tmp_path / "new", 1)
+    before, rename, count = contents(tmp_path / "new"), os.replace, iter(range(100))
+
+    def replace_or_fail(source, target):
+        if next(count) == failing:
+            raise OSError(errno.EIO, "bad sector", str(source))
+        rename(source, target)
+
+    with pytest.raises(OSError, match="bad sector"), new_directory(tmp_path / "new", overwrite=True) as partial:
+        save(partial, 2)
+        monkeypatch.setattr(os, "replace", replace_or_fail)
+    assert names(tmp_path) == ["new"]
+    assert contents(tmp_path / "new") == before
+
+
+def test_a_file_is_never_overwritten(tmp_path):
+    (tmp_path / "new").write_text("mine")
+    with (
+        pytest.raises(CheckpointError, match="new: is a file; give the name of a directory"),
+        new_directory(tmp_path / "new", overwrite=True),
+    ):
+        pass
+    assert (tmp_path / "new").read_text() == "mine"
+
+
+def test_a_directory_without_a_checkpoint_is_never_overwritten(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with (
+        pytest.raises(CheckpointError, match=r"holds files but no config\.json, so it is not a checkpoint"),
+        new_directory(tmp_path, overwrite=True),
+    ):
+        pass
+    assert names(tmp_path) == ["thesis.txt"]
+
+
+def test_a_checkpoint_cannot_be_changed(tmp_path):
+    write_checkpoint(tmp_path, tensors())
+    checkpoint = open_checkpoint(tmp_path)
+    with pytest.raises(AttributeError):
+        checkpoint.format = "flax-msgpack"
+    assert replace(checkpoint, format="flax-msgpack").files == checkpoint.files

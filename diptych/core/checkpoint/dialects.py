@@ -30,7 +30,7 @@ def respelled(name: str, *, flax: bool = False) -> str:
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a name is one of the patterns, lies below one (`pooler` covers `pooler.dense.weight`), or fits its `*`."""
+    """Whether a name is a pattern, lies below one (`pooler` covers `pooler.dense.weight`), or fits its `*`."""
     return any(
         name == pattern or name.startswith(f"{pattern}.") or fnmatch.fnmatchcase(name, pattern) for pattern in patterns
     )

@@ -233,11 +233,12 @@ def _read(format: str, path: Path) -> tuple[dict[str, TensorSource], dict[str, s
 
 def _open_shards(format: str, directory: Path, index: Path) -> Checkpoint:
     """Open all files that an index names, and hold them against it."""
+    _stays_inside(index.name, directory)
     separator = _FORMATS[format].separator
     weight_map = {key.replace(separator, "."): name for key, name in _weight_map(index).items()}
-    names = list(dict.fromkeys(weight_map.values()))
+    names = sorted(set(weight_map.values()))
     for name in names:
-        _stays_inside(name, directory, index)
+        _stays_inside(name, directory)
     absent = [name for name in names if not (directory / name).is_file()]
     if absent:
         raise CheckpointError(f"{index}: names files that are not there: {', '.join(absent)}. Download them too")
@@ -279,7 +280,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     return cast(dict[str, str], weight_map)
 
 
-def _stays_inside(name: str, directory: Path, index: Path) -> None:
+def _stays_inside(name: str, directory: Path) -> None:
     """Refuse a file outside the directory, unless it is where the cache of the Hugging Face hub keeps its files."""
     root = directory.resolve()
     target = (directory / name).resolve()
@@ -292,8 +293,8 @@ def _stays_inside(name: str, directory: Path, index: Path) -> None:
     inside = Path(os.path.abspath(directory / name)).is_relative_to(os.path.abspath(directory))
     if not inside or not any(target.is_relative_to(place) for place in allowed):
         raise CheckpointError(
-            f"{index}: names the file {name!r}, which is {target}, outside of the directory. "
-            "Put the file itself into the directory"
+            f"{directory}: the file {name!r} of the sharded checkpoint is {target}, outside of the directory. "
+            "Put the file itself into it"
         )
 
 

@@ -393,7 +393,7 @@ class BertForSequenceClassification(PreTrainedModel):
         """As `BertModel`, and:
 
         Args:
-            labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) floats to regress.
+            labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) to regress.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs: Any = self.bert(*inputs, **self._inner(switches))

@@ -438,7 +438,7 @@ class CLIPForImageClassification(CLIPPreTrainedModel):
         """As `CLIPVisionModel`, and:
 
         Args:
-            labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) floats to regress.
+            labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) to regress.
         """
         outputs = self._vision(pixel_values, interpolate_pos_encoding, self.config.vision_config, switches)
         pooled = ops.xp.mean(outputs.last_hidden_state[:, 1:], axis=1)

@@ -5,6 +5,7 @@ import math
 import mmap
 import os
 import secrets
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,8 +56,7 @@ def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
     """
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        duplicates = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+        duplicates = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
         if duplicates:
             raise CheckpointError(f"{where}: has the same name twice: {', '.join(duplicates)}. Save it again")
         return dict(pairs)

@@ -10,7 +10,7 @@ from diptych.backends.jax import layers, ops
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
 from diptych.core import check
 from diptych.core.models.bert import BertConfig, BertForPreTrainingOutput
-from diptych.core.outputs import BaseModelOutputWithPooling, MaskedLMOutput, SequenceClassifierOutput
+from diptych.core.outputs import BaseModelOutput, BaseModelOutputWithPooling, MaskedLMOutput, SequenceClassifierOutput
 from diptych.core.pretrained import Switches
 from diptych.core.semantics import losses, masks, positions
 
@@ -136,14 +136,18 @@ class BertEncoder(nnx.Module):
         *,
         weights: bool = False,
         rngs: Any = None,
-    ) -> tuple[tuple[Float[Array, "B T D"], ...], tuple[Float[Array, "B N T T"] | None, ...]]:
-        """The embeddings and every layer's output, and every layer's probabilities (None unless asked for)."""
+    ) -> BaseModelOutput:
+        """The last layer's output, all of them after the embeddings, and the probabilities if weights are asked for."""
         states, attentions = [hidden_states], []
         for layer in self.layer:
             hidden_states, probabilities = layer(hidden_states, mask, weights=weights, rngs=rngs)
             states.append(hidden_states)
             attentions.append(probabilities)
-        return tuple(states), tuple(attentions)
+        return BaseModelOutput(
+            last_hidden_state=hidden_states,
+            hidden_states=tuple(states),
+            attentions=tuple(attentions) if weights else None,
+        )
 
 
 class BertPooler(nnx.Module):
@@ -217,12 +221,12 @@ class BertModel(PreTrainedModel):
 
         weights = self._option("output_attentions", output_attentions)
         hidden_states = self.embeddings(inputs_embeds, position_ids, token_type_ids, rngs)
-        states, attentions = self.encoder(hidden_states, mask, weights=weights, rngs=rngs)
+        encoded = self.encoder(hidden_states, mask, weights=weights, rngs=rngs)
         output = BaseModelOutputWithPooling(
-            last_hidden_state=states[-1],
-            pooler_output=None if self.pooler is None else self.pooler(states[-1]),
-            hidden_states=states if self._option("output_hidden_states", output_hidden_states) else None,
-            attentions=attentions if weights else None,
+            last_hidden_state=encoded.last_hidden_state,
+            pooler_output=None if self.pooler is None else self.pooler(encoded.last_hidden_state),
+            hidden_states=encoded.hidden_states if self._option("output_hidden_states", output_hidden_states) else None,
+            attentions=encoded.attentions,
         )
         return self._returned(output, return_dict)
 

@@ -16,7 +16,7 @@ from diptych.core.models.clip import (
     CLIPVisionConfig,
     CLIPVisionModelOutput,
 )
-from diptych.core.outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from diptych.core.outputs import BaseModelOutput, BaseModelOutputWithPooling, ImageClassifierOutput
 from diptych.core.pretrained import Switches
 from diptych.core.semantics import losses, masks, positions, resize
 
@@ -94,14 +94,18 @@ class CLIPEncoder(nn.Module):
         causal: bool = False,
         weights: bool = False,
         rngs: Any = None,
-    ) -> tuple[tuple[Float[Tensor, "B T D"], ...], tuple[Float[Tensor, "B N T T"] | None, ...]]:
-        """The embeddings and every layer's output, and every layer's probabilities (None unless asked for)."""
+    ) -> BaseModelOutput:
+        """The last layer's output, all of them after the embeddings, and the probabilities if weights are asked for."""
         states, attentions = [hidden_states], []
         for layer in self.layers:
             hidden_states, probabilities = layer(hidden_states, mask, causal=causal, weights=weights, rngs=rngs)
             states.append(hidden_states)
             attentions.append(probabilities)
-        return tuple(states), tuple(attentions)
+        return BaseModelOutput(
+            last_hidden_state=hidden_states,
+            hidden_states=tuple(states),
+            attentions=tuple(attentions) if weights else None,
+        )
 
 
 class CLIPTextEmbeddings(nn.Module):
@@ -161,14 +165,14 @@ class CLIPTextTransformer(nn.Module):
             steps = ops.steps(input_ids.shape[1], input_ids)
             mask = masks.causal_padding(ops.xp, steps, attention_mask)
         hidden_states = self.embeddings(input_ids, position_ids)
-        states, attentions = self.encoder(hidden_states, mask, causal=mask is None, weights=weights, rngs=rngs)
-        last_hidden_state = self.final_layer_norm(states[-1])
+        encoded = self.encoder(hidden_states, mask, causal=mask is None, weights=weights, rngs=rngs)
+        last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
         end = positions.end_of_text(ops.xp, input_ids, self.config.eos_token_id)
         return BaseModelOutputWithPooling(
             last_hidden_state=last_hidden_state,
             pooler_output=ops.at_row(last_hidden_state, end),
-            hidden_states=states,
-            attentions=attentions if weights else None,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
         )
 
 
@@ -189,12 +193,12 @@ class CLIPVisionTransformer(nn.Module):
         rngs: Any = None,
     ) -> BaseModelOutputWithPooling:
         hidden_states = self.pre_layrnorm(self.embeddings(pixel_values, grid))
-        states, attentions = self.encoder(hidden_states, None, weights=weights, rngs=rngs)
+        encoded = self.encoder(hidden_states, None, weights=weights, rngs=rngs)
         return BaseModelOutputWithPooling(
-            last_hidden_state=states[-1],
-            pooler_output=self.post_layernorm(states[-1][:, 0]),
-            hidden_states=states,
-            attentions=attentions if weights else None,
+            last_hidden_state=encoded.last_hidden_state,
+            pooler_output=self.post_layernorm(encoded.last_hidden_state[:, 0]),
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
         )
 
 

@@ -17,6 +17,13 @@ def positive(config: object, *fields: str) -> None:
         raise ConfigError(f"{_name(config)}: {', '.join(wrong)} must be 1 or more")
 
 
+def not_negative(config: object, *fields: str) -> None:
+    """The fields must be 0 or more."""
+    wrong = [f"{name}={getattr(config, name)}" for name in fields if getattr(config, name) < 0]
+    if wrong:
+        raise ConfigError(f"{_name(config)}: {', '.join(wrong)} must be 0 or more")
+
+
 def probability(config: object, *fields: str) -> None:
     """The fields must lie in [0, 1]; None is left alone."""
     wrong = [

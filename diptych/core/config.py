@@ -6,6 +6,7 @@ computes; or it is *housekeeping*, kept as it is and written back, because it do
 
 import dataclasses
 import json
+import math
 import os
 import types
 import typing
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, cast, dataclass_transform, get_args, get_origin
 
+from diptych.core import check
 from diptych.core.errors import ConfigError
 
 Activation = Literal[
@@ -153,16 +155,14 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        if self.num_labels < 0:
-            raise ConfigError(f"{type(self).__name__}: num_labels={self.num_labels} must be 0 or more")
+        check.not_negative(self, "num_labels")
+        _class_names(type(self), self.housekeeping.get("id2label"))
 
     @property
     def id2label(self) -> dict[int, str]:
         """The names of the classes, "LABEL_k" where the file gives none."""
-        named = self.housekeeping.get("id2label")
-        if named is not None and len(named) == self.num_labels:
-            return {int(key): name for key, name in named.items()}
-        return {index: f"LABEL_{index}" for index in range(self.num_labels)}
+        named = _class_names(type(self), self.housekeeping.get("id2label"))
+        return named if len(named) == self.num_labels else {index: f"LABEL_{index}" for index in range(self.num_labels)}
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values; names that only housekeeping knows are taken too.
@@ -170,14 +170,25 @@ class ModelConfig:
         Raises:
             ConfigError: a name is unknown, or a value impossible.
         """
-        known = {f.name for f in dataclasses.fields(self)}
-        kept = {name: value for name, value in changes.items() if name not in known and _is_kept(type(self), name)}
-        unknown = sorted(set(changes) - known - set(kept))
+        cls = type(self)
+        known = cls._declared() | {"housekeeping"}
+        others = {name: value for name, value in changes.items() if name not in known}
+        unsupported = [
+            _unsupported(cls, name, value) for name, value in others.items() if _is_refused(cls, name, value)
+        ]
+        if unsupported:
+            raise ConfigError(f"{cls.__name__}: {'; '.join(unsupported)}")
+        unknown = sorted(name for name, value in others.items() if not _is_kept(cls, name, value))
         if unknown:
-            raise ConfigError(f"{type(self).__name__} has no field {', '.join(unknown)}; {_known_fields(type(self))}")
-        if kept:
-            changes["housekeeping"] = FrozenMap({**self.housekeeping, **kept})
-        return dataclasses.replace(self, **{name: changes[name] for name in changes if name not in kept})
+            raise ConfigError(f"{cls.__name__} has no field {', '.join(unknown)}; {cls._known()}")
+        if others.get("id2label") is not None:
+            names = _class_names(cls, others["id2label"])
+            others.setdefault("label2id", {name: index for index, name in names.items()})
+            changes.setdefault("num_labels", len(names))
+        values = {name: frozen(value) for name, value in changes.items() if name in known}
+        if others:
+            values["housekeeping"] = FrozenMap({**values.get("housekeeping", self.housekeeping), **others})
+        return dataclasses.replace(self, **values)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, ignore: Iterable[str] = (), where: str = "config") -> Self:
@@ -191,40 +202,75 @@ class ModelConfig:
         Raises:
             ConfigError: fields are unknown (all are listed), of the wrong type, or ask for what is not supported.
         """
-        data = cls._normalised(dict(data), where)
-        fields = {f.name: f for f in dataclasses.fields(cls) if f.name != "housekeeping"}
-        hints = _hints(cls)
-        values: dict[str, Any] = {}
-        kept: dict[str, Any] = {}
+        refused = cls._refused(data, where, set(ignore))
+        if refused:
+            unknown = list(dict.fromkeys(name for *_, names in refused for name in names))
+            message = "; ".join(message for message, _ in refused)
+            if unknown:
+                message += f". If they change nothing, pass ignore_config=({', '.join(map(repr, unknown))},)"
+            raise ConfigError(message)
+        return cls._read(data, where, set(ignore))
+
+    @classmethod
+    def _refused(cls, data: Mapping[str, Any], where: str, ignore: set[str]) -> list[tuple[str, list[str]]]:
+        """What is wrong with the names of a file's fields, parts included: messages, each with the unknown names."""
+        refused: list[tuple[str, list[str]]] = []
         unknown: list[str] = []
-        for name, value in data.items():
+        parts = cls._parts()
+        for name, value in cls._normalised(dict(data), where).items():
             if name == "model_type":
                 if value not in (None, cls.model_type):
-                    raise ConfigError(f"{where}: model_type={value!r}, but {cls.__name__} reads {cls.model_type!r}")
-            elif name in fields:
-                part = _config_class(hints[name])
-                if part is not None and isinstance(value, Mapping):
-                    value = part.from_dict(cast(Mapping[str, Any], value), ignore=ignore, where=f"{where}: {name}")
-                values[name] = frozen(value) if not isinstance(value, ModelConfig) else value
-            elif _is_kept(cls, name, value) or name in ignore:
-                kept[name] = value
-            elif name in _ABSENT or name in cls.accepted:
-                wanted = cls.accepted.get(name, _ABSENT.get(name, ()))
-                raise ConfigError(
-                    f"{where}: {name}={value!r} is not supported by {cls.__name__}; supported: "
-                    + ", ".join(repr(choice) for choice in wanted)
-                )
+                    message = f"{where}: model_type={value!r}, but {cls.__name__} reads {cls.model_type!r}"
+                    refused.append((message, []))
+            elif name in parts and isinstance(value, Mapping):
+                refused += parts[name]._refused(cast(Mapping[str, Any], value), f"{where}: {name}", ignore)
+            elif name in cls._declared() or name in ignore or _is_kept(cls, name, value):
+                continue
+            elif _is_refused(cls, name, value):
+                refused.append((f"{where}: {_unsupported(cls, name, value)}", []))
             else:
                 unknown.append(name)
         if unknown:
-            raise ConfigError(
-                f"{where}: {cls.__name__} does not know {', '.join(unknown)}; {_known_fields(cls)}. "
-                f"If they change nothing, pass ignore_config=({', '.join(repr(name) for name in unknown)},)"
-            )
+            message = f"{where}: {cls.__name__} does not know {', '.join(unknown)}; {cls._known()}"
+            refused.append((message, unknown))
+        return refused
+
+    @classmethod
+    def _read(cls, data: Mapping[str, Any], where: str, ignore: set[str]) -> Self:
+        """A config from fields of which none is refused."""
+        values: dict[str, Any] = {}
+        kept: dict[str, Any] = {}
+        parts, fields = cls._parts(), cls._declared()
+        for name, value in cls._normalised(dict(data), where).items():
+            if name in parts and isinstance(value, Mapping):
+                values[name] = parts[name]._read(cast(Mapping[str, Any], value), f"{where}: {name}", ignore)
+            elif name in fields:
+                values[name] = frozen(value)
+            elif name != "model_type":
+                kept[name] = value
         try:
             return cls(**values, housekeeping=FrozenMap(kept))
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
+
+    @classmethod
+    def _declared(cls) -> set[str]:
+        """The fields that a file may have."""
+        return {f.name for f in dataclasses.fields(cls)} - {"housekeeping"}
+
+    @classmethod
+    def _known(cls) -> str:
+        return f"it knows {', '.join(sorted(cls._declared()))}"
+
+    @classmethod
+    def _parts(cls) -> dict[str, type["ModelConfig"]]:
+        """The fields that are configs themselves."""
+        found = {f.name: _config_class(_hints(cls)[f.name]) for f in dataclasses.fields(cls)}
+        return {name: part for name, part in found.items() if part is not None}
+
+    def part(self, wanted: type["ModelConfig"]) -> "ModelConfig | None":
+        """The config itself or its part of the wanted class; None if it has none."""
+        return next((part for part in (self, *vars(self).values()) if isinstance(part, wanted)), None)
 
     @classmethod
     def _normalised(cls, data: dict[str, Any], where: str) -> dict[str, Any]:
@@ -246,7 +292,7 @@ class ModelConfig:
     def from_pretrained(cls, directory: str | os.PathLike[str], *, ignore: Iterable[str] = ()) -> Self:
         """A config from the `config.json` of a directory; see `from_dict`."""
         path = config_path(directory)
-        return cls.from_json(path.read_text(encoding="utf-8"), ignore=ignore, where=str(path))
+        return cls.from_json(read_text(path), ignore=ignore, where=str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, housekeeping included, as plain JSON data."""
@@ -254,15 +300,12 @@ class ModelConfig:
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
             if f.name not in ("housekeeping", "num_labels")
-            and not (f.name in _SHARED and f.default is None and getattr(self, f.name) is None)
         }
         data |= {**self.housekeeping, "model_type": self.model_type}
-        if len(data.get("id2label") or ()) != self.num_labels:
-            data.pop("id2label", None)
-            data.pop("label2id", None)
-            if self.num_labels != 2:
-                data["id2label"] = {str(index): name for index, name in self.id2label.items()}
-                data["label2id"] = {name: index for index, name in self.id2label.items()}
+        named = data.get("id2label")
+        if len(named) != self.num_labels if named is not None else self.num_labels != 2:  # 2 is what no names mean
+            data["id2label"] = {str(index): name for index, name in self.id2label.items()}
+            data["label2id"] = {name: index for index, name in self.id2label.items()}
         return {name: thawed(data[name]) for name in sorted(data)}
 
     def to_json(self) -> str:
@@ -284,9 +327,6 @@ class ModelConfig:
         return outside
 
 
-_SHARED = {f.name for f in dataclasses.fields(ModelConfig)}
-
-
 def config_path(directory: str | os.PathLike[str]) -> Path:
     """The path of a directory's `config.json`, which must exist."""
     path = Path(directory) / "config.json"
@@ -295,27 +335,48 @@ def config_path(directory: str | os.PathLike[str]) -> Path:
     return path
 
 
+def read_text(path: Path) -> str:
+    """The text of a file, which must be UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error})") from None
+
+
 def parse_json_object(text: str, where: str) -> dict[str, Any]:
     """A JSON object, or a ConfigError that says what is there instead."""
     try:
         data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a ValueError of its own for a number of too many digits
         raise ConfigError(f"{where}: not JSON ({error})") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: holds a JSON {type(data).__name__}, but a config is a JSON object")
     return cast(dict[str, Any], data)
 
 
-def _is_kept(cls: type[ModelConfig], name: str, value: Any = None) -> bool:
+def _class_names(cls: type[ModelConfig], value: Any) -> dict[int, str]:
+    """An `id2label` by number; empty for None."""
+    names = cast(Mapping[Any, str], {} if value is None else value)
+    if not isinstance(value, Mapping | None) or not all(str(key).isdecimal() for key in names):
+        raise ConfigError(f"{cls.__name__}: id2label={thawed(value)!r} must map class numbers to names")
+    return {int(key): name for key, name in names.items()}
+
+
+def _is_kept(cls: type[ModelConfig], name: str, value: Any) -> bool:
     """Whether a field that the class does not declare may be carried along with this value."""
     if name in cls.accepted:
         return cls.accepted[name] == () or value in cls.accepted[name]
     return name in HOUSEKEEPING or (name in _ABSENT and value in _ABSENT[name])
 
 
-def _known_fields(cls: type[ModelConfig]) -> str:
-    names = sorted(f.name for f in dataclasses.fields(cls) if f.name != "housekeeping")
-    return f"it knows {', '.join(names)}"
+def _is_refused(cls: type[ModelConfig], name: str, value: Any) -> bool:
+    """Whether a field is known, but only with other values."""
+    return (name in cls.accepted or name in _ABSENT) and not _is_kept(cls, name, value)
+
+
+def _unsupported(cls: type[ModelConfig], name: str, value: Any) -> str:
+    wanted = ", ".join(map(repr, cls.accepted.get(name) or _ABSENT[name]))
+    return f"{name}={value!r} is not supported by {cls.__name__}; supported: {wanted}"
 
 
 _HINTS: dict[type, dict[str, Any]] = {}
@@ -361,7 +422,7 @@ def _fits(value: Any, hint: Any) -> bool:
             return all(_fits(item, items[0]) for item in members)
         return len(members) == len(items) and all(_fits(*pair) for pair in zip(members, items, strict=True))
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
@@ -375,4 +436,6 @@ def _spelled(hint: Any) -> str:
         return " or ".join(_spelled(choice) for choice in get_args(hint))
     if hint is type(None):
         return "null"
+    if hint is float:
+        return "finite float"
     return hint.__name__ if isinstance(hint, type) else str(hint)

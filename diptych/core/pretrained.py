@@ -17,7 +17,7 @@ from diptych.core.config import ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import ConfigError
 from diptych.core.outputs import ModelOutput
-from diptych.core.registry import described, part_of
+from diptych.core.registry import described
 
 Output = TypeVar("Output", bound=ModelOutput)
 
@@ -133,7 +133,7 @@ class PreTrained:
     def _family_paths(cls, config: ModelConfig) -> set[str]:
         """Every parameter that a class of the family has under this config."""
         find = cls._siblings()
-        parts = {name: part_of(config, wanted) for name, wanted in described(cls)[1].classes.items()}
+        parts = {name: config.part(wanted) for name, wanted in described(cls)[1].classes.items()}
         return {
             slot.path
             for name, part in parts.items()
@@ -177,7 +177,14 @@ class PreTrained:
         return bool(getattr(self.config, name) if given is None else given)
 
     def _inner(self, switches: Switches) -> Settled:
-        """The switches for a model inside this one: settled by this one's config, and always a record."""
+        """The switches for a model inside this one: settled by this one's config, and always a record.
+
+        Raises:
+            TypeError: the call has a keyword that models do not have.
+        """
+        unknown = sorted(set(switches) - set(Switches.__annotations__))
+        if unknown:
+            raise TypeError(f"{type(self).__name__}'s call has no keyword {', '.join(unknown)}")
         return {
             "rngs": switches.get("rngs"),
             "output_attentions": self._option("output_attentions", switches.get("output_attentions")),

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diptych.core.config import ModelConfig, config_path, parse_json_object
+import numpy as np
+
+from diptych.core.config import ModelConfig, config_path, parse_json_object, read_text
 from diptych.core.errors import ConfigError
 from diptych.core.random import Distribution
 
@@ -74,22 +76,12 @@ def read_config(directory: str | Path, *, ignore: tuple[str, ...] = (), assume: 
         ConfigError: no config.json, an unknown model_type (the known ones are listed), or anything `from_dict` refuses.
     """
     path = config_path(directory)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({error})") from None
-    data = parse_json_object(text, str(path))
+    data = parse_json_object(read_text(path), str(path))
     model_type = data.get("model_type", assume)
     known = config_classes()
     if not isinstance(model_type, str) or model_type not in known:
         raise ConfigError(f"{path}: model_type={model_type!r} is not known; known: {', '.join(sorted(known))}")
     return known[model_type].from_dict(data, ignore=ignore, where=str(path))
-
-
-def part_of(config: ModelConfig, wanted: type[ModelConfig]) -> ModelConfig | None:
-    """The config itself or its part of the wanted class; None if it has none."""
-    candidates = (config, *vars(config).values())
-    return next((part for part in candidates if isinstance(part, wanted)), None)
 
 
 def described(cls: type) -> tuple[str, Family, type[ModelConfig]]:

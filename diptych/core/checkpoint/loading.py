@@ -15,7 +15,7 @@ from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, ConfigError
-from diptych.core.registry import Family, architectures, part_of, read_config
+from diptych.core.registry import Family, architectures, read_config
 
 logger = logging.getLogger("diptych")
 
@@ -56,7 +56,7 @@ def open_source(
     """Finds a checkpoint and reads its config and its tensors' headers; see `from_pretrained` for the errors."""
     directory = locate(name_or_path)
     whole = read_config(directory, ignore=names_of("ignore_config", ignore_config), assume=wanted.model_type)
-    config = part_of(whole, wanted)
+    config = whole.part(wanted)
     if config is None:
         raise ConfigError(
             f"{directory / 'config.json'}: model_type={whole.model_type!r} has no part of "
@@ -142,9 +142,8 @@ def save(
     config = config.replace(housekeeping=type(config.housekeeping)({**housekeeping, "dtype": dtype}))
     config = config.replace(architectures=(class_name,))
     write_checkpoint(target, tensors, format="safetensors", max_shard_size=max_shard_size)
-    beside = target / "config.json.partial"
-    beside.write_text(config.to_json(), encoding="utf-8")
-    os.replace(beside, target / "config.json")
+    with writing(target / "config.json") as handle:
+        handle.write(config.to_json().encode())
 
 
 def architecture_of(name_or_path: str | os.PathLike[str], ignore_config: Iterable[str] = ()) -> str:

@@ -47,6 +47,7 @@ class BertConfig(ModelConfig):
         check.positive(self, "max_position_embeddings", "type_vocab_size")
         check.divides(self, "num_attention_heads", "hidden_size")
         check.probability(self, "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+        check.not_negative(self, "layer_norm_eps", "initializer_range")
 
     @property
     def padding_idx(self) -> int | None:

@@ -41,6 +41,7 @@ class CLIPTextConfig(ModelConfig):
         check.positive(self, "max_position_embeddings")
         check.divides(self, "num_attention_heads", "hidden_size")
         check.probability(self, "attention_dropout")
+        check.not_negative(self, "layer_norm_eps", "initializer_range", "initializer_factor")
 
 
 @config_class
@@ -69,6 +70,7 @@ class CLIPVisionConfig(ModelConfig):
         check.positive(self, "intermediate_size", "projection_dim", "num_hidden_layers", "num_channels")
         check.divides(self, "num_attention_heads", "hidden_size")
         check.probability(self, "attention_dropout")
+        check.not_negative(self, "layer_norm_eps", "initializer_range", "initializer_factor")
         if not 1 <= self.patch_size <= self.image_size:
             raise ConfigError(
                 f"CLIPVisionConfig: patch_size={self.patch_size} must lie between 1 and image_size={self.image_size}"
@@ -95,6 +97,12 @@ class CLIPConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check.positive(self, "projection_dim")
+        check.not_negative(self, "initializer_factor")
+
+    def part(self, wanted: type[ModelConfig]) -> ModelConfig | None:
+        """A tower projects to this config's `projection_dim`; LAION's files leave another in the towers' configs."""
+        part = super().part(wanted)
+        return part.replace(projection_dim=self.projection_dim) if part not in (None, self) else part
 
     @classmethod
     def _normalised(cls, data: dict[str, Any], where: str) -> dict[str, Any]:

@@ -1,0 +1,539 @@
+import copy
+import dataclasses
+import json
+import pickle
+from typing import get_args
+
+import pytest
+
+from diptych.core.config import HOUSEKEEPING, Activation, FrozenMap, ModelConfig, config_class, frozen, thawed
+from diptych.core.errors import ConfigError
+from diptych.core.models.bert import BertConfig
+from diptych.core.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from diptych.core.registry import config_classes
+
+# What every config that transformers 4.57.6 writes has: `PretrainedConfig().to_dict()`, read from a run of it.
+SHARED_4 = {
+    "return_dict": True, "output_hidden_states": False, "output_attentions": False, "torchscript": False, "dtype": None,
+    "pruned_heads": {}, "tie_word_embeddings": True, "chunk_size_feed_forward": 0, "is_encoder_decoder": False,
+    "is_decoder": False, "cross_attention_hidden_size": None, "add_cross_attention": False,
+    "tie_encoder_decoder": False, "architectures": None, "finetuning_task": None,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+    "task_specific_params": None, "problem_type": None, "tokenizer_class": None, "prefix": None,
+    "bos_token_id": None, "pad_token_id": None, "eos_token_id": None, "sep_token_id": None,
+    "decoder_start_token_id": None, "max_length": 20, "min_length": 0, "do_sample": False, "early_stopping": False,
+    "num_beams": 1, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0, "repetition_penalty": 1.0,
+    "length_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "bad_words_ids": None,
+    "num_return_sequences": 1, "output_scores": False, "return_dict_in_generate": False, "forced_bos_token_id": None,
+    "forced_eos_token_id": None, "remove_invalid_values": False, "exponential_decay_length_penalty": None,
+    "suppress_tokens": None, "begin_suppress_tokens": None, "num_beam_groups": 1, "diversity_penalty": 0.0,
+    "_name_or_path": "", "transformers_version": "4.57.6", "tf_legacy_loss": False, "use_bfloat16": False,
+}  # fmt: skip
+# What 5.23 adds or spells anew.
+SHARED_5 = {
+    "transformers_version": "5.23.0", "architectures": None, "output_hidden_states": False, "return_dict": True,
+    "dtype": None, "chunk_size_feed_forward": 0, "is_encoder_decoder": False,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}, "problem_type": None,
+    "_name_or_path": "", "output_attentions": False,
+}  # fmt: skip
+
+CLIP_TOWER = {
+    "attention_dropout": 0.0, "dropout": 0.0, "hidden_act": "quick_gelu", "initializer_factor": 1.0,
+    "initializer_range": 0.02, "layer_norm_eps": 1e-05, "num_hidden_layers": 12, "projection_dim": 512,
+}  # fmt: skip
+CLIP_TEXT = CLIP_TOWER | {
+    "hidden_size": 512, "intermediate_size": 2048, "max_position_embeddings": 77, "num_attention_heads": 8,
+    "vocab_size": 49408, "model_type": "clip_text_model",
+}  # fmt: skip
+CLIP_VISION = CLIP_TOWER | {
+    "hidden_size": 768, "image_size": 224, "intermediate_size": 3072, "num_attention_heads": 12, "patch_size": 32,
+    "model_type": "clip_vision_model",
+}  # fmt: skip
+
+# openai/clip-vit-base-patch32 as it was published: the towers fully expanded by a 4.16 pre-release
+EXPANDED = SHARED_4 | {"torch_dtype": None, "transformers_version": "4.16.0.dev0"}
+OPENAI = {
+    "_name_or_path": "openai/clip-vit-base-patch32",
+    "architectures": ["CLIPModel"],
+    "initializer_factor": 1.0,
+    "logit_scale_init_value": 2.6592,
+    "model_type": "clip",
+    "projection_dim": 512,
+    "text_config": EXPANDED | CLIP_TEXT | {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1},
+    "text_config_dict": None,
+    "transformers_version": None,
+    "vision_config": EXPANDED | CLIP_VISION,
+    "vision_config_dict": None,
+}
+# LAION's files repeat the towers' fields, which win over the expanded ones
+LAION = {
+    "_commit_hash": None,
+    "architectures": ["CLIPModel"],
+    "initializer_factor": 1.0,
+    "logit_scale_init_value": 2.6592,
+    "model_type": "clip",
+    "projection_dim": 1024,
+    "text_config": EXPANDED
+    | CLIP_TEXT
+    | {"hidden_act": "gelu", "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16}
+    | {"num_hidden_layers": 24, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1},
+    "text_config_dict": {
+        "hidden_act": "gelu", "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+    },
+    "torch_dtype": "float32",
+    "transformers_version": None,
+    "vision_config": EXPANDED
+    | CLIP_VISION
+    | {"hidden_act": "gelu", "hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 16}
+    | {"num_hidden_layers": 32, "patch_size": 14},
+    "vision_config_dict": {
+        "hidden_act": "gelu", "hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 16,
+        "num_hidden_layers": 32, "patch_size": 14,
+    },
+}  # fmt: skip
+BERT = {
+    "architectures": ["BertForMaskedLM"], "attention_probs_dropout_prob": 0.1, "gradient_checkpointing": False,
+    "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 768, "initializer_range": 0.02,
+    "intermediate_size": 3072, "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "model_type": "bert",
+    "num_attention_heads": 12, "num_hidden_layers": 12, "pad_token_id": 0, "position_embedding_type": "absolute",
+    "transformers_version": "4.6.0.dev0", "type_vocab_size": 2, "use_cache": True, "vocab_size": 30522,
+}  # fmt: skip
+MULTILINGUAL = {name: value for name, value in BERT.items() if name not in ("gradient_checkpointing", "use_cache")} | {
+    "directionality": "bidi", "pooler_fc_size": 768, "pooler_num_attention_heads": 12, "pooler_num_fc_layers": 3,
+    "pooler_size_per_head": 128, "pooler_type": "first_token_transform", "vocab_size": 119547,
+}  # fmt: skip
+CHINESE = MULTILINGUAL | {"vocab_size": 21128}
+MINILM = {
+    "_name_or_path": "nreimers/MiniLM-L6-H384-uncased", "architectures": ["BertModel"], "hidden_size": 384,
+    "attention_probs_dropout_prob": 0.1, "gradient_checkpointing": False, "hidden_act": "gelu", "type_vocab_size": 2,
+    "hidden_dropout_prob": 0.1, "initializer_range": 0.02, "intermediate_size": 1536, "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512, "model_type": "bert", "num_attention_heads": 12, "num_hidden_layers": 6,
+    "pad_token_id": 0, "position_embedding_type": "absolute", "transformers_version": "4.8.2", "use_cache": True,
+    "vocab_size": 30522,
+}  # fmt: skip
+NER = BERT | {
+    "architectures": ["BertForTokenClassification"], "_num_labels": 3, "max_length": 512, "output_past": True,
+    "id2label": {"0": "O", "1": "B-MISC", "2": "I-MISC"}, "label2id": {"O": 0, "B-MISC": 1, "I-MISC": 2},
+}  # fmt: skip
+
+PUBLISHED = {
+    "openai/clip-vit-base-patch32": (CLIPConfig, OPENAI),
+    "laion/CLIP-ViT-H-14": (CLIPConfig, LAION),
+    "bert-base-uncased": (BertConfig, BERT),
+    "bert-base-multilingual-cased": (BertConfig, MULTILINGUAL),
+    "bert-base-chinese": (BertConfig, CHINESE),
+    "all-MiniLM-L6-v2": (BertConfig, MINILM),
+    "a named-entity recogniser": (BertConfig, NER),
+    "4.57's BERT": (BertConfig, SHARED_4 | BERT | {"classifier_dropout": None, "dtype": "float32"}),
+    "4.57's text tower": (CLIPTextConfig, SHARED_4 | CLIP_TEXT),
+    "4.57's vision tower": (CLIPVisionConfig, SHARED_4 | CLIP_VISION | {"num_channels": 3}),
+    "5.23's BERT": (BertConfig, SHARED_5 | {"model_type": "bert", "is_decoder": False, "add_cross_attention": False}),
+    "5.23's CLIP": (
+        CLIPConfig,
+        SHARED_5 | {"model_type": "clip", "text_config": SHARED_5 | CLIP_TEXT, "vision_config": SHARED_5 | CLIP_VISION},
+    ),
+}
+
+
+def defaults(cls):
+    return cls().to_dict()
+
+
+def assert_rewritten(cls, published, rewritten):
+    """All that was published is there; what is there beyond is a default of the class."""
+    for name, value in published.items():
+        if name.removesuffix("_dict") in ("text_config", "vision_config"):
+            continue
+        assert rewritten[name] == value, name
+    added = set(rewritten) - set(published)
+    assert {name: rewritten[name] for name in added} == {name: defaults(cls)[name] for name in added}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_config_is_rewritten_with_nothing_dropped_and_nothing_invented(name):
+    cls, published = PUBLISHED[name]
+    config = cls.from_json(json.dumps(published))
+    rewritten = json.loads(config.to_json())
+    assert_rewritten(cls, published, rewritten)
+    for part, part_cls in (("text_config", CLIPTextConfig), ("vision_config", CLIPVisionConfig)):
+        if part in published:
+            wanted = published[part] | (published.get(f"{part}_dict") or {})
+            assert_rewritten(part_cls, wanted, rewritten[part])
+    again = cls.from_json(config.to_json())
+    assert again == config and again.housekeeping == config.housekeeping and again.to_json() == config.to_json()
+
+
+@pytest.mark.parametrize("cls", config_classes().values())
+def test_every_field_is_read_and_written(cls):
+    """Each declared field of each class, one at a time, with a value that is not its default."""
+    base = cls()
+    changed = 0
+    for f in dataclasses.fields(cls):
+        value = getattr(base, f.name)
+        if f.name in ("housekeeping", "text_config", "vision_config"):
+            continue
+        other = {
+            "hidden_act": "relu6", "problem_type": "regression", "architectures": ("A", "B"),
+            "num_attention_heads": 4, "hidden_size": 3 * 4 * 8 * 12, "image_size": 96, "patch_size": 5,
+        }.get(f.name)  # fmt: skip
+        if other is None:
+            match value:
+                case bool():
+                    other = not value
+                case float():
+                    other = value / 2 + 0.0625
+                case _ if f.name == "classifier_dropout":
+                    other = 0.25
+                case _:
+                    other = 7
+        config = base.replace(**{f.name: other})
+        written = config.to_dict()
+        if f.name == "num_labels":
+            assert written["id2label"] == {str(index): f"LABEL_{index}" for index in range(other)}
+        else:
+            assert written[f.name] == thawed(other)
+        again = cls.from_dict(written)
+        assert again == config and getattr(again, f.name) == other
+        assert f.name == "architectures" or again != base
+        changed += 1
+    assert changed >= 15 or cls is CLIPConfig
+
+
+def test_parts_are_read_and_written_and_compared():
+    config = CLIPConfig(text_config=CLIPTextConfig(hidden_size=24), vision_config=CLIPVisionConfig(image_size=64))
+    again = CLIPConfig.from_json(config.to_json())
+    assert again == config
+    assert again.text_config.hidden_size == 24 and again.vision_config.image_size == 64
+    assert config != CLIPConfig() and hash(config) != hash(CLIPConfig())
+
+
+def test_the_old_repeated_tower_configs_win_field_by_field():
+    data = {
+        "text_config": {"hidden_size": 24, "vocab_size": 99},
+        "text_config_dict": {"vocab_size": 88},
+        "vision_config": None,
+        "vision_config_dict": {"patch_size": 16},
+    }
+    config = CLIPConfig.from_dict(data)
+    assert config.text_config == CLIPTextConfig(hidden_size=24, vocab_size=88)
+    assert config.vision_config == CLIPVisionConfig(patch_size=16)
+    assert not {"text_config_dict", "vision_config_dict"} & set(config.to_dict())
+    assert data["text_config"] == {"hidden_size": 24, "vocab_size": 99}  # the caller's own data stays
+    with pytest.raises(ConfigError, match=r"^config: text_config_dict=\[1\] must be a JSON object$"):
+        CLIPConfig.from_dict({"text_config_dict": [1]})
+    with pytest.raises(ConfigError, match=r"^config: CLIPConfig: text_config=3 \(int\) must be CLIPTextConfig$"):
+        CLIPConfig.from_dict({"text_config": 3})
+
+
+def test_a_tower_of_a_composite_projects_to_the_width_of_the_composite():
+    """LAION's files leave the default 512 in the towers' configs; transformers' issue 25622."""
+    config = CLIPConfig.from_dict(LAION)
+    assert config.text_config.projection_dim == config.vision_config.projection_dim == 512
+    assert config.part(CLIPTextConfig) == config.text_config.replace(projection_dim=1024)
+    assert config.part(CLIPVisionConfig) == config.vision_config.replace(projection_dim=1024)
+    assert config.part(CLIPConfig) is config
+    assert config.part(BertConfig) is None
+    text = CLIPTextConfig(projection_dim=9)
+    assert text.part(CLIPTextConfig) is text and text.part(CLIPVisionConfig) is None
+
+
+def test_every_shared_attribute_of_both_transformers_is_known():
+    declared = {f.name for f in dataclasses.fields(ModelConfig)}
+    switched_off = {"is_encoder_decoder", "is_decoder", "add_cross_attention", "cross_attention_hidden_size",
+                    "tie_encoder_decoder", "pruned_heads"}  # fmt: skip
+    for name in SHARED_4 | SHARED_5:
+        assert sum((name in declared, name in HOUSEKEEPING, name in switched_off)) == 1, name
+    assert not declared & set(HOUSEKEEPING)
+    assert all(reason for reason in HOUSEKEEPING.values())
+
+
+def test_all_unknown_fields_are_listed_at_once_those_of_parts_too():
+    data = {"colour": 1, "vision_config": {"depth": 2, "is_decoder": True}, "text_config": {"width": 3, "colour": 4}}
+    with pytest.raises(ConfigError) as caught:
+        CLIPConfig.from_dict(data, where="dir/config.json")
+    message = str(caught.value)
+    assert "dir/config.json: CLIPConfig does not know colour; it knows architectures, bos_token_id, " in message
+    assert "dir/config.json: text_config: CLIPTextConfig does not know width, colour; it knows " in message
+    assert "dir/config.json: vision_config: CLIPVisionConfig does not know depth; it knows " in message
+    assert "vision_config: is_decoder=True is not supported by CLIPVisionConfig; supported: False, None" in message
+    assert message.endswith("If they change nothing, pass ignore_config=('depth', 'width', 'colour',)")
+
+
+def test_ignored_fields_are_kept_unread():
+    data = {"colour": [1, {"of": "a rose"}], "text_config": {"colour": 4}}
+    config = CLIPConfig.from_dict(data, ignore=("colour",))
+    assert config == CLIPConfig()
+    assert config.to_dict()["colour"] == [1, {"of": "a rose"}]
+    assert config.to_dict()["text_config"]["colour"] == 4
+    assert hash(config) == hash(CLIPConfig())
+
+
+@pytest.mark.parametrize("name", ["housekeeping", "accepted"])
+def test_names_that_only_the_class_has_are_no_fields_of_files(name):
+    with pytest.raises(ConfigError, match=f"BertConfig does not know {name}; it knows"):
+        BertConfig.from_dict({name: {}})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "supported"),
+    [
+        ("is_decoder", True, "False, None"),
+        ("add_cross_attention", True, "False, None"),
+        ("is_encoder_decoder", True, "False, None"),
+        ("tie_encoder_decoder", True, "False, None"),
+        ("cross_attention_hidden_size", 64, "None"),
+        ("pruned_heads", {"0": [1]}, "{}, None"),
+        ("quantization_config", {"bits": 4}, "None"),
+        ("position_embedding_type", "relative_key", "'absolute'"),
+        ("position_embedding_type", "relative_key_query", "'absolute'"),
+        ("directionality", "left", "'bidi'"),
+        ("pooler_type", "mean", "'first_token_transform'"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(field, value, supported):
+    wanted = f"{field}={value!r} is not supported by BertConfig; supported: {supported}"
+    with pytest.raises(ConfigError) as caught:
+        BertConfig.from_dict({field: value}, where="here")
+    assert str(caught.value) == f"here: {wanted}"
+    with pytest.raises(ConfigError) as caught:
+        BertConfig().replace(**{field: value})
+    assert str(caught.value) == f"BertConfig: {wanted}"
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "message"),
+    [
+        (BertConfig, {"hidden_size": 100, "num_attention_heads": 12},
+         "BertConfig: hidden_size=100 must be a positive multiple of num_attention_heads=12"),
+        (BertConfig, {"num_attention_heads": 0},
+         "BertConfig: hidden_size=768 must be a positive multiple of num_attention_heads=0"),
+        (CLIPTextConfig, {"hidden_size": 0}, "CLIPTextConfig: hidden_size=0 must be a positive multiple of num_"),
+        (CLIPVisionConfig, {"num_attention_heads": 7},
+         "CLIPVisionConfig: hidden_size=768 must be a positive multiple of num_attention_heads=7"),
+        (CLIPVisionConfig, {"patch_size": 225},
+         "CLIPVisionConfig: patch_size=225 must lie between 1 and image_size=224"),
+        (CLIPVisionConfig, {"patch_size": 0}, "CLIPVisionConfig: patch_size=0 must lie between 1 and image_size=224"),
+        (CLIPVisionConfig, {"num_channels": 0}, "CLIPVisionConfig: num_channels=0 must be 1 or more"),
+        (BertConfig, {"vocab_size": 0, "num_hidden_layers": -1},
+         "BertConfig: vocab_size=0, num_hidden_layers=-1 must be 1 or more"),
+        (BertConfig, {"type_vocab_size": 0}, "BertConfig: type_vocab_size=0 must be 1 or more"),
+        (BertConfig, {"max_position_embeddings": 0}, "BertConfig: max_position_embeddings=0 must be 1 or more"),
+        (CLIPTextConfig, {"max_position_embeddings": 0}, "CLIPTextConfig: max_position_embeddings=0 must be 1 or"),
+        (CLIPConfig, {"projection_dim": 0}, "CLIPConfig: projection_dim=0 must be 1 or more"),
+        (CLIPConfig, {"initializer_factor": -1.0}, "CLIPConfig: initializer_factor=-1.0 must be 0 or more"),
+        (BertConfig, {"layer_norm_eps": -1e-5}, "BertConfig: layer_norm_eps=-1e-05 must be 0 or more"),
+        (CLIPTextConfig, {"initializer_range": -1.0, "layer_norm_eps": -2.0},
+         "CLIPTextConfig: layer_norm_eps=-2.0, initializer_range=-1.0 must be 0 or more"),
+        (CLIPVisionConfig, {"initializer_factor": -1}, "CLIPVisionConfig: initializer_factor=-1 must be 0 or more"),
+        (BertConfig, {"hidden_dropout_prob": 1.5, "classifier_dropout": -0.1},
+         "BertConfig: hidden_dropout_prob=1.5, classifier_dropout=-0.1 must lie between 0 and 1"),
+        (CLIPTextConfig, {"attention_dropout": 2}, "CLIPTextConfig: attention_dropout=2 must lie between 0 and 1"),
+        (CLIPVisionConfig, {"attention_dropout": 2}, "CLIPVisionConfig: attention_dropout=2 must lie between 0 and 1"),
+        (BertConfig, {"num_labels": -1}, "BertConfig: num_labels=-1 must be 0 or more"),
+        (BertConfig, {"id2label": ["joy"]}, "BertConfig: id2label=['joy'] must map class numbers to names"),
+        (BertConfig, {"id2label": {"joy": 0}}, "BertConfig: id2label={'joy': 0} must map class numbers to names"),
+        # types
+        (BertConfig, {"hidden_size": True}, "BertConfig: hidden_size=True (bool) must be int"),
+        (BertConfig, {"hidden_size": "768"}, "BertConfig: hidden_size='768' (str) must be int"),
+        (BertConfig, {"hidden_size": 768.0}, "BertConfig: hidden_size=768.0 (float) must be int"),
+        (BertConfig, {"hidden_size": None}, "BertConfig: hidden_size=None (NoneType) must be int"),
+        (BertConfig, {"layer_norm_eps": "1e-12"}, "BertConfig: layer_norm_eps='1e-12' (str) must be finite float"),
+        (BertConfig, {"layer_norm_eps": False}, "BertConfig: layer_norm_eps=False (bool) must be finite float"),
+        (BertConfig, {"layer_norm_eps": float("nan")}, "BertConfig: layer_norm_eps=nan (float) must be finite float"),
+        (CLIPConfig, {"logit_scale_init_value": float("inf")},
+         "CLIPConfig: logit_scale_init_value=inf (float) must be finite float"),
+        (BertConfig, {"classifier_dropout": "0.1"},
+         "BertConfig: classifier_dropout='0.1' (str) must be finite float or null"),
+        (BertConfig, {"output_attentions": 1}, "BertConfig: output_attentions=1 (int) must be bool"),
+        (BertConfig, {"eos_token_id": (1, "2")},
+         "BertConfig: eos_token_id=(1, '2') (tuple) must be int or tuple[int, ...] or null"),
+        (CLIPTextConfig, {"eos_token_id": (1, 2)}, "CLIPTextConfig: eos_token_id=(1, 2) (tuple) must be int or null"),
+        (BertConfig, {"problem_type": "clustering"},
+         "BertConfig: problem_type='clustering' (str) must be one of regression, single_label_classification, "
+         "multi_label_classification or null"),
+        (BertConfig, {"hidden_size": "a", "vocab_size": "b"},
+         "BertConfig: vocab_size='b' (str) must be int; hidden_size='a' (str) must be int"),
+    ],
+)  # fmt: skip
+def test_impossible_values_are_refused(cls, values, message):
+    with pytest.raises(ConfigError) as caught:
+        cls.from_dict(values, where="here")
+    assert str(caught.value).startswith(f"here: {message}")
+    with pytest.raises(ConfigError) as caught:
+        cls().replace(**values)
+    assert str(caught.value).startswith(message)
+
+
+def test_an_unknown_activation_lists_the_known():
+    known = ", ".join(get_args(Activation))
+    with pytest.raises(ConfigError) as caught:
+        BertConfig(hidden_act="gelu_10")
+    assert str(caught.value) == f"BertConfig: hidden_act='gelu_10' (str) must be one of {known}"
+    with pytest.raises(ConfigError, match=r"^here: text_config: CLIPTextConfig: hidden_act='swiglu' \(str\) must be"):
+        CLIPConfig.from_dict({"text_config": {"hidden_act": "swiglu"}}, where="here")
+    for name in get_args(Activation):
+        assert BertConfig.from_dict({"hidden_act": name}).hidden_act == name
+
+
+def test_a_model_type_of_another_family_is_refused():
+    with pytest.raises(ConfigError, match=r"^here: model_type='gpt2', but BertConfig reads 'bert'$"):
+        BertConfig.from_dict({"model_type": "gpt2"}, where="here")
+    with pytest.raises(ConfigError, match=r"^here: text_config: model_type='bert', but CLIPTextConfig reads 'clip_te"):
+        CLIPConfig.from_dict({"text_config": {"model_type": "bert"}}, where="here")
+    assert BertConfig.from_dict({"model_type": None}) == BertConfig.from_dict({}) == BertConfig()
+
+
+def test_number_and_names_of_classes():
+    named = BertConfig.from_dict({"id2label": {"0": "joy", "1": "fear", "2": "anger"}})
+    assert named.num_labels == 3
+    assert named.id2label == {0: "joy", 1: "fear", 2: "anger"}
+    assert named.to_dict()["id2label"] == {"0": "joy", "1": "fear", "2": "anger"}
+    # another number of classes drops the names that no longer fit
+    other = named.replace(num_labels=2)
+    assert other.id2label == {0: "LABEL_0", 1: "LABEL_1"}
+    assert other.to_dict()["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
+    assert other.to_dict()["label2id"] == {"LABEL_0": 0, "LABEL_1": 1}
+    assert BertConfig.from_dict(other.to_dict()) == other
+    # new names bring their number, and their inverse
+    renamed = other.replace(id2label={0: "yes", 1: "no", 2: "perhaps", 3: "later"})
+    assert renamed.num_labels == 4 and renamed.id2label[3] == "later"
+    assert renamed.to_dict()["label2id"] == {"yes": 0, "no": 1, "perhaps": 2, "later": 3}
+    assert BertConfig.from_json(renamed.to_json()).id2label == renamed.id2label
+    assert BertConfig.from_dict({"num_labels": 5}).num_labels == 5
+    with pytest.raises(ConfigError, match=r"^here: num_labels=5, but id2label names 2 classes$"):
+        BertConfig.from_dict({"num_labels": 5, "id2label": {"0": "a", "1": "b"}}, where="here")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_any_number_of_classes_survives_the_file(count):
+    config = CLIPConfig(num_labels=count)
+    assert CLIPConfig.from_json(config.to_json()).num_labels == count
+    assert len(config.id2label) == count
+
+
+def test_housekeeping_neither_compares_nor_hashes():
+    one = BertConfig.from_dict({"_name_or_path": "a", "torch_dtype": "float32", "architectures": ["BertModel"]})
+    two = BertConfig.from_dict({"_name_or_path": "b", "top_k": 3})
+    assert one == two == BertConfig()
+    assert hash(one) == hash(two)
+    assert one != BertConfig(num_hidden_layers=3)
+    assert len({one, two, BertConfig(num_hidden_layers=3)}) == 2
+    assert one != CLIPTextConfig()
+
+
+def test_replace_makes_a_changed_copy():
+    config = BertConfig.from_dict({"top_k": 3, "vocab_size": 99})
+    other = config.replace(vocab_size=100, top_p=0.5, eos_token_id=[1, 2])
+    assert (config.vocab_size, other.vocab_size) == (99, 100)
+    assert other.eos_token_id == (1, 2) and other.to_dict()["eos_token_id"] == [1, 2]
+    assert other.to_dict()["top_k"] == 3 and other.to_dict()["top_p"] == 0.5
+    assert "top_p" not in config.to_dict()
+    assert config.replace(is_decoder=False, position_embedding_type="absolute") == config
+    assert config.replace() == config
+    with pytest.raises(ConfigError, match=r"^BertConfig has no field hiden_size, widht; it knows architectures, atten"):
+        config.replace(hiden_size=3, widht=4)
+
+
+def test_assignment_says_how_to_change_a_config():
+    config = BertConfig()
+    with pytest.raises(ConfigError) as caught:
+        config.decoder_start_token_id = 2
+    assert str(caught.value) == (
+        "BertConfig is frozen, so decoder_start_token_id cannot be assigned; "
+        "write model.config = model.config.replace(decoder_start_token_id=2)"
+    )
+    with pytest.raises(ConfigError, match=r"CLIPConfig is frozen, .*replace\(projection_dim='wide'\)$"):
+        CLIPConfig().projection_dim = "wide"
+    assert config.replace(decoder_start_token_id=2).housekeeping["decoder_start_token_id"] == 2
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_configs_can_be_pickled_and_copied(name):
+    cls, published = PUBLISHED[name]
+    config = cls.from_dict(published)
+    for twin in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config), copy.copy(config)):
+        assert twin == config and hash(twin) == hash(config) and twin.to_json() == config.to_json()
+
+
+def test_frozen_maps():
+    data = {"a": [1, {"b": [2, 3]}], "c": {}}
+    kept = frozen(data)
+    assert kept == FrozenMap({"c": {}, "a": (1, {"b": (2, 3)})})
+    assert hash(kept) == hash(FrozenMap({"c": {}, "a": (1, {"b": (2, 3)})}))
+    assert thawed(kept) == data
+    assert len(kept) == 2 and list(kept) == ["a", "c"] and kept["a"][1]["b"] == (2, 3)
+    assert repr(frozen({"a": 1})) == "FrozenMap({'a': 1})"
+    with pytest.raises(TypeError):
+        kept["a"] = 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "here: holds a JSON list, but a config is a JSON object"),
+        ('"bert"', "here: holds a JSON str, but a config is a JSON object"),
+        ("null", "here: holds a JSON NoneType, but a config is a JSON object"),
+        ("", "here: not JSON (Expecting value: line 1 column 1 (char 0))"),
+        ('{"hidden_size": 3', "here: not JSON (Expecting ',' delimiter: line 1 column 18 (char 17))"),
+        ('{"top_k":' * 200_000, "here: not JSON (maximum recursion depth exceeded"),
+        ('{"hidden_size": ' + "1" * 5_000 + "}", "here: not JSON (Exceeds the limit (4300 digits)"),
+        ('{"layer_norm_eps": NaN}', "here: BertConfig: layer_norm_eps=nan (float) must be finite float"),
+        ('{"layer_norm_eps": 1e999}', "here: BertConfig: layer_norm_eps=inf (float) must be finite float"),
+    ],
+)
+def test_text_that_is_no_config(text, message):
+    with pytest.raises(ConfigError) as caught:
+        BertConfig.from_json(text, where="here")
+    assert str(caught.value).startswith(message)
+
+
+def test_a_config_from_a_directory(tmp_path):
+    path = tmp_path / "config.json"
+    with pytest.raises(ConfigError) as caught:
+        BertConfig.from_pretrained(tmp_path)
+    assert str(caught.value) == (f"{path}: no such file; a checkpoint directory holds config.json beside its weights")
+    path.write_bytes(b'{"hidden_size": "\xff"}')
+    with pytest.raises(ConfigError) as caught:
+        BertConfig.from_pretrained(tmp_path)
+    assert str(caught.value).startswith(f"{path}: not UTF-8 text ('utf-8' codec can't decode byte 0xff in position 17")
+    path.write_text('{"hidden_size": 24, "id2label": {"0": "Ärger", "1": "Freude"}}', encoding="utf-8")
+    config = BertConfig.from_pretrained(str(tmp_path))
+    assert config.hidden_size == 24 and "Ärger" in config.to_json()
+    path.write_text('{"colour": 24}')
+    with pytest.raises(ConfigError, match="BertConfig does not know colour"):
+        BertConfig.from_pretrained(tmp_path)
+    assert BertConfig.from_pretrained(tmp_path, ignore=("colour",)) == BertConfig()
+
+
+def test_token_ids_outside_the_vocabulary_are_found():
+    assert BertConfig().token_ids_outside() == {}
+    assert BertConfig(vocab_size=5, eos_token_id=(4, 5), bos_token_id=-1, pad_token_id=4).token_ids_outside() == {
+        "bos_token_id": -1,
+        "eos_token_id": (4, 5),
+    }
+    config = CLIPConfig(text_config=CLIPTextConfig(vocab_size=49_407), pad_token_id=10**9)
+    assert config.token_ids_outside() == {"text_config.eos_token_id": 49_407}
+
+
+def test_derived_values():
+    assert BertConfig(vocab_size=5, pad_token_id=5).padding_idx is None
+    assert BertConfig(vocab_size=5, pad_token_id=4).padding_idx == 4
+    assert BertConfig(pad_token_id=None).padding_idx is None
+    assert BertConfig(pad_token_id=-1).padding_idx is None
+    assert BertConfig(hidden_dropout_prob=0.3).head_dropout_prob == 0.3
+    assert BertConfig(hidden_dropout_prob=0.3, classifier_dropout=0.0).head_dropout_prob == 0.0
+    assert CLIPVisionConfig(image_size=50, patch_size=16).num_positions == 10
+
+
+def test_a_family_may_declare_what_others_refuse():
+    @config_class
+    class Decoder(ModelConfig):
+        is_decoder: bool = True
+        sizes: tuple[int, float] = (1, 2.0)
+
+    assert Decoder.from_dict({"is_decoder": False, "sizes": [3, 4]}).sizes == (3, 4)
+    with pytest.raises(ConfigError, match=r"sizes=\(3,\) \(tuple\) must be tuple\[int, float\]$"):
+        Decoder(sizes=(3,))
+    with pytest.raises(ConfigError, match=r"sizes=3 \(int\) must be tuple\[int, float\]$"):
+        Decoder(sizes=3)

@@ -1,0 +1,54 @@
+"""Between the two backends: convert checkpoints, hand models over in memory, prove that two models are equal.
+
+    from diptych.conversion import convert, inspect_checkpoint, parity, to_jax, to_torch
+
+Importing this loads neither framework.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diptych.conversion.convert import ConversionReport as ConversionReport
+    from diptych.conversion.convert import convert as convert
+    from diptych.conversion.inspect import Inspection as Inspection
+    from diptych.conversion.inspect import inspect_checkpoint as inspect_checkpoint
+    from diptych.conversion.parity import parity as parity
+    from diptych.conversion.report import Report as Report
+    from diptych.conversion.transfer import to_jax as to_jax
+    from diptych.conversion.transfer import to_torch as to_torch
+
+_HOMES = {
+    "ConversionReport": "convert",
+    "Inspection": "inspect",
+    "Report": "report",
+    "convert": "convert",
+    "inspect_checkpoint": "inspect",
+    "parity": "parity",
+    "to_jax": "transfer",
+    "to_torch": "transfer",
+}
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOMES)
+
+
+class _Package(ModuleType):
+    """A package in which `convert` and `parity` are functions, although modules of these names hold them."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):  # the import system binds each loaded module
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,361 @@
+"""A checkpoint directory written again in another format or dtype: streaming, atomic, verified by reading it back."""
+
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.conversion.slots import slots_of
+from diptych.core.checkpoint import loading
+from diptych.core.checkpoint.dialects import Shift, matches
+from diptych.core.checkpoint.directory import FORMATS, new_directory, open_checkpoint, write_checkpoint
+from diptych.core.checkpoint.files import naming, writing
+from diptych.core.checkpoint.locate import locate
+from diptych.core.checkpoint.matching import Filling, Match, match, names_of
+from diptych.core.checkpoint.slots import Slot, flax_axes, published_axes
+from diptych.core.checkpoint.strips import permuted
+from diptych.core.checkpoint.tensors import TensorSource, digest
+from diptych.core.config import config_path, parse_json_object, read_text
+from diptych.core.dtypes import FLOATS, float_name
+from diptych.core.errors import CheckpointError, InputError
+from diptych.core.registry import Family, architectures, families
+
+Progress = bool | Callable[[int], None] | None
+
+# What makes weights usable: the tokenizer's, the processor's and the generation's files, the model's card and licence.
+_COMPANIONS = ("*.json", "*.txt", "*.md", "*.model", "*.jinja", "tokenizer*", "vocab*", "LICENSE*")
+_NO_COMPANIONS = ("config.json", "*.index.json", "*.safetensors", "*.msgpack", "*.bin", "*.h5")
+_STRIP = 1 << 20  # entries that are looked at in one go
+
+
+@dataclass(frozen=True)
+class Converted:
+    """One tensor that was converted.
+
+    Attributes:
+        name, shape: as published, whatever the format.
+        dtype: in the new files.
+        source_dtype: in the old ones.
+        digest: SHA-256 of the values in the new dtype and the published layout; equal for bitwise equal tensors.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    source_dtype: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion did.
+
+    Attributes:
+        source, destination: the directories.
+        source_format, format: before and after.
+        architecture: the class whose names the tensors have.
+        tensors: all that were converted.
+        other_classes: those of them that only other classes of the family own, such as the heads of a pretraining file.
+        ignored: tensors of the source that carry no weights, are there twice, or were to be ignored.
+        missing: parameters of the class that the source does not have, as was allowed.
+        files: the weight files written.
+        copied: the other files that came along.
+    """
+
+    source: str
+    destination: str
+    source_format: str
+    format: str
+    architecture: str
+    tensors: tuple[Converted, ...]
+    other_classes: tuple[str, ...]
+    ignored: tuple[str, ...]
+    missing: tuple[str, ...]
+    files: tuple[str, ...]
+    copied: tuple[str, ...]
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """Each dtype in the new files, with the number of tensors that have it."""
+        names = [tensor.dtype for tensor in self.tensors]
+        return {name: names.count(name) for name in dict.fromkeys(names)}
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the converted tensors in bytes."""
+        return sum(int(np.prod(tensor.shape)) * FLOATS[tensor.dtype].itemsize for tensor in self.tensors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON data."""
+        return {**asdict(self), "dtypes": self.dtypes, "nbytes": self.nbytes}
+
+    def to_json(self) -> str:
+        """Everything as JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def __str__(self) -> str:
+        dtypes = ", ".join(self.dtypes)
+        lines = [
+            f"{len(self.tensors)} tensors of {self.architecture} ({self.nbytes:,} bytes, {dtypes}) converted from "
+            f"{self.source_format} to {self.format} in {self.destination}; all read back and found equal"
+        ]
+        for what, names in (
+            ("only in other classes of the family", self.other_classes),
+            ("ignored", self.ignored),
+            ("missing, as allowed", self.missing),
+            ("copied along", self.copied),
+        ):
+            if names:
+                lines.append(f"{len(names)} {what}: {', '.join(names)}")
+        return "\n".join(lines)
+
+
+def convert(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    format: str = "safetensors",
+    dtype: Any = None,
+    max_shard_size: int | str | None = "5GB",
+    overwrite: bool = False,
+    architecture: str | None = None,
+    allow_missing: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    ignore_config: Iterable[str] = (),
+    progress: Progress = None,
+) -> ConversionReport:
+    """Writes a checkpoint again in another format, tensor by tensor, and verifies it before it takes its place.
+
+    Every tensor that any class of the family owns is kept, under its present published name; old spellings and prefixes
+    become those of the class that config.json names. No more than one tensor is held in memory, and a run that fails or
+    is killed leaves nothing at the destination.
+
+    Args:
+        source: a directory, or a name on the Hugging Face hub.
+        destination: the directory to make, outside of the source.
+        format: "safetensors", which transformers loads, or "flax-msgpack", for the Flax classes of transformers 4.
+        dtype: of all tensors; None keeps each one's own.
+        max_shard_size: most bytes a file, as a number or like "5GB"; None for one file.
+        overwrite: whether a checkpoint at the destination is replaced.
+        architecture: the class of the weights; None takes it from config.json.
+        allow_missing: parameters of the class, or modules, that the source may lack.
+        ignore: tensors of the source to leave behind; names, modules, or patterns with *.
+        ignore_config: unknown fields of config.json to carry along unread.
+        progress: True for a bar on stderr, None for one if that is a terminal, False for none; or a function that is
+            called with the bytes of each tensor written and, again, verified.
+
+    Raises:
+        CheckpointError: the source can't be read or doesn't fit its class, the destination may not be written, or what
+            was written differs when it is read back.
+        ConfigError: config.json is missing or says what is not supported.
+        InputError: an argument is not one of the known values.
+        OSError: the disk failed, such as a full one; nothing new is left on it.
+    """
+    dtype = None if dtype is None else float_name(dtype)
+    if format not in FORMATS:
+        raise InputError(f"convert: format={format!r} is not known; known: {', '.join(FORMATS)}")
+    directory = locate(source)
+    _stay_apart(directory, Path(destination))
+    ignore_config = names_of("ignore_config", ignore_config)
+    if architecture is None:
+        architecture = loading.architecture_of(directory, ignore_config)
+    elif architecture not in architectures():
+        raise InputError(f"convert: architecture={architecture!r} is not known; known: {', '.join(architectures())}")
+    family = families()[architectures()[architecture]]
+    opened = loading.open_source(directory, wanted=family.classes[architecture], ignore_config=ignore_config)
+    found, others = _matched(opened, architecture, family, names_of("ignore", ignore))
+    missing = _missing(opened, architecture, found, others, names_of("allow_missing", allow_missing))
+    tensors = {
+        _written_name(filling.slot, format): _written(filling, format, dtype)
+        for filling in sorted(found.fillings, key=lambda filling: _written_name(filling.slot, format).split("."))
+    }
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    with new_directory(destination, overwrite) as partial, _meter(progress, 2 * total) as advance:
+        files = write_checkpoint(
+            partial,
+            tensors,
+            format=format,
+            max_shard_size=max_shard_size,
+            metadata={**opened.checkpoint.metadata, "format": "pt"},
+            progress=advance,
+        )
+        converted = _verified(partial, found, format, dtype, advance)
+        dtypes = {tensor.dtype for tensor in converted}
+        _write_config(directory, partial, opened.whole.model_type, architecture, dtypes)
+        copied = tuple(_copy_companions(directory, partial))
+    return ConversionReport(
+        source=str(directory),
+        destination=str(destination),
+        source_format=opened.checkpoint.format,
+        format=format,
+        architecture=architecture,
+        tensors=converted,
+        other_classes=tuple(filling.slot.path for filling in found.fillings if filling.slot.path in others),
+        ignored=found.ignored,
+        missing=missing,
+        files=tuple(file.name for file in files),
+        copied=copied,
+    )
+
+
+def _stay_apart(source: Path, destination: Path) -> None:
+    before, after = source.resolve(), destination.resolve()
+    if before == after:
+        raise CheckpointError(f"{destination}: is the source itself; give another directory")
+    if after.is_relative_to(before):
+        raise CheckpointError(f"{destination}: lies inside the source {source}; give a directory outside of it")
+    if before.is_relative_to(after):
+        raise CheckpointError(f"{destination}: holds the source {source}; give a directory beside it")
+
+
+def _matched(
+    opened: loading.Source, architecture: str, family: Family, ignore: tuple[str, ...]
+) -> tuple[Match, set[str]]:
+    """Every tensor with its slot in some class of the family, and the paths that are not of the class itself."""
+    own = {slot.path: slot for slot in slots_of(architecture, opened.config)}
+    shifts = [shift for prefix in family.prefixes for shift in (Shift(added=prefix), Shift(removed=prefix))]
+    others: dict[str, Slot] = {}
+    for name, wanted in family.classes.items():
+        part = opened.whole.part(wanted)
+        for slot in slots_of(name, part) if part is not None else ():
+            # the same parameter under another class's prefix is the class's own
+            if slot.path not in own and not any(shift(slot.path) in own for shift in shifts):
+                others.setdefault(slot.path, slot)
+    found = match(
+        [*own.values(), *others.values()],
+        opened.checkpoint.tensors,
+        family=family,
+        known=set,
+        flax=opened.flax,
+        allow_fresh=("*",),
+        ignore=ignore,
+        where=str(opened.directory),
+        class_name=architecture,
+    )
+    return found, set(others)
+
+
+def _missing(
+    opened: loading.Source, architecture: str, found: Match, others: set[str], allowed: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The parameters of the class that the source lacks, all of which must be allowed to be missing."""
+    missing = tuple(slot.path for slot in found.fresh if slot.path not in others)
+    needed = [path for path in missing if not matches(path, allowed)]
+    if needed:
+        heads = ", ".join(map(repr, sorted({path.split(".")[0] for path in needed})))
+        raise CheckpointError(
+            f"{opened.directory} does not fit {architecture}: {len(needed)} tensors are missing: {', '.join(needed)} "
+            f"(allow_missing=({heads},) converts without them; architecture=… if it is of another class)"
+        )
+    return missing
+
+
+def _written_name(slot: Slot, format: str) -> str:
+    return slot.flax_path if format == "flax-msgpack" else slot.path
+
+
+def _written(filling: Filling, format: str, dtype: str | None) -> TensorSource:
+    """The tensor as it is written: layout and dtype are settled in one pass, when its turn comes."""
+    slot, source = filling.slot, filling.source
+    rank = len(slot.shape)
+    layout = flax_axes(slot.kind, rank) if format == "flax-msgpack" else tuple(range(rank))
+    axes = tuple(filling.axes[axis] for axis in layout)
+    target = source.dtype if dtype is None else FLOATS[dtype]
+    shape = tuple(source.shape[axis] for axis in axes)
+    return TensorSource(shape, target, functools.partial(_read, filling, axes, target), source.where)
+
+
+def _read(filling: Filling, axes: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    values = filling.source.read()
+    if dtype == values.dtype and axes == tuple(range(len(axes))):
+        return values
+    with np.errstate(over="ignore"):
+        copy = permuted(values, axes, dtype)
+    if dtype != values.dtype and _infinities(copy) != _infinities(values):
+        raise CheckpointError(
+            f"{filling.source.where}: {filling.name} holds {values.dtype} values that are too large for {dtype}; "
+            "choose a wider dtype"
+        )
+    return copy
+
+
+def _infinities(values: np.ndarray) -> int:
+    flat = values.reshape(-1)
+    return sum(int(np.count_nonzero(np.isinf(flat[start : start + _STRIP]))) for start in range(0, flat.size, _STRIP))
+
+
+def _verified(
+    directory: Path, found: Match, format: str, dtype: str | None, advance: Callable[[int], None]
+) -> tuple[Converted, ...]:
+    """Reads what was written and compares each tensor with the source, both in the published layout."""
+    written = open_checkpoint(directory, format).tensors
+    converted: list[Converted] = []
+    for filling in found.fillings:
+        slot, rank = filling.slot, len(filling.slot.shape)
+        wanted = _written(filling, "safetensors", dtype)
+        back = written[_written_name(slot, format)]
+        axes = published_axes(slot.kind, rank) if format == "flax-msgpack" else tuple(range(rank))
+        filled = Filling(slot, back, slot.path, axes)
+        expected, got = digest(wanted), digest(_written(filled, "safetensors", None))
+        if (expected, wanted.dtype) != (got, back.dtype):
+            raise CheckpointError(
+                f"{back.where}: {slot.path} was written but is another when it is read back (SHA-256 {got}, not "
+                f"{expected}); the disk or the memory may be faulty, and nothing was put in place"
+            )
+        converted.append(Converted(slot.path, slot.shape, back.dtype.name, filling.source.dtype.name, got))
+        advance(back.nbytes)
+    return tuple(converted)
+
+
+def _write_config(source: Path, target: Path, model_type: str, architecture: str, dtypes: set[str]) -> None:
+    """Writes config.json with every field of the source's; only what the weights decide is brought up to date."""
+    path = config_path(source)
+    data = parse_json_object(read_text(path), str(path))
+    data["model_type"] = model_type
+    if architecture not in (data.get("architectures") or ()):
+        data["architectures"] = [architecture]
+    if len(dtypes) == 1:
+        _set_dtype(data, next(iter(dtypes)))
+    with writing(target / "config.json") as handle:
+        handle.write(json.dumps(data, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def _set_dtype(data: dict[str, Any], dtype: str, *, inner: bool = False) -> None:
+    """Sets the dtype of a config and of its parts, under the names that are there: old files say torch_dtype."""
+    names = [name for name in ("dtype", "torch_dtype") if name in data]
+    for name in names or ([] if inner else ["dtype"]):
+        data[name] = dtype
+    for value in data.values():
+        if isinstance(value, dict):
+            _set_dtype(value, dtype, inner=True)
+
+
+def _copy_companions(source: Path, target: Path) -> Iterator[str]:
+    """Copies the small files that belong to the weights, and gives their names."""
+    for path in sorted(source.iterdir()):
+        wanted = any(fnmatchcase(path.name, pattern) for pattern in _COMPANIONS)
+        if wanted and path.is_file() and not any(fnmatchcase(path.name, pattern) for pattern in _NO_COMPANIONS):
+            with naming(target / path.name):
+                shutil.copyfile(path, target / path.name)
+            yield path.name
+
+
+@contextmanager
+def _meter(progress: Progress, total: int) -> Iterator[Callable[[int], None]]:
+    """Something to call with each number of bytes done."""
+    if callable(progress):
+        yield progress
+        return
+    from tqdm import tqdm
+
+    hidden = None if progress is None else not progress  # None: tqdm hides the bar unless stderr is a terminal
+    with tqdm(total=total, unit="B", unit_scale=True, desc="writing, verifying", disable=hidden, leave=False) as bar:
+        yield lambda count: (bar.update(count), None)[1]

@@ -1,0 +1,122 @@
+"""What a checkpoint directory holds, from its headers alone."""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from diptych.core.checkpoint.dialects import matches, respelled
+from diptych.core.checkpoint.directory import open_checkpoint
+from diptych.core.checkpoint.locate import locate
+from diptych.core.checkpoint.matching import names_of
+from diptych.core.registry import architectures, families, read_config
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor as it is stored.
+
+    Attributes:
+        name: as in the file; a Flax tree's path joined by dots.
+        shape: as in the file; Flax holds kernels transposed.
+        nbytes: its size in bytes.
+        role: "parameter", or "buffer" if it carries no weights.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    role: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a checkpoint directory holds.
+
+    Attributes:
+        format: "safetensors" or "flax-msgpack".
+        architecture: the class that config.json names, if it is known here.
+        named: every class that config.json names.
+        config_class: the class that reads config.json.
+        files: the weight files, with their sizes in bytes.
+        tensors: in the order in which they lie in the files.
+    """
+
+    directory: str
+    format: str
+    architecture: str | None
+    named: tuple[str, ...]
+    config_class: str
+    files: dict[str, int]
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def parameters(self) -> int:
+        """The number of entries of all stored parameters."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors if tensor.role == "parameter")
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all tensors in bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """Each dtype with the number of tensors that have it."""
+        names = [tensor.dtype for tensor in self.tensors]
+        return {name: names.count(name) for name in dict.fromkeys(names)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON data."""
+        return {**asdict(self), "parameters": self.parameters, "nbytes": self.nbytes, "dtypes": self.dtypes}
+
+    def to_json(self) -> str:
+        """Everything as JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+
+def inspect_checkpoint(name_or_path: str | os.PathLike[str], *, ignore_config: Iterable[str] = ()) -> Inspection:
+    """What a checkpoint directory holds; only headers are read, and no framework is needed.
+
+    Args:
+        name_or_path: a directory, or a name on the Hugging Face hub.
+        ignore_config: unknown fields of config.json to leave unread.
+
+    Raises:
+        CheckpointError: the weights are missing or damaged.
+        ConfigError: config.json is missing or says what is not supported.
+    """
+    directory = locate(name_or_path)
+    config = read_config(directory, ignore=names_of("ignore_config", ignore_config))
+    checkpoint = open_checkpoint(directory)
+    named = config.architectures or ()
+    architecture = next((name for name in named if name in architectures()), None)
+    buffers = {
+        pattern
+        for family in families().values()
+        if any(config.part(wanted) is not None for wanted in family.classes.values())
+        for pattern in family.ignored
+    }
+    flax = checkpoint.format == "flax-msgpack"
+    tensors = tuple(
+        Tensor(
+            name=name,
+            shape=tensor.shape,
+            dtype=tensor.dtype.name,
+            nbytes=tensor.nbytes,
+            role="buffer" if matches(respelled(name, flax=flax), buffers) else "parameter",
+        )
+        for name, tensor in checkpoint.tensors.items()
+    )
+    return Inspection(
+        directory=str(directory),
+        format=checkpoint.format,
+        architecture=architecture,
+        named=named,
+        config_class=type(config).__name__,
+        files={file.name: file.stat().st_size for file in checkpoint.files},
+        tensors=tensors,
+    )

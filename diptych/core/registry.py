@@ -28,10 +28,13 @@ class Family:
         renamed: old name -> present name, for tensors that were once stored under another name or twice. A name that
             the model itself has is left alone.
         initial: the distribution that a parameter starts from, given config, path and layer kind.
+        example: small inputs that reach every part of a model, given config, architecture name and random numbers: the
+            keywords of a call, as numpy arrays and plain values.
     """
 
     classes: Mapping[str, type[ModelConfig]]
     initial: Callable[[Any, str, str], Distribution]
+    example: Callable[[Any, str, np.random.Generator], dict[str, Any]]
     prefixes: tuple[str, ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict[str, str])
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -173,7 +173,7 @@ def boundary_labels(where: str, name: str, value: Any, logits: Tensor) -> Tensor
     check.shape(where, name, labels.shape, logits.shape[:-1])
     counted = labels.where(labels != losses.IGNORED, 0)
     check.ids_in_range(where, name, _bounds(counted), logits.shape[-1], "the output")
-    return labels.to(logits.device)
+    return labels.to(logits.device, torch.int64)  # the only dtype that indexes
 
 
 def boundary_targets(where: str, name: str, value: Any, logits: Tensor, problem_type: str | None) -> Tensor:

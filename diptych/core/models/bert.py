@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from diptych.core import check
 from diptych.core.config import Activation, ModelConfig, config_class
 from diptych.core.outputs import ModelOutput
 from diptych.core.random import Constant, Distribution, Normal
 from diptych.core.registry import Family
+from diptych.core.semantics.losses import example_targets
 
 
 @config_class
@@ -83,11 +86,34 @@ def _initial(config: BertConfig, path: str, kind: str) -> Distribution:
     return Constant(0.0) if kind == "plain" else Normal(config.initializer_range)
 
 
+def _example(config: BertConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:
+    """Two texts, the second padded, with segments and labels."""
+    length = min(12, config.max_position_embeddings)
+    shape = (2, length)
+    mask = np.ones(shape, np.int64)
+    mask[1, length - length // 4 :] = 0
+    inputs: dict[str, Any] = {
+        "input_ids": random.integers(0, config.vocab_size, shape),
+        "attention_mask": mask,
+        "token_type_ids": random.integers(0, config.type_vocab_size, shape),
+    }
+    if architecture in ("BertForMaskedLM", "BertForPreTraining"):
+        labels = random.integers(0, config.vocab_size, shape)
+        inputs["labels"] = np.where(random.random(shape) < 0.5, labels, -100)
+        inputs["labels"][:, 0] = labels[:, 0]
+    if architecture == "BertForPreTraining":
+        inputs["next_sentence_label"] = random.integers(0, 2, 2)
+    if architecture == "BertForSequenceClassification":
+        inputs["labels"] = example_targets(config.num_labels, config.problem_type, random)
+    return inputs
+
+
 FAMILY = Family(
     classes=dict.fromkeys(
         ("BertModel", "BertForPreTraining", "BertForMaskedLM", "BertForSequenceClassification"), BertConfig
     ),
     initial=_initial,
+    example=_example,
     prefixes=("bert.",),
     ignored={
         "*embeddings.position_ids": "the numbers 0, 1, 2 …, a buffer until transformers 4.31",

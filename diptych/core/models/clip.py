@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
+import numpy as np
+
 from diptych.core import check
 from diptych.core.config import Activation, ModelConfig, config_class
 from diptych.core.errors import ConfigError
 from diptych.core.outputs import BaseModelOutputWithPooling, ModelOutput
 from diptych.core.random import Constant, Distribution, Normal
 from diptych.core.registry import Family
+from diptych.core.semantics.losses import example_targets
 
 
 @config_class
@@ -187,6 +190,32 @@ def _initial(config: CLIPConfig | CLIPTextConfig | CLIPVisionConfig, path: str, 
     return Normal((0.02 if isinstance(tower, CLIPTextConfig) else tower.initializer_range) * factor)
 
 
+def _example(
+    config: CLIPConfig | CLIPTextConfig | CLIPVisionConfig, architecture: str, random: np.random.Generator
+) -> dict[str, Any]:
+    """Two texts of different lengths, padded after their end, and two images."""
+    inputs: dict[str, Any] = {}
+    text = config.text_config if isinstance(config, CLIPConfig) else config
+    vision = config.vision_config if isinstance(config, CLIPConfig) else config
+    if isinstance(text, CLIPTextConfig) and architecture != "CLIPForImageClassification":
+        length = min(10, text.max_position_embeddings)
+        ids = random.integers(0, text.vocab_size, (2, length))
+        mask = np.ones((2, length), np.int64)
+        mask[1, length - length // 3 :] = 0
+        end = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
+        if end is not None and end < text.vocab_size:
+            ids[0, -1] = ids[1, length - length // 3 - 1] = end
+        inputs |= {"input_ids": ids, "attention_mask": mask}
+    if isinstance(vision, CLIPVisionConfig):
+        shape = (2, vision.num_channels, vision.image_size, vision.image_size)
+        inputs["pixel_values"] = random.standard_normal(shape)
+    if architecture == "CLIPModel":
+        inputs["return_loss"] = True
+    if architecture == "CLIPForImageClassification" and config.num_labels > 0:
+        inputs["labels"] = example_targets(config.num_labels, config.problem_type, random)
+    return inputs
+
+
 FAMILY = Family(
     classes={
         "CLIPTextModel": CLIPTextConfig,
@@ -197,6 +226,7 @@ FAMILY = Family(
         "CLIPForImageClassification": CLIPConfig,
     },
     initial=_initial,
+    example=_example,
     prefixes=("text_model.", "vision_model."),
     ignored={"*embeddings.position_ids": "the numbers 0, 1, 2 …, a buffer until transformers 4.31"},
 )

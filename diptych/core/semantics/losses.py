@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 IGNORED = -100
 """The label that takes no part in a cross-entropy."""
 
@@ -16,13 +18,13 @@ def cross_entropy(xp: Any, logits: Any, labels: Any) -> Any:
     Args:
         xp: array namespace.
         logits: (…, C).
-        labels: (…), ids below C or -100.
+        labels: (…), ids below C or -100, of the integer dtype that indexes in the namespace.
     """
     logits = _wide(xp, logits)
     counted = labels != IGNORED
     shifted = logits - xp.max(logits, axis=-1, keepdims=True)
     chosen = xp.where(counted, labels, xp.zeros_like(labels))
-    picked = xp.take_along_axis(shifted, xp.astype(chosen, xp.int64)[..., None], axis=-1)[..., 0]
+    picked = xp.take_along_axis(shifted, chosen[..., None], axis=-1)[..., 0]
     losses = xp.log(xp.sum(xp.exp(shifted), axis=-1)) - picked
     losses = xp.where(counted, losses, xp.zeros_like(losses))
     return xp.sum(losses) / xp.sum(xp.astype(counted, losses.dtype))
@@ -50,6 +52,14 @@ def problem(classes: int, floating: bool, problem_type: str | None) -> str:
     if classes == 1:
         return "regression"
     return "multi_label_classification" if floating else "single_label_classification"
+
+
+def example_targets(classes: int, problem_type: str | None, random: np.random.Generator) -> np.ndarray:
+    """Labels for two examples of a classifier."""
+    asked = problem(classes, False, problem_type)
+    if asked == "single_label_classification":
+        return random.integers(0, classes, 2)
+    return random.random((2, classes)) if asked == "regression" else random.integers(0, 2, (2, classes)).astype(float)
 
 
 def classification(xp: Any, logits: Any, labels: Any, problem_type: str | None) -> Any:

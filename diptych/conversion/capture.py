@@ -1,0 +1,258 @@
+"""Runs a model of either backend, or of transformers, and keeps every module's output and every gradient."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from diptych.core.checkpoint.dialects import Shift
+from diptych.core.checkpoint.slots import Kind, published_axes
+from diptych.core.random import generator
+
+_one_at_a_time = threading.Lock()
+
+
+@dataclass
+class Run:
+    """What one run of a model gave, in published names and layouts.
+
+    Attributes:
+        modules: module path -> its output, in the order in which the calls ended; of several calls the later ones have
+            "#2", "#3" … behind the path.
+        outputs: name -> array, records inside records joined by dots.
+        gradients: parameter -> gradient of the sum of all outputs, each entry weighed with a fixed random number.
+    """
+
+    modules: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+    outputs: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+    gradients: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+
+
+def weights_of(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """The random numbers with which an output's entries are weighed before they are summed to be differentiated."""
+    return generator(seed, f"weights of {name}").standard_normal(shape)
+
+
+def run_torch(
+    model: Any,
+    inputs: Mapping[str, Any],
+    *,
+    seed: int,
+    gradients: bool,
+    published: Callable[[str], str] = lambda name: name,
+) -> Run:
+    """Runs a torch model, ours or of transformers.
+
+    Args:
+        model: in eval mode.
+        inputs: numpy arrays and plain values by keyword.
+        seed: keys the weights of the outputs.
+        gradients: whether to differentiate.
+        published: gives a module's or parameter's published name.
+    """
+    import torch
+
+    device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
+    captured: dict[str, Any] = {}
+    hooks = [
+        module.register_forward_hook(_torch_hook(captured, published(path)))
+        for path, module in model.named_modules()
+        if path and next(module.parameters(), None) is not None
+    ]
+    given = {name: _torch_input(value, device, dtype) for name, value in inputs.items()}
+    try:
+        with _exact_torch(), torch.set_grad_enabled(gradients):
+            named = _named(model(**given), lambda value: isinstance(value, torch.Tensor) and value.is_floating_point())
+            found: dict[str, np.ndarray] = {}
+            if gradients:
+                weighed = [
+                    (value * torch.as_tensor(weights_of(name, tuple(value.shape), seed)).to(value)).sum()
+                    for name, value in named.items()
+                ]
+                total = torch.stack(weighed).sum()
+                parameters = dict(model.named_parameters())
+                grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+                for (name, parameter), gradient in zip(parameters.items(), grads, strict=True):
+                    found[published(name)] = _numpy(torch.zeros_like(parameter) if gradient is None else gradient)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Run(
+        {name: _numpy(value) for name, value in captured.items()},
+        {name: _numpy(value) for name, value in named.items()},
+        found,
+    )
+
+
+def run_jax(model: Any, inputs: Mapping[str, Any], *, seed: int, gradients: bool) -> Run:
+    """Runs a JAX model of ours, compiled as a whole; arguments as `run_torch`.
+
+    While it is traced, the `__call__` of every module's type is wrapped, which sees each call and its module's path.
+    """
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from diptych.backends.jax import slots
+
+    graph, parameters, rest = nnx.split(model, nnx.Param, ...)
+    arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray) and value.ndim}
+    plain = {name: _plain_input(value) for name, value in inputs.items() if name not in arrays}
+    kinds: dict[str, Kind] = {}
+
+    def objective(parameters: Any, arrays: dict[str, Any]) -> Any:
+        rebuilt = nnx.merge(graph, parameters, rest)
+        with _calls_of(rebuilt, kinds) as captured:
+            output = rebuilt(**arrays, **plain)
+        named = _named(output, lambda value: hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating))
+        weighed = [
+            jnp.sum(value * jnp.asarray(weights_of(name, value.shape, seed), value.dtype))
+            for name, value in named.items()
+        ]
+        return sum(weighed[1:], start=weighed[0]), (captured, named)
+
+    with jax.default_matmul_precision("highest"):
+        if gradients:
+            (_, (captured, named)), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(parameters, arrays)
+        else:
+            (_, (captured, named)), grads = jax.jit(objective)(parameters, arrays), None
+    found: dict[str, np.ndarray] = {}
+    if grads is not None:
+        holder = nnx.merge(graph, grads, rest)
+        for slot, leaf in slots.leaves(holder).items():
+            stored = np.asarray(leaf.get_value())
+            found[slot.path] = stored.transpose(published_axes(slot.kind, stored.ndim))
+    # jax.jit returns dictionaries sorted by key; `kinds` remembers the order of the calls
+    modules = {name: _channels_first(np.asarray(captured[name]), kind) for name, kind in kinds.items()}
+    return Run(modules, {name: np.asarray(named[name]) for name in named}, found)
+
+
+def shifted(shift: Shift) -> Callable[[str], str]:
+    """Published names of modules and parameters from names that lack or exceed a prefix."""
+    return lambda name: shift(f"{name}.").removesuffix(".")
+
+
+def _named(output: Any, wanted: Callable[[Any], bool], prefix: str = "") -> dict[str, Any]:
+    """The floating arrays of a record, by field name."""
+    if wanted(output):
+        return {prefix or "output": output}
+    found: dict[str, Any] = {}
+    if hasattr(output, "keys"):
+        for name in output.keys():  # noqa: SIM118  (records iterate over names, but are no dictionaries)
+            found |= _named(output[name], wanted, f"{prefix}.{name}" if prefix else name)
+    elif isinstance(output, tuple | list):
+        for index, value in enumerate(output):
+            found |= _named(value, wanted, f"{prefix}[{index}]")
+    return found
+
+
+def _first(output: Any, wanted: Callable[[Any], bool]) -> Any:
+    """A module's main output: the array itself, or the first of a tuple or record."""
+    if wanted(output):
+        return output
+    values = output.values() if hasattr(output, "values") else output if isinstance(output, tuple | list) else ()
+    return next((found for value in values if (found := _first(value, wanted)) is not None), None)
+
+
+def _unused(path: str, taken: Mapping[str, Any]) -> str:
+    count = 1
+    name = path
+    while name in taken:
+        count += 1
+        name = f"{path}#{count}"
+    return name
+
+
+def _torch_hook(captured: dict[str, Any], path: str) -> Callable[..., None]:
+    import torch
+
+    def keep(module: Any, arguments: Any, output: Any) -> None:
+        main = _first(output, lambda value: isinstance(value, torch.Tensor) and value.is_floating_point())
+        if main is not None:
+            captured[_unused(path, captured)] = main.detach()
+
+    return keep
+
+
+@contextlib.contextmanager
+def _calls_of(model: Any, kinds: dict[str, Kind]) -> Iterator[dict[str, Any]]:
+    """Records the main output of every module with parameters that is called inside the block."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from diptych.backends.jax import slots
+
+    owners = {
+        path[:depth] for path in nnx.to_flat_state(nnx.state(model, nnx.Param)).paths for depth in range(len(path))
+    }
+    paths = {
+        id(module): ".".join(map(str, path)) for path, module in nnx.iter_modules(model) if path and path in owners
+    }
+    types = {type(module) for _, module in nnx.iter_modules(model) if callable(module)}
+    captured: dict[str, Any] = {}
+    kinds.clear()
+
+    def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
+        def keep(module: Any, *arguments: Any, **keywords: Any) -> Any:
+            output = call(module, *arguments, **keywords)
+            path = paths.get(id(module))
+            main = _first(output, lambda value: hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating))
+            if path is not None and main is not None:
+                name = _unused(path, captured)
+                captured[name], kinds[name] = main, slots.kind_of(module)
+            return output
+
+        return keep
+
+    with _one_at_a_time:  # the wrapping is of whole types
+        own = {cls: cls.__dict__.get("__call__") for cls in types}
+        for cls, call in {cls: cls.__call__ for cls in types}.items():
+            cls.__call__ = wrapped(call)
+        try:
+            yield captured
+        finally:
+            for cls, call in own.items():
+                if call is None:
+                    del cls.__call__
+                else:
+                    cls.__call__ = call
+
+
+@contextlib.contextmanager
+def _exact_torch() -> Iterator[None]:
+    """Full float32 products inside the block."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _numpy(value: Any) -> np.ndarray:
+    from diptych.backends.torch.pretrained import as_array
+
+    return np.array(as_array(value))
+
+
+def _torch_input(value: Any, device: Any, dtype: Any) -> Any:
+    import torch
+
+    if not isinstance(value, np.ndarray) or not value.ndim:
+        return _plain_input(value)
+    tensor = torch.from_numpy(np.array(value)).to(device)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _plain_input(value: Any) -> Any:
+    return value.item() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _channels_first(array: np.ndarray, kind: Kind) -> np.ndarray:
+    """A convolution's output in the published layout."""
+    return np.moveaxis(array, -1, 1) if kind == "conv" else array

@@ -1,0 +1,370 @@
+"""Proof that two models compute the same function: every module, every output, every gradient, in float64.
+
+A reference and a candidate see the same input. In float64 a right port agrees to rounding, and anything wrong stands
+out by many orders of magnitude; narrower dtypes are compared too where they are asked for.
+"""
+
+import contextlib
+import copy
+import hashlib
+import importlib.metadata
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+from tqdm.auto import tqdm
+
+from diptych.conversion import transfer
+from diptych.conversion.capture import Run, run_jax, run_torch, shifted
+from diptych.conversion.report import Kind, Point, Report
+from diptych.core.checkpoint.dialects import find_shift
+from diptych.core.checkpoint.loading import architecture_of
+from diptych.core.checkpoint.locate import locate
+from diptych.core.dtypes import FLOATS, float_name
+from diptych.core.errors import CheckpointError, InputError
+from diptych.core.random import generator
+from diptych.core.registry import architectures, families
+
+Backend = Literal["jax", "torch"]
+
+RELATIVE = 1e-9
+"""In float64 a point may differ by this share of the reference's largest value …"""
+FLOOR = 1e-3
+"""… taken together with this share of the largest value of any point of its kind: of a zero gradient noise is left."""
+UNITS = 64.0
+"""In a narrower dtype an output may differ by this many times what the reference's own rounding is."""
+
+_KEY_BIAS = re.compile(r"\b(key|k_proj)\.bias$")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One side of a comparison: how to make its model in a dtype, and how to run it."""
+
+    name: str
+    class_name: str
+    framework: Literal["jax", "torch", "transformers"]
+    make: Callable[[str], Any]
+
+    def run(self, inputs: Mapping[str, Any], dtype: str, *, seed: int, gradients: bool) -> tuple[Run, dict[str, str]]:
+        """The run in a dtype, and what ran."""
+        with _scope(self.framework, dtype):
+            model = self.make(dtype)
+            if self.framework == "jax":
+                return run_jax(model, inputs, seed=seed, gradients=gradients), self._described(model)
+            published = _published(model, self.class_name) if self.framework == "transformers" else str
+            run = run_torch(model, inputs, seed=seed, gradients=gradients, published=published)
+            return run, self._described(model)
+
+    def _described(self, model: Any) -> dict[str, str]:
+        packages = {"jax": ("jax", "flax"), "torch": ("torch",), "transformers": ("transformers", "torch")}
+        versions = {package: importlib.metadata.version(package) for package in packages[self.framework]}
+        return {"from": self.name, "backend": self.framework, **versions, "device": _device(self.framework, model)}
+
+
+def parity(
+    reference: Any,
+    candidate: Any = None,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    dtype: str = "float64",
+    gradients: bool = True,
+    against: Literal["transformers"] | None = None,
+    backend: Backend | None = None,
+    progress: bool | None = None,
+) -> Report:
+    """Compares two models, point by point.
+
+    Args:
+        reference: a checkpoint directory, or a live model of either backend or of transformers.
+        candidate: likewise; without it, the same checkpoint in the other backend.
+        inputs: keywords of the call; without it, small random ones that reach every part of the model.
+        seed: keys the inputs, and the weights with which outputs are summed to be differentiated.
+        dtype: float64 is always compared; a narrower one is compared besides.
+        gradients: whether every parameter's gradient is compared too.
+        against: "transformers" compares the checkpoint, loaded by transformers, with ours.
+        backend: that directories are loaded in. Without it the candidate is in JAX and the reference in torch; with it
+            the candidate is in this one, and so is a reference directory that isn't the candidate's own.
+        progress: a bar on stderr; without it, if that is a terminal.
+
+    Raises:
+        InputError: the two are of different classes, or an argument is not understood.
+        CheckpointError, ConfigError: a directory cannot be loaded.
+    """
+    if against not in (None, "transformers"):
+        raise InputError(f"parity: against={against!r} is not known; known: 'transformers'")
+    if backend not in (None, "jax", "torch"):
+        raise InputError(f"parity: backend={backend!r} is not known; known: 'jax', 'torch'")
+    if against is not None and candidate is not None:
+        raise InputError("parity: against='transformers' takes the place of the candidate; give one of them")
+    first, second = _sides(reference, candidate, against, backend)
+    if first.class_name != second.class_name:
+        raise InputError(f"parity: the reference is a {first.class_name}, the candidate a {second.class_name}")
+    config = _config_of(reference, first.class_name)
+    if inputs is None:
+        family = families()[architectures()[first.class_name]]
+        inputs = family.example(config, first.class_name, generator(seed, "inputs"))
+    dtypes = tuple(dict.fromkeys(("float64", float_name(dtype))))
+    runs: dict[tuple[str, str], Run] = {}
+    who: dict[str, dict[str, str]] = {}
+    todo = [(side, name, kind) for kind in dtypes for side, name in ((first, "reference"), (second, "candidate"))]
+    with tqdm(todo, desc="parity", unit="run", disable=None if progress is None else not progress, leave=False) as bar:
+        for side, name, kind in bar:
+            bar.set_postfix_str(f"{name} in {side.framework}, {kind}")
+            runs[name, kind], who[name] = side.run(inputs, kind, seed=seed, gradients=gradients)
+    points: list[Point] = []
+    for kind in dtypes:
+        exact = None if kind == "float64" else runs["reference", "float64"]
+        points += compared(runs["reference", kind], runs["candidate", kind], dtype=kind, exact=exact)
+    one, other = runs["reference", "float64"], runs["candidate", "float64"]
+    arrays = {name: np.asarray(value) for name, value in inputs.items()}
+    return Report(
+        reference=who["reference"],
+        candidate=who["candidate"],
+        class_name=first.class_name,
+        dtypes=dtypes,
+        seed=seed,
+        inputs={name: f"{list(value.shape)} {value.dtype}" for name, value in arrays.items()},
+        input_hash=_hash(arrays),
+        points=tuple(points),
+        only_reference=tuple(name for name in one.modules if name not in other.modules),
+        only_candidate=tuple(name for name in other.modules if name not in one.modules),
+        blind=_blind(one, other),
+    )
+
+
+def compared(reference: Run, candidate: Run, *, dtype: str, exact: Run | None = None) -> list[Point]:
+    """The points of two runs: modules that both called, all outputs, all gradients.
+
+    Args:
+        reference: the run to agree with.
+        candidate: the run to judge.
+        dtype: of both.
+        exact: the reference's float64 run, for a narrower dtype.
+    """
+    points: list[Point] = []
+    kinds: tuple[tuple[Kind, dict[str, np.ndarray], dict[str, np.ndarray]], ...] = (
+        ("module", reference.modules, {k: v for k, v in candidate.modules.items() if k in reference.modules}),
+        ("output", reference.outputs, candidate.outputs),
+        ("gradient", reference.gradients, candidate.gradients),
+    )
+    for kind, ours, theirs in kinds:
+        scale = max((_largest(value) for value in ours.values()), default=0.0)
+        names = [*ours, *(name for name in theirs if name not in ours)]
+        for name in names:
+            if name not in ours or name not in theirs:
+                if kind != "module":
+                    side = "reference" if name in ours else "candidate"
+                    shape = (ours if name in ours else theirs)[name].shape
+                    infinite = float("inf")
+                    only = f"only the {side} has it"
+                    points.append(Point(name, kind, dtype, shape, infinite, infinite, infinite, False, only))
+                continue
+            precise = None
+            if exact is not None:
+                precise = {"module": exact.modules, "output": exact.outputs, "gradient": exact.gradients}[kind][name]
+            points.append(_point(name, kind, dtype, ours[name], theirs[name], scale, precise))
+    return points
+
+
+def _point(
+    name: str,
+    kind: Kind,
+    dtype: str,
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    scale: float,
+    exact: np.ndarray | None,
+) -> Point:
+    infinite = float("inf")
+    if reference.shape != candidate.shape:
+        note = f"the candidate's shape is {list(candidate.shape)}"
+        return Point(name, kind, dtype, reference.shape, infinite, infinite, infinite, False, note)
+    one, other = reference.astype(np.float64), candidate.astype(np.float64)
+    if not np.isfinite(one).all() or not np.isfinite(other).all():
+        sides = [side for side, value in (("reference", one), ("candidate", other)) if not np.isfinite(value).all()]
+        note = f"not finite in the {' and the '.join(sides)}"
+        return Point(name, kind, dtype, reference.shape, infinite, infinite, infinite, False, note)
+    difference, largest = _largest(other - one), _largest(one)
+    # what one unit of rounding is: of the tensor's largest value, with a floor for tensors that are all but zero
+    unit = float(ml_dtypes.finfo(FLOATS[dtype]).eps) * (largest + FLOOR * scale)
+    if exact is None:
+        passed = difference <= RELATIVE * (largest + FLOOR * scale)
+    else:
+        unit = max(unit, _largest(one - exact))
+        passed = kind != "output" or difference <= UNITS * unit
+    relative = difference / largest if largest else (infinite if difference else 0.0)
+    units = difference / unit if unit else (infinite if difference else 0.0)
+    return Point(name, kind, dtype, reference.shape, difference, relative, units, passed)
+
+
+def _largest(array: np.ndarray) -> float:
+    return float(np.abs(array.astype(np.float64)).max(initial=0.0))
+
+
+def _blind(reference: Run, candidate: Run) -> dict[str, str]:
+    """Parameters whose gradient is nothing but noise on both sides: a fault in them changes no output here."""
+    scale = max((_largest(value) for value in reference.gradients.values()), default=0.0)
+    found: dict[str, str] = {}
+    for name, gradient in reference.gradients.items():
+        other = candidate.gradients.get(name, gradient)
+        if max(_largest(gradient), _largest(other)) <= RELATIVE * FLOOR * scale:
+            found[name] = "no output of this class depends on it for these inputs"
+            if _KEY_BIAS.search(name):
+                found[name] = (
+                    "softmax(q(k + b)) = softmax(qk + qb) = softmax(qk), for qb is one number for all keys of a query"
+                )
+        elif gradient.ndim == 2 and "embedding" in name:
+            silent = int((np.abs(gradient).max(axis=1) == 0).sum())
+            if silent:
+                found[name] = "rows that these inputs don't look up"
+    return found
+
+
+def _sides(reference: Any, candidate: Any, against: str | None, backend: Backend | None) -> tuple[Subject, Subject]:
+    if against is not None:
+        if not _is_path(reference):
+            raise InputError("parity: against='transformers' needs a checkpoint directory as reference")
+        return _loaded(reference, "transformers"), _loaded(reference, backend or "jax")
+    if candidate is not None:
+        home = backend or "torch"
+        return (
+            _loaded(reference, home) if _is_path(reference) else _live(reference),
+            _loaded(candidate, backend or "jax") if _is_path(candidate) else _live(candidate),
+        )
+    target: Backend = backend or (
+        "torch" if not _is_path(reference) and transfer.opened(reference).framework == "jax" else "jax"
+    )
+    if _is_path(reference):
+        return _loaded(reference, "torch" if target == "jax" else "jax"), _loaded(reference, target)
+    first = _live(reference)
+    twin = transfer.to_jax if target == "jax" else transfer.to_torch
+    return first, Subject("its twin", first.class_name, target, lambda dtype: twin(reference, dtype=dtype).eval())
+
+
+def _is_path(thing: Any) -> bool:
+    return isinstance(thing, str | os.PathLike)
+
+
+def _loaded(path: str | os.PathLike[str], framework: Literal["jax", "torch", "transformers"]) -> Subject:
+    """A side that is loaded from a directory, in each dtype anew."""
+    class_name = architecture_of(path)
+    if framework == "transformers":
+        return Subject(
+            str(path), class_name, framework, lambda dtype: _by_transformers(locate(path), class_name, dtype)
+        )
+
+    def make(dtype: str) -> Any:
+        home = importlib.import_module(f"diptych.backends.{framework}")
+        return getattr(home, class_name).from_pretrained(path, dtype=dtype)
+
+    return Subject(str(path), class_name, framework, make)
+
+
+def _live(model: Any) -> Subject:
+    """A side that is a model in memory: a copy of that very object in each dtype, whatever was done to it."""
+    found = transfer.opened(model)
+    make = {"jax": _cast_jax, "torch": _cast_torch, "transformers": _cast_transformers}[found.framework]
+    return Subject("a live model", found.architecture, found.framework, lambda dtype: make(model, dtype))
+
+
+def _cast_torch(model: Any, dtype: str) -> Any:
+    import torch
+
+    return copy.deepcopy(model).to(getattr(torch, dtype)).eval()
+
+
+def _cast_transformers(model: Any, dtype: str) -> Any:
+    made = _cast_torch(model, dtype)
+    made.set_attn_implementation("sdpa")  # its eager attention rounds to float32 inside
+    return made
+
+
+def _cast_jax(model: Any, dtype: str) -> Any:
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    graph, parameters, rest = nnx.split(model, nnx.Param, ...)
+    made = nnx.merge(graph, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), parameters), rest)
+    for _, module in nnx.iter_modules(made):
+        for name in ("dtype", "_compute_dtype"):  # a compute_dtype would round inside
+            if vars(module).get(name) is not None:
+                setattr(module, name, None)
+    return made.eval()
+
+
+def _by_transformers(directory: Path, class_name: str, dtype: str) -> Any:
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise ImportError(f"parity against transformers needs it: pip install 'transformers>=5.23' ({error})") from None
+    cls = getattr(transformers, class_name)
+    showed_bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.disable_progress_bar()
+    try:
+        model, info = cls.from_pretrained(
+            directory, dtype=getattr(torch, dtype), attn_implementation="sdpa", output_loading_info=True
+        )
+    except OSError as error:
+        raise CheckpointError(f"{directory}: transformers cannot load it ({str(error).splitlines()[0]})") from None
+    finally:
+        if showed_bars:
+            transformers.logging.enable_progress_bar()
+    if info["missing_keys"]:
+        raise CheckpointError(f"{directory}: transformers misses {', '.join(sorted(info['missing_keys']))}")
+    return model.eval()
+
+
+def _published(model: Any, class_name: str) -> Callable[[str], str]:
+    """Published names from those that transformers has in memory, which for some classes lack a prefix."""
+    from diptych.core.pretrained import PreTrained
+
+    home = importlib.import_module("diptych.backends.torch")
+    ours: PreTrained = getattr(home, class_name)(transfer.opened(model).config, seed=None)
+    names = [name for name, _ in model.named_parameters()]
+    wanted = [slot.path for slot in ours._leaves()]
+    return shifted(find_shift(names, wanted, families()[architectures()[class_name]].prefixes))
+
+
+def _config_of(thing: Any, class_name: str) -> Any:
+    if not _is_path(thing):
+        return transfer.opened(thing).config
+    from diptych.core.registry import read_config
+
+    wanted = families()[architectures()[class_name]].classes[class_name]
+    return read_config(locate(thing), assume=wanted.model_type).part(wanted)
+
+
+@contextlib.contextmanager
+def _scope(framework: str, dtype: str) -> Iterator[None]:
+    """64-bit mode for a JAX model in float64; nothing of JAX but numpy arrays leaves it."""
+    if framework != "jax":
+        yield
+        return
+    import jax
+
+    with jax.enable_x64(dtype == "float64"):
+        yield
+
+
+def _device(framework: str, model: Any) -> str:
+    if framework != "jax":
+        return str(next(model.parameters()).device)
+    leaf = next(iter(model._leaves().values())).get_value()
+    return ", ".join(sorted(f"{device.platform}:{device.id}" for device in leaf.devices()))
+
+
+def _hash(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()

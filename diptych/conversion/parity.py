@@ -36,7 +36,7 @@ RELATIVE = 1e-9
 """In float64 a point may differ by this share of the reference's largest value …"""
 FLOOR = 1e-3
 """… taken together with this share of the largest value of any point of its kind: of a zero gradient noise is left."""
-UNITS = 64.0
+UNITS = 16.0
 """In a narrower dtype an output may differ by this many times what the reference's own rounding is."""
 
 _KEY_BIAS = re.compile(r"\b(key|k_proj)\.bias$")

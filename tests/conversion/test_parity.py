@@ -1,0 +1,175 @@
+"""The parity check as a tool: what it takes, what it reports, what it leaves behind."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import diptych.backends.jax
+import diptych.backends.torch
+from diptych.conversion import parity, to_jax
+from diptych.core.errors import CheckpointError, InputError
+from diptych.core.models.bert import BertConfig
+from tests.conversion import checkpoints
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("parity") / "BertForMaskedLM"
+    checkpoints.write(path, "BertForMaskedLM")
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(directory: Path) -> Any:
+    return parity(directory, dtype="float32")
+
+
+def test_a_directory_is_compared_in_both_backends(report: Any, directory: Path) -> None:
+    assert report.passed, str(report)
+    assert (report.reference["backend"], report.candidate["backend"]) == ("torch", "jax")
+    assert report.reference["from"] == report.candidate["from"] == str(directory)
+    assert report.reference["torch"] == torch.__version__
+    assert report.candidate["jax"] == jax.__version__
+    assert report.dtypes == ("float64", "float32")
+    assert report.first_divergence is None
+    assert report.matched == 1.0
+
+
+def test_points_come_in_the_order_of_the_calls(report: Any) -> None:
+    names = [point.name for point in report.points if point.kind == "module" and point.dtype == "float64"]
+    assert names[0] == "bert.embeddings.word_embeddings"
+    assert names[-1] == "cls"
+    assert names.index("bert.encoder.layer.0.attention.self.query") < names.index("bert.encoder.layer.0.attention.self")
+    assert names.index("bert.encoder.layer.0") < names.index("bert.encoder.layer.1.attention.self.query")
+    outputs = [point.name for point in report.points if point.kind == "output" and point.dtype == "float64"]
+    assert outputs == ["loss", "logits"]
+
+
+def test_float64_agrees_far_better_than_the_bound(report: Any) -> None:
+    units = [point.units for point in report.points if point.dtype == "float64" and point.kind != "gradient"]
+    assert max(units) < 1e3
+
+
+def test_json_holds_everything(report: Any) -> None:
+    data = json.loads(report.to_json())
+    assert data["passed"] is True
+    assert data["first_divergence"] is None
+    assert data["class_name"] == "BertForMaskedLM"
+    assert len(data["points"]) == len(report.points)
+    assert len(data["input_hash"]) == 64
+    assert set(data["inputs"]) == {"input_ids", "attention_mask", "token_type_ids", "labels"}
+
+
+def test_text_and_table_say_the_verdict(report: Any) -> None:
+    from rich.console import Console
+
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(report)
+    for text in (str(report), console.export_text()):
+        assert "EQUAL: " in text
+        assert "softmax(q(k + b))" in text
+        assert "sha256" in text
+
+
+def test_against_transformers(directory: Path) -> None:
+    for backend in ("torch", "jax"):
+        report = parity(directory, against="transformers", backend=backend)
+        assert report.passed, str(report)
+        assert report.reference["backend"] == "transformers"
+        assert report.reference["transformers"] == transformers.__version__
+        assert report.candidate["backend"] == backend
+        assert report.only_reference == ("cls.predictions.decoder",)  # ours ties by a product with the embeddings
+
+
+def test_a_live_model_of_transformers_meets_its_twin() -> None:
+    config = transformers.CLIPTextConfig(
+        vocab_size=30, hidden_size=12, intermediate_size=20, num_hidden_layers=1, num_attention_heads=3,
+        max_position_embeddings=9, projection_dim=7, eos_token_id=29, bos_token_id=28,
+    )  # fmt: skip
+    model = transformers.CLIPTextModel(config)
+    report = parity(model)
+    assert report.passed, str(report)
+    assert report.candidate["from"] == "its twin"
+    assert "text_model.encoder.layers.0.mlp.fc1" in {point.name for point in report.points}
+
+
+def test_live_models_stay_as_they_are(directory: Path) -> None:
+    model = diptych.backends.torch.BertForMaskedLM.from_pretrained(directory).train()
+    twin = to_jax(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert parity(model, twin).passed
+    assert parity(twin).passed
+    assert parity(directory, model).passed
+    assert model.training
+    assert twin.training
+    assert model.dtype == torch.float32
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_inputs_of_the_caller(directory: Path) -> None:
+    ids = np.array([[3, 4, 5]])
+    report = parity(directory, inputs={"input_ids": ids}, gradients=False)
+    assert report.passed
+    assert report.inputs == {"input_ids": "[1, 3] int64"}
+    assert {point.kind for point in report.points} == {"module", "output"}
+    other = parity(directory, inputs={"input_ids": ids + 1}, gradients=False)
+    assert other.input_hash != report.input_hash
+
+
+def test_the_seed_sets_the_inputs(directory: Path) -> None:
+    first, again, other = (parity(directory, seed=seed, gradients=False) for seed in (1, 1, 2))
+    assert first.input_hash == again.input_hash != other.input_hash
+    assert [point.max_absolute for point in first.points] == [point.max_absolute for point in again.points]
+
+
+def test_other_weights_are_not_equal(directory: Path, tmp_path: Path) -> None:
+    checkpoints.write(tmp_path / "other", "BertForMaskedLM", seed=1)
+    report = parity(directory, tmp_path / "other", backend="torch")
+    assert not report.passed
+    assert report.reference["backend"] == report.candidate["backend"] == "torch"
+    assert report.first_divergence.name == "bert.embeddings.word_embeddings"
+    assert report.verdict().startswith(f"NOT EQUAL: {sum(not p.passed for p in report.points)} of {len(report.points)}")
+
+
+def test_nothing_global_is_left_changed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = diptych.backends.jax.BertModel(BertConfig(hidden_size=12, num_hidden_layers=1), seed=None).encoder.layer[0]
+    before = (jax.config.read("jax_enable_x64"), torch.get_float32_matmul_precision(), torch.is_grad_enabled())
+    call = type(layer).__call__
+    torch.set_float32_matmul_precision("high")
+    try:
+        parity(directory, gradients=False)
+        with pytest.raises(TypeError, match="no_such_input"):
+            parity(directory, inputs={"no_such_input": np.zeros(1)})
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before[1])
+    assert before == (jax.config.read("jax_enable_x64"), torch.get_float32_matmul_precision(), torch.is_grad_enabled())
+    assert type(layer).__call__ is call
+
+
+def test_what_cannot_be_compared(directory: Path, tmp_path: Path) -> None:
+    checkpoints.write(tmp_path / "clip", "CLIPTextModel")
+    with pytest.raises(InputError, match="the reference is a BertForMaskedLM, the candidate a CLIPTextModel"):
+        parity(directory, tmp_path / "clip")
+    with pytest.raises(InputError, match="against='keras' is not known; known: 'transformers'"):
+        parity(directory, against="keras")
+    with pytest.raises(InputError, match="backend='numpy' is not known; known: 'jax', 'torch'"):
+        parity(directory, backend="numpy")
+    with pytest.raises(InputError, match="takes the place of the candidate"):
+        parity(directory, directory, against="transformers")
+    with pytest.raises(InputError, match="needs a checkpoint directory"):
+        parity(diptych.backends.torch.BertForMaskedLM.from_pretrained(directory), against="transformers")
+    with pytest.raises(InputError, match="dtype='int8' is not supported"):
+        parity(directory, dtype="int8")
+    with pytest.raises(CheckpointError, match="no_such"):
+        parity(tmp_path / "no_such")
+    with pytest.raises(InputError, match="is no model that is known here"):
+        parity(torch.nn.Linear(2, 2))

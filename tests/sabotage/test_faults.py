@@ -1,0 +1,146 @@
+"""Faults that ports have, planted in either backend: the report must fail and point at the right module."""
+
+from typing import Any
+
+import jax
+import pytest
+import torch
+
+from diptych.backends.jax import ops as jax_ops
+from diptych.backends.torch import ops as torch_ops
+from diptych.conversion import parity, to_jax
+from diptych.core.semantics import masks
+from tests.sabotage.subjects import torch_model
+
+SIDES = ["jax", "torch"]
+
+
+def pair(name: str, side: str) -> tuple[Any, Any]:
+    """A torch reference, and a candidate of the side to plant a fault in."""
+    reference = torch_model(name)
+    if side == "torch":
+        return reference, torch_model(name)
+    with jax.enable_x64():
+        return reference, to_jax(reference)
+
+
+def first(report: Any) -> str:
+    assert not report.passed
+    assert report.first_divergence is not None
+    assert report.first_divergence.name in report.verdict()
+    return report.first_divergence.name
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_without_a_fault_they_agree(side: str) -> None:
+    report = parity(*pair("CLIPModel", side))
+    assert report.passed, str(report)
+    assert report.matched == 1.0
+    assert {point.kind for point in report.points} == {"module", "output", "gradient"}
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_other_gelu(side: str) -> None:
+    reference, candidate = pair("BertForMaskedLM", side)
+    table = {"jax": jax_ops, "torch": torch_ops}[side].ACTIVATIONS
+    candidate.bert.encoder.layer[1].intermediate.activation = table["gelu_new"]
+    assert first(parity(reference, candidate, gradients=False)) == "bert.encoder.layer.1.intermediate"
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_another_epsilon(side: str) -> None:
+    reference, candidate = pair("BertForMaskedLM", side)
+    norm = candidate.bert.encoder.layer[0].output.LayerNorm
+    setattr(norm, {"jax": "epsilon", "torch": "eps"}[side], 1e-5)
+    assert first(parity(reference, candidate, gradients=False)) == "bert.encoder.layer.0.output.LayerNorm"
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_dropped_mask(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, candidate = pair("BertForMaskedLM", side)
+    encoder, call = type(candidate.bert.encoder), "__call__" if side == "jax" else "forward"
+    original = getattr(encoder, call)
+
+    def dropping(self: Any, hidden_states: Any, mask: Any, **keywords: Any) -> Any:
+        return original(self, hidden_states, None if hasattr(self, "maskless") else mask, **keywords)
+
+    candidate.bert.encoder.maskless = True  # copied with the candidate
+    monkeypatch.setattr(encoder, call, dropping)
+    assert first(parity(reference, candidate, gradients=False)) == "bert.encoder.layer.0.attention.self"
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_query_and_key_swapped(side: str) -> None:
+    reference, candidate = pair("CLIPVisionModel", side)
+    attention = candidate.vision_model.encoder.layers[1].self_attn
+    attention.q_proj, attention.k_proj = attention.k_proj, attention.q_proj
+    where = first(parity(reference, candidate, gradients=False))
+    assert where.startswith("vision_model.encoder.layers.1.self_attn.")
+    assert where.endswith(("q_proj", "k_proj"))
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_wrong_number_of_heads(side: str) -> None:
+    reference, candidate = pair("CLIPVisionModel", side)
+    candidate.vision_model.encoder.layers[0].self_attn.heads = 4
+    report = parity(reference, candidate, gradients=False)
+    assert first(report) == "vision_model.encoder.layers.0.self_attn.out_proj"
+
+
+def test_a_text_that_is_read_at_another_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, candidate = pair("CLIPTextModelWithProjection", "jax")
+    monkeypatch.setattr(jax_ops, "at_row", lambda values, index: values[:, 0])
+    assert first(parity(reference, candidate, gradients=False)) == "text_projection"
+
+
+def test_a_mask_that_sees_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, candidate = pair("CLIPTextModelWithProjection", "jax")
+    original = masks.causal_padding
+
+    def only_padding(xp: Any, steps: Any, attention_mask: Any) -> Any:
+        return (original if xp is torch_ops.xp else _padding)(xp, steps, attention_mask)
+
+    def _padding(xp: Any, steps: Any, attention_mask: Any) -> Any:
+        return xp.broadcast_to(masks.padding(xp, attention_mask), (2, 1, len(steps), len(steps)))
+
+    monkeypatch.setattr(masks, "causal_padding", only_padding)
+    assert first(parity(reference, candidate, gradients=False)) == "text_model.encoder.layers.0.self_attn.out_proj"
+
+
+def test_a_gradient_that_is_stopped_shows_only_in_the_gradients() -> None:
+    reference, candidate = pair("BertForMaskedLM", "torch")
+    candidate.bert.encoder.layer[1].attention.self.value.register_forward_hook(lambda m, i, o: o.detach())
+    report = parity(reference, candidate)
+    assert all(point.passed for point in report.points if point.kind != "gradient")
+    assert not report.passed
+    assert {"bert.encoder.layer.1.attention.self.value.weight"} <= {p.name for p in report.points if not p.passed}
+
+
+def test_a_model_that_calls_other_modules_proves_nothing() -> None:
+    reference, candidate = pair("CLIPVisionModel", "torch")
+    for layer in candidate.vision_model.encoder.layers:
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            linear = getattr(layer.self_attn, name)
+            plain = torch.nn.Linear(1, 1, device="meta")
+            plain.weight, plain.bias = linear.weight, linear.bias
+            setattr(layer.self_attn, name, torch.nn.Sequential(plain))
+    report = parity(reference, candidate, gradients=False)
+    assert all(point.passed for point in report.points)
+    assert report.matched < 0.9
+    assert not report.passed
+    assert (
+        report.verdict()
+        == f"NOT PROVED: only {report.matched:.0%} of the modules were called on both sides, 90% are needed"
+    )
+    assert "vision_model.encoder.layers.0.self_attn.q_proj.0" in report.only_candidate
+
+
+def test_a_narrow_dtype_that_goes_wrong() -> None:
+    reference, candidate = pair("CLIPVisionModel", "torch")
+    norm = candidate.vision_model.post_layernorm
+    norm.register_forward_hook(lambda m, i, o: o if o.dtype == torch.float64 else o * 1.5)
+    report = parity(reference, candidate, dtype="bfloat16", gradients=False)
+    assert all(point.passed for point in report.points if point.dtype == "float64")
+    assert not report.passed
+    assert first(report) == "pooler_output"
+    assert parity(reference, reference, dtype="bfloat16").passed

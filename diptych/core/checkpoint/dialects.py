@@ -57,16 +57,17 @@ def find_shift(names: Collection[str], wanted: Collection[str], prefixes: Iterab
     return max(shifts, key=lambda shift: len(targets.intersection(map(shift, names))))
 
 
-def resolver(family: Family, wanted: Collection[str], shift: Shift) -> Callable[[str], str | None]:
-    """A function from a respelled name to the wanted path that it means, or None."""
+def resolver(family: Family, wanted: Collection[str], shift: Shift) -> Callable[[str], tuple[str, bool] | None]:
+    """A function from a respelled name to the wanted path that it means, and whether it is an old name of it."""
     targets = set(wanted)
 
-    def resolve(name: str) -> str | None:
+    def resolve(name: str) -> tuple[str, bool] | None:
         shifted = shift(name)
         new = family.renamed.get(shifted) or family.renamed.get(name)
-        for candidate in (shifted, name, *((new, shift(new)) if new else ())):
+        present, old = (shifted, name), (new, shift(new)) if new else ()
+        for candidate in (*present, *old):
             if candidate in targets:
-                return candidate
+                return candidate, candidate not in present
         return None
 
     return resolve

@@ -1,13 +1,12 @@
 """Matching the tensors of a checkpoint with the slots of a model: all are accounted for, or one error lists them."""
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from diptych.core.checkpoint.dialects import find_shift, matches, resolver, respelled
 from diptych.core.checkpoint.slots import Slot, published_axes
-from diptych.core.checkpoint.tensors import TensorSource
+from diptych.core.checkpoint.tensors import TensorSource, read_bytes
 from diptych.core.dtypes import FLOATS
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.registry import Family
@@ -102,27 +101,41 @@ def match(
     left_out: list[str] = []
     ignored: list[str] = []
     strangers: list[str] = []
+    unexpected: list[str] = []
+    olds: list[tuple[str, str]] = []
+
+    @functools.cache
+    def elsewhere(spelling: str) -> tuple[str, bool] | None:
+        everything = set(known())
+        return resolver(family, everything, find_shift({spelling}, everything, family.prefixes))(spelling)
+
+    def fill(path: str, name: str) -> None:
+        if path in found:
+            _must_be_equal(where, found[path], tensors[found[path]], name, tensors[name])
+            ignored.append(name)
+        else:
+            found[path] = name
+
     for name, spelling in spelled.items():
         if matches(name, ignore) or matches(spelling, ignore):
             ignored.append(name)
-        elif (path := resolve(spelling)) is not None:
-            if path in found:
-                _must_be_equal(where, found[path], tensors[found[path]], name, tensors[name])
-                ignored.append(name)
-            else:
-                found[path] = name
+        elif (resolved := resolve(spelling)) is not None:
+            path, old = resolved
+            olds.append((path, name)) if old else fill(path, name)
         elif matches(spelling, family.ignored):
             ignored.append(name)
         else:
             strangers.append(name)
-    unexpected: list[str] = []
-    if strangers:
-        everything = set(known())
-        elsewhere = [
-            resolver(family, everything, find_shift({spelled[name]}, everything, family.prefixes)) for name in strangers
-        ]
-        for name, resolve_elsewhere in zip(strangers, elsewhere, strict=True):
-            (left_out if resolve_elsewhere(spelled[name]) is not None else unexpected).append(name)
+    for path, name in olds:
+        # what one class holds twice may be two tensors of another, as the output layer of a model without tied weights
+        if path in found and _equal(tensors[found[path]], tensors[name]):
+            ignored.append(name)
+        elif (resolved := elsewhere(spelled[name])) is not None and not resolved[1]:
+            left_out.append(name)
+        else:
+            fill(path, name)
+    for name in strangers:
+        (left_out if elsewhere(spelled[name]) is not None else unexpected).append(name)
 
     fresh = tuple(slot for slot in slots if slot.path not in found and matches(slot.path, allow_fresh))
     missing = [slot.path for slot in slots if slot.path not in found and slot not in fresh]
@@ -157,8 +170,14 @@ def _filling(slot: Slot, source: TensorSource, name: str, flax: bool) -> Filling
     return Filling(slot, source, name, axes)
 
 
+def _equal(one: TensorSource, other: TensorSource) -> bool:
+    """Whether two tensors are bitwise the same."""
+    same = one.shape == other.shape and one.dtype == other.dtype
+    return same and read_bytes(one, "") == read_bytes(other, "")
+
+
 def _must_be_equal(where: str, first: str, one: TensorSource, second: str, other: TensorSource) -> None:
-    if one.shape != other.shape or one.dtype != other.dtype or not np.array_equal(one.read(), other.read()):
+    if not _equal(one, other):
         raise CheckpointError(
             f"{where}: {first} and {second} are one tensor in the model, but the file holds two different ones; "
             f"ignore=({second!r},) takes the first"

@@ -77,7 +77,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
     @property
     def dtype(self) -> np.dtype[Any]:
         """The parameters' dtype."""
-        return next(iter(slots.leaves(self).values())).get_value().dtype
+        return next(slots.iterate(self))[1].get_value().dtype
 
     @property
     def training(self) -> bool:

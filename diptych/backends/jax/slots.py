@@ -4,6 +4,7 @@ How one leaf is stored follows from the type of layer that owns it and nothing e
 layouts, this file the types.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from flax import nnx
@@ -29,7 +30,11 @@ def kind_of(module: nnx.Module) -> Kind:
 
 def leaves(model: nnx.Module) -> dict[Slot, nnx.Param[Any]]:
     """Every parameter's slot, with its variable, in order of path."""
-    found: dict[Slot, nnx.Param[Any]] = {}
+    return dict(iterate(model))
+
+
+def iterate(model: nnx.Module) -> Iterator[tuple[Slot, nnx.Param[Any]]]:
+    """The same, one by one."""
     for owner, module in nnx.iter_modules(model):
         kind = kind_of(module)
         for name, variable in vars(module).items():
@@ -38,6 +43,4 @@ def leaves(model: nnx.Module) -> dict[Slot, nnx.Param[Any]]:
             own = kind if FLAX_LEAVES.get(kind) == name else "plain"
             path = ".".join(map(str, (*owner, "weight" if own != "plain" else name)))
             stored = variable.get_value().shape
-            shape = tuple(stored[axis] for axis in published_axes(own, len(stored)))
-            found[Slot(path, shape, own)] = variable
-    return found
+            yield Slot(path, tuple(stored[axis] for axis in published_axes(own, len(stored))), own), variable

@@ -30,19 +30,19 @@ class BertConfig(ModelConfig):
     }
 
     vocab_size: int = 30_522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3_072
-    hidden_act: Activation = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
+    hidden_size: int = 768
+    intermediate_size: int = 3_072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    hidden_act: Activation = "gelu"
+    layer_norm_eps: float = 1e-12
+    attention_probs_dropout_prob: float = 0.1
+    hidden_dropout_prob: float = 0.1
     classifier_dropout: float | None = None
+    initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
         super().__post_init__()

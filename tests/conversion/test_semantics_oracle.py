@@ -1,0 +1,87 @@
+"""The shared semantics in both backends' arrays against PyTorch's and transformers' own functions, in float64."""
+
+import array_api_compat.torch as torch_xp
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import CLIPTextConfig, CLIPTextModel
+from transformers.models.clip.modeling_clip import image_text_contrastive_loss
+
+from diptych.core.semantics import losses, positions, resize
+
+
+def drawn(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape) * 3
+
+
+def in_each(function, *arrays):
+    """The function's value by numpy's namespace, torch's and JAX's, which must agree; returns it."""
+    ours = function(torch_xp, *map(torch.from_numpy, arrays)).numpy()
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        theirs = np.asarray(function(jnp, *map(jnp.asarray, arrays)))
+    assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, rtol=1e-13)
+    return ours
+
+
+@pytest.mark.parametrize("labels", [[[3, -100, 0], [-100, 6, 1]], [[0, 1, 2], [3, 4, 5]], [[-100] * 3] * 2])
+def test_cross_entropy_is_pytorchs(labels):
+    logits, labels = drawn(2, 3, 7), np.array(labels)
+    expected = F.cross_entropy(torch.from_numpy(logits).flatten(0, 1), torch.from_numpy(labels).flatten()).numpy()
+    np.testing.assert_allclose(in_each(losses.cross_entropy, logits, labels), expected, rtol=1e-13)
+
+
+def test_binary_cross_entropy_and_mean_squared_error_are_pytorchs():
+    logits, labels = drawn(5, 3) * 20, np.random.default_rng(1).uniform(size=(5, 3))
+    pair = torch.from_numpy(logits), torch.from_numpy(labels)
+    expected = F.binary_cross_entropy_with_logits(*pair).numpy()
+    np.testing.assert_allclose(in_each(losses.binary_cross_entropy, logits, labels), expected, rtol=1e-13)
+    np.testing.assert_allclose(in_each(losses.mean_squared_error, logits, labels), F.mse_loss(*pair), rtol=1e-13)
+
+
+def test_the_contrastive_loss_is_that_of_transformers():
+    scores = drawn(4, 4)
+    expected = image_text_contrastive_loss(torch.from_numpy(scores)).numpy()
+    np.testing.assert_allclose(in_each(losses.contrastive, scores, np.arange(4)), expected, rtol=1e-13)
+
+
+def test_the_gradients_of_losses_agree():
+    logits, labels = drawn(6, 7), np.array([3, -100, 0, 6, -100, 1])
+    leaf = torch.from_numpy(logits).requires_grad_()
+    F.cross_entropy(leaf, torch.from_numpy(labels)).backward()
+    own = torch.from_numpy(logits).requires_grad_()
+    losses.cross_entropy(torch_xp, own, torch.from_numpy(labels)).backward()
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        in_jax = jax.grad(lambda x: losses.cross_entropy(jnp, x, jnp.asarray(labels)))(jnp.asarray(logits))
+    np.testing.assert_allclose(own.grad, leaf.grad, rtol=1e-12, atol=1e-16)
+    np.testing.assert_allclose(in_jax, leaf.grad, rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize("eos", [2, 9])
+def test_the_end_of_a_text_is_where_transformers_reads_it(eos):
+    """A random model's last states all differ, so the pooled one shows its position."""
+    config = CLIPTextConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=10,
+        max_position_embeddings=6, eos_token_id=eos, bos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+    model = CLIPTextModel(config).eval()
+    ids = torch.tensor([[0, 5, 9, 1, 1, 1], [0, 9, 4, 9, 1, 1], [9, 3, 3, 3, 3, 3], [0, 5, 5, 7, 2, 2]])
+    with torch.no_grad():
+        output = model(ids)
+    same = (output.last_hidden_state == output.pooler_output[:, None]).all(-1)
+    found = positions.end_of_text(torch_xp, ids, eos)
+    assert same[torch.arange(4), found].all() and (same.sum(1) == 1).all()
+    np.testing.assert_array_equal(positions.end_of_text(jnp, jnp.asarray(ids.numpy()), eos), found)
+
+
+@pytest.mark.parametrize("source", [(1, 1), (2, 3), (7, 7), (16, 5)])
+@pytest.mark.parametrize("target", [(1, 1), (3, 8), (7, 7), (24, 13)])
+def test_bicubic_matrices_are_pytorchs_interpolation(source, target):
+    image = drawn(1, 2, *source)
+    expected = F.interpolate(torch.from_numpy(image), target, mode="bicubic", align_corners=False)[0].numpy()
+    rows, columns = (resize.bicubic(*sizes) for sizes in zip(source, target, strict=True))
+    found = np.einsum("Yy,Xx,cyx->cYX", rows, columns, image[0])
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)

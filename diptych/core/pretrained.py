@@ -49,8 +49,8 @@ class PreTrained:
     """A model with a config, whose parameters have the names of its published checkpoints."""
 
     config: Any
-    load_report: LoadReport | None = None
-    """What became of each tensor of the checkpoint; None if the model was not loaded."""
+    load_report: LoadReport = LoadReport()
+    """What became of each tensor of the checkpoint; empty if the model was not loaded."""
 
     # The hooks, one for each thing that only a framework can do.
 

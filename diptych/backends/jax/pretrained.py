@@ -14,6 +14,7 @@ from flax import nnx
 from diptych.backends.jax import layers, slots
 from diptych.backends.jax.ops import Init
 from diptych.core import outputs
+from diptych.core.checkpoint.matching import LoadReport
 from diptych.core.checkpoint.slots import Slot, flax_axes, published_axes
 from diptych.core.checkpoint.strips import permuted
 from diptych.core.checkpoint.tensors import TensorSource
@@ -53,6 +54,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         self._check_build(build, list(Build.__annotations__))
         self.config = config
         self.deterministic = True
+        self.load_report = LoadReport()  # of its own, or a loaded model would be another pytree than a drawn one
         compute_dtype = build.get("compute_dtype")
         return {
             "dtype": _jax_dtype(build.get("dtype")),

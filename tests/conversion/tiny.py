@@ -1,0 +1,70 @@
+"""Tiny models of every class that is known, and what their parameters hold, bit for bit."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers
+
+from diptych.core import registry
+from diptych.core.checkpoint.tensors import digest
+from diptych.core.config import ModelConfig
+from tests.conversion import checkpoints
+
+ARCHITECTURES = tuple(registry.architectures())
+_CONFIGS = {
+    "BertConfig": "BertForSequenceClassification",  # with six labels
+    "CLIPConfig": "CLIPModel",
+    "CLIPTextConfig": "CLIPTextModel",
+    "CLIPVisionConfig": "CLIPVisionModel",
+}
+
+
+def config_class(architecture: str) -> type[ModelConfig]:
+    return registry.families()[registry.architectures()[architecture]].classes[architecture]
+
+
+def config_fields(architecture: str) -> dict[str, Any]:
+    """The fields of a config.json, without architectures."""
+    fields = checkpoints.config(_CONFIGS[config_class(architecture).__name__])
+    return {name: value for name, value in fields.items() if name not in ("architectures", "torch_dtype")}
+
+
+def config_of(architecture: str) -> ModelConfig:
+    return config_class(architecture).from_dict(config_fields(architecture))
+
+
+def theirs(architecture: str, **options: Any) -> Any:
+    """A model of transformers with random weights."""
+    fields = config_fields(architecture)
+    fields.pop("transformers_version")
+    config = transformers.AutoConfig.for_model(**fields)
+    return getattr(transformers, architecture)(config, **options)
+
+
+def digests(model: Any) -> dict[str, str]:
+    """The digest of every parameter of one of our models, by published name and in the published layout."""
+    return {name: digest(source) for name, source in model._sources().items()}
+
+
+def files_of(directory: Path) -> dict[str, str]:
+    """Every file below a directory, with its digest."""
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def edit_config(directory: Path, **fields: Any) -> None:
+    """Changes fields of a config.json; None removes one."""
+    path = directory / "config.json"
+    data = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({name: value for name, value in data.items() if value is not None}))
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    """The bits of floating numbers, for which every NaN is equal to itself only."""
+    return array.view(f"u{array.dtype.itemsize}")

@@ -25,7 +25,10 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 
 # The import hook checks modules that are imported after it stands.
 assert not any(name.startswith("diptych.") for name in sys.modules)
-jaxtyping.install_import_hook(["diptych.backends", "diptych.core.semantics"], "beartype.beartype")
+CHECKED = [
+    f"diptych.backends.{name}.{part}" for name in ("jax", "torch") for part in ("layers", "models", "ops", "slots")
+]
+jaxtyping.install_import_hook([*CHECKED, "diptych.core.semantics"], "beartype.beartype")
 
 # A test that wants more or fewer cases scales the profile: @settings(max_examples=settings().max_examples // 5).
 CASES = 100

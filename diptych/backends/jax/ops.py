@@ -113,7 +113,7 @@ def constant(values: np.ndarray, like: Array) -> Array:
     return jnp.asarray(values, like.dtype)
 
 
-def steps(count: int, like: Array) -> Int[Array, "T"]:
+def steps(count: int, like: Any) -> Int[Array, "T"]:
     """The numbers 0 … count - 1."""
     return jnp.arange(count)
 

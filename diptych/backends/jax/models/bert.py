@@ -230,7 +230,7 @@ class BertModel(PreTrainedModel):
         )
         return self._returned(output, return_dict)
 
-    def _ids(self, name: str, given: Any, batch: int, length: int, size: int, like: Array) -> Array:
+    def _ids(self, name: str, given: Any, batch: int, length: int, size: int, like: Any) -> Array:
         """Position or token type ids: the caller's, checked, or the usual ones."""
         where = type(self).__name__
         steps = ops.steps(length, like)
@@ -261,14 +261,13 @@ class BertLMPredictionHead(nnx.Module):
         self.transform = BertPredictionHeadTransform(config, **init)
         # the bias has a name of its own, whether the matrix is the word embeddings or not
         self.bias = layers.parameter((config.vocab_size,), **init)
-        self.decoder = None
-        if not config.tie_word_embeddings:
-            self.decoder = layers.Linear(config.hidden_size, config.vocab_size, bias=False, **init)
+        untied = not config.tie_word_embeddings
+        self.decoder = layers.Linear(config.hidden_size, config.vocab_size, bias=False, **init) if untied else None
 
     def __call__(self, hidden_states: Float[Array, "B T D"], words: layers.Embedding) -> Float[Array, "B T V"]:
         hidden_states = self.transform(hidden_states)
         logits = words.attend(hidden_states) if self.decoder is None else self.decoder(hidden_states)
-        return logits + layers.value(self.bias, logits)
+        return logits + layers.value(self.bias, logits)[None, None]
 
 
 class BertOnlyMLMHead(nnx.Module):

@@ -140,7 +140,7 @@ class CLIPVisionEmbeddings(nn.Module):
             side = round((table.shape[0] - 1) ** 0.5)
             resampled = ops.resized(table[1:], resize.bicubic(side, grid[0]), resize.bicubic(side, grid[1]))
             table = ops.xp.concat([table[:1], resampled], axis=0)
-        return ops.xp.concat([first, patches], axis=1) + table
+        return ops.xp.concat([first, patches], axis=1) + table[None]
 
 
 class CLIPTextTransformer(nn.Module):

@@ -1,0 +1,84 @@
+"""transformers 5.23 in float64: the independent code that the models are compared with."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.modeling_utils import AttentionInterface
+
+EXACT = "exact"
+"""The attention that returns its probabilities, as "eager" does, which rounds CLIP's to float32 on the way."""
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
+    return (probabilities @ value).transpose(1, 2).contiguous(), probabilities
+
+
+AttentionInterface.register(EXACT, _attention)
+AttentionMaskInterface.register(EXACT, eager_mask)
+
+
+def built(name: str, config: transformers.PretrainedConfig, **keywords: Any) -> Any:
+    """A model in float64 whose every parameter is random, so that no bias is zero and no scale is one.
+
+    Args:
+        name: of the class.
+        config: its config.
+        keywords: more for the constructor, such as add_pooling_layer.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+        model = getattr(transformers, name)(config, **keywords).double().eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            parameter.normal_(0.0, 0.4, generator=generator)
+            if "norm" in path.lower() and path.endswith("weight"):
+                parameter.add_(1.0)
+        head = getattr(getattr(model, "cls", None), "predictions", None)
+        if head is not None and head.decoder.bias is not head.bias:
+            # up to 4.57 they are one parameter; 5.23 leaves `bias` unused where the embeddings are not tied
+            head.bias.copy_(head.decoder.bias)
+    return model
+
+
+def saved(model: Any, directory: Path) -> Path:
+    """The directory, with the model in it."""
+    model.save_pretrained(directory)
+    return directory
+
+
+def published(model: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by the names of the model's parameters, with the names that are published instead."""
+    prefix = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}.get(type(model).__name__, "")
+    return {prefix + name: value for name, value in values.items()}
+
+
+def gradients(model: Any) -> dict[str, np.ndarray]:
+    """The gradient of every parameter by published name; zeros for those that the scalar does not depend on."""
+    found = {
+        name: np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy()
+        for name, parameter in model.named_parameters()
+    }
+    if "cls.predictions.decoder.bias" in found:
+        found["cls.predictions.bias"] = found.pop("cls.predictions.decoder.bias")
+    return published(model, found)

@@ -2,10 +2,12 @@
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Self, TypedDict, TypeVar, cast
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from diptych.core import random
 from diptych.core.checkpoint import loading
@@ -20,6 +22,12 @@ from diptych.core.outputs import ModelOutput
 from diptych.core.registry import described
 
 Output = TypeVar("Output", bound=ModelOutput)
+Item = TypeVar("Item")
+
+
+def _bar(tensors: Collection[Item], what: str) -> Iterable[Item]:
+    """A progress bar on stderr, if that is a terminal and the work takes long."""
+    return tqdm(tensors, desc=what, unit="tensor", delay=2, disable=None, leave=False)
 
 
 class Switches(TypedDict, total=False):
@@ -54,33 +62,33 @@ class PreTrained:
 
     # The hooks, one for each thing that only a framework can do.
 
+    @abstractmethod
     def _leaves(self) -> dict[Slot, Any]:
         """Every parameter's slot, with what holds it."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def _stored_axes(slot: Slot) -> tuple[int, ...]:
         """The axes of the published tensor in the order in which the backend holds them."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def _put(slot: Slot, leaf: Any, values: np.ndarray, where: Any) -> None:
         """Gives a parameter its stored values, an array that nobody else holds."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def _dtype_name(leaf: Any) -> str:
         """The name of a parameter's dtype."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _sources(self) -> dict[str, TensorSource]:
         """Every parameter by published name, as a tensor that can be read in the published layout."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def _siblings(cls) -> Callable[[str], Any]:
         """Finds a model class of this backend by name."""
-        raise NotImplementedError
 
     # What follows from them.
 
@@ -121,7 +129,7 @@ class PreTrained:
         if settled != guess:
             model = made(source.config, seed=None, dtype=settled, **options)
         leaves = model._leaves()
-        for filling in found.fillings:
+        for filling in _bar(found.fillings, "loading"):
             slot = filling.slot
             axes = tuple(filling.axes[axis] for axis in cls._stored_axes(slot))
             cls._put(slot, leaves[slot], permuted(filling.source.read(), axes, FLOATS[settled]), where)
@@ -156,7 +164,7 @@ class PreTrained:
     def _draw(self, leaves: Mapping[Slot, Any], seed: int, where: Any) -> None:
         """Gives parameters their initial values, drawn in float32."""
         initial = described(type(self))[1].initial
-        for slot, leaf in leaves.items():
+        for slot, leaf in _bar(leaves.items(), "drawing"):
             values = random.draw(initial(self.config, slot.path, slot.kind), slot.shape, seed=seed, path=slot.path)
             self._put(slot, leaf, permuted(values, self._stored_axes(slot), FLOATS[self._dtype_name(leaf)]), where)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.checkpoint.directory import Checkpoint, open_checkpoint, write_checkpoint
+from diptych.core.checkpoint.files import writing
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import LoadReport, Match, match, names_of
 from diptych.core.checkpoint.slots import Slot
@@ -37,7 +38,7 @@ class Source:
     @property
     def flax(self) -> bool:
         """Whether the tensors have a Flax tree's names and layouts."""
-        return self.checkpoint.format == "flax-msgpack"
+        return self.checkpoint.format == "flax-msgpack" or self.checkpoint.metadata.get("format") == "flax"
 
     @property
     def dtype_name(self) -> str:

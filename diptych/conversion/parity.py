@@ -8,6 +8,7 @@ import contextlib
 import copy
 import hashlib
 import importlib.metadata
+import inspect
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -22,11 +23,13 @@ from tqdm.auto import tqdm
 from diptych.conversion import transfer
 from diptych.conversion.capture import Run, run_jax, run_torch, shifted
 from diptych.conversion.report import Kind, Point, Report
+from diptych.conversion.slots import any_backend
 from diptych.core.checkpoint.dialects import find_shift
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
+from diptych.core.pretrained import PreTrained, Switches
 from diptych.core.random import generator
 from diptych.core.registry import architectures, families
 
@@ -110,6 +113,7 @@ def parity(
     if inputs is None:
         family = families()[architectures()[first.class_name]]
         inputs = family.example(config, first.class_name, generator(seed, "inputs"))
+    _check_names(first.class_name, inputs)
     dtypes = tuple(dict.fromkeys(("float64", float_name(dtype))))
     runs: dict[tuple[str, str], Run] = {}
     who: dict[str, dict[str, str]] = {}
@@ -248,6 +252,18 @@ def _sides(reference: Any, candidate: Any, against: str | None, backend: Backend
     return first, Subject("its twin", first.class_name, target, lambda dtype: twin(reference, dtype=dtype).eval())
 
 
+def _check_names(class_name: str, inputs: Mapping[str, Any]) -> None:
+    """The inputs must be keywords of the class's call."""
+    model_class = getattr(any_backend(), class_name)
+    call = model_class.forward if hasattr(model_class, "forward") else model_class.__call__
+    known = [name for name in inspect.signature(call).parameters if name not in ("self", "rngs", "switches")]
+    unknown = [name for name in inputs if name not in known and name not in Switches.__annotations__]
+    if unknown or not inputs:
+        raise InputError(
+            f"parity: {class_name} takes {', '.join(known)}; the inputs have {', '.join(unknown) or 'nothing at all'}"
+        )
+
+
 def _is_path(thing: Any) -> bool:
     return isinstance(thing, str | os.PathLike)
 
@@ -325,8 +341,6 @@ def _by_transformers(directory: Path, class_name: str, dtype: str) -> Any:
 
 def _published(model: Any, class_name: str) -> Callable[[str], str]:
     """Published names from those that transformers has in memory, which for some classes lack a prefix."""
-    from diptych.core.pretrained import PreTrained
-
     home = importlib.import_module("diptych.backends.torch")
     ours: PreTrained = getattr(home, class_name)(transfer.opened(model).config, seed=None)
     names = [name for name, _ in model.named_parameters()]

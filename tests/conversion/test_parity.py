@@ -146,8 +146,8 @@ def test_nothing_global_is_left_changed(directory: Path, monkeypatch: pytest.Mon
     torch.set_float32_matmul_precision("high")
     try:
         parity(directory, gradients=False)
-        with pytest.raises(TypeError, match="no_such_input"):
-            parity(directory, inputs={"no_such_input": np.zeros(1)})
+        with pytest.raises(InputError, match="input_ids holds 99999999"):
+            parity(directory, inputs={"input_ids": np.array([[99_999_999]])})
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision(before[1])
@@ -159,6 +159,11 @@ def test_what_cannot_be_compared(directory: Path, tmp_path: Path) -> None:
     checkpoints.write(tmp_path / "clip", "CLIPTextModel")
     with pytest.raises(InputError, match="the reference is a BertForMaskedLM, the candidate a CLIPTextModel"):
         parity(directory, tmp_path / "clip")
+    names = "BertForMaskedLM takes input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, labels"
+    with pytest.raises(InputError, match=f"{names}; the inputs have pixel_values, words"):
+        parity(directory, inputs={"pixel_values": np.zeros(1), "words": np.zeros(1)})
+    with pytest.raises(InputError, match=f"{names}; the inputs have nothing at all"):
+        parity(directory, inputs={})
     with pytest.raises(InputError, match="against='keras' is not known; known: 'transformers'"):
         parity(directory, against="keras")
     with pytest.raises(InputError, match="backend='numpy' is not known; known: 'jax', 'torch'"):

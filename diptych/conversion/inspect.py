@@ -100,7 +100,7 @@ def inspect_checkpoint(name_or_path: str | os.PathLike[str], *, ignore_config: I
         if any(config.part(wanted) is not None for wanted in family.classes.values())
         for pattern in family.ignored
     }
-    flax = checkpoint.format == "flax-msgpack"
+    flax = checkpoint.format == "flax-msgpack" or checkpoint.metadata.get("format") == "flax"
     tensors = tuple(
         Tensor(
             name=name,

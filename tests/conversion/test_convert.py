@@ -190,6 +190,16 @@ def test_a_prefix_that_is_missing_is_written(tmp_path, architecture):
     assert set(arrays(tmp_path / "out")) == set(checkpoints.shapes(architecture))
 
 
+def test_safetensors_with_names_and_layouts_of_flax_are_read(tmp_path, source):
+    convert(source, tmp_path / "flax", format="flax-msgpack")
+    tensors = open_checkpoint(tmp_path / "flax").tensors
+    (tmp_path / "flax" / "flax_model.msgpack").unlink()
+    write_checkpoint(tmp_path / "flax", tensors, metadata={"format": "flax"})
+    convert(tmp_path / "flax", tmp_path / "back")
+    assert (tmp_path / "back" / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    assert inspect_checkpoint(tmp_path / "flax").parameters == inspect_checkpoint(source).parameters
+
+
 def test_a_directory_that_names_no_class_can_be_told(tmp_path, source):
     edit_config(source, architectures=None, model_type=None)
     report = convert(source, tmp_path / "out", architecture="BertModel")

@@ -1,0 +1,157 @@
+"""The documents say what is so: README's examples run and print what is shown, and what is named exists."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diptych import cli
+from diptych.core.registry import Family, architectures
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+ANYTHING = "…"
+PRINTED = "# > "
+# A row of a parity table: what rounding leaves, and where it leaves most, is the machine's own.
+ROW = re.compile(r"^(module|output|gradient) +(\w+) +[\d.e+-]+ +[\d.e+-]+ +[\d.e+-]+  (yes|NO ) .*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, and the line on which the text starts."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(document: str) -> Iterator[Block]:
+    """The fenced blocks of a document in order."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield Block(found[1], found[2], text.count("\n", 0, found.start(2)) + 1)
+
+
+def shown(text: str) -> str:
+    """The printed lines that a Python block shows."""
+    return "\n".join(line[len(PRINTED) :] for line in text.splitlines() if line.startswith(PRINTED))
+
+
+def assert_printed(printed: str, expected: str, where: str) -> None:
+    """Fails unless the printed lines are those expected, where an ellipsis stands for anything and figures of rounding
+    for any others."""
+    found, wanted = (ROW.sub(r"\1 \2 \3", text).strip() for text in (printed, expected))
+    pattern = ".*".join(re.escape(part) for part in wanted.split(ANYTHING))
+    assert re.fullmatch(pattern, found, re.DOTALL), f"{where} printed\n{printed}\nbut shows\n{expected}"
+
+
+def commands(block: Block) -> list[list[str]]:
+    """The command lines of a bash block that call diptych, as arguments."""
+    lines = [shlex.split(line, comments=True) for line in block.text.splitlines()]
+    return [words[1:] for words in lines if words and words[0] == "diptych"]
+
+
+def test_examples_print_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("diptych._chosen", None)
+    monkeypatch.delenv("DIPTYCH_BACKEND", raising=False)
+    names: dict[str, Any] = {}
+    printed, ran = "", 0
+    every = list(blocks("README.md"))
+    for block, following in zip(every, [*every[1:], None], strict=True):
+        where = f"README.md, line {block.line}"
+        capsys.readouterr()
+        if block.language == "python":
+            # empty lines in front, so that a traceback names README's own lines
+            exec(compile("\n" * (block.line - 1) + block.text, str(ROOT / "README.md"), "exec"), names)
+            printed = capsys.readouterr().out
+            if following is None or following.language != "text":
+                assert_printed(printed, shown(block.text), where)
+        elif block.language == "bash":
+            printed = ""
+            for arguments in commands(block):
+                with pytest.raises(SystemExit) as ended:
+                    cli.main(arguments)
+                assert not ended.value.code, f"{where}: diptych {shlex.join(arguments)} ended with {ended.value.code}"
+                printed += capsys.readouterr().out
+            for verdict in re.findall(r"`(EQUAL: [^`]*)`", (ROOT / "README.md").read_text(encoding="utf-8")):
+                assert verdict in printed
+        elif block.language == "text":
+            assert_printed(printed, block.text, where)
+        else:
+            continue
+        ran += 1
+    assert ran > 10
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        ("a b", "a c"),
+        ("a b c", "a … d"),
+        ("a b\nc", "a b"),
+        ("output    float64     5.9e-15   9.6e-16       4.3  NO   x", "output    float64  1.0 1.0 1.0  yes  x"),
+        ("output    float64     5.9e-15   9.6e-16       4.3  yes  x", "module    float64  1.0 1.0 1.0  yes  x"),
+    ],
+)
+def test_a_comparison_with_other_lines_fails(printed: str, expected: str) -> None:
+    assert_printed(printed, printed, "here")
+    with pytest.raises(AssertionError, match="but shows"):
+        assert_printed(printed, expected, "here")
+
+
+def test_every_class_is_in_the_table_of_models() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == list(architectures())
+
+
+def _prose(document: str) -> str:
+    """A document without its examples, whose files are made by them."""
+    return re.sub(
+        r"^```(python|bash|text)\n.*?^```$", "", (ROOT / document).read_text(), flags=re.MULTILINE | re.DOTALL
+    )
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_to_files(document: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", _prose(document)):
+        assert target.startswith("https://") or (ROOT / target).exists(), f"{document}: no {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_paths_that_are_named_exist(document: str) -> None:
+    tops = "|".join(re.escape(path.name) for path in ROOT.iterdir() if path.is_dir() and path.name[:1].isalpha())
+    names = re.findall(rf"(?<![\w/.<-])((?:{tops})/[\w./<>-]*\w/?)(?![\w<*{{])", _prose(document))
+    missing = [name for name in names if "<" not in name and not (ROOT / name).exists()]
+    assert not missing, f"{document}: {missing}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_make_targets_that_are_named_exist(document: str) -> None:
+    targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    named = re.findall(r"(?:`|^|\s)make ([a-z][a-z-]*)(?=`|\s+#|$)", (ROOT / document).read_text(), re.MULTILINE)
+    assert set(named) <= set(targets), f"{document}: {set(named) - set(targets)}"
+
+
+def test_every_field_of_a_family_is_explained() -> None:
+    rows = re.findall(r"^ +\| `(\w+)` \|", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(field.name for field in fields(Family))
+
+
+def test_documents_name_paths_and_targets() -> None:
+    """So that the two tests above look at something."""
+    text = "".join((ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS)
+    assert len(re.findall(r"diptych/core/", text)) > 3
+    assert len(re.findall(r"`make test`", text)) > 1
+
+
+def test_subcommands_that_are_named_exist() -> None:
+    named = set(re.findall(r"`diptych ([a-z]+)", "".join((ROOT / document).read_text() for document in DOCUMENTS)))
+    assert named <= {command.callback.__name__ for command in cli.app.registered_commands if command.callback}

@@ -238,6 +238,7 @@ def _text_config(drawn: Drawn, projection: int) -> transformers.CLIPTextConfig:
         max_position_embeddings=drawn.size(11, 17),
         hidden_act=drawn.choice("hidden_act", get_args(Activation)),
         layer_norm_eps=drawn.choice("layer_norm_eps", EPSILONS),
+        attention_dropout=0.1,  # eval mode leaves it out
         eos_token_id=drawn.choice("eos_token_id", [2, 7, vocabulary - 1]),
         bos_token_id=0,
         pad_token_id=1,
@@ -259,6 +260,7 @@ def _vision_config(drawn: Drawn, projection: int) -> transformers.CLIPVisionConf
         patch_size=patch,
         hidden_act=drawn.choice("hidden_act", get_args(Activation)),
         layer_norm_eps=drawn.choice("layer_norm_eps", EPSILONS),
+        attention_dropout=0.1,
     )
 
 

@@ -1,0 +1,184 @@
+"""Dropout where the published models have it, at the config's rates, in train mode alone."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from flax import nnx
+
+import diptych.backends.jax
+import diptych.backends.torch
+from diptych.backends.jax import layers as jax_layers
+from diptych.backends.torch import layers as torch_layers
+from diptych.core.errors import InputError
+from tests.assertions import assert_close
+from tests.parity.sides import QUICK, Jax, Oracle, Torch
+from tests.parity.tiny import CONFIGS, inputs
+
+RATES = {"hidden_dropout_prob": 0.15, "attention_probs_dropout_prob": 0.25, "classifier_dropout": 0.35}
+WHERE = ("name", list(CONFIGS))
+
+
+def bent(values: Any, rate: float) -> Any:
+    """In dropout's place: no chance, but a bend that depends on value and rate, so that its place and rate show."""
+    return values * (1 + rate * (values * (values - 0.5)))
+
+
+def config_of(name: str) -> Any:
+    """transformers' config of a tiny model, in which every rate differs."""
+    data = CONFIGS[name].to_dict()
+    if name.startswith("Bert"):
+        return transformers.BertConfig(**{**data, **RATES})
+    kind = data["model_type"]
+    return {
+        "clip": transformers.CLIPConfig,
+        "clip_text_model": transformers.CLIPTextConfig,
+        "clip_vision_model": transformers.CLIPVisionConfig,
+    }[kind](**data)
+
+
+@pytest.mark.parametrize(*WHERE)
+def test_every_dropout_is_where_transformers_has_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_torch(values: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+        return bent(values, p) if training else values
+
+    def in_jax(self: Any, values: Any, rngs: Any = None) -> Any:
+        return values if self.deterministic else bent(values, self.rate)
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", in_torch)
+    monkeypatch.setattr(jax_layers.Dropout, "__call__", in_jax)
+    call = {**inputs(name), "output_attentions": True, "output_hidden_states": True}
+    theirs = Oracle(name, config_of(name))
+    still = theirs.outputs(call, exact=True)
+    theirs.model.train()
+    expected = theirs.outputs(call, exact=True)
+    ours = Torch(name, theirs.saved(tmp_path))
+    assert_all_close(ours.outputs(call), still)
+    ours.model.train()
+    assert_all_close(ours.outputs(call), expected)
+    with jax.enable_x64(True):
+        twin = Jax(name, tmp_path)
+        twin.model.train()
+        assert_all_close(twin.outputs(call), expected)
+    unbent = {path for path, values in expected.items() if np.allclose(values, still[path])}
+    assert all("hidden_states.0" in path for path in unbent), unbent  # what CLIP has before its first attention
+
+
+def assert_all_close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert list(found) == list(expected)
+    for path, values in expected.items():
+        assert_close(found[path], values, name=path)
+
+
+@pytest.mark.parametrize(*WHERE)
+def test_the_fast_attention_of_torch_drops_at_the_same_rate(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def recorded(query: Any, key: Any, value: Any, mask: Any = None, dropout: float = 0.0, **options: Any) -> Any:
+        rates.append(dropout)
+        return attend(query, key, value, mask, 0.0, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
+    model = getattr(diptych.backends.torch, name)(CONFIGS[name])
+    model(**inputs(name))
+    assert rates and set(rates) == {0.0}
+    rates.clear()
+    model.train()(**inputs(name))
+    assert set(rates) == {0.1 if name.startswith("Bert") else 0.2}
+
+
+@pytest.mark.parametrize(*WHERE)
+def test_no_two_layers_of_a_jax_model_share_a_mask(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks: list[np.ndarray] = []
+    call = jax_layers.Dropout.__call__
+
+    def recorded(self: Any, values: Any, rngs: Any = None) -> Any:
+        masks.append(np.asarray(call(self, jax.numpy.ones((64, 64)), rngs)) != 0)
+        return values
+
+    monkeypatch.setattr(jax_layers.Dropout, "__call__", recorded)
+    model = getattr(diptych.backends.jax, name)(CONFIGS[name]).train()
+    model(**inputs(name), rngs=jax.random.key(3))
+    dropouts = [module for _, module in nnx.iter_modules(model) if isinstance(module, jax_layers.Dropout)]
+    assert len(masks) == len(dropouts) >= 2
+    for first in range(len(masks)):
+        for second in range(first):
+            # masks of two independent layers agree in about 64% to 68% of their entries at these rates
+            assert np.mean(masks[first] == masks[second]) < 0.9
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_the_rate_is_the_share_that_is_dropped_and_the_mean_stays(backend: str, rate: float) -> None:
+    values = np.ones((200, 300), np.float32)
+    if backend == "jax":
+        layer = jax_layers.Dropout(rate)
+        layer.deterministic = False
+        dropped = np.asarray(layer(jax.numpy.asarray(values), jax.random.key(0)))
+    else:
+        dropped = torch_layers.Dropout(rate).train()(torch.from_numpy(values)).numpy()
+    share = np.mean(dropped == 0)
+    assert abs(share - rate) <= 6 * (rate * (1 - rate) / values.size) ** 0.5
+    assert np.allclose(dropped[dropped != 0], 1 / (1 - rate) if rate < 1 else 1)
+    # every row and column its own: neither the batch nor a head shares a mask
+    if 0 < rate < 1:
+        assert len(np.unique(dropped, axis=0)) == 200
+        assert len(np.unique(dropped, axis=1).T) == 300
+
+
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "CLIPModel"])
+def test_a_key_decides_in_jax(name: str) -> None:
+    model = getattr(diptych.backends.jax, name)(CONFIGS[name])
+    run = jax.jit(lambda model, arrays, key: model(**arrays, rngs=key)[0], compiler_options=QUICK)
+    arrays, keys = inputs(name), [jax.random.key(0), jax.random.key(1)]
+    still = run(model, arrays, keys[0])
+    assert np.array_equal(still, run(model, arrays, keys[1]))
+    assert model.train() is model and model.training
+    first, again, other = run(model, arrays, keys[0]), run(model, arrays, keys[0]), run(model, arrays, keys[1])
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first, still)
+    assert model.eval() is model and not model.training
+    assert np.array_equal(run(model, arrays, keys[0]), still)
+    legacy = model.train()(**arrays, rngs=jax.random.PRNGKey(0))[0]  # the older kind of key, eagerly
+    assert_close(legacy, np.asarray(first, np.float64), kind="float32")
+
+
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "CLIPModel"])
+def test_the_global_generator_decides_in_torch(name: str) -> None:
+    model = getattr(diptych.backends.torch, name)(CONFIGS[name])
+
+    def run(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return model(**inputs(name))[0]
+
+    still = run(0)
+    assert torch.equal(still, run(1))
+    assert model.train() is model and model.training
+    assert torch.equal(run(0), run(0)) and not torch.equal(run(0), run(1)) and not torch.equal(run(0), still)
+    assert model.eval() is model and not model.training
+    assert torch.equal(run(0), still)
+
+
+@pytest.mark.parametrize("name", ["BertModel", "CLIPTextModel", "CLIPVisionModel"])
+def test_train_mode_needs_a_key_in_jax_where_something_is_dropped(name: str) -> None:
+    model = getattr(diptych.backends.jax, name)(CONFIGS[name]).train()
+    with pytest.raises(InputError, match=r"dropout=0\.[12] in train mode needs a key: .*rngs=jax\.random\.key"):
+        model(**inputs(name))
+    rates = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout")
+    config = CONFIGS[name].replace(**{rate: 0.0 for rate in rates if hasattr(CONFIGS[name], rate)})
+    getattr(diptych.backends.jax, name)(config).train()(**inputs(name))
+
+
+@pytest.mark.parametrize("name", ["BertModel", "CLIPModel"])
+def test_what_is_no_key_is_refused(name: str) -> None:
+    model = getattr(diptych.backends.jax, name)(CONFIGS[name]).train()
+    with pytest.raises(InputError, match=rf"^{name}: rngs is a Rngs, but a key such as jax\.random\.key\(0\)"):
+        model(**inputs(name), rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match=rf"^{name}: rngs=0, but torch draws from its global generator"):
+        getattr(diptych.backends.torch, name)(CONFIGS[name])(**inputs(name), rngs=0)

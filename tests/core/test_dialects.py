@@ -89,7 +89,9 @@ def test_a_name_is_a_present_path_before_it_is_an_old_one():
     tied = resolver(BERT, {words}, Shift())
     assert tied(decoder) == (words, True)
     assert tied(words) == (words, False)
-    assert tied("cls.predictions.bias") is None
+    assert tied("cls.predictions.bias") is tied("cls.predictions.decoder.bias") is None
+    bias = resolver(BERT, {"cls.predictions.decoder.bias"}, Shift())
+    assert bias("cls.predictions.bias") == ("cls.predictions.decoder.bias", True)
     untied = resolver(BERT, {words, decoder}, Shift())
     assert untied(decoder) == (decoder, False)
 

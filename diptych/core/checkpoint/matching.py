@@ -104,10 +104,10 @@ def match(
     unexpected: list[str] = []
     olds: list[tuple[str, str]] = []
 
-    @functools.cache
+    everything = functools.cache(lambda: set(known()))  # builds every class of the family, without values
+
     def elsewhere(spelling: str) -> tuple[str, bool] | None:
-        everything = set(known())
-        return resolver(family, everything, find_shift({spelling}, everything, family.prefixes))(spelling)
+        return resolver(family, everything(), find_shift({spelling}, everything(), family.prefixes))(spelling)
 
     def fill(path: str, name: str) -> None:
         if path in found:

@@ -121,6 +121,7 @@ FAMILY = Family(
     },
     renamed={
         "cls.predictions.decoder.bias": "cls.predictions.bias",
+        "cls.predictions.bias": "cls.predictions.decoder.bias",
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     },
 )

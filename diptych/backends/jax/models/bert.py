@@ -259,14 +259,16 @@ class BertPredictionHeadTransform(nnx.Module):
 class BertLMPredictionHead(nnx.Module):
     def __init__(self, config: BertConfig, **init: Unpack[ops.Init]) -> None:
         self.transform = BertPredictionHeadTransform(config, **init)
-        # the bias has a name of its own, whether the matrix is the word embeddings or not
-        self.bias = layers.parameter((config.vocab_size,), **init)
-        untied = not config.tie_word_embeddings
-        self.decoder = layers.Linear(config.hidden_size, config.vocab_size, bias=False, **init) if untied else None
+        # the bias beside the word embeddings has a name of its own; a matrix of its own brings its own bias
+        tied = config.tie_word_embeddings
+        self.decoder = None if tied else layers.Linear(config.hidden_size, config.vocab_size, **init)
+        self.bias = layers.parameter((config.vocab_size,), **init) if tied else None
 
     def __call__(self, hidden_states: Float[Array, "B T D"], words: layers.Embedding) -> Float[Array, "B T V"]:
         hidden_states = self.transform(hidden_states)
-        logits = words.attend(hidden_states) if self.decoder is None else self.decoder(hidden_states)
+        if self.decoder is not None:
+            return self.decoder(hidden_states)
+        logits = words.attend(hidden_states)
         return logits + layers.value(self.bias, logits)[None, None]
 
 

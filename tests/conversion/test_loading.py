@@ -1,0 +1,669 @@
+"""Loading and saving in both backends: what belongs to whom, in which spelling, and that no bit changes."""
+
+import inspect
+import json
+import logging
+import shutil
+
+import flax.serialization
+import huggingface_hub
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
+
+import diptych
+import diptych.backends.jax as in_jax
+import diptych.backends.torch as in_torch
+from diptych.core.checkpoint.tensors import digest, from_array
+from diptych.core.dtypes import FLOATS
+from diptych.core.errors import CheckpointError, ConfigError
+from tests.conversion.tiny import ARCHITECTURES, config_class, config_of, digests, edit_config, theirs
+
+BACKENDS = {"jax": in_jax, "torch": in_torch}
+PREFIXES = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}  # 5.23 writes these files flat
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return BACKENDS[request.param]
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """Gives the directory of a tiny model that transformers saved."""
+    directories = {}
+
+    def save(architecture):
+        if architecture not in directories:
+            torch.manual_seed(1)
+            directories[architecture] = tmp_path_factory.mktemp(architecture)
+            model = theirs(architecture)
+            with torch.no_grad():
+                for parameter in model.parameters():  # biases and norms start from constants
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+            model.save_pretrained(directories[architecture])
+        return directories[architecture]
+
+    return save
+
+
+@pytest.fixture
+def copy_of(saved, tmp_path):
+    """Gives a copy of such a directory, to be changed."""
+    return lambda architecture: shutil.copytree(saved(architecture), tmp_path / architecture)
+
+
+def stored(directory, architecture=""):
+    """The digests of a file's tensors by published name."""
+    prefix = PREFIXES.get(architecture, "")
+    tensors = load_file(directory / "model.safetensors")
+    return {
+        name if name.startswith(("text_proj", "visual_proj", prefix)) else prefix + name: digest(from_array(array))
+        for name, array in tensors.items()
+    }
+
+
+def rewrite(directory, change):
+    """Changes a checkpoint's tensors."""
+    path = directory / "model.safetensors"
+    tensors = change(load_file(path))
+    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "diptych"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_class_loads_what_transformers_saves(architecture, backend, saved, caplog):
+    directory = saved(architecture)
+    model = getattr(backend, architecture).from_pretrained(directory)
+    assert digests(model) == stored(directory, architecture)
+    assert type(model) is getattr(backend, architecture)
+    assert not model.training
+    report = model.load_report
+    assert (report.directory, report.loaded) == (str(directory), len(digests(model)))
+    assert report.left_out == report.ignored == report.fresh == ()
+    assert model.config == config_of(architecture)
+    assert model.num_parameters() == theirs(architecture).num_parameters()
+    assert warnings_of(caplog) == []
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_transformers_loads_what_we_save(architecture, backend, saved, tmp_path):
+    model = getattr(backend, architecture).from_pretrained(saved(architecture))
+    model.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    their_class = getattr(transformers, architecture)
+    before, _ = their_class.from_pretrained(saved(architecture), output_loading_info=True)
+    after, info = their_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert before.state_dict().keys() == after.state_dict().keys()
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(after.state_dict()[name], tensor), name
+    inputs = {}
+    if hasattr(before.config, "text_config") or hasattr(before.config, "vocab_size"):
+        inputs["input_ids"] = torch.arange(10).reshape(2, 5)
+    if "pixel_values" in inspect.signature(their_class.forward).parameters:
+        inputs["pixel_values"] = torch.randn(2, 3, 36, 36)
+    if architecture == "CLIPForImageClassification":
+        del inputs["input_ids"]
+    with torch.no_grad():
+        outputs = before(**inputs), after(**inputs)
+    for one, two in zip(*map(jax.tree.leaves, (outputs[0].to_tuple(), outputs[1].to_tuple())), strict=True):
+        assert torch.equal(one, two) if torch.is_tensor(one) else True
+    # what their file said and we did not change is there as it was
+    theirs_said, ours_say = (json.loads((d / "config.json").read_text()) for d in (saved(architecture), tmp_path))
+    assert theirs_said.items() <= ours_say.items() or "text_config" in theirs_said
+    assert ours_say["architectures"] == [architecture] and ours_say["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_ours_load_what_the_other_backend_saves(architecture, saved, tmp_path):
+    for number, (writer, reader) in enumerate([(in_jax, in_torch), (in_torch, in_jax)]):
+        model = getattr(writer, architecture)(config_of(architecture), seed=5)
+        model.save_pretrained(tmp_path / str(number))
+        twin = reader.load(tmp_path / str(number))
+        assert type(twin).__name__ == architecture and twin.config == model.config
+        assert digests(twin) == digests(model)
+    assert (tmp_path / "0" / "model.safetensors").read_bytes() == (tmp_path / "1" / "model.safetensors").read_bytes()
+    assert (tmp_path / "0" / "config.json").read_bytes() == (tmp_path / "1" / "config.json").read_bytes()
+
+
+# Files of other classes
+
+
+FITTING = [
+    ("BertForMaskedLM", "BertForPreTraining", {}),
+    ("BertModel", "BertForPreTraining", {}),
+    ("BertModel", "BertForSequenceClassification", {}),
+    ("BertForPreTraining", "BertForPreTraining", {}),
+    ("BertModel", "BertForMaskedLM", {"add_pooling_layer": False}),
+    ("BertModel", "BertForPreTraining", {"add_pooling_layer": False}),
+    ("CLIPTextModel", "CLIPModel", {}),
+    ("CLIPTextModelWithProjection", "CLIPModel", {}),
+    ("CLIPVisionModel", "CLIPModel", {}),
+    ("CLIPVisionModelWithProjection", "CLIPModel", {}),
+    ("CLIPVisionModel", "CLIPForImageClassification", {}),
+    ("CLIPTextModel", "CLIPTextModelWithProjection", {}),
+    ("CLIPVisionModel", "CLIPVisionModelWithProjection", {}),
+]
+
+
+@pytest.mark.parametrize(("wanted", "source", "options"), FITTING)
+def test_a_file_may_belong_to_another_class_of_the_family(wanted, source, options, backend, saved, caplog):
+    directory = saved(source)
+    model = getattr(backend, wanted).from_pretrained(directory, **options)
+    ours, file = digests(model), stored(directory)
+    prefix = "bert." if wanted == "BertModel" else ""
+    assert {prefix + name: value for name, value in ours.items()}.items() <= file.items()
+    left_out = set(file) - {prefix + name for name in ours}
+    report = model.load_report
+    assert set(report.left_out) == left_out and len(report.left_out) == len(left_out)
+    assert report.loaded == len(ours) and report.fresh == report.ignored == ()
+    expected = [f"{len(ours)} tensors loaded from {directory}; {len(left_out)} of other classes left out"]
+    assert warnings_of(caplog) == (expected if left_out else [])
+    assert isinstance(model.config, config_class(wanted))
+
+
+def test_a_missing_pooler_is_an_error_with_both_ways_out(backend, saved):
+    with pytest.raises(CheckpointError) as caught:
+        backend.BertModel.from_pretrained(saved("BertForMaskedLM"))
+    assert str(caught.value) == (
+        f"{saved('BertForMaskedLM')} does not fit BertModel: 2 tensors are missing: "
+        "pooler.dense.weight, pooler.dense.bias "
+        "(add_pooling_layer=False builds the model without; allow_fresh=('pooler',) draws them anew)"
+    )
+
+
+def test_fresh_parts_are_listed_and_the_same_everywhere(saved, caplog):
+    directory = saved("BertForMaskedLM")
+    models = [module.BertModel.from_pretrained(directory, allow_fresh=("pooler",)) for module in BACKENDS.values()]
+    fresh = {"pooler.dense.weight", "pooler.dense.bias"}
+    initial = digests(in_torch.BertModel(config_of("BertModel")))
+    for model in models:
+        assert set(model.load_report.fresh) == fresh
+        found = digests(model)
+        assert {name: found[name] for name in fresh} == {name: initial[name] for name in fresh}
+        assert all(found[name] != initial[name] for name in found if name.endswith("query.weight"))
+    assert digests(models[0]) == digests(models[1])
+    assert len(warnings_of(caplog)) == 2
+    assert all("; 2 drawn anew: pooler.dense." in line for line in warnings_of(caplog))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "source", "fresh"),
+    [
+        ("BertForSequenceClassification", "BertForPreTraining", "classifier"),
+        ("CLIPForImageClassification", "CLIPModel", "classifier"),
+        ("BertForPreTraining", "BertForMaskedLM", "bert.pooler cls.seq_relationship"),
+        ("CLIPTextModelWithProjection", "CLIPTextModel", "text_projection"),
+    ],
+)
+def test_a_head_that_the_file_lacks(wanted, source, fresh, backend, saved):
+    cls = getattr(backend, wanted)
+    with pytest.raises(CheckpointError, match=f"does not fit {wanted}: . tensors are missing: .*{fresh.split()[-1]}"):
+        cls.from_pretrained(saved(source))
+    model = cls.from_pretrained(saved(source), allow_fresh=tuple(fresh.split()))
+    assert {name for name in digests(model) if name.startswith(tuple(fresh.split()))} == set(model.load_report.fresh)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "source", "has", "reads"),
+    [
+        ("CLIPVisionModel", "CLIPTextModel", "clip_text_model", "clip_vision_model"),
+        ("CLIPModel", "CLIPTextModel", "clip_text_model", "clip"),
+        ("BertModel", "CLIPModel", "clip", "bert"),
+    ],
+)
+def test_a_file_of_another_kind(wanted, source, has, reads, backend, saved):
+    cls = getattr(backend, wanted)
+    with pytest.raises(ConfigError) as caught:
+        cls.from_pretrained(saved(source))
+    assert str(caught.value) == (
+        f"{saved(source) / 'config.json'}: model_type='{has}' has no part of model_type '{reads}', "
+        f"which {config_class(wanted).__name__} reads"
+    )
+
+
+def test_the_towers_of_a_composite_project_to_its_width(backend, copy_of):
+    """LAION's files leave the default in the towers' configs; transformers' issue 25622."""
+    directory = copy_of("CLIPModel")
+    data = json.loads((directory / "config.json").read_text())
+    data["text_config"]["projection_dim"] = data["vision_config"]["projection_dim"] = 512
+    (directory / "config.json").write_text(json.dumps(data))
+    for name in ("CLIPTextModelWithProjection", "CLIPVisionModelWithProjection"):
+        model = getattr(backend, name).from_pretrained(directory)
+        assert model.config.projection_dim == data["projection_dim"] == 18
+    assert backend.CLIPModel.from_pretrained(directory).config.text_config.projection_dim == 512
+
+
+# Spellings
+
+
+def test_the_first_bert_files(backend, saved, copy_of):
+    """gamma and beta, tied tensors stored twice, buffers, and no model_type."""
+    directory = copy_of("BertForPreTraining")
+
+    def old(tensors):
+        renamed = {
+            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
+            for name, array in tensors.items()
+        }
+        return renamed | {
+            "cls.predictions.decoder.weight": tensors["bert.embeddings.word_embeddings.weight"],
+            "cls.predictions.decoder.bias": tensors["cls.predictions.bias"],
+            "bert.embeddings.position_ids": np.arange(19)[None],
+        }
+
+    rewrite(directory, old)
+    edit_config(directory, model_type=None)
+    for name in ("BertForPreTraining", "BertForMaskedLM", "BertModel"):
+        model = getattr(backend, name).from_pretrained(directory)
+        assert digests(model) == digests(getattr(backend, name).from_pretrained(saved("BertForPreTraining")))
+        assert "bert.embeddings.position_ids" in model.load_report.ignored
+    assert len(backend.BertForPreTraining.from_pretrained(directory).load_report.ignored) == 3
+    with pytest.raises(ConfigError, match="model_type=None is not known; known: bert, clip"):
+        backend.load(directory)
+
+
+def test_a_file_without_the_base_models_prefix(backend, saved, copy_of):
+    directory = copy_of("BertForMaskedLM")
+    rewrite(directory, lambda tensors: {name.removeprefix("bert."): array for name, array in tensors.items()})
+    model = backend.BertForMaskedLM.from_pretrained(directory)
+    assert digests(model) == stored(saved("BertForMaskedLM"))
+
+
+@pytest.mark.parametrize("architecture", PREFIXES)
+def test_towers_are_read_flat_and_with_their_prefix(architecture, backend, saved, copy_of, tmp_path):
+    directory = copy_of(architecture)
+    prefix = PREFIXES[architecture]
+    flat = load_file(directory / "model.safetensors")
+    assert not any(name.startswith(prefix) for name in flat)
+    cls = getattr(backend, architecture)
+    model = cls.from_pretrained(directory)
+    rewrite(directory, lambda tensors: {prefix + name: array for name, array in tensors.items()})
+    assert digests(cls.from_pretrained(directory)) == digests(model) == stored(saved(architecture), architecture)
+    model.save_pretrained(tmp_path / "ours")
+    assert all(name.startswith(prefix) for name in load_file(tmp_path / "ours" / "model.safetensors"))
+    # a flat file serves the class with a projection too
+    projected = getattr(backend, f"{architecture}WithProjection")
+    head = "text_projection" if "Text" in architecture else "visual_projection"
+    model = projected.from_pretrained(saved(architecture), allow_fresh=(head,))
+    assert model.load_report.fresh == (f"{head}.weight",)
+
+
+@pytest.fixture
+def untied(tmp_path):
+    """A masked language model of transformers whose output layer is its own, with a bias of its own."""
+    config = theirs("BertForMaskedLM").config
+    config.tie_word_embeddings = False
+    model = transformers.BertForMaskedLM(config).eval()
+    with torch.no_grad():
+        model.cls.predictions.decoder.weight.normal_()
+        model.cls.predictions.decoder.bias.normal_()
+        model.cls.predictions.bias.copy_(model.cls.predictions.decoder.bias)
+    model.save_pretrained(tmp_path / "untied")
+    return model, tmp_path / "untied"
+
+
+def test_an_output_layer_of_its_own(backend, untied, tmp_path):
+    their_model, directory = untied
+    model = backend.BertForMaskedLM.from_pretrained(directory)
+    file, dead = stored(directory), "cls.predictions.bias"  # which transformers keeps and never reads
+    assert digests(model) == {name: value for name, value in file.items() if name != dead}
+    assert model.load_report.ignored == (dead,)
+    assert model.num_parameters() == their_model.num_parameters() - 61
+    ids = np.arange(10).reshape(2, 5)
+    with torch.no_grad():
+        expected = their_model(torch.from_numpy(ids)).logits.numpy()
+    found = model(ids).logits
+    np.testing.assert_allclose(found if backend is in_jax else found.detach(), expected, rtol=0, atol=2e-5)
+    # transformers reads the same back
+    model.save_pretrained(tmp_path / "ours")
+    again, info = transformers.BertForMaskedLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert set(info["missing_keys"]) == {dead} and not info["unexpected_keys"]
+    with torch.no_grad():
+        np.testing.assert_array_equal(again.eval()(torch.from_numpy(ids)).logits.numpy(), expected)
+
+
+def test_an_output_layer_of_its_own_in_an_old_file(backend, untied):
+    """Before version 5 one bias had both names, and files had it under the first."""
+    _, directory = untied
+    expected = digests(backend.BertForMaskedLM.from_pretrained(directory))
+    rewrite(directory, lambda tensors: {n: t for n, t in tensors.items() if n != "cls.predictions.decoder.bias"})
+    assert digests(backend.BertForMaskedLM.from_pretrained(directory)) == expected
+
+
+def test_an_output_layer_of_its_own_belongs_to_no_other_class(backend, untied):
+    _, directory = untied
+    base = backend.BertModel.from_pretrained(directory, add_pooling_layer=False)
+    assert {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"} < set(base.load_report.left_out)
+    tied = backend.BertForMaskedLM.from_pretrained(directory, tie_word_embeddings=True)  # as the caller wants it
+    assert "cls.predictions.decoder.weight" in tied.load_report.left_out
+    edit_config(directory, tie_word_embeddings=True)  # the file contradicts itself
+    with pytest.raises(CheckpointError, match=r"cls\.predictions\.decoder\.weight are one tensor in the model"):
+        backend.BertForMaskedLM.from_pretrained(directory)
+    edit_config(directory, tie_word_embeddings=False)
+    rewrite(directory, lambda tensors: tensors | {"cls.predictions.bias": np.zeros(61, np.float32)})
+    with pytest.raises(
+        CheckpointError,
+        match=r"cls\.predictions\.decoder\.bias and cls\.predictions\.bias are one tensor in the model, but the file "
+        r"holds two different ones; ignore=\('cls\.predictions\.bias',\) takes the first$",
+    ):
+        backend.BertForMaskedLM.from_pretrained(directory)
+    backend.BertForMaskedLM.from_pretrained(directory, ignore=("cls.predictions.bias",))
+
+
+def test_ignored_tensors(backend, copy_of):
+    directory = copy_of("BertModel")
+    extra = {"adapter.0.weight": np.zeros(3, np.float32), "adapter.1.weight": np.zeros(3, np.float32)}
+    rewrite(directory, lambda tensors: tensors | extra)
+    with pytest.raises(
+        CheckpointError,
+        match=r"2 tensors belong to no class of the family: adapter\.[01]\.weight, adapter\.[01]\.weight \(ignore=\(",
+    ):
+        backend.BertModel.from_pretrained(directory)
+    for ignore in (("adapter",), ("adapter.*.weight",), ["adapter.0.weight", "adapter.1.weight"]):
+        model = backend.BertModel.from_pretrained(directory, ignore=ignore)
+        assert sorted(model.load_report.ignored) == sorted(extra)
+
+
+def test_ignored_config_fields(backend, copy_of):
+    directory = copy_of("BertModel")
+    edit_config(directory, colour="red", flavour="sour")
+    with pytest.raises(ConfigError, match=r"does not know colour, flavour; .* ignore_config=\('colour', 'flavour',\)$"):
+        backend.BertModel.from_pretrained(directory)
+    for load in (backend.BertModel.from_pretrained, backend.load):
+        model = load(directory, ignore_config=("colour", "flavour"))
+        assert model.config == config_of("BertModel") and model.config.to_dict()["colour"] == "red"
+
+
+# Formats
+
+
+@pytest.mark.parametrize("architecture", ["BertForMaskedLM", "CLIPModel"])
+def test_shards_of_transformers(architecture, backend, saved, tmp_path):
+    theirs_again = getattr(transformers, architecture).from_pretrained(saved(architecture))
+    theirs_again.save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 3
+    model = getattr(backend, architecture).from_pretrained(tmp_path)
+    assert digests(model) == stored(saved(architecture))
+
+
+@pytest.mark.parametrize("architecture", ["BertForMaskedLM", "CLIPModel"])
+def test_shards_of_ours(architecture, backend, saved, tmp_path):
+    model = getattr(backend, architecture).from_pretrained(saved(architecture))
+    model.save_pretrained(tmp_path, max_shard_size=10_000)
+    shards = {path: load_file(path) for path in tmp_path.glob("model-*-of-*.safetensors")}
+    assert len(shards) > 3
+    for tensors in shards.values():
+        assert len(tensors) == 1 or sum(array.nbytes for array in tensors.values()) <= 10_000
+    assert digests(getattr(backend, architecture).from_pretrained(tmp_path)) == digests(model)
+    _, info = getattr(transformers, architecture).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    # a later save in one file leaves no shard, and the other way round
+    model.save_pretrained(tmp_path, max_shard_size=None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert not (tmp_path / "model.safetensors").exists() and (tmp_path / "model.safetensors.index.json").exists()
+    assert digests(getattr(backend, architecture).from_pretrained(tmp_path)) == digests(model)
+
+
+def flax_tree(model):
+    """A JAX model's parameters as Flax stores them: nested by name, in JAX's own layouts."""
+    tree = {}
+    for slot, leaf in model._leaves().items():
+        *parents, last = slot.flax_path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = np.asarray(leaf.get_value())
+    return tree
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_flax_msgpack(architecture, backend, saved, tmp_path):
+    source = getattr(in_jax, architecture).from_pretrained(saved(architecture))
+    (tmp_path / "flax_model.msgpack").write_bytes(flax.serialization.to_bytes(flax_tree(source)))
+    shutil.copy(saved(architecture) / "config.json", tmp_path)
+    model = getattr(backend, architecture).from_pretrained(tmp_path)
+    assert digests(model) == digests(source)
+
+
+def test_a_flax_msgpack_of_another_class_and_with_wrong_shapes(backend, saved, tmp_path):
+    tree = flax_tree(in_jax.BertForPreTraining.from_pretrained(saved("BertForPreTraining")))
+    shutil.copy(saved("BertForPreTraining") / "config.json", tmp_path)
+    (tmp_path / "flax_model.msgpack").write_bytes(flax.serialization.to_bytes(tree))
+    model = backend.BertModel.from_pretrained(tmp_path)
+    assert model.load_report.left_out and len(model.load_report.left_out) == 7
+    tree["bert"]["encoder"]["layer"]["0"]["intermediate"]["dense"]["kernel"] = np.zeros((44, 20), np.float32)
+    (tmp_path / "flax_model.msgpack").write_bytes(flax.serialization.to_bytes(tree))
+    with pytest.raises(
+        CheckpointError,
+        match=r"1 tensors have another shape: bert\.encoder\.layer\.0\.intermediate\.dense\.kernel has shape "
+        r"\(44, 20\), BertModel needs \(20, 44\)$",
+    ):
+        backend.BertModel.from_pretrained(tmp_path)
+
+
+# Dtypes
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_file_keeps_its_dtype(dtype, backend, saved, tmp_path):
+    their_model = transformers.BertModel.from_pretrained(saved("BertModel"), dtype=getattr(torch, dtype))
+    their_model.save_pretrained(tmp_path)
+    model = backend.BertModel.from_pretrained(tmp_path)
+    assert str(model.dtype).removeprefix("torch.") == dtype
+    with (tmp_path / "model.safetensors").open("rb") as handle:
+        assert ("BF16" if dtype == "bfloat16" else "F16") in handle.read(2_000).decode("latin1")
+    rounded = {
+        name: digest(from_array(array.astype(FLOATS[dtype])))
+        for name, array in load_file(saved("BertModel") / "model.safetensors").items()
+    }
+    assert digests(model) == rounded
+    assert digests(backend.BertModel.from_pretrained(saved("BertModel"), dtype=dtype)) == rounded
+    model.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["dtype"] == dtype
+    assert digests(backend.BertModel.from_pretrained(tmp_path / "again")) == rounded
+    widened = digests(backend.BertModel.from_pretrained(tmp_path, dtype="float32"))
+    assert widened != rounded
+    assert widened == digests(in_torch.BertModel.from_pretrained(tmp_path, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("given", ["float16", np.float16, np.dtype("float16"), torch.float16, jax.numpy.float16])
+def test_a_dtype_in_any_spelling(given, backend, saved):
+    model = backend.BertModel.from_pretrained(saved("BertModel"), dtype=given)
+    assert str(model.dtype).removeprefix("torch.") == "float16"
+
+
+def test_double_precision(saved):
+    model = in_torch.BertModel.from_pretrained(saved("BertModel"), dtype="float64")
+    with jax.enable_x64(True):
+        twin = in_jax.BertModel.from_pretrained(saved("BertModel"), dtype="float64")
+        assert digests(model) == digests(twin)
+    assert str(model.dtype) == "torch.float64" and twin.dtype == "float64"
+
+
+def test_a_file_of_several_dtypes(backend, copy_of):
+    directory = copy_of("BertModel")
+
+    def mix(tensors):
+        halves = [name for name in tensors if name.endswith("query.weight")]
+        brain = {"embeddings.word_embeddings.weight": ml_dtypes.bfloat16}
+        return {
+            name: array.astype(np.float16 if name in halves else brain.get(name, np.float32))
+            for name, array in tensors.items()
+        }
+
+    rewrite(directory, mix)
+    with pytest.raises(CheckpointError) as caught:
+        backend.BertModel.from_pretrained(directory)
+    message = str(caught.value)
+    assert message.startswith(f"{directory} holds tensors of several dtypes: ")
+    assert message.endswith("; say dtype=…")
+    assert "3 of float16 (encoder.layer.0.attention.self.query.weight, " in message
+    assert "1 of bfloat16 (embeddings.word_embeddings.weight" in message
+    assert " of float32 (" in message
+    model = backend.BertModel.from_pretrained(directory, dtype="float32")
+    assert str(model.dtype).removeprefix("torch.") == "float32"
+    # those that are not loaded do not count
+    rewrite(directory, lambda tensors: {name: array.astype(np.float32) for name, array in tensors.items()})
+    rewrite(directory, lambda tensors: tensors | {"classifier.bias": np.zeros(6, np.float16)})
+    assert backend.BertModel.from_pretrained(directory).load_report.left_out == ("classifier.bias",)
+
+
+# Options
+
+
+def test_config_changes(backend, saved):
+    model = backend.BertModel.from_pretrained(
+        saved("BertModel"), hidden_dropout_prob=0.25, output_hidden_states=True, eos_token_id=[3, 4]
+    )
+    assert model.config == config_of("BertModel").replace(
+        hidden_dropout_prob=0.25, output_hidden_states=True, eos_token_id=(3, 4)
+    )
+    assert len(model(np.zeros((1, 2), np.int64)).hidden_states) == 4
+    tower = backend.CLIPTextModel.from_pretrained(saved("CLIPModel"), output_attentions=True)
+    assert len(tower(np.zeros((1, 2), np.int64)).attentions) == 2
+    with pytest.raises(CheckpointError, match=r"classifier\.weight has shape \(6, 20\), .* needs \(9, 20\)"):
+        backend.BertForSequenceClassification.from_pretrained(saved("BertForSequenceClassification"), num_labels=9)
+    with pytest.raises(ConfigError, match=r"^BertConfig has no field hiden_size; it knows architectures, "):
+        backend.BertModel.from_pretrained(saved("BertModel"), hiden_size=3)
+    with pytest.raises(ConfigError, match=r"^BertConfig has no field add_pooling_layer; it knows "):
+        backend.BertForMaskedLM.from_pretrained(saved("BertForMaskedLM"), add_pooling_layer=False)
+    with pytest.raises(ConfigError, match=r"^BertConfig: hidden_size=21 must be a positive multiple of num_attention_"):
+        backend.BertModel.from_pretrained(saved("BertModel"), hidden_size=21)
+
+
+def test_where_parameters_go(saved):
+    asked = []
+
+    def sharding(path, shape):
+        asked.append((path, shape))
+        return jax.devices()[0]
+
+    model = in_jax.BertModel.from_pretrained(saved("BertModel"), sharding=sharding)
+    leaves = model._leaves()
+    assert sorted(asked) == sorted((slot.path, leaf.get_value().shape) for slot, leaf in leaves.items())
+    for place in (jax.devices()[0], jax.sharding.SingleDeviceSharding(jax.devices()[0])):
+        placed = in_jax.BertModel.from_pretrained(saved("BertModel"), sharding=place)
+        assert digests(placed) == digests(model)
+    assert in_torch.BertModel.from_pretrained(saved("BertModel"), device="cpu").device.type == "cpu"
+    meta = in_torch.BertModel.from_pretrained(saved("BertModel"), device="meta")
+    assert {parameter.device.type for parameter in meta.parameters()} == {"meta"}
+
+
+def test_nothing_that_is_loaded_looks_into_the_file(backend, copy_of):
+    """Overwriting the file in place changes no model."""
+    directory = copy_of("CLIPModel")
+    model = backend.CLIPModel.from_pretrained(directory)
+    before = digests(model)
+    path = directory / "model.safetensors"
+    with path.open("r+b") as handle:
+        handle.seek(path.stat().st_size // 2)
+        handle.write(b"\x55" * (path.stat().st_size // 2))
+    assert digests(model) == before
+
+
+def test_a_users_subclass_is_what_it_derives_from(backend, saved, tmp_path):
+    class Mine(backend.BertForMaskedLM):
+        def perplexity(self):
+            return 1.0
+
+    model = Mine.from_pretrained(saved("BertForPreTraining"))
+    assert type(model) is Mine and model.perplexity() == 1.0
+    assert model.load_report.left_out
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
+    assert type(backend.load(tmp_path)) is backend.BertForMaskedLM
+
+
+def test_token_ids_outside_the_vocabulary_are_one_warning(backend, copy_of, caplog):
+    directory = copy_of("BertModel")
+    edit_config(directory, bos_token_id=101, eos_token_id=102)
+    model = backend.BertModel.from_pretrained(directory)
+    assert warnings_of(caplog) == [
+        f"{directory}: bos_token_id=101, eos_token_id=102 outside the vocabulary; an error only in a call that uses it"
+    ]
+    assert [record.levelno for record in caplog.records if record.name == "diptych"] == [logging.WARNING]
+    model(np.zeros((1, 2), np.int64))
+
+
+def test_a_model_that_was_not_loaded_has_no_report(backend):
+    model = backend.BertModel(config_of("BertModel"))
+    assert (model.load_report.directory, model.load_report.loaded) == ("", 0)
+
+
+def test_a_model_without_values_cannot_be_saved(backend, tmp_path):
+    model = backend.BertModel(config_of("BertModel"), seed=None)
+    with pytest.raises(
+        CheckpointError, match=r"^BertModel: embeddings\.\S+ has no values \(the model was built with seed=None\)$"
+    ):
+        model.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_in_the_place_of_the_directory(backend, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(CheckpointError) as caught:
+        backend.BertModel(config_of("BertModel")).save_pretrained(tmp_path / "out")
+    assert str(caught.value) == f"{tmp_path / 'out'}: is a file, but a directory is needed to save a checkpoint"
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_other_files_of_the_directory_stay(backend, saved, tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "flax_model.msgpack").write_bytes(b"old")
+    model = backend.BertModel.from_pretrained(saved("BertModel"))
+    model.save_pretrained(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+# Finding the class
+
+
+def test_the_class_is_that_of_the_config(backend, saved, monkeypatch):
+    for architecture in ("CLIPTextModel", "BertForSequenceClassification"):
+        model = backend.load(saved(architecture))
+        assert type(model) is getattr(backend, architecture)
+        monkeypatch.setattr(diptych, "_chosen", None)
+        diptych.use(backend.NAME)
+        again = diptych.load(saved(architecture), dtype="bfloat16")
+        assert type(again) is type(model) and str(again.dtype).endswith("bfloat16")
+        assert getattr(diptych, architecture) is getattr(backend, architecture)
+
+
+def test_a_config_that_names_no_known_class(backend, copy_of):
+    directory = copy_of("BertModel")
+    edit_config(directory, architectures=["BertForNothing", "BertForMaskedLM"])
+    assert type(backend.load(directory, allow_fresh=("cls",))) is backend.BertForMaskedLM
+    for names in (["BertForNothing"], None):
+        edit_config(directory, architectures=names)
+        with pytest.raises(ConfigError) as caught:
+            backend.load(directory)
+        assert str(caught.value) == (
+            f"{directory / 'config.json'}: architectures={names or []} names no known class; known: "
+            f"{', '.join(ARCHITECTURES)}. Say which one with its from_pretrained"
+        )
+
+
+def test_a_name_on_the_hub(backend, saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def snapshot_download(name, **options):
+        asked.append((name, options["allow_patterns"]))
+        return str(saved("BertModel"))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    model = backend.BertModel.from_pretrained("someone/bert-tiny")
+    assert digests(model) == stored(saved("BertModel"))
+    assert [name for name, _ in asked] == ["someone/bert-tiny"]
+    assert type(backend.load("bert-tiny")) is backend.BertModel

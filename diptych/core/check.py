@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from diptych.core.dtypes import FLOATS
 from diptych.core.errors import ConfigError, InputError
 
 
@@ -47,6 +50,21 @@ def exactly_one(where: str, **arguments: Any) -> None:
         raise InputError(
             f"{where}: exactly one of {' and '.join(arguments)} is needed, got {' and '.join(given) or 'none'}"
         )
+
+
+def numbers(where: str, name: str, value: Any) -> np.ndarray:
+    """What isn't an array of the framework, as a numpy array of numbers or booleans in the machine's byte order.
+
+    Raises:
+        InputError: it holds something else, or its rows differ in length.
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise InputError(f"{where}: {name} has rows of different lengths; pad them to one") from None
+    if array.dtype.kind not in "biufc" and array.dtype.name not in FLOATS:
+        raise InputError(f"{where}: {name} must hold numbers, but numpy reads it as {array.dtype.name}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def needed(where: str, name: str) -> InputError:

@@ -1,5 +1,7 @@
 from dataclasses import dataclass
 
+import ml_dtypes
+import numpy as np
 import pytest
 
 from diptych.core import check
@@ -120,3 +122,16 @@ def test_names_of_floating_dtypes():
         assert str(caught.value) == (
             f"dtype={shown or repr(wrong)} is not supported; supported: float64, float32, float16, bfloat16"
         )
+
+
+def test_numbers():
+    for given in ([[1, 2]], [[0.5]], [[True]], 3, np.zeros(2, ml_dtypes.bfloat16), np.zeros(2, np.uint16)):
+        found = check.numbers("Model", "ids", given)
+        assert found.dtype == np.asarray(given).dtype
+        assert np.array_equal(found, given)
+    assert check.numbers("Model", "ids", np.array([1, 2], ">i4")).dtype == np.dtype("=i4")
+    with raises(InputError, "Model: ids has rows of different lengths; pad them to one"):
+        check.numbers("Model", "ids", [[1, 2], [3]])
+    for given, name in (("text", "str128"), ([None], "object"), ([2**70], "object"), ([b"a"], "bytes8")):
+        with raises(InputError, f"Model: ids must hold numbers, but numpy reads it as {name}"):
+            check.numbers("Model", "ids", given)

@@ -134,11 +134,11 @@ def boundary_ids(where: str, name: str, value: Any, axes: str, like: Any, *, siz
     Raises:
         InputError: they are not integers, do not have these axes, or one is not a row of the table.
     """
-    ids = _seen(value)
+    ids = _seen(where, name, value)
     check.integer_dtype(where, name, ids.dtype.name)
     check.rank(where, name, ids.shape, axes)
     check.ids_in_range(where, name, _bounds(ids), size, table)
-    return jnp.asarray(ids)
+    return _indices(jnp.asarray(ids))
 
 
 def boundary_floats(where: str, name: str, value: Any, axes: str, like: Any) -> Array:
@@ -147,7 +147,7 @@ def boundary_floats(where: str, name: str, value: Any, axes: str, like: Any) -> 
     Raises:
         InputError: they are not floating, or do not have these axes.
     """
-    values = _seen(value)
+    values = _seen(where, name, value)
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise InputError(f"{where}: {name} has dtype {values.dtype.name}, but floats are needed")
     check.rank(where, name, values.shape, axes)
@@ -160,7 +160,7 @@ def boundary_mask(where: str, name: str, value: Any, shape: tuple[int, ...], lik
     Raises:
         InputError: it has another shape.
     """
-    values = _seen(value)
+    values = _seen(where, name, value)
     check.shape(where, name, values.shape, shape, ", as many as there are tokens")
     return jnp.asarray(values)
 
@@ -171,12 +171,12 @@ def boundary_labels(where: str, name: str, value: Any, logits: Array) -> Array:
     Raises:
         InputError: they are not integers, not one for each row of logits, or one is neither -100 nor a class.
     """
-    labels = _seen(value)
+    labels = _seen(where, name, value)
     check.integer_dtype(where, name, labels.dtype.name)
     check.shape(where, name, labels.shape, logits.shape[:-1])
     counted = (np if isinstance(labels, np.ndarray) else jnp).where(labels != losses.IGNORED, labels, 0)
     check.ids_in_range(where, name, _bounds(counted), logits.shape[-1], "the output")
-    return jnp.asarray(labels)
+    return _indices(jnp.asarray(labels))
 
 
 def boundary_targets(where: str, name: str, value: Any, logits: Array, problem_type: str | None) -> Array:
@@ -185,7 +185,7 @@ def boundary_targets(where: str, name: str, value: Any, logits: Array, problem_t
     Raises:
         InputError: they do not fit the problem type.
     """
-    labels = _seen(value)
+    labels = _seen(where, name, value)
     floating = bool(jnp.issubdtype(labels.dtype, jnp.floating))
     problem = losses.problem(logits.shape[-1], floating, problem_type)
     if problem == "single_label_classification":
@@ -204,9 +204,14 @@ def boundary_rngs(where: str, rngs: Any) -> None:
         raise InputError(f"{where}: rngs is a {type(rngs).__name__}, but a key such as jax.random.key(0) is needed")
 
 
-def _seen(value: Any) -> Any:
+def _seen(where: str, name: str, value: Any) -> Any:
     """A JAX array as it is, anything else as numpy has it: before JAX would wrap 64-bit integers."""
-    return value if isinstance(value, Array) else np.asarray(value)
+    return value if isinstance(value, Array) else check.numbers(where, name, value)
+
+
+def _indices(ids: Array) -> Array:
+    """Integers in a dtype that indexes; narrow and unsigned ones need not, and could not hold every index."""
+    return ids if ids.dtype in (jnp.int32, jnp.int64) else ids.astype(jnp.int32)
 
 
 def _bounds(ids: Any) -> tuple[int, int] | None:

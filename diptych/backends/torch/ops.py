@@ -131,8 +131,9 @@ def boundary_ids(where: str, name: str, value: Any, axes: str, like: Tensor, *, 
     Raises:
         InputError: they are not integers, do not have these axes, or one is not a row of the table.
     """
-    ids = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    ids = _seen(where, name, value)
     check.integer_dtype(where, name, str(ids.dtype).removeprefix("torch."))
+    ids = _indices(ids)
     check.rank(where, name, ids.shape, axes)
     check.ids_in_range(where, name, _bounds(ids), size, table)
     return ids.to(like.device)
@@ -144,7 +145,7 @@ def boundary_floats(where: str, name: str, value: Any, axes: str, like: Tensor) 
     Raises:
         InputError: they are not floating, or do not have these axes.
     """
-    values = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    values = _seen(where, name, value)
     if not values.is_floating_point():
         raise InputError(f"{where}: {name} has dtype {str(values.dtype).removeprefix('torch.')}, but floats are needed")
     check.rank(where, name, values.shape, axes)
@@ -157,7 +158,7 @@ def boundary_mask(where: str, name: str, value: Any, shape: tuple[int, ...], lik
     Raises:
         InputError: it has another shape.
     """
-    values = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    values = _seen(where, name, value)
     check.shape(where, name, values.shape, shape, ", as many as there are tokens")
     return values.to(like.device)
 
@@ -168,8 +169,9 @@ def boundary_labels(where: str, name: str, value: Any, logits: Tensor) -> Tensor
     Raises:
         InputError: they are not integers, not one for each row of logits, or one is neither -100 nor a class.
     """
-    labels = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    labels = _seen(where, name, value)
     check.integer_dtype(where, name, str(labels.dtype).removeprefix("torch."))
+    labels = _indices(labels)
     check.shape(where, name, labels.shape, logits.shape[:-1])
     counted = labels.where(labels != losses.IGNORED, 0)
     check.ids_in_range(where, name, _bounds(counted), logits.shape[-1], "the output")
@@ -182,7 +184,7 @@ def boundary_targets(where: str, name: str, value: Any, logits: Tensor, problem_
     Raises:
         InputError: they do not fit the problem type.
     """
-    labels = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    labels = _seen(where, name, value)
     problem = losses.problem(logits.shape[-1], labels.is_floating_point(), problem_type)
     if problem == "single_label_classification":
         return boundary_labels(where, name, labels, logits)
@@ -198,6 +200,21 @@ def boundary_rngs(where: str, rngs: Any) -> None:
     """
     if rngs is not None:
         raise InputError(f"{where}: rngs={rngs!r}, but torch draws from its global generator; use torch.manual_seed")
+
+
+def _seen(where: str, name: str, value: Any) -> Tensor:
+    """A tensor as it is, anything else by way of numpy, whose dtypes and strides are more than torch takes."""
+    if isinstance(value, Tensor):
+        return value
+    array = np.require(check.numbers(where, name, value), requirements=["C", "W"])
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _indices(ids: Tensor) -> Tensor:
+    """Integers in a dtype that indexes, which narrow and unsigned ones don't."""
+    return ids if ids.dtype in (torch.int32, torch.int64) else ids.to(torch.int64)
 
 
 def _bounds(ids: Tensor) -> tuple[int, int] | None:

@@ -1,0 +1,225 @@
+"""How fast is a forward pass? Ours in torch and in JAX against transformers 5 (sdpa) and the last Flax release, both
+as their users run them: torch in inference mode, JAX under jax.jit.
+
+Every side is one process; they take turns, call by call, so that a ratio compares neighbours in time. Each is also
+compared with the time that the same framework takes for the matrix products of the model alone.
+"""
+
+import json
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import numpy as np
+import peers
+from rich.console import Console
+from rich.table import Table
+
+SIDES = {
+    "diptych torch": "here",
+    "diptych jax": "here",
+    "transformers": "here",
+    "transformers flax": "flax",
+}
+"""Each side's name, and the environment that it runs in."""
+
+COMPARED = (
+    ("diptych torch", "transformers"),
+    ("diptych jax", "transformers flax"),
+    ("diptych jax", "diptych torch"),
+    ("diptych jax", "transformers"),
+)
+"""The ratios of the table."""
+
+TOLERANCE = 1e-3  # of the largest entry; the sides must compute the same thing
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table: a model and how its inputs look.
+
+    Attributes:
+        towers: for each encoder (tokens, width, feed-forward width, heads, layers).
+    """
+
+    title: str
+    name: str
+    architecture: str
+    fields: dict[str, Any]
+    vocabulary: int
+    length: int
+    towers: tuple[tuple[int, int, int, int, int], ...]
+    patch: tuple[int, int] | None = None
+
+    def inputs(self, batch: int) -> dict[str, np.ndarray]:
+        """A batch as a tokenizer and an image processor give it, every text as long as the longest."""
+        rng = np.random.default_rng(batch)
+        ids = rng.integers(1000, self.vocabulary - 2, (batch, self.length))
+        ids[:, -1] = self.vocabulary - 1
+        arrays: dict[str, np.ndarray] = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        if self.patch is not None:
+            arrays["pixel_values"] = rng.standard_normal((batch, 3, 224, 224), np.float32)
+        return arrays
+
+    def products(self, batch: int) -> list[dict[str, Any]]:
+        """The shapes of the forward pass's matrix products, and how often each is taken."""
+        shapes: list[dict[str, Any]] = []
+        for tokens, width, inner, heads, layers in self.towers:
+            rows, split = batch * tokens, (batch, heads)
+            shapes += [
+                {"left": (rows, width), "right": (width, width), "count": 4 * layers},
+                {"left": (rows, width), "right": (width, inner), "count": layers},
+                {"left": (rows, inner), "right": (inner, width), "count": layers},
+                {"left": (*split, tokens, width // heads), "right": (*split, width // heads, tokens), "count": layers},
+                {"left": (*split, tokens, tokens), "right": (*split, tokens, width // heads), "count": layers},
+            ]
+        if self.patch is not None:
+            patches, width = self.patch
+            shapes.append({"left": (batch * patches, 3 * 32 * 32), "right": (3 * 32 * 32, width), "count": 1})
+        return shapes
+
+
+FULL = (
+    Case(
+        "BERT-base, 128 tokens",
+        "bert-base",
+        "BertModel",
+        checkpoints.BERT_BASE,
+        30_522,
+        128,
+        ((128, 768, 3072, 12, 12),),
+    ),
+    Case(
+        "CLIP ViT-B/32, 77 tokens + image",
+        "clip-vit-b32",
+        "CLIPModel",
+        checkpoints.CLIP_B32,
+        49_408,
+        77,
+        ((77, 512, 2048, 8, 12), (50, 768, 3072, 12, 12)),
+        (49, 768),
+    ),
+)
+QUICK = (
+    Case("small BERT", "small-bert", "BertModel", checkpoints.SMALL_BERT, 30_522, 128, ((128, 96, 384, 4, 2),)),
+    Case(
+        "small CLIP",
+        "small-clip",
+        "CLIPModel",
+        checkpoints.SMALL_CLIP,
+        49_408,
+        77,
+        ((77, 96, 384, 4, 2), (50, 96, 384, 4, 2)),
+        (49, 96),
+    ),
+)
+
+
+def measured(case: Case, batch: int, sides: list[str], rounds: int, flax_environment: Path | None) -> dict[str, Any]:
+    """Every measurement of one row, by side."""
+    directory = checkpoints.checkpoint(case.name, case.architecture, case.fields)
+    found: dict[str, dict[str, Any]] = {side: {"steady": [], "products": []} for side in sides}
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs = Path(scratch, "inputs.npz")
+        np.savez(inputs, allow_pickle=False, **case.inputs(batch))
+        workers = [peers.Worker("forward_worker.py", side, SIDES[side], flax_environment) for side in sides]
+        outputs: dict[str, np.ndarray] = {}
+        for worker in workers:
+            answer = worker("first", directory=str(directory), name=case.architecture, inputs=str(inputs))
+            found[worker.side]["first"] = answer["seconds"]
+            found[worker.side]["versions"] = worker("versions")
+            outputs[worker.side] = np.array(answer["output"])
+            worker("prepare_products", shapes=case.products(batch))
+        _same(case.title, outputs)
+        for worker in workers:  # what the first calls still set up
+            worker("steady", calls=2)
+            worker("time_products")
+        for turn in range(rounds):
+            for worker in workers if turn % 2 == 0 else reversed(workers):
+                found[worker.side]["steady"] += worker("steady", calls=1)
+                found[worker.side]["products"].append(worker("time_products"))
+        for worker in workers:
+            worker.__exit__()
+    return found
+
+
+def _same(title: str, outputs: dict[str, np.ndarray]) -> None:
+    """Raises RuntimeError unless all sides gave the same numbers."""
+    reference = next(iter(outputs.values()))
+    for side, values in outputs.items():
+        difference = np.abs(values - reference).max() / np.abs(reference).max()
+        if not difference <= TOLERANCE:
+            raise RuntimeError(f"{title}: {side} differs from the first side by {difference:.1e} of the largest entry")
+
+
+def ratio(numerators: list[float], denominators: list[float]) -> str:
+    """Median of the ratios of neighbours in time, with its quartiles."""
+    ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:.2f} ({low:.2f}–{high:.2f})"
+
+
+def tables(results: list[dict[str, Any]], sides: list[str]) -> list[Table]:
+    """The ratios, the times, and the shares of the product rate."""
+    pairs = [(ours, peer) for ours, peer in COMPARED if ours in sides and peer in sides]
+    ratios = Table("model", "batch", title="Time as a ratio: below 1 the first is faster (median, quartiles)")
+    times = Table("model", "batch", title="Milliseconds of a call (median, fastest), and seconds of the first call")
+    shares = Table("model", "batch", title="Time of the model's matrix products alone, as a share of the whole call's")
+    for ours, peer in pairs:
+        ratios.add_column(f"{ours} /\n{peer}")
+    for side in sides:
+        times.add_column(side)
+        shares.add_column(side)
+    for result in results:
+        found = result["sides"]
+        head = result["model"], str(result["batch"])
+        ratios.add_row(*head, *(ratio(found[ours]["steady"], found[peer]["steady"]) for ours, peer in pairs))
+        times.add_row(
+            *head,
+            *(
+                f"{statistics.median(found[side]['steady']) * 1e3:.0f}, {min(found[side]['steady']) * 1e3:.0f}; "
+                f"{found[side]['first']:.1f} s"
+                for side in sides
+            ),
+        )
+        shares.add_row(*head, *(share(found[side]["products"], found[side]["steady"]) for side in sides))
+    return [ratios, times, shares]
+
+
+def share(products: list[float], steady: list[float]) -> str:
+    """The product rate that a call reaches: of the medians, and of the fastest."""
+    return f"{statistics.median(products) / statistics.median(steady):.0%}, {min(products) / min(steady):.0%}"
+
+
+def main() -> None:
+    parser = peers.arguments(__doc__)
+    parser.add_argument("--rounds", type=int, help="calls of each side")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
+    parser.add_argument("--case", help="only the rows with this in their title")
+    options = parser.parse_args()
+    cases = QUICK if options.quick else FULL
+    rounds = options.rounds or (5 if options.quick else 31)
+    facts = peers.session()
+
+    console = Console()
+    results = []
+    for case in cases:
+        if options.case and options.case not in case.title:
+            continue
+        for batch in options.batch:
+            found = measured(case, batch, options.sides, rounds, options.flax_environment)
+            facts |= {f"versions, {side}": values.pop("versions") for side, values in found.items()}
+            results.append({"model": case.title, "batch": batch, "sides": found})
+    for table in tables(results, options.sides):
+        console.print(table)
+    console.print(peers.described(facts))
+    if options.json:
+        options.json.write_text(json.dumps({"session": facts, "rows": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""How long does it take to load a 1.7 GB checkpoint, and how much memory? CLIP ViT-L/14 in float32, from the page
+cache: ours in torch and in JAX against transformers 5, the last Flax release (from_pt=True), and the least that
+loading can mean: copying every tensor out of the mapped file, for JAX with the matrices of linear layers transposed.
+
+Every load has a process of its own, in which a small checkpoint was loaded before; the sides take turns.
+"""
+
+import json
+import statistics
+
+import checkpoints
+import peers
+from rich.console import Console
+from rich.table import Table
+
+SIDES = {
+    "copy": "here",
+    "copy transposed": "here",
+    "diptych torch": "here",
+    "transformers": "here",
+    "diptych jax": "here",
+    "transformers flax": "flax",
+}
+"""Each side's name, and the environment that it runs in."""
+
+FLOORS = {
+    "diptych torch": "copy",
+    "transformers": "copy",
+    "diptych jax": "copy transposed",
+    "transformers flax": "copy transposed",
+}
+
+
+def main() -> None:
+    parser = peers.arguments(__doc__)
+    parser.add_argument("--rounds", type=int, help="loads of each side")
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
+    options = parser.parse_args()
+    rounds = options.rounds or (2 if options.quick else 7)
+    facts = peers.session()
+    small = str(checkpoints.checkpoint("small-clip", "CLIPModel", checkpoints.SMALL_CLIP))
+    directory = checkpoints.checkpoint("clip-vit-l14", "CLIPModel", checkpoints.CLIP_L14)
+    file = small if options.quick else str(directory)
+    weights = next((directory if not options.quick else checkpoints.Path(small)).glob("*.safetensors"))
+    size, largest = weights.stat().st_size, checkpoints.largest_tensor(weights)
+    weights.read_bytes()  # into the page cache
+
+    def measure(side: str, watch: bool) -> dict[str, float]:
+        with peers.Worker("loading_worker.py", side, SIDES[side], options.flax_environment) as worker:
+            found = worker("measure", directory=file, warm=small, watch=watch)
+            facts[f"versions, {side}"] = worker("versions")
+        return found
+
+    memory = {side: measure(side, True) for side in options.sides}
+    seconds: dict[str, list[float]] = {side: [] for side in options.sides}
+    for turn in range(rounds):
+        for side in options.sides if turn % 2 == 0 else reversed(options.sides):
+            seconds[side].append(measure(side, False)["seconds"])
+
+    table = Table(
+        "",
+        "seconds (median, fastest)",
+        "over the plain copy",
+        "peak memory\n/ model",
+        "over the model,\nin largest tensors",
+    )
+    for side, times in seconds.items():
+        floor = FLOORS.get(side)
+        ratios = [a / b for a, b in zip(times, seconds[floor], strict=True)] if floor in seconds else []
+        table.add_row(
+            side,
+            f"{statistics.median(times):.2f}, {min(times):.2f}",
+            f"{statistics.median(ratios):.2f}" if ratios else "",
+            f"{memory[side]['peak'] / size:.2f}",
+            f"{(memory[side]['peak'] - size) / largest:+.2f}",
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"the model has {size / 1e9:.2f} GB, its largest tensor {largest / 1e9:.2f} GB")
+    console.print(peers.described(facts))
+    if options.json:
+        found = {"session": facts, "bytes": size, "largest": largest, "memory": memory, "seconds": seconds}
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

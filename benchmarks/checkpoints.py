@@ -1,0 +1,63 @@
+"""Checkpoints of published sizes with random weights, made once by transformers, the same files for all sides."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import peers
+from safetensors import safe_open
+
+BERT_BASE: dict[str, Any] = {}
+CLIP_B32: dict[str, Any] = {}
+CLIP_L14: dict[str, Any] = {
+    "projection_dim": 768,
+    "text_config": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "projection_dim": 768,
+    },
+    "vision_config": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "patch_size": 14,
+        "projection_dim": 768,
+    },
+}
+"""What openai/clip-vit-large-patch14 says beyond the defaults, which are bert-base's and clip-vit-base-patch32's."""
+
+SMALL_BERT = {"hidden_size": 96, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 384}
+SMALL_CLIP = {
+    "projection_dim": 64,
+    "text_config": {**SMALL_BERT, "projection_dim": 64},
+    "vision_config": {**SMALL_BERT, "projection_dim": 64},
+}
+
+
+def checkpoint(name: str, architecture: str, fields: dict[str, Any]) -> Path:
+    """A directory with the checkpoint, in the cache."""
+    directory = peers.CACHE / "checkpoints" / name
+    if not (directory / "config.json").exists():
+        import torch
+        import transformers
+
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        print(f"making {directory}", flush=True)
+        partial = directory.with_name(f".{name}.{os.getpid()}")
+        torch.manual_seed(0)
+        config_class = transformers.BertConfig if architecture == "BertModel" else transformers.CLIPConfig
+        getattr(transformers, architecture)(config_class(**fields)).save_pretrained(partial, max_shard_size="10GB")
+        shutil.rmtree(directory, ignore_errors=True)
+        partial.rename(directory)
+    return directory
+
+
+def largest_tensor(file: Path) -> int:
+    """Bytes of the largest tensor of a safetensors file."""
+    with safe_open(file, "numpy") as tensors:
+        return max(tensors.get_tensor(name).nbytes for name in tensors.keys())  # noqa: SIM118 -- it is no dict

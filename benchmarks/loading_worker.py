@@ -1,0 +1,114 @@
+"""One side of bench_loading.py: loads a checkpoint once, and says how long that took and how much memory."""
+
+import importlib
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peers
+
+INTERVAL = 0.002  # seconds between two looks at the memory
+
+
+def loader(side: str) -> Callable[[str], Any]:
+    """The function that loads a directory's CLIPModel the way a user of that side does."""
+    if side == "diptych torch":
+        import diptych.backends.torch as library
+
+        return library.CLIPModel.from_pretrained
+    if side == "diptych jax":
+        import jax
+
+        import diptych.backends.jax as library
+
+        return lambda directory: jax.block_until_ready(library.CLIPModel.from_pretrained(directory))
+    if side.startswith("copy"):
+        return copied if side == "copy" else copied_transposed
+    transformers: Any = importlib.import_module("transformers")
+    if side == "transformers":
+        return transformers.CLIPModel.from_pretrained
+    from jax import block_until_ready
+
+    def load(directory: str) -> Any:
+        model = transformers.FlaxCLIPModel.from_pretrained(directory, from_pt=True)
+        block_until_ready(model.params)
+        return model
+
+    return load
+
+
+def copied(directory: str) -> list[np.ndarray]:
+    """Every tensor of the file in memory of its own: the least that loading can mean."""
+    from diptych.core.checkpoint.safetensors import read_safetensors
+
+    return [source.read().copy() for source in read_safetensors(Path(directory, "model.safetensors")).values()]
+
+
+def copied_transposed(directory: str) -> list[np.ndarray]:
+    """The same with the matrices of linear layers transposed, in strips: the least that loading into Flax can mean."""
+    from diptych.core.checkpoint.safetensors import read_safetensors
+    from diptych.core.checkpoint.strips import permuted
+
+    tensors = read_safetensors(Path(directory, "model.safetensors"))
+    return [
+        permuted(
+            source.read(),
+            (1, 0) if len(source.shape) == 2 and "embedding" not in name else (*range(len(source.shape)),),
+        )
+        for name, source in tensors.items()
+    ]
+
+
+def anonymous() -> int:
+    """Bytes of this process's memory that no file backs."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) << 10
+
+
+class Peak:
+    """The largest anonymous memory while the context lasts, looked at from a thread."""
+
+    def __enter__(self) -> "Peak":
+        self.start = self.value = anonymous()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(INTERVAL):
+            self.value = max(self.value, anonymous())
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def measure(load: Callable[[str], Any], directory: str, warm: str, watch: bool) -> dict[str, float]:
+    """Seconds of a load, or the memory that it takes at its peak and keeps, over what the process had before.
+
+    Args:
+        load: loads a directory.
+        directory: what to load.
+        warm: a small checkpoint to load first, so that imports and thread pools are not measured.
+        watch: measure memory, not time.
+    """
+    load(warm)
+    if not watch:
+        start = time.perf_counter()
+        model = load(directory)
+        return {"seconds": time.perf_counter() - start}
+    with Peak() as peak:
+        model = load(directory)
+    kept = anonymous()
+    del model
+    return {"peak": peak.value - peak.start, "kept": kept - peak.start}
+
+
+if __name__ == "__main__":
+    function = loader(sys.argv[1])
+    peers.serve({"measure": lambda **options: measure(function, **options), "versions": peers.versions})

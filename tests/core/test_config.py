@@ -431,8 +431,8 @@ def test_replace_makes_a_changed_copy():
     assert "top_p" not in config.to_dict()
     assert config.replace(is_decoder=False, position_embedding_type="absolute") == config
     assert config.replace() == config
-    with pytest.raises(ConfigError, match=r"^BertConfig has no field hiden_size, widht; it knows architectures, atten"):
-        config.replace(hiden_size=3, widht=4)
+    with pytest.raises(ConfigError, match=r"^BertConfig has no field breadth, hiddensize; it knows architectures, atten"):
+        config.replace(hiddensize=3, breadth=4)
 
 
 def test_assignment_says_how_to_change_a_config():

@@ -163,7 +163,7 @@ def test_every_exception_still_exists() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("self.query = layers.Linear", "self.querry = layers.Linear"),
+        ("self.query = layers.Linear", "self.queries = layers.Linear"),
         (", config.layer_norm_eps,", ", 1e-12,"),
         ("class BertOutput(", "class BertOut("),
         ("weights: bool = False", "weights: bool = True"),

@@ -84,18 +84,19 @@ def attention(
         rngs: a key for dropout.
         weights: whether the probabilities are returned too, after dropout.
     """
-    query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
+    # heads before tokens: XLA's CPU compiler multiplies (T, H) by (H, S) far faster than where they are interleaved
+    query, key, value = (x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2) for x in (query, key, value))
     if causal:
-        mask = jnp.tril(jnp.ones((query.shape[1], key.shape[1]), bool))[None, None]
+        mask = jnp.tril(jnp.ones((query.shape[-2], key.shape[-2]), bool))[None, None]
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=wide) / math.sqrt(query.shape[-1])
+    scores = jnp.einsum("BNTH,BNSH->BNTS", query, key, preferred_element_type=wide) / math.sqrt(query.shape[-1])
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(wide).min)
     probabilities = jax.nn.softmax(scores, axis=-1)
     if mask is not None:
         probabilities = jnp.where(mask, probabilities, 0.0)
     probabilities = dropout(probabilities.astype(query.dtype), rngs)
-    states = jnp.einsum("BNTS,BSNH->BTNH", probabilities, value)
+    states = (probabilities @ value).swapaxes(1, 2)
     return states.reshape(*states.shape[:2], -1), probabilities if weights else None
 
 
@@ -205,8 +206,14 @@ def boundary_rngs(where: str, rngs: Any) -> None:
 
 
 def _seen(where: str, name: str, value: Any) -> Any:
-    """A JAX array as it is, anything else as numpy has it: before JAX would wrap 64-bit integers."""
-    return value if isinstance(value, Array) else check.numbers(where, name, value)
+    """A JAX array as it is, anything else as numpy has it: before JAX would wrap 64-bit integers.
+
+    It wraps those of its own arrays too, once the scope that allowed them is left.
+    """
+    if not isinstance(value, Array):
+        return check.numbers(where, name, value)
+    wide = value.dtype.itemsize == 8 and not jax.config.read("jax_enable_x64")
+    return np.asarray(value) if wide and not isinstance(value, Tracer) else value
 
 
 def _indices(ids: Array) -> Array:

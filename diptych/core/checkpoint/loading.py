@@ -138,7 +138,6 @@ def save(
     target = Path(directory)
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"{target}: is a file, but a directory is needed to save a checkpoint")
-    target.mkdir(parents=True, exist_ok=True)
     housekeeping = {name: value for name, value in config.housekeeping.items() if name != "torch_dtype"}
     config = config.replace(housekeeping=type(config.housekeeping)({**housekeeping, "dtype": dtype}))
     config = config.replace(architectures=(class_name,))

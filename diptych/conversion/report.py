@@ -159,7 +159,8 @@ class Report:
         def described(side: dict[str, str]) -> str:
             return ", ".join(f"{name} {value}" for name, value in side.items())
 
-        kinds = {kind: len([p for p in self.points if p.kind == kind]) for kind in ("module", "output", "gradient")}
+        once = [point.kind for point in self.points if point.dtype == self.dtypes[0]]
+        kinds = {kind: once.count(kind) for kind in ("module", "output", "gradient")}
         return [
             f"{self.class_name}: parity in {', '.join(self.dtypes)}",
             f"reference: {described(self.reference)}",

@@ -431,7 +431,9 @@ def test_replace_makes_a_changed_copy():
     assert "top_p" not in config.to_dict()
     assert config.replace(is_decoder=False, position_embedding_type="absolute") == config
     assert config.replace() == config
-    with pytest.raises(ConfigError, match=r"^BertConfig has no field breadth, hiddensize; it knows architectures, atten"):
+    with pytest.raises(
+        ConfigError, match=r"^BertConfig has no field breadth, hiddensize; it knows architectures, atten"
+    ):
         config.replace(hiddensize=3, breadth=4)
 
 

@@ -125,9 +125,7 @@ def test_a_truncated_file(checkpoint, length):
     content = path.read_bytes()
     path.write_bytes(content[:length])
     text = refused_load(checkpoint)
-    assert text.startswith(f"{path}: ") and text.endswith(
-        ("ownload or save it again", "ownload or save the file again")
-    )
+    assert text.startswith(f"{path}: ") and text.endswith((" or save it again", " or save the file again"))
     wanted = {0: "is empty", 5: "has 5 bytes, too few", 100: "announces a header of"}
     assert wanted.get(length, "the file is truncated") in text
 

@@ -79,6 +79,18 @@ class LayerNorm(nnx.LayerNorm):
         super().__init__(features, epsilon=eps, use_fast_variance=False, **made, **_flax(init))
 
 
+def _convolution(inputs: Array, kernel: Array, strides: tuple[int, ...], *padding: Any, **options: Any) -> Array:
+    size = kernel.shape[:2]
+    if strides != size:
+        return jax.lax.conv_general_dilated(inputs, kernel, strides, *padding, **options)
+    # windows that tile the image: one matrix product, which XLA's CPU compiler takes half the time for
+    rows, columns = inputs.shape[1] // size[0], inputs.shape[2] // size[1]
+    covered = inputs[:, : rows * size[0], : columns * size[1]]
+    tiles = covered.reshape(-1, rows, size[0], columns, size[1], inputs.shape[-1]).swapaxes(2, 3)
+    flat = tiles.reshape(-1, rows, columns, kernel[..., 0].size)
+    return jnp.matmul(flat, kernel.reshape(-1, kernel.shape[-1]), precision=options["precision"])
+
+
 class Conv2d(nnx.Conv):
     """A convolution without padding over (batch, height, width, channels)."""
 
@@ -92,11 +104,10 @@ class Conv2d(nnx.Conv):
         bias: bool = True,
         **init: Unpack[Init],
     ) -> None:
-        made = {"kernel_init": _abstract, "bias_init": _abstract}
+        made: dict[str, Any] = {"kernel_init": _abstract, "bias_init": _abstract}
+        made |= {"padding": "VALID", "conv_general_dilated": _convolution}
         size, strides = (kernel_size, kernel_size), (stride, stride)
-        super().__init__(
-            in_features, out_features, size, strides, padding="VALID", use_bias=bias, **made, **_flax(init)
-        )
+        super().__init__(in_features, out_features, size, strides, use_bias=bias, **made, **_flax(init))
 
     def patches(self, pixel_values: Float[Array, "B C Y X"]) -> Float[Array, "B P D"]:
         """The output as a sequence, row by row."""

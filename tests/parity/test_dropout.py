@@ -94,22 +94,27 @@ def test_the_fast_attention_of_torch_drops_at_the_same_rate(name: str, monkeypat
 
 @pytest.mark.parametrize(*WHERE)
 def test_no_two_layers_of_a_jax_model_share_a_mask(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    masks: list[np.ndarray] = []
-    call = jax_layers.Dropout.__call__
-
-    def recorded(self: Any, values: Any, rngs: Any = None) -> Any:
-        masks.append(np.asarray(call(self, jax.numpy.ones((64, 64)), rngs)) != 0)
-        return values
-
-    monkeypatch.setattr(jax_layers.Dropout, "__call__", recorded)
     model = getattr(diptych.backends.jax, name)(CONFIGS[name]).train()
-    model(**inputs(name), rngs=jax.random.key(3))
     dropouts = [module for _, module in nnx.iter_modules(model) if isinstance(module, jax_layers.Dropout)]
-    assert len(masks) == len(dropouts) >= 2
+    masks = [np.asarray(layer(jax.numpy.ones((64, 64)), jax.random.key(3))) != 0 for layer in dropouts]
+    assert len(masks) >= 2
     for first in range(len(masks)):
         for second in range(first):
             # masks of two independent layers agree in about 64% to 68% of their entries at these rates
             assert np.mean(masks[first] == masks[second]) < 0.9
+
+    # a call uses every layer once, with the key that it was given
+    called: list[int] = []
+    key = jax.random.key(3)
+
+    def recorded(self: Any, values: Any, rngs: Any = None) -> Any:
+        assert rngs is key
+        called.append(self.salt)
+        return values
+
+    monkeypatch.setattr(jax_layers.Dropout, "__call__", recorded)
+    jax.eval_shape(lambda: model(**inputs(name), rngs=key))
+    assert sorted(called) == sorted(layer.salt for layer in dropouts)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])

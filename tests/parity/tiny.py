@@ -57,6 +57,11 @@ CONFIGS: dict[str, ModelConfig] = {
 }
 """Every class of both families and a config for it."""
 
+WHOLE = ("BertForMaskedLM", "BertForSequenceClassification", "CLIPModel", "CLIPForImageClassification")
+"""Classes that have every layer between them, for tests that take long."""
+# a step of gradient descent that lowers the loss of a new model; CLIP's normalised vectors start out short
+RATES = {"BertForMaskedLM": 1e-2, "CLIPModel": 1e-5}
+
 
 def inputs(name: str, *, seed: int = 0) -> dict[str, Any]:
     """A batch of two, the second text padded."""

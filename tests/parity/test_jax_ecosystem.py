@@ -1,0 +1,197 @@
+"""A JAX model is a pytree of the ecosystem it lives in: jit, grad, nnx, optax, shardings."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import diptych.backends.jax as dp
+from diptych.core.checkpoint.tensors import TensorSource
+from diptych.core.errors import InputError
+from tests.assertions import assert_close
+from tests.parity.sides import QUICK
+from tests.parity.tiny import BERT, CONFIGS, RATES, WHOLE, inputs
+
+WHERE = ("name", list(CONFIGS))
+
+
+def built(name: str, **build: Any) -> Any:
+    return getattr(dp, name)(CONFIGS[name], **build)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_models_with_equal_configs_share_one_program(name: str, tmp_path: Path) -> None:
+    traces: list[int] = []
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def run(model: Any, call: Any) -> Any:
+        traces.append(1)
+        return model(**call)[0]
+
+    drawn = built(name, seed=1)
+    drawn.save_pretrained(tmp_path / "here")
+    built(name, seed=1).save_pretrained(tmp_path / "there")
+    cls = getattr(dp, name)
+    models = [drawn, built(name, seed=2), *(cls.from_pretrained(tmp_path / place) for place in ("here", "there"))]
+    models.append(nnx.merge(*nnx.split(drawn)))
+    models.append(cls.from_pretrained(tmp_path / "here").train().eval())
+    results = [run(model, inputs(name)) for model in models]
+    assert len(traces) == 1
+    for index in (2, 3, 4, 5):
+        assert np.array_equal(results[index], results[0])
+    assert not np.array_equal(results[1], results[0])
+    other = drawn.config.replace(output_hidden_states=True)
+    models[1].config = other
+    run(models[1], inputs(name))
+    assert len(traces) == 2
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_gradients_are_a_model_and_one_step_lowers_the_loss(name: str) -> None:
+    call = {**inputs(name), **({"return_loss": True} if name == "CLIPModel" else {"labels": inputs(name)["input_ids"]})}
+    optimizer = optax.sgd(RATES[name])
+
+    def loss_of(model: Any) -> Any:
+        return model(**call).loss
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def step(model: Any, state: Any) -> Any:
+        loss, gradients = jax.value_and_grad(loss_of)(model)
+        updates, state = optimizer.update(gradients, state, model)
+        return optax.apply_updates(model, updates), state, loss, gradients
+
+    model = built(name)
+    after, state, before, gradients = step(model, optimizer.init(model))
+    assert type(gradients) is type(after) is type(model)
+    assert gradients.config == model.config
+    assert gradients._leaves().keys() == model._leaves().keys()
+    assert step(after, state)[2] < before
+
+    @nnx.jit
+    def step_in_place(model: Any, optimizer: Any) -> None:
+        optimizer.update(model, nnx.grad(loss_of)(model))
+
+    step_in_place(model, nnx.Optimizer(model, optimizer, wrt=nnx.Param))
+    found = {path: source.read() for path, source in sources(model).items()}
+    for path, source in sources(after).items():
+        assert_close(found[path], source.read().astype(np.float64), kind="float32", largest=1e-2, name=path)
+
+
+def sources(model: Any) -> dict[str, TensorSource]:
+    return model._sources()
+
+
+@pytest.mark.parametrize(*WHERE)
+def test_split_and_merge_give_the_same_model(name: str) -> None:
+    model = built(name).train()
+    definition, state = nnx.split(model)
+    merged = nnx.merge(definition, state)
+    assert merged.training and merged.config is model.config
+    assert jax.tree.all(jax.tree.map(np.array_equal, model, merged))
+    assert jax.tree.structure(model) == jax.tree.structure(merged)
+    paths = {".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    assert len(paths) == len(model._leaves())
+    clone = nnx.clone(model)
+    assert clone.training
+    assert jax.tree.all(jax.tree.map(np.array_equal, model, clone))
+
+
+def test_scans_and_maps_go_over_models() -> None:
+    models = [built("BertModel", seed=seed) for seed in range(2)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+    ids = inputs("BertModel")["input_ids"]
+    together = jax.jit(jax.vmap(lambda model: model(ids).pooler_output), compiler_options=QUICK)(stacked)
+    for index, model in enumerate(models):  # one by one, without jit
+        assert_close(together[index], np.asarray(model(ids).pooler_output, np.float64), kind="float32")
+
+
+def test_under_jit_an_id_out_of_range_gives_nan() -> None:
+    model, ids = built("BertModel"), inputs("BertModel")["input_ids"]
+    run = jax.jit(lambda model, ids: model(ids).last_hidden_state, compiler_options=QUICK)
+    assert np.isfinite(run(model, ids)).all()
+    for strange in (23, -1, 2**31 - 1):
+        ids[1, 2] = strange
+        states = np.asarray(run(model, ids))
+        assert np.isnan(states[1]).all() and np.isfinite(states[0]).all()
+        with pytest.raises(InputError, match=rf"input_ids holds {strange}, but vocab_size allows 0 to 22"):
+            model(ids)
+
+
+def test_values_go_where_sharding_says(tmp_path: Path) -> None:
+    device = jax.devices()[0]
+    single = jax.sharding.SingleDeviceSharding(device)
+    asked: dict[str, tuple[int, ...]] = {}
+
+    def by_path(path: str, shape: tuple[int, ...]) -> Any:
+        asked[path] = shape
+        return single if path.endswith("weight") else device
+
+    built("BertModel").save_pretrained(tmp_path)
+    plain = built("BertModel")
+    for sharding in (device, single, by_path):
+        for model in (built("BertModel", sharding=sharding), dp.BertModel.from_pretrained(tmp_path, sharding=sharding)):
+            assert jax.tree.all(jax.tree.map(np.array_equal, model, plain))
+            assert all(leaf.committed and leaf.devices() == {device} for leaf in jax.tree.leaves(model))
+    assert set(asked) == {slot.path for slot in plain._leaves()}
+    assert asked["encoder.layer.0.intermediate.dense.weight"] == (12, 17)  # as JAX stores it
+    with pytest.raises(TypeError, match="BertModel has no keyword device; it has seed, dtype, compute_dtype, sharding"):
+        dp.BertModel(BERT, device=device)
+
+
+TWO_DEVICES = """
+import json, sys
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import diptych.backends.jax as dp
+
+mesh = Mesh(jax.devices(), ("x",))
+split, whole = NamedSharding(mesh, PartitionSpec(None, "x")), NamedSharding(mesh, PartitionSpec())
+place = lambda path, shape: split if path.endswith("query.weight") else whole
+model = dp.BertModel.from_pretrained(sys.argv[1], sharding=place)
+query = model.encoder.layer[0].attention.self.query.kernel[...]
+second = dp.BertModel.from_pretrained(sys.argv[1], sharding=jax.devices()[1])
+ids = np.arange(12).reshape(2, 6)
+run = jax.jit(lambda model, ids: model(ids).pooler_output)
+print(json.dumps({
+    "devices": len(jax.devices()),
+    "shards": sorted(shard.data.shape for shard in query.addressable_shards),
+    "second": sorted({device.id for leaf in jax.tree.leaves(second) for device in leaf.devices()}),
+    "sharded": run(model, ids).tolist(),
+    "single": run(second, ids).tolist(),
+}))
+"""
+
+
+def test_two_devices_hold_halves(tmp_path: Path) -> None:
+    model = built("BertModel", seed=4)
+    model.save_pretrained(tmp_path)
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES, str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    expected = np.asarray(jax.jit(lambda model, ids: model(ids))(model, np.arange(12).reshape(2, 6)).pooler_output)
+    expected = expected.astype(np.float64)
+    assert found["devices"] == 2 and found["second"] == [1]
+    assert found["shards"] == [[12, 6], [12, 6]]
+    assert_close(np.asarray(found["sharded"], np.float32), expected, kind="float32")
+    assert_close(np.asarray(found["single"], np.float32), expected, kind="float32")
+
+
+def test_float64_needs_x64() -> None:
+    for dtype in ("float64", np.float64, jnp.float64):
+        with pytest.raises(InputError, match=r"dtype='float64' needs 64-bit mode.*jax\.enable_x64"):
+            built("BertModel", dtype=dtype)
+    with jax.enable_x64(True):
+        assert built("BertModel", dtype="float64").dtype.name == "float64"

@@ -13,11 +13,19 @@ def _name(config: object) -> str:
     return type(config).__name__
 
 
+LARGEST = {"num_hidden_layers": 10_000}
+"""The largest values that a config may give, 2**24 for other sizes; no published one comes near."""
+
+
 def positive(config: object, *fields: str) -> None:
-    """The fields must be 1 or more."""
-    wrong = [f"{name}={getattr(config, name)}" for name in fields if getattr(config, name) < 1]
+    """The fields must be 1 or more, and no more than a model can have."""
+    values = {name: getattr(config, name) for name in fields}
+    wrong = [f"{name}={value}" for name, value in values.items() if value < 1]
     if wrong:
         raise ConfigError(f"{_name(config)}: {', '.join(wrong)} must be 1 or more")
+    for name, value in values.items():
+        if value > (largest := LARGEST.get(name, 2**24)):
+            raise ConfigError(f"{_name(config)}: {name}={value} must be {largest} at most")
 
 
 def not_negative(config: object, *fields: str) -> None:
@@ -41,6 +49,7 @@ def divides(config: object, divisor: str, dividend: str) -> None:
     small, large = getattr(config, divisor), getattr(config, dividend)
     if small < 1 or large < 1 or large % small:
         raise ConfigError(f"{_name(config)}: {dividend}={large} must be a positive multiple of {divisor}={small}")
+    positive(config, dividend)
 
 
 def exactly_one(where: str, **arguments: Any) -> None:

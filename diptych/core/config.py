@@ -357,7 +357,7 @@ def parse_json_object(text: str, where: str) -> dict[str, Any]:
 def _class_names(cls: type[ModelConfig], value: Any) -> dict[int, str]:
     """An `id2label` by number; empty for None."""
     names = cast(Mapping[Any, str], {} if value is None else value)
-    if not isinstance(value, Mapping | None) or not all(str(key).isdecimal() for key in names):
+    if not isinstance(value, Mapping | None) or not all(str(key).isdecimal() and len(str(key)) < 10 for key in names):
         raise ConfigError(f"{cls.__name__}: id2label={thawed(value)!r} must map class numbers to names")
     return {int(key): name for key, name in names.items()}
 

@@ -138,6 +138,7 @@ def test_one_tensor_at_a_time_is_read(tmp_path):
     [
         (b"[1, 2]", b"", "the header: must be a JSON object, not list"),
         (b"{not json", b"", r"the header: is not valid JSON \(Expecting property name"),
+        (b'{"a": ' + b"9" * 5000 + b"}", b"", r"the header: is not valid JSON \(Exceeds the limit"),
         (b"[" * 100_000, b"", r"the header: is not valid JSON \(maximum recursion depth"),
         (b'{"\xff": 1}', b"", r"the header: is not valid JSON \('utf-8' codec can't decode byte 0xff"),
         (b'{"a": 1, "b": 2, "a": 3}', b"", "the header: has the same name twice: a"),

@@ -63,7 +63,9 @@ def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
 
     try:
         parsed = json.loads(text.decode("utf-8"), object_pairs_hook=without_duplicates)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:  # the first also for a number with more digits than Python reads
         raise CheckpointError(f"{where}: is not valid JSON ({error}). Download or save the file again") from error
     if not isinstance(parsed, dict):
         raise CheckpointError(f"{where}: must be a JSON object, not {type(parsed).__name__}")

@@ -71,6 +71,7 @@ class CLIPVisionConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check.positive(self, "intermediate_size", "projection_dim", "num_hidden_layers", "num_channels")
+        check.positive(self, "image_size")
         check.divides(self, "num_attention_heads", "hidden_size")
         check.probability(self, "attention_dropout")
         check.not_negative(self, "layer_norm_eps", "initializer_range", "initializer_factor")

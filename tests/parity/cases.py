@@ -102,7 +102,11 @@ class Drawn:
         return self.made[name] if name in self.made else self.draw(st.sampled_from(options))
 
     def often(self) -> bool:
-        return self.draw(st.integers(0, 3)) > 0
+        return self.draw(st.sampled_from([True, True, True, False]))
+
+    def high(self, low: int, high: int) -> int:
+        """A number from low to high; the simplest is the highest, which shows most."""
+        return high - self.draw(st.integers(0, high - low))
 
     def size(self, low: int, high: int) -> int:
         """A size from low to high."""
@@ -131,7 +135,7 @@ class Drawn:
 
     def ids_or_not(self, name: str, batch: int, length: int, size: int) -> Inputs:
         """Ids for every row, for all rows alike, or none."""
-        rows = self.draw(st.sampled_from([None, 1, batch]))
+        rows = self.draw(st.sampled_from([batch, 1, None]))
         return {} if rows is None else {name: self.ids(rows, length, size)}
 
     def mask(self, batch: int, length: int, paddings: Sequence[str]) -> np.ndarray | None:
@@ -250,7 +254,7 @@ def _text_config(drawn: Drawn, projection: int) -> transformers.CLIPTextConfig:
 def _vision_config(drawn: Drawn, projection: int) -> transformers.CLIPVisionConfig:
     layers = drawn.size(1, 3)
     heads, width = drawn.heads()
-    patch = drawn.draw(st.integers(1, 4))
+    patch = drawn.high(1, 4)
     return transformers.CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=drawn.size(5, 40),
@@ -258,7 +262,7 @@ def _vision_config(drawn: Drawn, projection: int) -> transformers.CLIPVisionConf
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_channels=drawn.size(1, 8),
-        image_size=drawn.draw(st.integers(patch, 4 * patch + 1)),  # some are no multiple of the patch
+        image_size=drawn.high(patch, 4 * patch + 1),  # some are no multiple of the patch
         patch_size=patch,
         hidden_act=drawn.choice("hidden_act", get_args(Activation)),
         layer_norm_eps=drawn.choice("layer_norm_eps", EPSILONS),
@@ -287,7 +291,7 @@ def _images(drawn: Drawn, config: Any, batch: int) -> Inputs:
     switches: Inputs = {}
     if drawn.choice("interpolate_pos_encoding", [True, False]):
         switches["interpolate_pos_encoding"] = True
-        shape = drawn.draw(st.tuples(*[st.integers(patch, size + 2 * patch)] * 2))
+        shape = (drawn.high(patch, size + 2 * patch), drawn.high(patch, size + patch))
     return {"pixel_values": drawn.random().standard_normal((batch, config.num_channels, *shape)), **switches}
 
 

@@ -100,6 +100,19 @@ def test_a_live_model_of_transformers_meets_its_twin() -> None:
     assert "text_model.encoder.layers.0.mlp.fc1" in {point.name for point in report.points}
 
 
+def test_a_parameter_of_one_side_that_nothing_reads_is_no_difference() -> None:
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=12, intermediate_size=20, num_hidden_layers=1, num_attention_heads=3,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model = transformers.BertForMaskedLM(config)
+    with torch.no_grad():
+        model.cls.predictions.decoder.bias.normal_()
+    report = parity(model)
+    assert report.passed, str(report)
+    assert report.blind["cls.predictions.bias"] == "no output of this class depends on it for these inputs"
+
+
 def test_live_models_stay_as_they_are(directory: Path) -> None:
     model = diptych.backends.torch.BertForMaskedLM.from_pretrained(directory).train()
     twin = to_jax(model)

@@ -128,7 +128,7 @@ def match(
             strangers.append(name)
     for path, name in olds:
         # what one class holds twice may be two tensors of another, as the output layer of a model without tied weights
-        if path in found and _equal(tensors[found[path]], tensors[name]):
+        if path in found and (spelled[name] in family.superseded or _equal(tensors[found[path]], tensors[name])):
             ignored.append(name)
         elif (resolved := elsewhere(spelled[name])) is not None and not resolved[1]:
             left_out.append(name)

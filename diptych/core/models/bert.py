@@ -124,4 +124,6 @@ FAMILY = Family(
         "cls.predictions.bias": "cls.predictions.decoder.bias",
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     },
+    # an untied head has the decoder's bias; transformers 5 still saves the other beside it, as it was initialised
+    superseded=("cls.predictions.bias",),
 )

@@ -1,5 +1,6 @@
 """What the models of both backends do alike: settle switches, load, save and draw weights, over a few hooks."""
 
+import dataclasses
 import inspect
 import os
 from abc import abstractmethod
@@ -11,7 +12,7 @@ from tqdm.auto import tqdm
 
 from diptych.core import random
 from diptych.core.checkpoint import loading
-from diptych.core.checkpoint.matching import LoadReport
+from diptych.core.checkpoint.matching import Filling, LoadReport
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permuted
 from diptych.core.checkpoint.tensors import TensorSource
@@ -28,6 +29,10 @@ Item = TypeVar("Item")
 def _bar(tensors: Collection[Item], what: str) -> Iterable[Item]:
     """A progress bar on stderr, if that is a terminal and the work takes long."""
     return tqdm(tensors, desc=what, unit="tensor", delay=2, disable=None, leave=False)
+
+
+_LIVE = {"output_attentions", "output_hidden_states", "return_dict", "problem_type", "bos_token_id", "eos_token_id"}
+"""Config fields that a call reads; the others are built into the model."""
 
 
 class Switches(TypedDict, total=False):
@@ -129,10 +134,14 @@ class PreTrained:
         if settled != guess:
             model = made(source.config, seed=None, dtype=settled, **options)
         leaves = model._leaves()
-        for filling in _bar(found.fillings, "loading"):
-            slot = filling.slot
-            axes = tuple(filling.axes[axis] for axis in cls._stored_axes(slot))
-            cls._put(slot, leaves[slot], permuted(filling.source.read(), axes, FLOATS[settled]), where)
+
+        def stored(filling: Filling) -> np.ndarray:
+            axes = tuple(filling.axes[axis] for axis in cls._stored_axes(filling.slot))
+            return permuted(filling.source.read(), axes, FLOATS[settled])
+
+        copies = loading.ahead(stored, found.fillings)
+        for filling, values in zip(_bar(found.fillings, "loading"), copies, strict=True):
+            cls._put(filling.slot, leaves[filling.slot], values, where)
         model._draw({slot: leaves[slot] for slot in found.fresh}, 0, where)
         model.load_report = loading.report_of(source, found)
         return model
@@ -170,6 +179,17 @@ class PreTrained:
 
     def _check_config(self, config: object) -> None:
         wanted = described(type(self))[2]
+        built = vars(self).get("config", vars(self).get("_config"))
+        if isinstance(config, wanted) and built is not None:
+            fields = [f.name for f in dataclasses.fields(config) if f.compare and f.name not in _LIVE]
+            changed = [
+                f"{name}={getattr(config, name)!r}" for name in fields if getattr(config, name) != getattr(built, name)
+            ]
+            if changed:
+                raise ConfigError(
+                    f"{type(self).__name__}: {', '.join(changed)} cannot change in a model that is built; build another "
+                    "with from_pretrained(…) or from the config"
+                )
         if not isinstance(config, wanted):
             raise ConfigError(
                 f"{type(self).__name__}: config is a {type(config).__name__}, {wanted.__name__} is needed"

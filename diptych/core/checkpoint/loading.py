@@ -2,10 +2,12 @@
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from diptych.core.checkpoint.directory import Checkpoint, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import writing
@@ -19,6 +21,11 @@ from diptych.core.errors import CheckpointError, ConfigError
 from diptych.core.registry import Family, architectures, read_config
 
 logger = logging.getLogger("diptych")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_THREADS = min(2, os.cpu_count() or 1)  # each holds a tensor
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,18 @@ def dtype_of(source: Source, found: Match, asked: Any) -> str:
     return next(iter(names), "float32")
 
 
+def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The results of the work in order, done by two threads that are at most one item each ahead."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        started: deque[Future[Result]] = deque()
+        for item in items:
+            if len(started) == _THREADS:
+                yield started.popleft().result()
+            started.append(pool.submit(work, item))
+        for future in started:
+            yield future.result()
+
+
 def report_of(source: Source, found: Match) -> LoadReport:
     """The account of a load, with one log line if anything was left out or drawn anew, and one for odd token ids."""
     report = LoadReport(
@@ -136,6 +155,10 @@ def save(
 ) -> None:
     """Writes config.json and safetensors; nothing that stood there is lost unless all of it succeeds."""
     target = Path(directory)
+    if not os.fspath(directory):
+        raise CheckpointError("the name of the directory to save in is empty")
+    if (target / "config.json").is_dir():
+        raise CheckpointError(f"{target / 'config.json'}: is a directory, but the config is to be saved there")
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"{target}: is a file, but a directory is needed to save a checkpoint")
     housekeeping = {name: value for name, value in config.housekeeping.items() if name != "torch_dtype"}

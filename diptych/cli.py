@@ -1,9 +1,10 @@
 """The command `diptych`: each verb parses, calls one public function, prints.
 
-Exit codes: 0 done, 1 not equal, 2 bad input. Nothing heavy is imported before a verb needs it.
+Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself. Nothing heavy is imported unless needed.
 """
 
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="diptych",
     help="The same transformer models in JAX and PyTorch: convert their checkpoints, look into them, prove them equal.",
-    epilog="Exit codes: 0 done, 1 not equal, 2 bad input.",
+    epilog="Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -45,9 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=None if arguments is None else list(arguments), prog_name="diptych")
     except (ImportError, OSError, ValueError) as error:
         if isinstance(error, ValueError) and not _is_ours(error):
-            raise
+            traceback.print_exc()
+            raise SystemExit(3) from None
         typer.echo(f"diptych: {' '.join(str(error).split())}", err=True)
         raise SystemExit(2) from None
+    except Exception:  # Python's own exit code for it is 1, which says "not equal" here
+        traceback.print_exc()
+        raise SystemExit(3) from None
 
 
 def _is_ours(error: ValueError) -> bool:

@@ -24,11 +24,13 @@ class Run:
             "#2", "#3" … behind the path.
         outputs: name -> array, records inside records joined by dots.
         gradients: parameter -> gradient of the sum of all outputs, each entry weighed with a fixed random number.
+        shapes: parameter -> shape.
     """
 
     modules: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     outputs: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     gradients: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
 
 def weights_of(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -84,6 +86,7 @@ def run_torch(
         {name: _numpy(value) for name, value in captured.items()},
         {name: _numpy(value) for name, value in named.items()},
         found,
+        {published(name): tuple(parameter.shape) for name, parameter in model.named_parameters()},
     )
 
 
@@ -127,7 +130,8 @@ def run_jax(model: Any, inputs: Mapping[str, Any], *, seed: int, gradients: bool
             found[slot.path] = stored.transpose(published_axes(slot.kind, stored.ndim))
     # jax.jit returns dictionaries sorted by key; `kinds` remembers the order of the calls
     modules = {name: _channels_first(np.asarray(captured[name]), kind) for name, kind in kinds.items()}
-    return Run(modules, {name: np.asarray(named[name]) for name in named}, found)
+    shapes = {slot.path: slot.shape for slot in slots.leaves(model)}
+    return Run(modules, {name: np.asarray(named[name]) for name in named}, found, shapes)
 
 
 def shifted(shift: Shift) -> Callable[[str], str]:

@@ -177,6 +177,8 @@ def convert(
         _written_name(filling.slot, format): _written(filling, format, dtype)
         for filling in sorted(found.fillings, key=lambda filling: _written_name(filling.slot, format).split("."))
     }
+    if overwrite:
+        _keep_what_is_foreign(Path(destination))
     total = sum(tensor.nbytes for tensor in tensors.values())
     with new_directory(destination, overwrite) as partial, _meter(progress, 2 * total) as advance:
         files = write_checkpoint(
@@ -204,6 +206,18 @@ def convert(
         files=tuple(file.name for file in files),
         copied=copied,
     )
+
+
+def _keep_what_is_foreign(destination: Path) -> None:
+    """What is replaced is a checkpoint's files; anything else at the destination must be moved away first."""
+    known = (*_COMPANIONS, *_NO_COMPANIONS)
+    entries = destination.iterdir() if destination.is_dir() else ()
+    foreign = [p.name for p in entries if p.is_dir() or not any(fnmatchcase(p.name, pattern) for pattern in known)]
+    if foreign:
+        raise CheckpointError(
+            f"{destination}: holds what is no part of a checkpoint and would be lost: {', '.join(sorted(foreign))}; "
+            "move it away or give another directory"
+        )
 
 
 def _stay_apart(source: Path, destination: Path) -> None:

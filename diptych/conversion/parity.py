@@ -42,6 +42,7 @@ FLOOR = 1e-3
 UNITS = 16.0
 """In a narrower dtype an output may differ by this many times what the reference's own rounding is."""
 
+_PLAIN = (bool, int, float, str, type(None))
 _KEY_BIAS = re.compile(r"\b(key|k_proj)\.bias$")
 
 
@@ -68,6 +69,9 @@ class Subject:
         packages = {"jax": ("jax", "flax"), "torch": ("torch",), "transformers": ("transformers", "torch")}
         versions = {package: importlib.metadata.version(package) for package in packages[self.framework]}
         return {"from": self.name, "backend": self.framework, **versions, "device": _device(self.framework, model)}
+
+
+_UNKNOWN = "without gradients it is not known what these inputs reach; rows that they don't look up are not compared"
 
 
 def parity(
@@ -113,7 +117,10 @@ def parity(
     if inputs is None:
         family = families()[architectures()[first.class_name]]
         inputs = family.example(config, first.class_name, generator(seed, "inputs"))
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"parity: inputs is a {type(inputs).__name__}, but a mapping of the call's keywords is needed")
     _check_names(first.class_name, inputs)
+    inputs = {name: value if isinstance(value, _PLAIN) else np.asarray(value) for name, value in inputs.items()}
     dtypes = tuple(dict.fromkeys(("float64", float_name(dtype))))
     runs: dict[tuple[str, str], Run] = {}
     who: dict[str, dict[str, str]] = {}
@@ -127,6 +134,7 @@ def parity(
         exact = None if kind == "float64" else runs["reference", "float64"]
         points += compared(runs["reference", kind], runs["candidate", kind], dtype=kind, exact=exact)
     one, other = runs["reference", "float64"], runs["candidate", "float64"]
+    points = [*_misshaped(one, other), *points]
     arrays = {name: np.asarray(value) for name, value in inputs.items()}
     return Report(
         reference=who["reference"],
@@ -139,7 +147,7 @@ def parity(
         points=tuple(points),
         only_reference=tuple(name for name in one.modules if name not in other.modules),
         only_candidate=tuple(name for name in other.modules if name not in one.modules),
-        blind=_blind(one, other),
+        blind=_blind(one, other) if gradients else dict.fromkeys(["every parameter"], _UNKNOWN),
     )
 
 
@@ -179,6 +187,16 @@ def compared(reference: Run, candidate: Run, *, dtype: str, exact: Run | None = 
     return points
 
 
+def _misshaped(reference: Run, candidate: Run) -> list[Point]:
+    """Parameters of both sides whose shapes differ: tables of other lengths, where no input may show it."""
+    infinite, kind = float("inf"), "parameter"
+    return [
+        Point(name, kind, "float64", shape, infinite, infinite, infinite, False, f"the candidate's is {list(other)}")
+        for name, shape in reference.shapes.items()
+        if (other := candidate.shapes.get(name, shape)) != shape
+    ]
+
+
 def _point(
     name: str,
     kind: Kind,
@@ -189,6 +207,10 @@ def _point(
     exact: np.ndarray | None,
 ) -> Point:
     infinite = float("inf")
+    if kind == "module" and reference.ndim == candidate.ndim and 1 in (reference.shape[0], candidate.shape[0]):
+        # what is the same for every row may be computed once
+        reference, candidate = np.broadcast_arrays(reference, candidate)
+        exact = None if exact is None else np.broadcast_to(exact, reference.shape)
     if reference.shape != candidate.shape:
         note = f"the candidate's shape is {list(candidate.shape)}"
         return Point(name, kind, dtype, reference.shape, infinite, infinite, infinite, False, note)
@@ -295,7 +317,7 @@ def _live(model: Any) -> Subject:
 def _cast_torch(model: Any, dtype: str) -> Any:
     import torch
 
-    return copy.deepcopy(model).to(getattr(torch, dtype)).eval()
+    return copy.deepcopy(model).to(getattr(torch, dtype)).eval().requires_grad_(True)
 
 
 def _cast_transformers(model: Any, dtype: str) -> Any:

@@ -2,9 +2,9 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Kind = Literal["module", "output", "gradient"]
+Kind = Literal["module", "output", "gradient", "parameter"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Report:
         """For each dtype and kind, the point that uses most of its bounds; failures first in the order of the calls."""
         rows: list[Point] = []
         for dtype in self.dtypes:
-            for kind in ("module", "output", "gradient"):
+            for kind in get_args(Kind):
                 group = [point for point in self.points if point.kind == kind and point.dtype == dtype]
                 failed = [point for point in group if not point.passed]
                 rows += failed[:3] or sorted(group, key=lambda point: point.units, reverse=True)[:3]
@@ -151,9 +151,9 @@ class Report:
                 table.add_row(f"[bold]{point.kind}s in {point.dtype}[/]")
             numbers = (f"{point.max_absolute:.1e}", f"{point.max_relative:.1e}", f"{point.units:.3g}")
             mark = "[green]ok[/]" if point.passed else "[red]differs[/]"
-            table.add_row(point.name or "(the model)", *numbers, mark)
+            table.add_row(Text(point.name or "(the model)"), *numbers, mark)
         verdict = Text(self.verdict(), style="bold green" if self.passed else "bold red")
-        return Group(*self._head(), table, *self._tail(), verdict)
+        return Group(*map(Text, self._head()), table, *map(Text, self._tail()), verdict)
 
     def _head(self) -> list[str]:
         def described(side: dict[str, str]) -> str:

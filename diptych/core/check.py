@@ -87,6 +87,12 @@ def at_least(where: str, what: str, found: int, limit: int, field: str) -> None:
         raise InputError(f"{where}: {what} is {found}, but {field}={limit}")
 
 
+def has_tokens(where: str, length: int) -> None:
+    """A text must have a token."""
+    if length < 1:
+        raise InputError(f"{where}: the texts have no tokens, but 1 at least is needed")
+
+
 def integer_dtype(where: str, name: str, dtype: str) -> None:
     """Ids must be integers; the dtype is given by its name."""
     if not dtype.startswith(("int", "uint")):

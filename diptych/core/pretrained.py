@@ -187,7 +187,7 @@ class PreTrained:
             ]
             if changed:
                 raise ConfigError(
-                    f"{type(self).__name__}: {', '.join(changed)} cannot change in a model that is built; build another "
+                    f"{type(self).__name__}: {', '.join(changed)} cannot change in a built model; build another "
                     "with from_pretrained(…) or from the config"
                 )
         if not isinstance(config, wanted):

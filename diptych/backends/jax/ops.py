@@ -85,7 +85,9 @@ def attention(
         weights: whether the probabilities are returned too, after dropout.
     """
     # heads before tokens: XLA's CPU compiler multiplies (T, H) by (H, S) far faster than where they are interleaved
-    query, key, value = (x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2) for x in (query, key, value))
+    query, key, value = (
+        x.reshape(*x.shape[:2], heads, x.shape[2] // heads).swapaxes(1, 2) for x in (query, key, value)
+    )
     if causal:
         mask = jnp.tril(jnp.ones((query.shape[-2], key.shape[-2]), bool))[None, None]
     wide = jnp.promote_types(query.dtype, jnp.float32)
@@ -97,7 +99,7 @@ def attention(
         probabilities = jnp.where(mask, probabilities, 0.0)
     probabilities = dropout(probabilities.astype(query.dtype), rngs)
     states = (probabilities @ value).swapaxes(1, 2)
-    return states.reshape(*states.shape[:2], -1), probabilities if weights else None
+    return states.reshape(*states.shape[:2], heads * states.shape[3]), probabilities if weights else None
 
 
 def resized(

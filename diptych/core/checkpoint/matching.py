@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from diptych.core.checkpoint.dialects import find_shift, matches, resolver, respelled
+from diptych.core.checkpoint.dialects import Shift, find_shift, matches, resolver, respelled
 from diptych.core.checkpoint.slots import Slot, published_axes
 from diptych.core.checkpoint.tensors import TensorSource, read_bytes
 from diptych.core.dtypes import FLOATS
@@ -135,6 +135,10 @@ def match(
         else:
             fill(path, name)
     for name in strangers:
+        spelling = spelled[name]
+        shifts = [shift for prefix in family.prefixes for shift in (Shift(added=prefix), Shift(removed=prefix))]
+        for path in {shift(spelling) for shift in shifts} & set(found):  # the same tensor under another prefix
+            _must_be_equal(where, found[path], tensors[found[path]], name, tensors[name])
         (left_out if elsewhere(spelled[name]) is not None else unexpected).append(name)
 
     fresh = tuple(slot for slot in slots if slot.path not in found and matches(slot.path, allow_fresh))

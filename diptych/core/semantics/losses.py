@@ -13,7 +13,7 @@ def _wide(xp: Any, values: Any) -> Any:
 
 
 def cross_entropy(xp: Any, logits: Any, labels: Any) -> Any:
-    """Mean of -log softmax(logits)[label] over the labels that are not -100; NaN if all are.
+    """Mean of -log softmax(logits)[label] over the labels that are not -100; NaN if all are, or if one is no class.
 
     Args:
         xp: array namespace.
@@ -23,9 +23,11 @@ def cross_entropy(xp: Any, logits: Any, labels: Any) -> Any:
     logits = _wide(xp, logits)
     counted = labels != IGNORED
     shifted = logits - xp.max(logits, axis=-1, keepdims=True)
-    chosen = xp.where(counted, labels, xp.zeros_like(labels))
+    inside = xp.logical_and(labels >= 0, labels < logits.shape[-1])
+    chosen = xp.where(inside, labels, xp.zeros_like(labels))
     picked = xp.take_along_axis(shifted, chosen[..., None], axis=-1)[..., 0]
     losses = xp.log(xp.sum(xp.exp(shifted), axis=-1)) - picked
+    losses = xp.where(inside, losses, xp.full_like(losses, xp.nan))
     losses = xp.where(counted, losses, xp.zeros_like(losses))
     return xp.sum(losses) / xp.sum(xp.astype(counted, losses.dtype))
 

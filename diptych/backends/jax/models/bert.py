@@ -211,6 +211,7 @@ class BertModel(PreTrainedModel):
                 where, "inputs_embeds", inputs_embeds, "batch, tokens, hidden_size", like
             )
         batch, length, width = inputs_embeds.shape
+        check.has_tokens(where, length)
         check.shape(where, "inputs_embeds", (batch, length, width), (batch, length, self.config.hidden_size))
         position_ids = self._ids("position_ids", position_ids, batch, length, self.config.max_position_embeddings, like)
         token_type_ids = self._ids("token_type_ids", token_type_ids, batch, length, self.config.type_vocab_size, like)

@@ -218,6 +218,7 @@ class CLIPPreTrainedModel(PreTrainedModel):
         size, limit = config.vocab_size, config.max_position_embeddings
         ids = ops.boundary_ids(where, "input_ids", input_ids, "batch, tokens", like, size=size, table="vocab_size")
         batch, length = ids.shape
+        check.has_tokens(where, length)
         if position_ids is None:
             check.at_most(where, "the number of tokens", length, limit, "max_position_embeddings")
             position_ids = positions.sequential(ops.xp, ops.steps(length, like))

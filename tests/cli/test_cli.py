@@ -188,13 +188,15 @@ def test_an_absent_framework_is_exit_code_2(run, tmp_path, source, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_fault_of_ours_is_not_bad_input(monkeypatch, source):
+def test_a_fault_of_ours_is_not_bad_input(monkeypatch, source, capsys):
     def broken(*_arguments, **_options):
         raise ValueError("a fault")
 
     monkeypatch.setattr(sys.modules["diptych.conversion.inspect"], "open_checkpoint", broken)
-    with pytest.raises(ValueError, match="a fault"):
+    with pytest.raises(SystemExit) as stopped:
         cli.main(["inspect", source])
+    assert stopped.value.code == 3
+    assert "ValueError: a fault" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_exit_code_2_and_leaves_nothing(tmp_path, source):

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import pty
@@ -192,7 +193,7 @@ def test_a_fault_of_ours_is_not_bad_input(monkeypatch, source, capsys):
     def broken(*_arguments, **_options):
         raise ValueError("a fault")
 
-    monkeypatch.setattr(sys.modules["diptych.conversion.inspect"], "open_checkpoint", broken)
+    monkeypatch.setattr(importlib.import_module("diptych.conversion.inspect"), "open_checkpoint", broken)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["inspect", source])
     assert stopped.value.code == 3

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from diptych.core import random
 from diptych.core.checkpoint import loading
-from diptych.core.checkpoint.matching import Filling, LoadReport
+from diptych.core.checkpoint.matching import LoadReport
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permuted
 from diptych.core.checkpoint.tensors import TensorSource
@@ -121,9 +121,10 @@ class PreTrained:
         made = cast(Callable[..., Self], cls)
         guess = source.dtype_name if dtype is None else float_name(dtype)
         model = made(source.config, seed=None, dtype=guess, **options)
+        leaves = model._leaves()
         found = loading.matched(
             source,
-            [*model._leaves()],
+            [*leaves],
             class_name=name,
             family=family,
             known=lambda: cls._family_paths(source.whole),
@@ -133,15 +134,11 @@ class PreTrained:
         settled = loading.dtype_of(source, found, dtype)
         if settled != guess:
             model = made(source.config, seed=None, dtype=settled, **options)
-        leaves = model._leaves()
-
-        def stored(filling: Filling) -> np.ndarray:
-            axes = tuple(filling.axes[axis] for axis in cls._stored_axes(filling.slot))
-            return permuted(filling.source.read(), axes, FLOATS[settled])
-
-        copies = loading.ahead(stored, found.fillings)
-        for filling, values in zip(_bar(found.fillings, "loading"), copies, strict=True):
-            cls._put(filling.slot, leaves[filling.slot], values, where)
+            leaves = model._leaves()
+        for filling in _bar(found.fillings, "loading"):
+            slot = filling.slot
+            axes = tuple(filling.axes[axis] for axis in cls._stored_axes(slot))
+            cls._put(slot, leaves[slot], permuted(filling.source.read(), axes, FLOATS[settled]), where)
         model._draw({slot: leaves[slot] for slot in found.fresh}, 0, where)
         model.load_report = loading.report_of(source, found)
         return model

@@ -2,12 +2,10 @@
 
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from diptych.core.checkpoint.directory import Checkpoint, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import writing
@@ -21,11 +19,6 @@ from diptych.core.errors import CheckpointError, ConfigError
 from diptych.core.registry import Family, architectures, read_config
 
 logger = logging.getLogger("diptych")
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-_THREADS = min(2, os.cpu_count() or 1)  # each holds a tensor
 
 
 @dataclass(frozen=True)
@@ -112,18 +105,6 @@ def dtype_of(source: Source, found: Match, asked: Any) -> str:
         listed = "; ".join(f"{len(tensors)} of {name} ({', '.join(tensors[:3])} …)" for name, tensors in names.items())
         raise CheckpointError(f"{source.directory} holds tensors of several dtypes: {listed}; say dtype=…")
     return next(iter(names), "float32")
-
-
-def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """The results of the work in order, done by two threads that are at most one item each ahead."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        started: deque[Future[Result]] = deque()
-        for item in items:
-            if len(started) == _THREADS:
-                yield started.popleft().result()
-            started.append(pool.submit(work, item))
-        for future in started:
-            yield future.result()
 
 
 def report_of(source: Source, found: Match) -> LoadReport:

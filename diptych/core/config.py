@@ -126,6 +126,17 @@ def config_class(cls: type[Config]) -> type[Config]:
     return made
 
 
+@dataclass(frozen=True)
+class CacheShape:
+    """What a decoder's cache holds for each row of a batch."""
+
+    layers: int
+    heads: int
+    head_width: int
+    positions: int
+    """Tokens that the decoder has positions for: the room of a cache that nobody sized."""
+
+
 @config_class
 class ModelConfig:
     """What every family's config shares; subclasses declare the fields that change their mathematics.
@@ -163,6 +174,11 @@ class ModelConfig:
         """The names of the classes, "LABEL_k" where the file gives none."""
         named = _class_names(type(self), self.housekeeping.get("id2label"))
         return named if len(named) == self.num_labels else {index: f"LABEL_{index}" for index in range(self.num_labels)}
+
+    @property
+    def cache_shape(self) -> CacheShape | None:
+        """What a cache of the model holds; None if it is no decoder."""
+        return None
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values; names that only housekeeping knows are taken too.
@@ -325,6 +341,25 @@ class ModelConfig:
                 if any(not 0 <= index < size for index in ids):
                     outside[f.name] = value
         return outside
+
+
+@config_class
+class DecoderConfig(ModelConfig):
+    """What the configs of texts share whose models can write: alone, or as the decoder of a composite.
+
+    Raises:
+        ConfigError: cross-attention is asked for without a decoder.
+    """
+
+    is_decoder: bool = False
+    add_cross_attention: bool = False
+    cross_attention_hidden_size: int | None = None
+    decoder_start_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.add_cross_attention and not self.is_decoder:
+            raise ConfigError(f"{type(self).__name__}: add_cross_attention=True needs is_decoder=True")
 
 
 def config_path(directory: str | os.PathLike[str]) -> Path:

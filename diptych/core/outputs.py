@@ -1,6 +1,7 @@
 """The records that models return: the same classes, fields and order in both backends.
 
-Letters of the shapes: B batch, T target length, D width, N heads, P patches + 1, V vocabulary, E projection width.
+Letters of the shapes: B batch, T target length, S source length, D width, N heads, P patches + 1, V vocabulary, E
+projection width.
 A field that is None was not asked for (or does not apply); `to_tuple`, indexing and iteration leave it out.
 """
 
@@ -90,6 +91,110 @@ class BaseModelOutputWithPooling(ModelOutput):
     """The embeddings and every layer's output, each (B, T, D)."""
     attentions: tuple[Any, ...] | None = None
     """Every layer's attention probabilities, each (B, N, T, T)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
+    """What a decoder returns."""
+
+    last_hidden_state: Any = None
+    """(B, T, D)"""
+    past_key_values: Any = None
+    """The cache that holds these tokens too, if one was given or asked for."""
+    hidden_states: tuple[Any, ...] | None = None
+    """The embeddings and every layer's output, each (B, T, D)."""
+    attentions: tuple[Any, ...] | None = None
+    """Every layer's attention probabilities, each (B, N, T, S), with S the tokens in the cache."""
+    cross_attentions: tuple[Any, ...] | None = None
+    """Every layer's probabilities over the encoder's tokens, each (B, N, T, S)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
+    """What an encoder returns that can also serve as a decoder."""
+
+    last_hidden_state: Any = None
+    """(B, T, D)"""
+    pooler_output: Any = None
+    """(B, D)"""
+    hidden_states: tuple[Any, ...] | None = None
+    """The embeddings and every layer's output, each (B, T, D)."""
+    past_key_values: Any = None
+    """The cache that holds these tokens too, if one was given or asked for."""
+    attentions: tuple[Any, ...] | None = None
+    """Every layer's attention probabilities, each (B, N, T, S), with S the tokens in the cache, or T."""
+    cross_attentions: tuple[Any, ...] | None = None
+    """Every layer's probabilities over the encoder's tokens, each (B, N, T, S)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalLMOutputWithCrossAttentions(ModelOutput):
+    """What a language model returns that reads from left to right."""
+
+    loss: Any = None
+    """Mean cross-entropy over the labels that are not -100, a scalar."""
+    logits: Any = None
+    """(B, T, V), before the softmax."""
+    past_key_values: Any = None
+    """The cache that holds these tokens too, if one was given or asked for."""
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqModelOutput(ModelOutput):
+    """What an encoder and a decoder return together."""
+
+    last_hidden_state: Any = None
+    """The decoder's, (B, T, D)."""
+    past_key_values: Any = None
+    """The decoder's cache, if one was given or asked for."""
+    decoder_hidden_states: tuple[Any, ...] | None = None
+    decoder_attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+    encoder_last_hidden_state: Any = None
+    """(B, S, D)"""
+    encoder_hidden_states: tuple[Any, ...] | None = None
+    encoder_attentions: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqLMOutput(ModelOutput):
+    """What an encoder and a decoder with a language model's head return together."""
+
+    loss: Any = None
+    """Mean cross-entropy over the labels that are not -100, a scalar."""
+    logits: Any = None
+    """(B, T, V), before the softmax."""
+    past_key_values: Any = None
+    """The decoder's cache, if one was given or asked for."""
+    decoder_hidden_states: tuple[Any, ...] | None = None
+    decoder_attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+    encoder_last_hidden_state: Any = None
+    """(B, S, D)"""
+    encoder_hidden_states: tuple[Any, ...] | None = None
+    encoder_attentions: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqSequenceClassifierOutput(ModelOutput):
+    """What a classifier of sequences made of an encoder and a decoder returns."""
+
+    loss: Any = None
+    """The problem type's loss, a scalar."""
+    logits: Any = None
+    """(B, num_labels), before the softmax."""
+    past_key_values: Any = None
+    """The decoder's cache, if one was given or asked for."""
+    decoder_hidden_states: tuple[Any, ...] | None = None
+    decoder_attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+    encoder_last_hidden_state: Any = None
+    """(B, S, D)"""
+    encoder_hidden_states: tuple[Any, ...] | None = None
+    encoder_attentions: tuple[Any, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from diptych.core.checkpoint.matching import LoadReport
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permuted
 from diptych.core.checkpoint.tensors import TensorSource
-from diptych.core.config import ModelConfig
+from diptych.core.config import CacheShape, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
-from diptych.core.errors import ConfigError
+from diptych.core.errors import ConfigError, InputError
 from diptych.core.outputs import ModelOutput
 from diptych.core.registry import described
 
@@ -196,6 +196,20 @@ class PreTrained:
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise TypeError(f"{type(self).__name__} has no keyword {', '.join(unknown)}; it has {', '.join(known)}")
+
+    def _cache_shape(self, batch_size: int, max_length: int) -> CacheShape:
+        """What a cache of the model holds.
+
+        Raises:
+            InputError: the model is no decoder, or a size is not positive.
+        """
+        where, shape = f"{type(self).__name__}.init_cache", self.config.cache_shape
+        if shape is None:
+            raise InputError(f"{where}: the model is no decoder, so it has no cache")
+        for name, value in (("batch_size", batch_size), ("max_length", max_length)):
+            if value < 1:
+                raise InputError(f"{where}: {name}={value}, but 1 at least is needed")
+        return shape
 
     def _option(self, name: str, given: bool | None) -> bool:
         """A call's switch, or the config's where the call is silent."""

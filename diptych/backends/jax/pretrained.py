@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from diptych.backends.jax import layers, slots
+from diptych.backends.jax.cache import Cache
 from diptych.backends.jax.ops import Init
 from diptych.core import outputs
 from diptych.core.checkpoint.matching import LoadReport
@@ -31,6 +32,7 @@ class Build(TypedDict, total=False):
 
     seed: keys the initial values; None builds without any, of jax.ShapeDtypeStructs.
     dtype: of the parameters, by any framework's name; float32 if not given.
+    gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
     compute_dtype: that layers compute in; the parameters' if not given.
     sharding: where the parameters go: a device, a Sharding, or a function of published path and stored shape that gives
         one; JAX's default device if not given.
@@ -38,6 +40,7 @@ class Build(TypedDict, total=False):
 
     seed: int | None
     dtype: Any
+    gradient_checkpointing: bool
     compute_dtype: Any
     sharding: Placement
 
@@ -67,6 +70,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
             if isinstance(module, layers.Dropout):
                 module.salt = zlib.crc32(".".join(map(str, path)).encode())
         self._compute_dtype = build.get("compute_dtype") and float_name(build.get("compute_dtype"))
+        self.gradient_checkpointing_enable(build.get("gradient_checkpointing", False))
         seed = build.get("seed", 0)
         if seed is not None:
             self._draw(self._leaves(), seed, build.get("sharding"))
@@ -99,6 +103,29 @@ class PreTrainedModel(nnx.Module, PreTrained):
         """The number of parameters' entries, tied ones counted once."""
         return sum(variable.get_value().size for variable in slots.leaves(self).values())
 
+    def gradient_checkpointing_enable(self, mode: bool = True) -> Self:
+        """Has every layer computed again for the gradient instead of keeping its inner values; returns the model."""
+        for module in (module for _, module in nnx.iter_modules(self)):
+            if hasattr(module, "gradient_checkpointing"):
+                setattr(module, "gradient_checkpointing", mode)  # noqa: B010  (no type of module declares it)
+        return self
+
+    def gradient_checkpointing_disable(self) -> Self:
+        """Keeps every layer's inner values for the gradient, as a new model does; returns the model."""
+        return self.gradient_checkpointing_enable(False)
+
+    def init_cache(self, batch_size: int, max_length: int) -> Cache:
+        """An empty cache for a decoder's call, as `past_key_values`.
+
+        Args:
+            batch_size: rows.
+            max_length: tokens for which there is room.
+
+        Raises:
+            InputError: the model is no decoder, or a size is not positive.
+        """
+        return Cache.empty(self._cache_shape(batch_size, max_length), batch_size, max_length, self._like())
+
     @classmethod
     def from_pretrained(
         cls,
@@ -107,6 +134,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         dtype: Any = None,
         compute_dtype: Any = None,
         sharding: Placement = None,
+        gradient_checkpointing: bool = False,
         allow_fresh: Iterable[str] = (),
         ignore: Iterable[str] = (),
         ignore_config: Iterable[str] = (),
@@ -119,6 +147,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
             dtype: of the parameters; None keeps the file's.
             compute_dtype: that layers compute in; None means the parameters'.
             sharding: where the parameters go: a device, a Sharding, or a function of published path and stored shape.
+            gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
             allow_fresh: parameters or modules that the file may lack; they are drawn anew.
             ignore: tensors of the file to leave unread; names, modules, or patterns with *.
             ignore_config: unknown fields of config.json to leave unread.
@@ -133,7 +162,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
             name_or_path,
             dtype=dtype,
             where=sharding,
-            build={"compute_dtype": compute_dtype},
+            build={"compute_dtype": compute_dtype, "gradient_checkpointing": gradient_checkpointing},
             allow_fresh=allow_fresh,
             ignore=ignore,
             ignore_config=ignore_config,

@@ -3,6 +3,7 @@
 Letters of the shapes: B batch, T target length, S source length, D width, N heads, H head width, C Y X images.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, TypedDict
@@ -13,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from diptych.core import check
 from diptych.core.errors import InputError
-from diptych.core.semantics import losses
+from diptych.core.semantics import losses, masks
 
 xp: Any = array_api_compat.torch
 """The array namespace in which `core.semantics` is computed."""
@@ -56,14 +58,19 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """The functions behind `hidden_act`."""
 
 
+def split(values: Float[Tensor, "B T D"], heads: int) -> Float[Tensor, "B N T H"]:
+    """States whose heads lie side by side, head by head."""
+    return values.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
 def attention(
-    query: Float[Tensor, "B T D"],
-    key: Float[Tensor, "B S D"],
-    value: Float[Tensor, "B S D"],
+    query: Float[Tensor, "B N T H"],
+    key: Float[Tensor, "B N S H"],
+    value: Float[Tensor, "B N S H"],
     mask: Bool[Tensor, "#B 1 #T S"] | None = None,
     *,
-    heads: int,
     causal: bool = False,
+    scale: float | None = None,
     dropout: Callable[..., Any],
     rngs: None = None,
     weights: bool = False,
@@ -71,22 +78,23 @@ def attention(
     """Scaled dot-product attention in several heads; a query that may see no key gives zeros.
 
     Args:
-        query, key, value: projected states, the heads side by side in D.
+        query, key, value: projected states, as `split` gives them.
         mask: True where a query may see a key.
-        heads: number of heads N.
-        causal: a query sees itself and what came before; only without a mask.
+        causal: without a mask, a query sees itself and what came before.
+        scale: what scores are multiplied with; 1 / sqrt(H) without it.
         dropout: the layer that drops probabilities.
         rngs: nothing; torch draws from its global generator.
         weights: whether the probabilities are returned too, after dropout.
     """
-    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    causal = causal and mask is None
+    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     if not weights:
         rate = dropout.rate if dropout.training else 0.0  # pyright: ignore[reportFunctionMemberAccess]
-        states = F.scaled_dot_product_attention(query, key, value, mask, rate, is_causal=causal)
+        states = F.scaled_dot_product_attention(query, key, value, mask, rate, is_causal=causal, scale=scale)
         return states.transpose(1, 2).flatten(2), None
     if causal:
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()[None, None]
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
+    scores = query @ key.mT * scale
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
@@ -95,6 +103,13 @@ def attention(
         probabilities = probabilities.masked_fill(~mask, 0.0)
     probabilities = dropout(probabilities.to(query.dtype), rngs)
     return (probabilities @ value).transpose(1, 2).flatten(2), probabilities
+
+
+def checkpointed(layer: Callable[..., Any], on: bool) -> Callable[..., Any]:
+    """The layer, whose inner values are computed again for the gradient instead of kept, if that is switched on."""
+    if not on or not torch.is_grad_enabled():
+        return layer
+    return functools.partial(checkpoint, layer, use_reentrant=False)
 
 
 def resized(
@@ -152,15 +167,107 @@ def boundary_floats(where: str, name: str, value: Any, axes: str, like: Tensor) 
     return values.to(like)
 
 
-def boundary_mask(where: str, name: str, value: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
+def boundary_mask(
+    where: str, name: str, value: Any, shape: tuple[int, int], like: Tensor, *, widths: tuple[int, ...] = ()
+) -> Tensor:
     """A caller's attention mask as a tensor on the model's device.
+
+    Args:
+        where, name, value: what errors name, and the mask.
+        shape: (B, T).
+        like: what has the model's dtype and device.
+        widths: others than T that it may have, where it speaks of tokens seen before too.
 
     Raises:
         InputError: it has another shape.
     """
     values = _seen(where, name, value)
+    if len(values.shape) == 2 and values.shape[1] in widths:
+        shape = (shape[0], values.shape[1])
     check.shape(where, name, values.shape, shape, ", as many as there are tokens")
     return values.to(like.device)
+
+
+def boundary_words(
+    where: str, input_ids: Any, inputs_embeds: Any, words: Callable[..., Any], like: Tensor, *, size: int, width: int
+) -> tuple[Tensor | None, Tensor]:
+    """A caller's ids, if they are given, and their embeddings or the caller's in their place.
+
+    Args:
+        where, input_ids, inputs_embeds: what errors name, and the caller's arguments, of which one is None.
+        words: the table of embeddings.
+        like: what has the model's dtype and device.
+        size: rows of the table, `vocab_size`.
+        width: of the embeddings, `hidden_size`.
+
+    Raises:
+        InputError: both are given or none, one is not of its dtype or shape, or an id is not in the vocabulary.
+    """
+    check.exactly_one(where, input_ids=input_ids, inputs_embeds=inputs_embeds)
+    if input_ids is not None:
+        axes = "batch, tokens"
+        input_ids = boundary_ids(where, "input_ids", input_ids, axes, like, size=size, table="vocab_size")
+        check.has_tokens(where, input_ids.shape[1])
+        return input_ids, words(input_ids)
+    inputs_embeds = boundary_floats(where, "inputs_embeds", inputs_embeds, "batch, tokens, hidden_size", like)
+    check.has_tokens(where, inputs_embeds.shape[1])
+    check.shape(where, "inputs_embeds", inputs_embeds.shape, (*inputs_embeds.shape[:2], width))
+    return None, inputs_embeds
+
+
+def boundary_rows(
+    where: str, name: str, value: Any, shape: tuple[int, int], like: Tensor, size: int, table: str
+) -> Tensor:
+    """A caller's ids of (B, T) or, for all rows alike, (1, T).
+
+    Raises:
+        InputError: they are not integers, do not have this shape, or one is not a row of the table.
+    """
+    ids = boundary_ids(where, name, value, "batch, tokens", like, size=size, table=table)
+    rows = 1 if ids.shape[0] == 1 else shape[0]
+    check.shape(where, name, ids.shape, (rows, shape[1]), ", as many as there are tokens")
+    return ids
+
+
+def boundary_types(where: str, value: Any, shape: tuple[int, int], like: Tensor, size: int) -> Tensor:
+    """A caller's token types of (B, T) or (1, T); without them type 0.
+
+    Raises:
+        InputError: they are not integers, do not have this shape, or one is not below `type_vocab_size`.
+    """
+    if value is None:
+        return xp.zeros_like(steps(shape[1], like))[None]
+    return boundary_rows(where, "token_type_ids", value, shape, like, size, "type_vocab_size")
+
+
+def boundary_memory(
+    where: str, states: Any, attention_mask: Any, batch: int, like: Tensor, *, width: int, crosses: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """What a caller says of the encoder's tokens: their states (B, S, D) if given, and the mask (B, 1, 1, S) over them.
+
+    Args:
+        where: what errors name first.
+        states: `encoder_hidden_states`, or None.
+        attention_mask: `encoder_attention_mask` (B, S), or None.
+        batch: rows of the decoder.
+        like: what has the model's dtype and device.
+        width: D.
+        crosses: whether the decoder has cross-attention.
+
+    Raises:
+        InputError: the decoder has none, or one has another dtype or shape.
+    """
+    if states is not None:
+        if not crosses:
+            raise InputError(f"{where}: encoder_hidden_states are given, but the config has add_cross_attention=False")
+        states = boundary_floats(where, "encoder_hidden_states", states, "batch, tokens, hidden_size", like)
+        check.shape(where, "encoder_hidden_states", states.shape, (batch, states.shape[1], width))
+    if attention_mask is None:
+        return states, None
+    values = _seen(where, "encoder_attention_mask", attention_mask)
+    length = values.shape[-1] if states is None else states.shape[1]
+    mask = boundary_mask(where, "encoder_attention_mask", values, (batch, length), like)
+    return states, masks.padding(xp, mask)
 
 
 def boundary_labels(where: str, name: str, value: Any, logits: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from diptych.backends.torch import slots
+from diptych.backends.torch.cache import Cache
 from diptych.backends.torch.ops import Init
 from diptych.core import outputs
 from diptych.core.checkpoint.slots import Slot
@@ -26,11 +27,13 @@ class Build(TypedDict, total=False):
 
     seed: keys the initial values; None builds without any, on the meta device.
     dtype: of the parameters, by any framework's name; float32 if not given.
+    gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
     device: where the parameters go; torch's default device if not given.
     """
 
     seed: int | None
     dtype: Any
+    gradient_checkpointing: bool
     device: torch.device | str | None
 
 
@@ -52,6 +55,7 @@ class PreTrainedModel(nn.Module, PreTrained):
     def _finish(self, build: Build) -> None:
         """Gives the complete model its first values."""
         self.eval()
+        self.gradient_checkpointing_enable(build.get("gradient_checkpointing", False))
         seed = build.get("seed", 0)
         if seed is not None:
             self._draw(self._leaves(), seed, build.get("device"))
@@ -80,6 +84,29 @@ class PreTrainedModel(nn.Module, PreTrained):
         """The number of parameters' entries, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def gradient_checkpointing_enable(self, mode: bool = True) -> Self:
+        """Has every layer computed again for the gradient instead of keeping its inner values; returns the model."""
+        for module in self.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                setattr(module, "gradient_checkpointing", mode)  # noqa: B010  (no type of module declares it)
+        return self
+
+    def gradient_checkpointing_disable(self) -> Self:
+        """Keeps every layer's inner values for the gradient, as a new model does; returns the model."""
+        return self.gradient_checkpointing_enable(False)
+
+    def init_cache(self, batch_size: int, max_length: int) -> Cache:
+        """An empty cache for a decoder's call, as `past_key_values`.
+
+        Args:
+            batch_size: rows.
+            max_length: tokens for which there is room.
+
+        Raises:
+            InputError: the model is no decoder, or a size is not positive.
+        """
+        return Cache.empty(self._cache_shape(batch_size, max_length), batch_size, max_length, self._like())
+
     @classmethod
     def from_pretrained(
         cls,
@@ -87,6 +114,7 @@ class PreTrainedModel(nn.Module, PreTrained):
         *,
         dtype: Any = None,
         device: torch.device | str | None = None,
+        gradient_checkpointing: bool = False,
         allow_fresh: Iterable[str] = (),
         ignore: Iterable[str] = (),
         ignore_config: Iterable[str] = (),
@@ -98,6 +126,7 @@ class PreTrainedModel(nn.Module, PreTrained):
             name_or_path: a directory, or a name on the Hugging Face hub.
             dtype: of the parameters; None keeps the file's.
             device: where the parameters go.
+            gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
             allow_fresh: parameters or modules that the file may lack; they are drawn anew.
             ignore: tensors of the file to leave unread; names, modules, or patterns with *.
             ignore_config: unknown fields of config.json to leave unread.
@@ -112,7 +141,7 @@ class PreTrainedModel(nn.Module, PreTrained):
             name_or_path,
             dtype=dtype,
             where=device,
-            build={},
+            build={"gradient_checkpointing": gradient_checkpointing},
             allow_fresh=allow_fresh,
             ignore=ignore,
             ignore_config=ignore_config,

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from diptych.core import check
-from diptych.core.config import Activation, ModelConfig, config_class
+from diptych.core.config import Activation, CacheShape, DecoderConfig, config_class
 from diptych.core.outputs import ModelOutput
 from diptych.core.random import Constant, Distribution, Normal
 from diptych.core.registry import Family
@@ -14,10 +14,9 @@ from diptych.core.semantics.losses import example_targets
 
 
 @config_class
-class BertConfig(ModelConfig):
-    """Defaults are google-bert/bert-base-uncased; field names are those of its config.json."""
+class BertLikeConfig(DecoderConfig):
+    """The fields of BERT and of the families built like it; defaults are BERT's."""
 
-    model_type: ClassVar[str] = "bert"
     accepted: ClassVar[dict[str, tuple[Any, ...]]] = {
         "position_embedding_type": ("absolute",),
         # left by the TensorFlow original in the multilingual and Chinese checkpoints; no code reads them
@@ -53,6 +52,14 @@ class BertConfig(ModelConfig):
         check.not_negative(self, "layer_norm_eps", "initializer_range")
 
     @property
+    def cache_shape(self) -> CacheShape | None:
+        """What a cache of the decoder holds; None if it is no decoder."""
+        if not self.is_decoder:
+            return None
+        heads = self.num_attention_heads
+        return CacheShape(self.num_hidden_layers, heads, self.hidden_size // heads, self.max_position_embeddings)
+
+    @property
     def padding_idx(self) -> int | None:
         """Row of the word embeddings that gets no gradient and starts at zero; None if the pad id is no row."""
         inside = self.pad_token_id is not None and 0 <= self.pad_token_id < self.vocab_size
@@ -62,6 +69,13 @@ class BertConfig(ModelConfig):
     def head_dropout_prob(self) -> float:
         """Dropout before a classifier."""
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
+
+
+@config_class
+class BertConfig(BertLikeConfig):
+    """Defaults are google-bert/bert-base-uncased; field names are those of its config.json."""
+
+    model_type: ClassVar[str] = "bert"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +111,10 @@ def _example(config: BertConfig, architecture: str, random: np.random.Generator)
         "attention_mask": mask,
         "token_type_ids": random.integers(0, config.type_vocab_size, shape),
     }
-    if architecture in ("BertForMaskedLM", "BertForPreTraining"):
+    if config.add_cross_attention:
+        inputs["encoder_hidden_states"] = random.standard_normal((2, 5, config.hidden_size))
+        inputs["encoder_attention_mask"] = np.array([[1] * 5, [1] * 3 + [0] * 2])
+    if architecture in ("BertForMaskedLM", "BertForPreTraining", "BertLMHeadModel"):
         labels = random.integers(0, config.vocab_size, shape)
         inputs["labels"] = np.where(random.random(shape) < 0.5, labels, -100)
         inputs["labels"][:, 0] = labels[:, 0]
@@ -110,7 +127,8 @@ def _example(config: BertConfig, architecture: str, random: np.random.Generator)
 
 FAMILY = Family(
     classes=dict.fromkeys(
-        ("BertModel", "BertForPreTraining", "BertForMaskedLM", "BertForSequenceClassification"), BertConfig
+        ("BertModel", "BertForPreTraining", "BertLMHeadModel", "BertForMaskedLM", "BertForSequenceClassification"),
+        BertConfig,
     ),
     initial=_initial,
     example=_example,

@@ -12,13 +12,14 @@ def _wide(xp: Any, values: Any) -> Any:
     return values if values.dtype == xp.float64 else xp.astype(values, xp.float32)
 
 
-def cross_entropy(xp: Any, logits: Any, labels: Any) -> Any:
+def cross_entropy(xp: Any, logits: Any, labels: Any, smoothing: float = 0.0) -> Any:
     """Mean of -log softmax(logits)[label] over the labels that are not -100; NaN if all are, or if one is no class.
 
     Args:
         xp: array namespace.
         logits: (…, C).
         labels: (…), ids below C or -100, of the integer dtype that indexes in the namespace.
+        smoothing: the share of the target that goes to all classes alike, 0 to 1 (Szegedy et al., arXiv:1512.00567).
     """
     logits = _wide(xp, logits)
     counted = labels != IGNORED
@@ -26,10 +27,27 @@ def cross_entropy(xp: Any, logits: Any, labels: Any) -> Any:
     inside = xp.logical_and(labels >= 0, labels < logits.shape[-1])
     chosen = xp.where(inside, labels, xp.zeros_like(labels))
     picked = xp.take_along_axis(shifted, chosen[..., None], axis=-1)[..., 0]
-    losses = xp.log(xp.sum(xp.exp(shifted), axis=-1)) - picked
+    normaliser = xp.log(xp.sum(xp.exp(shifted), axis=-1))
+    losses = normaliser - picked
+    if smoothing:
+        losses = (1.0 - smoothing) * losses + smoothing * (normaliser - xp.mean(shifted, axis=-1))
     losses = xp.where(inside, losses, xp.full_like(losses, xp.nan))
     losses = xp.where(counted, losses, xp.zeros_like(losses))
     return xp.sum(losses) / xp.sum(xp.astype(counted, losses.dtype))
+
+
+def causal(xp: Any, logits: Any, labels: Any, smoothing: float = 0.0) -> Any:
+    """The cross-entropy of a model that reads from left to right: what stands at t predicts the label at t + 1.
+
+    Args:
+        xp: array namespace.
+        logits: (B, T, V).
+        labels: (B, T), as in `cross_entropy`; the first of a row is predicted by nothing.
+        smoothing: as in `cross_entropy`.
+    """
+    # the labels move, not the logits, which are as large as a batch times a vocabulary
+    following = xp.concat([labels[:, 1:], xp.full_like(labels[:, :1], IGNORED)], axis=1)
+    return cross_entropy(xp, logits, following, smoothing)
 
 
 def binary_cross_entropy(xp: Any, logits: Any, labels: Any) -> Any:

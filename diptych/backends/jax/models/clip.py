@@ -41,8 +41,9 @@ class CLIPAttention(nnx.Module):
         rngs: Any = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T T"] | None]:
         query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
+        query, key, value = (ops.split(states, self.heads) for states in (query, key, value))
         attended, probabilities = ops.attention(
-            query, key, value, mask, heads=self.heads, causal=causal, dropout=self.dropout, rngs=rngs, weights=weights
+            query, key, value, mask, causal=causal, dropout=self.dropout, rngs=rngs, weights=weights
         )
         return self.out_proj(attended), probabilities
 
@@ -82,6 +83,7 @@ class CLIPEncoderLayer(nnx.Module):
 class CLIPEncoder(nnx.Module):
     def __init__(self, config: CLIPTextConfig | CLIPVisionConfig, **init: Unpack[ops.Init]) -> None:
         self.layers = layers.ModuleList([CLIPEncoderLayer(config, **init) for _ in range(config.num_hidden_layers)])
+        self.gradient_checkpointing = False
 
     def __call__(
         self,
@@ -95,7 +97,8 @@ class CLIPEncoder(nnx.Module):
         """The last layer's output, all of them after the embeddings, and the probabilities if weights are asked for."""
         states, attentions = [hidden_states], []
         for layer in self.layers:
-            hidden_states, probabilities = layer(hidden_states, mask, causal=causal, weights=weights, rngs=rngs)
+            run = ops.checkpointed(layer, self.gradient_checkpointing)
+            hidden_states, probabilities = run(hidden_states, mask, causal=causal, weights=weights, rngs=rngs)
             states.append(hidden_states)
             attentions.append(probabilities)
         return BaseModelOutput(

@@ -5,40 +5,61 @@ from typing import Any, Unpack
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from diptych.backends.torch import cache as caches
 from diptych.backends.torch import layers, ops
+from diptych.backends.torch.cache import Cache
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
-from diptych.core import check
-from diptych.core.models.bert import BertConfig, BertForPreTrainingOutput
-from diptych.core.outputs import BaseModelOutput, BaseModelOutputWithPooling, MaskedLMOutput, SequenceClassifierOutput
+from diptych.core.models.bert import BertForPreTrainingOutput, BertLikeConfig
+from diptych.core.outputs import (
+    BaseModelOutputWithPastAndCrossAttentions,
+    BaseModelOutputWithPoolingAndCrossAttentions,
+    CausalLMOutputWithCrossAttentions,
+    MaskedLMOutput,
+    SequenceClassifierOutput,
+)
 from diptych.core.pretrained import Switches
-from diptych.core.semantics import losses, masks, positions
+from diptych.core.semantics import losses
 
 
 class BertSelfAttention(nn.Module):
-    def __init__(self, config: BertConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertLikeConfig, index: int, *, crosses: bool = False, **init: Unpack[ops.Init]) -> None:
         super().__init__()
+        self.index = index
+        self.crosses = crosses
         self.heads = config.num_attention_heads
         self.query = layers.Linear(config.hidden_size, config.hidden_size, **init)
         self.key = layers.Linear(config.hidden_size, config.hidden_size, **init)
         self.value = layers.Linear(config.hidden_size, config.hidden_size, **init)
         self.dropout = layers.Dropout(config.attention_probs_dropout_prob)
 
+    def keys(self, source: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B N S H"], Float[Tensor, "B N S H"]]:
+        """The keys and the values of tokens."""
+        return ops.split(self.key(source), self.heads), ops.split(self.value(source), self.heads)
+
     def forward(
         self,
         hidden_states: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "#B 1 #T T"] | None,
+        mask: Bool[Tensor, "#B 1 #T S"] | None,
+        encoder_hidden_states: Float[Tensor, "B U D"] | None = None,
+        cache: Cache | None = None,
         *,
+        causal: bool = False,
         weights: bool = False,
         rngs: Any = None,
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B N T T"] | None]:
-        query, key, value = self.query(hidden_states), self.key(hidden_states), self.value(hidden_states)
-        return ops.attention(
-            query, key, value, mask, heads=self.heads, dropout=self.dropout, rngs=rngs, weights=weights
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B N T S"] | None, Cache | None]:
+        query = ops.split(self.query(hidden_states), self.heads)
+        if self.crosses:
+            cache, key, value = caches.crossed(cache, self.index, encoder_hidden_states, self.keys)
+        else:
+            cache, key, value = caches.extended(cache, self.index, *self.keys(hidden_states))
+        attended, probabilities = ops.attention(
+            query, key, value, mask, causal=causal, dropout=self.dropout, rngs=rngs, weights=weights
         )
+        return attended, probabilities, cache
 
 
 class BertSelfOutput(nn.Module):
-    def __init__(self, config: BertConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.dense = layers.Linear(config.hidden_size, config.hidden_size, **init)
         self.LayerNorm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps, **init)
@@ -51,25 +72,30 @@ class BertSelfOutput(nn.Module):
 
 
 class BertAttention(nn.Module):
-    def __init__(self, config: BertConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertLikeConfig, index: int, *, crosses: bool = False, **init: Unpack[ops.Init]) -> None:
         super().__init__()
-        self.self = BertSelfAttention(config, **init)
+        self.self = BertSelfAttention(config, index, crosses=crosses, **init)
         self.output = BertSelfOutput(config, **init)
 
     def forward(
         self,
         hidden_states: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "#B 1 #T T"] | None,
+        mask: Bool[Tensor, "#B 1 #T S"] | None,
+        encoder_hidden_states: Float[Tensor, "B U D"] | None = None,
+        cache: Cache | None = None,
         *,
+        causal: bool = False,
         weights: bool = False,
         rngs: Any = None,
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B N T T"] | None]:
-        attended, probabilities = self.self(hidden_states, mask, weights=weights, rngs=rngs)
-        return self.output(attended, hidden_states, rngs), probabilities
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B N T S"] | None, Cache | None]:
+        attended, probabilities, cache = self.self(
+            hidden_states, mask, encoder_hidden_states, cache, causal=causal, weights=weights, rngs=rngs
+        )
+        return self.output(attended, hidden_states, rngs), probabilities, cache
 
 
 class BertIntermediate(nn.Module):
-    def __init__(self, config: BertConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.activation = ops.ACTIVATIONS[config.hidden_act]
         self.dense = layers.Linear(config.hidden_size, config.intermediate_size, **init)
@@ -79,7 +105,7 @@ class BertIntermediate(nn.Module):
 
 
 class BertOutput(nn.Module):
-    def __init__(self, config: BertConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.dense = layers.Linear(config.intermediate_size, config.hidden_size, **init)
         self.LayerNorm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps, **init)
@@ -92,26 +118,41 @@ class BertOutput(nn.Module):
 
 
 class BertLayer(nn.Module):
-    def __init__(self, config: BertConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertLikeConfig, index: int, **init: Unpack[ops.Init]) -> None:
         super().__init__()
-        self.attention = BertAttention(config, **init)
+        self.attention = BertAttention(config, index, **init)
+        crosses = config.add_cross_attention
+        self.crossattention = BertAttention(config, index, crosses=True, **init) if crosses else None
         self.intermediate = BertIntermediate(config, **init)
         self.output = BertOutput(config, **init)
 
     def forward(
         self,
         hidden_states: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "#B 1 #T T"] | None,
+        mask: Bool[Tensor, "#B 1 #T S"] | None,
+        encoder_hidden_states: Float[Tensor, "B U D"] | None = None,
+        encoder_mask: Bool[Tensor, "#B 1 1 U"] | None = None,
+        cache: Cache | None = None,
         *,
+        causal: bool = False,
         weights: bool = False,
         rngs: Any = None,
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B N T T"] | None]:
-        attended, probabilities = self.attention(hidden_states, mask, weights=weights, rngs=rngs)
-        return self.output(self.intermediate(attended), attended, rngs), probabilities
+    ) -> tuple[Float[Tensor, "B T D"], tuple[Float[Tensor, "B N T _"] | None, ...], Cache | None]:
+        """The output, the probabilities of self- and cross-attention, and the cache with these tokens."""
+        hidden_states, probabilities, cache = self.attention(
+            hidden_states, mask, None, cache, causal=causal, weights=weights, rngs=rngs
+        )
+        crossed = None
+        if self.crossattention is not None and caches.crosses(cache, encoder_hidden_states):
+            hidden_states, crossed, cache = self.crossattention(
+                hidden_states, encoder_mask, encoder_hidden_states, cache, weights=weights, rngs=rngs
+            )
+        hidden_states = self.output(self.intermediate(hidden_states), hidden_states, rngs)
+        return hidden_states, (probabilities, crossed), cache
 
 
 class BertEmbeddings(nn.Module):
-    def __init__(self, config: BertConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         width = config.hidden_size
         self.word_embeddings = layers.Embedding(config.vocab_size, width, padding_idx=config.padding_idx, **init)
@@ -132,33 +173,51 @@ class BertEmbeddings(nn.Module):
 
 
 class BertEncoder(nn.Module):
-    def __init__(self, config: BertConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
-        self.layer = layers.ModuleList([BertLayer(config, **init) for _ in range(config.num_hidden_layers)])
+        self.layer = layers.ModuleList([BertLayer(config, index, **init) for index in range(config.num_hidden_layers)])
+        self.gradient_checkpointing = False
 
     def forward(
         self,
         hidden_states: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "#B 1 #T T"] | None,
+        mask: Bool[Tensor, "#B 1 #T S"] | None,
+        encoder_hidden_states: Float[Tensor, "B U D"] | None = None,
+        encoder_mask: Bool[Tensor, "#B 1 1 U"] | None = None,
+        cache: Cache | None = None,
         *,
+        causal: bool = False,
         weights: bool = False,
         rngs: Any = None,
-    ) -> BaseModelOutput:
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
         """The last layer's output, all of them after the embeddings, and the probabilities if weights are asked for."""
         states, attentions = [hidden_states], []
         for layer in self.layer:
-            hidden_states, probabilities = layer(hidden_states, mask, weights=weights, rngs=rngs)
+            run = ops.checkpointed(layer, self.gradient_checkpointing)
+            hidden_states, probabilities, cache = run(
+                hidden_states,
+                mask,
+                encoder_hidden_states,
+                encoder_mask,
+                cache,
+                causal=causal,
+                weights=weights,
+                rngs=rngs,
+            )
             states.append(hidden_states)
             attentions.append(probabilities)
-        return BaseModelOutput(
+        selves, crosses = zip(*attentions, strict=True)
+        return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=hidden_states,
+            past_key_values=cache,
             hidden_states=tuple(states),
-            attentions=tuple(attentions) if weights else None,
+            attentions=selves if weights else None,
+            cross_attentions=crosses if weights and crosses[0] is not None else None,
         )
 
 
 class BertPooler(nn.Module):
-    def __init__(self, config: BertConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.dense = layers.Linear(config.hidden_size, config.hidden_size, **init)
 
@@ -167,9 +226,10 @@ class BertPooler(nn.Module):
 
 
 class BertModel(PreTrainedModel):
-    """The encoder, with the tanh layer over its first token unless `add_pooling_layer=False`."""
+    """The encoder, with the tanh layer over its first token unless `add_pooling_layer=False`; or a decoder, if the
+    config says so."""
 
-    def __init__(self, config: BertConfig, *, add_pooling_layer: bool = True, **build: Unpack[Build]) -> None:
+    def __init__(self, config: BertLikeConfig, *, add_pooling_layer: bool = True, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
         self.embeddings = BertEmbeddings(config, **init)
         self.encoder = BertEncoder(config, **init)
@@ -183,80 +243,93 @@ class BertModel(PreTrainedModel):
         token_type_ids: Any = None,
         position_ids: Any = None,
         inputs_embeds: Any = None,
+        encoder_hidden_states: Any = None,
+        encoder_attention_mask: Any = None,
+        past_key_values: Cache | None = None,
         *,
+        use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         rngs: Any = None,
-    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
-        """Encodes a batch of texts.
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions | tuple[Any, ...]:
+        """Reads a batch of texts.
 
         Args:
             input_ids: (B, T) integers, or else:
             inputs_embeds: (B, T, D) floats in their place.
-            attention_mask: (B, T), 1 = attend; all are attended to without it.
+            attention_mask: (B, T), 1 = attend; all are attended to without it. With a cache it may also speak of all
+                tokens up to these.
             token_type_ids: (B, T) or (1, T), 0 without it.
-            position_ids: (B, T) or (1, T), counted from 0 without it.
+            position_ids: (B, T) or (1, T), counted without it.
+            encoder_hidden_states: (B, S, D), which a decoder with cross-attention attends to.
+            encoder_attention_mask: (B, S), 1 = attend; all are attended to without it.
+            past_key_values: a decoder's cache of the tokens before these; `init_cache` makes one.
+            use_cache: whether the cache comes back; so it does without it where one is given. True makes one, where
+                none is given.
             output_attentions, output_hidden_states: whether these come too; the config's word without it.
             return_dict: False returns the record's `to_tuple()`.
             rngs: in JAX a key, needed in train mode; in torch None.
 
         Raises:
-            InputError: an argument has another dtype or shape, or an id is out of range.
+            InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
         """
-        where, words = type(self).__name__, self.embeddings.word_embeddings
-        check.exactly_one(where, input_ids=input_ids, inputs_embeds=inputs_embeds)
+        where, like, config = type(self).__name__, self._like(), self.config
         ops.boundary_rngs(where, rngs)
-        like = self._like()
-        if input_ids is not None:
-            size = self.config.vocab_size
-            input_ids = ops.boundary_ids(
-                where, "input_ids", input_ids, "batch, tokens", like, size=size, table="vocab_size"
-            )
-            inputs_embeds = words(input_ids)
-        else:
-            inputs_embeds = ops.boundary_floats(
-                where, "inputs_embeds", inputs_embeds, "batch, tokens, hidden_size", like
-            )
-        batch, length, width = inputs_embeds.shape
-        check.has_tokens(where, length)
-        check.shape(where, "inputs_embeds", (batch, length, width), (batch, length, self.config.hidden_size))
-        position_ids = self._ids("position_ids", position_ids, batch, length, self.config.max_position_embeddings, like)
-        token_type_ids = self._ids("token_type_ids", token_type_ids, batch, length, self.config.type_vocab_size, like)
-        mask = None
-        if attention_mask is not None:
-            attention_mask = ops.boundary_mask(where, "attention_mask", attention_mask, (batch, length), like)
-            mask = masks.padding(ops.xp, attention_mask)
+        input_ids, inputs_embeds = ops.boundary_words(
+            where,
+            input_ids,
+            inputs_embeds,
+            self.embeddings.word_embeddings,
+            like,
+            size=config.vocab_size,
+            width=config.hidden_size,
+        )
+        size = (inputs_embeds.shape[0], inputs_embeds.shape[1])
+        opened = caches.opened(where, config.cache_shape, past_key_values, use_cache, attention_mask, size, like)
+        encoder_hidden_states, encoder_mask = ops.boundary_memory(
+            where,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            size[0],
+            like,
+            width=config.hidden_size,
+            crosses=config.add_cross_attention,
+        )
+        position_ids = self._positions(input_ids, position_ids, opened.start, size, like)
+        token_type_ids = ops.boundary_types(where, token_type_ids, size, like, config.type_vocab_size)
 
-        weights = self._option("output_attentions", output_attentions)
         hidden_states = self.embeddings(inputs_embeds, position_ids, token_type_ids, rngs)
-        encoded = self.encoder(hidden_states, mask, weights=weights, rngs=rngs)
-        output = BaseModelOutputWithPooling(
+        encoded = self.encoder(
+            hidden_states,
+            opened.mask,
+            encoder_hidden_states,
+            encoder_mask,
+            opened.cache,
+            causal=opened.causal,
+            weights=self._option("output_attentions", output_attentions),
+            rngs=rngs,
+        )
+        output = BaseModelOutputWithPoolingAndCrossAttentions(
             last_hidden_state=encoded.last_hidden_state,
             pooler_output=None if self.pooler is None else self.pooler(encoded.last_hidden_state),
             hidden_states=encoded.hidden_states if self._option("output_hidden_states", output_hidden_states) else None,
+            past_key_values=caches.closed(encoded.past_key_values, size[1], use_cache),
             attentions=encoded.attentions,
+            cross_attentions=encoded.cross_attentions,
         )
         return self._returned(output, return_dict)
 
-    def _ids(self, name: str, given: Any, batch: int, length: int, size: int, like: Any) -> Tensor:
-        """Position or token type ids: the caller's, checked, or the usual ones."""
-        where = type(self).__name__
-        steps = ops.steps(length, like)
-        if given is None and name == "position_ids":
-            check.at_most(where, "the number of tokens", length, size, "max_position_embeddings")
-            return positions.sequential(ops.xp, steps)
-        if given is None:
-            return ops.xp.zeros_like(steps)[None]
-        table = "max_position_embeddings" if name == "position_ids" else "type_vocab_size"
-        ids = ops.boundary_ids(where, name, given, "batch, tokens", like, size=size, table=table)
-        rows = 1 if ids.shape[0] == 1 else batch
-        check.shape(where, name, ids.shape, (rows, length), ", as many as there are tokens")
-        return ids
+    def _positions(
+        self, input_ids: Tensor | None, position_ids: Any, start: Any, size: tuple[int, int], like: Any
+    ) -> Int[Tensor, "#B T"]:
+        """The caller's positions, checked, or those after the tokens that came before."""
+        limit = self.config.max_position_embeddings
+        return caches.position_ids(type(self).__name__, position_ids, start, size, like, limit=limit)
 
 
 class BertPredictionHeadTransform(nn.Module):
-    def __init__(self, config: BertConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.activation = ops.ACTIVATIONS[config.hidden_act]
         self.dense = layers.Linear(config.hidden_size, config.hidden_size, **init)
@@ -267,7 +340,7 @@ class BertPredictionHeadTransform(nn.Module):
 
 
 class BertLMPredictionHead(nn.Module):
-    def __init__(self, config: BertConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.transform = BertPredictionHeadTransform(config, **init)
         # the bias beside the word embeddings has a name of its own; a matrix of its own brings its own bias
@@ -284,7 +357,7 @@ class BertLMPredictionHead(nn.Module):
 
 
 class BertOnlyMLMHead(nn.Module):
-    def __init__(self, config: BertConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.predictions = BertLMPredictionHead(config, **init)
 
@@ -293,7 +366,7 @@ class BertOnlyMLMHead(nn.Module):
 
 
 class BertPreTrainingHeads(nn.Module):
-    def __init__(self, config: BertConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.predictions = BertLMPredictionHead(config, **init)
         self.seq_relationship = layers.Linear(config.hidden_size, 2, **init)
@@ -307,7 +380,7 @@ class BertPreTrainingHeads(nn.Module):
 class BertForPreTraining(PreTrainedModel):
     """The encoder with the two heads of its pretraining: masked words and next sentence."""
 
-    def __init__(self, config: BertConfig, **build: Unpack[Build]) -> None:
+    def __init__(self, config: BertLikeConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
         self.bert = BertModel(config, seed=None, **init)
         self.cls = BertPreTrainingHeads(config, **init)
@@ -351,10 +424,67 @@ class BertForPreTraining(PreTrainedModel):
         return self._returned(output, switches.get("return_dict"))
 
 
+class BertLMHeadModel(PreTrainedModel):
+    """The decoder with a head that predicts the next word."""
+
+    def __init__(self, config: BertLikeConfig, **build: Unpack[Build]) -> None:
+        init = self._begin(config, build)
+        self.bert = BertModel(config, add_pooling_layer=False, seed=None, **init)
+        self.cls = BertOnlyMLMHead(config, **init)
+        self._finish(build)
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        encoder_hidden_states: Any = None,
+        encoder_attention_mask: Any = None,
+        labels: Any = None,
+        past_key_values: Cache | None = None,
+        *,
+        use_cache: bool | None = None,
+        **switches: Unpack[Switches],
+    ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
+        """As `BertModel`, and:
+
+        Args:
+            labels: (B, T) words, -100 = not counted; a token is to predict the label of the one that follows it.
+        """
+        outputs: Any = self.bert(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            past_key_values,
+            use_cache=use_cache,
+            **self._inner(switches),
+        )
+        logits = self.cls(outputs.last_hidden_state, self.bert.embeddings.word_embeddings)
+        loss = None
+        if labels is not None:
+            labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
+            loss = losses.causal(ops.xp, logits, labels)
+        output = CausalLMOutputWithCrossAttentions(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+        )
+        return self._returned(output, switches.get("return_dict"))
+
+
 class BertForMaskedLM(PreTrainedModel):
     """The encoder with a head that predicts masked words."""
 
-    def __init__(self, config: BertConfig, **build: Unpack[Build]) -> None:
+    def __init__(self, config: BertLikeConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
         self.bert = BertModel(config, add_pooling_layer=False, seed=None, **init)
         self.cls = BertOnlyMLMHead(config, **init)
@@ -391,7 +521,7 @@ class BertForMaskedLM(PreTrainedModel):
 class BertForSequenceClassification(PreTrainedModel):
     """The encoder with a linear layer over its pooled first token."""
 
-    def __init__(self, config: BertConfig, **build: Unpack[Build]) -> None:
+    def __init__(self, config: BertLikeConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
         self.bert = BertModel(config, seed=None, **init)
         self.dropout = layers.Dropout(config.head_dropout_prob)

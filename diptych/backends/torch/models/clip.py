@@ -41,8 +41,9 @@ class CLIPAttention(nn.Module):
         rngs: Any = None,
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B N T T"] | None]:
         query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
+        query, key, value = (ops.split(states, self.heads) for states in (query, key, value))
         attended, probabilities = ops.attention(
-            query, key, value, mask, heads=self.heads, causal=causal, dropout=self.dropout, rngs=rngs, weights=weights
+            query, key, value, mask, causal=causal, dropout=self.dropout, rngs=rngs, weights=weights
         )
         return self.out_proj(attended), probabilities
 
@@ -85,6 +86,7 @@ class CLIPEncoder(nn.Module):
     def __init__(self, config: CLIPTextConfig | CLIPVisionConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.layers = layers.ModuleList([CLIPEncoderLayer(config, **init) for _ in range(config.num_hidden_layers)])
+        self.gradient_checkpointing = False
 
     def forward(
         self,
@@ -98,7 +100,8 @@ class CLIPEncoder(nn.Module):
         """The last layer's output, all of them after the embeddings, and the probabilities if weights are asked for."""
         states, attentions = [hidden_states], []
         for layer in self.layers:
-            hidden_states, probabilities = layer(hidden_states, mask, causal=causal, weights=weights, rngs=rngs)
+            run = ops.checkpointed(layer, self.gradient_checkpointing)
+            hidden_states, probabilities = run(hidden_states, mask, causal=causal, weights=weights, rngs=rngs)
             states.append(hidden_states)
             attentions.append(probabilities)
         return BaseModelOutput(

@@ -93,9 +93,14 @@ class Cache(Protocol):
         ...
 
     def extended(self, layer: int, key: Any, value: Any) -> tuple["Cache", Any, Any]:
-        """Takes up a layer's keys and values of new tokens, each (B, T, D).
+        """Takes up a layer's keys and values of new tokens, each (B, N, T, H) for N heads of width H.
 
         Returns:
-            The cache that holds them too, and that layer's keys and values at full length, each (B, capacity, D).
+            The cache that holds them too, and the layer's keys and values to attend to, each (B, N, S, H) with S up to
+            the capacity. `advanced` counts the tokens, once every layer has taken them up.
         """
+        ...
+
+    def advanced(self, count: int) -> "Cache":
+        """The cache with `count` tokens more, which every layer has taken up."""
         ...

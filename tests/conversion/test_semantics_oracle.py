@@ -8,8 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
+from transformers.models.bart import modeling_bart
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
+from transformers.models.mbart import modeling_mbart
 
+from diptych.core.semantics import labels as shifting
 from diptych.core.semantics import losses, positions, resize
 
 
@@ -32,6 +35,31 @@ def test_cross_entropy_is_pytorchs(labels):
     logits, labels = drawn(2, 3, 7), np.array(labels)
     expected = F.cross_entropy(torch.from_numpy(logits).flatten(0, 1), torch.from_numpy(labels).flatten()).numpy()
     np.testing.assert_allclose(in_each(losses.cross_entropy, logits, labels), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 1.0])
+def test_label_smoothing_is_pytorchs(smoothing):
+    logits, labels = drawn(6, 7), np.array([3, -100, 0, 6, -100, 1])
+    pair = torch.from_numpy(logits), torch.from_numpy(labels)
+    expected = F.cross_entropy(*pair, label_smoothing=smoothing).numpy()
+    found = in_each(lambda xp, *arrays: losses.cross_entropy(xp, *arrays, smoothing), logits, labels)
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
+def test_a_causal_models_loss_is_pytorchs_of_shifted_labels():
+    logits, labels = drawn(2, 4, 7), np.array([[3, -100, 0, 6], [1, 5, -100, 2]])
+    pair = torch.from_numpy(logits[:, :-1]).flatten(0, 1), torch.from_numpy(labels[:, 1:]).flatten()
+    np.testing.assert_allclose(in_each(losses.causal, logits, labels), F.cross_entropy(*pair), rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32"])
+def test_decoder_inputs_are_those_of_transformers(dtype):
+    labels = np.array([[5, 6, 2, 9], [5, 2, 9, -100], [2, -100, -100, -100]], dtype)
+    tensor = torch.from_numpy(labels.astype("int64"))
+    found = in_each(lambda xp, ids: shifting.shift_tokens_right(xp, ids, 1, 3), labels)
+    np.testing.assert_array_equal(found, modeling_bart.shift_tokens_right(tensor.clone(), 1, 3))
+    found = in_each(lambda xp, ids: shifting.wrap_tokens_right(xp, ids, 1), labels)
+    np.testing.assert_array_equal(found, modeling_mbart.shift_tokens_right(tensor.clone(), 1))
 
 
 def test_binary_cross_entropy_and_mean_squared_error_are_pytorchs():

@@ -54,7 +54,7 @@ class Centre:
 
 @dataclass(frozen=True)
 class Arrays:
-    """A cache in numpy: (layers, B, capacity, D)."""
+    """A cache in numpy: (layers, B, N, capacity, H)."""
 
     keys: np.ndarray
     values: np.ndarray
@@ -62,22 +62,24 @@ class Arrays:
 
     @property
     def capacity(self):
-        return self.keys.shape[2]
+        return self.keys.shape[3]
 
     def extended(self, layer, key, value):
-        keys, values, stop = self.keys.copy(), self.values.copy(), self.length + key.shape[1]
-        keys[layer, :, self.length : stop], values[layer, :, self.length : stop] = key, value
-        last = layer == len(keys) - 1
-        return replace(self, keys=keys, values=values, length=stop if last else self.length), keys[layer], values[layer]
+        keys, values, stop = self.keys.copy(), self.values.copy(), self.length + key.shape[2]
+        keys[layer, :, :, self.length : stop], values[layer, :, :, self.length : stop] = key, value
+        return replace(self, keys=keys, values=values), keys[layer], values[layer]
+
+    def advanced(self, count):
+        return replace(self, length=self.length + count)
 
 
 def test_anything_with_the_members_fits():
     assert isinstance(Scale(), ImageProcessor) and not isinstance(Scale(), AudioProcessor)
     assert isinstance(Centre(), AudioProcessor) and not isinstance(Centre(), ImageProcessor)
-    cache: Cache = Arrays(np.zeros((2, 1, 3, 4)), np.zeros((2, 1, 3, 4)))
+    cache: Cache = Arrays(np.zeros((2, 1, 5, 3, 4)), np.zeros((2, 1, 5, 3, 4)))
     assert isinstance(cache, Cache) and cache.capacity == 3
     for layer in range(2):
-        cache, keys, values = cache.extended(layer, np.full((1, 2, 4), layer + 1.0), np.ones((1, 2, 4)))
-        assert keys.shape == values.shape == (1, 3, 4)
-        np.testing.assert_array_equal(keys[0, :, 0], [layer + 1.0, layer + 1.0, 0.0])
-    assert cache.length == 2
+        cache, keys, values = cache.extended(layer, np.full((1, 5, 2, 4), layer + 1.0), np.ones((1, 5, 2, 4)))
+        assert keys.shape == values.shape == (1, 5, 3, 4)
+        np.testing.assert_array_equal(keys[0, 0, :, 0], [layer + 1.0, layer + 1.0, 0.0])
+    assert cache.advanced(2).length == 2

@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from diptych.core.semantics import losses, masks, positions, resize
+from diptych.core.semantics import labels, losses, masks, positions, resize
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +86,20 @@ def test_causal_and_padding_together():
     )
 
 
+def test_new_tokens_see_what_the_cache_holds_and_themselves():
+    mask = masks.cached(xp, xp.arange(2) + 3, xp.arange(6), np.array([[1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1]]))
+    assert mask.shape == (2, 1, 2, 6)
+    np.testing.assert_array_equal(
+        mask[:, 0].reshape(4, 6),
+        table("""
+        1 1 1 1 0 0
+        1 1 1 1 1 0
+        0 1 1 1 0 0
+        0 1 1 1 1 0
+        """),
+    )
+
+
 # Positions
 
 
@@ -114,6 +128,20 @@ def test_where_a_text_ends(ids, eos, end):
     assert found.shape == (2,)
     assert found[0] == end
     assert found[1] == (3 if eos == 2 else 0)
+
+
+# Decoder inputs
+
+
+def test_labels_move_a_place_behind_the_start():
+    given = np.array([[5, 6, 7, 8], [5, 6, -100, -100]])
+    np.testing.assert_array_equal(labels.shift_tokens_right(xp, given, 1, 2), [[2, 5, 6, 7], [2, 5, 6, 1]])
+
+
+def test_the_last_token_wraps_around_to_the_front():
+    given = np.array([[5, 6, 2, 9], [5, 2, 9, -100], [2, 9, 1, 1], [-100, -100, 1, 1]])
+    expected = [[9, 5, 6, 2], [9, 5, 2, 9], [9, 2, 9, 1], [1, 1, 1, 1]]
+    np.testing.assert_array_equal(labels.wrap_tokens_right(xp, given, 1), expected)
 
 
 # Losses
@@ -259,3 +287,20 @@ def test_resampling_matrices(source, target):
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_the_same_size_changes_nothing(size):
     np.testing.assert_array_equal(resize.bicubic(size, size), np.eye(size))
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5, 1.0])
+def test_smoothing_spreads_the_target_over_all_classes(smoothing):
+    logits, given = drawn(3, 5), np.array([4, -100, 0])
+    target = np.full((3, 5), smoothing / 5)
+    target[[0, 2], [4, 0]] += 1.0 - smoothing
+    expected = np.mean([-np.sum(target[row] * log_softmax(logits[row])) for row in (0, 2)])
+    assert losses.cross_entropy(xp, logits, given, smoothing) == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_causal_model_predicts_the_label_that_follows(smoothing):
+    logits, given = drawn(2, 4, 5), np.array([[0, 1, 2, 3], [4, 3, -100, 2]])
+    expected = losses.cross_entropy(xp, logits[:, :-1], given[:, 1:], smoothing)
+    assert losses.causal(xp, logits, given, smoothing) == pytest.approx(expected, rel=1e-14)
+    assert losses.causal(xp, logits, given, smoothing) != pytest.approx(losses.cross_entropy(xp, logits, given))

@@ -12,6 +12,14 @@ def _wide(xp: Any, values: Any) -> Any:
     return values if values.dtype == xp.float64 else xp.astype(values, xp.float32)
 
 
+def _log_softmax(xp: Any, logits: Any) -> Any:
+    # torch's own, where the namespace has it: it keeps one array of a vocabulary's size for the gradient, not three
+    if (own := getattr(xp, "log_softmax", None)) is not None:
+        return own(logits, -1)
+    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+
+
 def cross_entropy(xp: Any, logits: Any, labels: Any, smoothing: float = 0.0) -> Any:
     """Mean of -log softmax(logits)[label] over the labels that are not -100; NaN if all are, or if one is no class.
 
@@ -21,16 +29,13 @@ def cross_entropy(xp: Any, logits: Any, labels: Any, smoothing: float = 0.0) -> 
         labels: (…), ids below C or -100, of the integer dtype that indexes in the namespace.
         smoothing: the share of the target that goes to all classes alike, 0 to 1 (Szegedy et al., arXiv:1512.00567).
     """
-    logits = _wide(xp, logits)
     counted = labels != IGNORED
-    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
+    log_probabilities = _log_softmax(xp, _wide(xp, logits))
     inside = xp.logical_and(labels >= 0, labels < logits.shape[-1])
     chosen = xp.where(inside, labels, xp.zeros_like(labels))
-    picked = xp.take_along_axis(shifted, chosen[..., None], axis=-1)[..., 0]
-    normaliser = xp.log(xp.sum(xp.exp(shifted), axis=-1))
-    losses = normaliser - picked
+    losses = -xp.take_along_axis(log_probabilities, chosen[..., None], axis=-1)[..., 0]
     if smoothing:
-        losses = (1.0 - smoothing) * losses + smoothing * (normaliser - xp.mean(shifted, axis=-1))
+        losses = (1.0 - smoothing) * losses - smoothing * xp.mean(log_probabilities, axis=-1)
     losses = xp.where(inside, losses, xp.full_like(losses, xp.nan))
     losses = xp.where(counted, losses, xp.zeros_like(losses))
     return xp.sum(losses) / xp.sum(xp.astype(counted, losses.dtype))

@@ -1,6 +1,7 @@
 """Runs a model of either backend, or of transformers, and keeps every module's output and every gradient."""
 
 import contextlib
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -65,6 +66,8 @@ def run_torch(
         if path and next(module.parameters(), None) is not None
     ]
     given = {name: _torch_input(value, device, dtype) for name, value in inputs.items()}
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        given.setdefault("use_cache", False)  # or transformers' decoders return their caches among the outputs
     try:
         with _exact_torch(), torch.set_grad_enabled(gradients):
             named = _named(model(**given), lambda value: isinstance(value, torch.Tensor) and value.is_floating_point())

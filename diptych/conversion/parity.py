@@ -32,6 +32,7 @@ from diptych.core.errors import CheckpointError, InputError
 from diptych.core.pretrained import PreTrained, Switches
 from diptych.core.random import generator
 from diptych.core.registry import architectures, families
+from diptych.core.semantics.losses import IGNORED
 
 Backend = Literal["jax", "torch"]
 
@@ -317,13 +318,29 @@ def _live(model: Any) -> Subject:
 def _cast_torch(model: Any, dtype: str) -> Any:
     import torch
 
-    return copy.deepcopy(model).to(getattr(torch, dtype)).eval().requires_grad_(True)
+    made = copy.deepcopy(model).to(getattr(torch, dtype)).eval().requires_grad_(True)
+    if isinstance(made, PreTrained):
+        made.gradient_checkpointing_disable()  # layers that run twice would be compared twice
+    return made
 
 
 def _cast_transformers(model: Any, dtype: str) -> Any:
     made = _cast_torch(model, dtype)
     made.set_attn_implementation("sdpa")  # its eager attention rounds to float32 inside
-    return made
+    return _exact_loss(made)
+
+
+def _exact_loss(model: Any) -> Any:
+    """Has a language model of transformers take its loss in the logits' dtype, where it would round them to float32."""
+    if model.loss_type in (None, "ForCausalLM"):  # what it takes without a word
+        import torch
+
+        def exact(logits: Any, labels: Any, **options: Any) -> Any:
+            following = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
+            return torch.nn.functional.cross_entropy(logits.mT, following, ignore_index=IGNORED)
+
+        model.loss_function = exact
+    return model
 
 
 def _cast_jax(model: Any, dtype: str) -> Any:
@@ -337,7 +354,7 @@ def _cast_jax(model: Any, dtype: str) -> Any:
         for name in ("dtype", "_compute_dtype"):  # a compute_dtype would round inside
             if vars(module).get(name) is not None:
                 setattr(module, name, None)
-    return made.eval()
+    return made.gradient_checkpointing_disable().eval()  # layers that run twice would be compared twice
 
 
 def _by_transformers(directory: Path, class_name: str, dtype: str) -> Any:
@@ -360,7 +377,7 @@ def _by_transformers(directory: Path, class_name: str, dtype: str) -> Any:
             transformers.logging.enable_progress_bar()
     if info["missing_keys"]:
         raise CheckpointError(f"{directory}: transformers misses {', '.join(sorted(info['missing_keys']))}")
-    return model.eval()
+    return _exact_loss(model.eval())
 
 
 def _published(model: Any, class_name: str) -> Callable[[str], str]:

@@ -119,6 +119,7 @@ def _twin(opened: Opened, backend: ModuleType, dtype: Any, where: Any, build: di
         slot = filling.slot
         values = permuted(filling.source.read(), twin._stored_axes(slot), FLOATS[found_dtype])
         twin._put(slot, leaves[slot], values, where)
+    twin._draw({slot: leaves[slot] for slot in found.constant}, 0, where)
     return twin.train(opened.training)
 
 

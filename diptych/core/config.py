@@ -319,7 +319,8 @@ class ModelConfig:
         }
         data |= {**self.housekeeping, "model_type": self.model_type}
         named = data.get("id2label")
-        if len(named) != self.num_labels if named is not None else self.num_labels != 2:  # 2 is what no names mean
+        # without names the number is the default one, which BART has of its own
+        if self.num_labels != (type(self).num_labels if named is None else len(named)):
             data["id2label"] = {str(index): name for index, name in self.id2label.items()}
             data["label2id"] = {name: index for index, name in self.id2label.items()}
         return {name: thawed(data[name]) for name in sorted(data)}

@@ -68,6 +68,10 @@ class PreTrained:
     # The hooks, one for each thing that only a framework can do.
 
     @abstractmethod
+    def _submodules(self) -> Iterable[Any]:
+        """Every module in the model."""
+
+    @abstractmethod
     def _leaves(self) -> dict[Slot, Any]:
         """Every parameter's slot, with what holds it."""
 
@@ -96,6 +100,17 @@ class PreTrained:
         """Finds a model class of this backend by name."""
 
     # What follows from them.
+
+    def gradient_checkpointing_enable(self, mode: bool = True) -> Self:
+        """Has every layer computed again for the gradient instead of keeping its inner values; returns the model."""
+        for module in self._submodules():
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = mode
+        return self
+
+    def gradient_checkpointing_disable(self) -> Self:
+        """Keeps every layer's inner values for the gradient, as a new model does; returns the model."""
+        return self.gradient_checkpointing_enable(False)
 
     @classmethod
     def _load(
@@ -139,7 +154,7 @@ class PreTrained:
             slot = filling.slot
             axes = tuple(filling.axes[axis] for axis in cls._stored_axes(slot))
             cls._put(slot, leaves[slot], permuted(filling.source.read(), axes, FLOATS[settled]), where)
-        model._draw({slot: leaves[slot] for slot in found.fresh}, 0, where)
+        model._draw({slot: leaves[slot] for slot in (*found.fresh, *found.constant)}, 0, where)
         model.load_report = loading.report_of(source, found)
         return model
 

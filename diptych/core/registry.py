@@ -28,6 +28,7 @@ class Family:
         renamed: old name -> present name, for tensors that were once stored under another name or twice. A name that
             the model itself has is left alone.
         superseded: old names in `renamed` that no code reads where the file has the present name too.
+        optional: patterns of tensors that a file may lack; they then have the constant that they start from.
         initial: the distribution that a parameter starts from, given config, path and layer kind.
         example: small inputs that reach every part of a model, given config, architecture name and random numbers: the
             keywords of a call, as numpy arrays and plain values.
@@ -40,6 +41,7 @@ class Family:
     ignored: Mapping[str, str] = field(default_factory=dict[str, str])
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
     superseded: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
 
 @functools.cache

@@ -103,17 +103,6 @@ class PreTrainedModel(nnx.Module, PreTrained):
         """The number of parameters' entries, tied ones counted once."""
         return sum(variable.get_value().size for variable in slots.leaves(self).values())
 
-    def gradient_checkpointing_enable(self, mode: bool = True) -> Self:
-        """Has every layer computed again for the gradient instead of keeping its inner values; returns the model."""
-        for module in (module for _, module in nnx.iter_modules(self)):
-            if hasattr(module, "gradient_checkpointing"):
-                setattr(module, "gradient_checkpointing", mode)  # noqa: B010  (no type of module declares it)
-        return self
-
-    def gradient_checkpointing_disable(self) -> Self:
-        """Keeps every layer's inner values for the gradient, as a new model does; returns the model."""
-        return self.gradient_checkpointing_enable(False)
-
     def init_cache(self, batch_size: int, max_length: int) -> Cache:
         """An empty cache for a decoder's call, as `past_key_values`.
 
@@ -185,6 +174,9 @@ class PreTrainedModel(nnx.Module, PreTrained):
     def _like(self) -> Any:
         """A shape with the dtype that inputs must have."""
         return jax.ShapeDtypeStruct((), jnp.dtype(self._compute_dtype or self.dtype))
+
+    def _submodules(self) -> Iterable[Any]:
+        return (module for _, module in nnx.iter_modules(self))
 
     def _leaves(self) -> dict[Slot, Any]:
         return slots.leaves(self)

@@ -84,17 +84,6 @@ class PreTrainedModel(nn.Module, PreTrained):
         """The number of parameters' entries, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def gradient_checkpointing_enable(self, mode: bool = True) -> Self:
-        """Has every layer computed again for the gradient instead of keeping its inner values; returns the model."""
-        for module in self.modules():
-            if hasattr(module, "gradient_checkpointing"):
-                setattr(module, "gradient_checkpointing", mode)  # noqa: B010  (no type of module declares it)
-        return self
-
-    def gradient_checkpointing_disable(self) -> Self:
-        """Keeps every layer's inner values for the gradient, as a new model does; returns the model."""
-        return self.gradient_checkpointing_enable(False)
-
     def init_cache(self, batch_size: int, max_length: int) -> Cache:
         """An empty cache for a decoder's call, as `past_key_values`.
 
@@ -164,6 +153,9 @@ class PreTrainedModel(nn.Module, PreTrained):
     def _like(self) -> Tensor:
         """A tensor with the dtype and device that inputs must have."""
         return next(self.parameters())
+
+    def _submodules(self) -> Iterable[Any]:
+        return self.modules()
 
     def _leaves(self) -> dict[Slot, Any]:
         return slots.leaves(self)

@@ -55,12 +55,13 @@ class Filling:
 
 @dataclass(frozen=True)
 class Match:
-    """A full account: every slot is filled or fresh, every tensor used, left out or ignored."""
+    """A full account: every slot is filled, fresh or one that files may lack; every tensor used, left out or ignored."""
 
     fillings: tuple[Filling, ...]
     fresh: tuple[Slot, ...]
     left_out: tuple[str, ...]
     ignored: tuple[str, ...]
+    constant: tuple[Slot, ...] = ()
 
 
 def match(
@@ -141,8 +142,10 @@ def match(
             _must_be_equal(where, found[path], tensors[found[path]], name, tensors[name])
         (left_out if elsewhere(spelled[name]) is not None else unexpected).append(name)
 
-    fresh = tuple(slot for slot in slots if slot.path not in found and matches(slot.path, allow_fresh))
-    missing = [slot.path for slot in slots if slot.path not in found and slot not in fresh]
+    absent = [slot for slot in slots if slot.path not in found]
+    constant = tuple(slot for slot in absent if matches(slot.path, family.optional))
+    fresh = tuple(slot for slot in absent if slot not in constant and matches(slot.path, allow_fresh))
+    missing = [slot.path for slot in absent if slot not in constant and slot not in fresh]
     fillings = tuple(
         _filling(slot, tensors[found[slot.path]], found[slot.path], flax) for slot in slots if slot.path in found
     )
@@ -153,7 +156,7 @@ def match(
     ]
     unfloating = [f"{f.name} ({f.source.dtype})" for f in fillings if f.source.dtype not in FLOATS.values()]
     _raise_all(where, class_name, missing, unexpected, misshaped, unfloating)
-    return Match(fillings, fresh, tuple(left_out), tuple(ignored))
+    return Match(fillings, fresh, tuple(left_out), tuple(ignored), constant)
 
 
 def names_of(argument: str, names: Iterable[str]) -> tuple[str, ...]:

@@ -61,8 +61,8 @@ def test_a_dropped_mask(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, call = type(candidate.bert.encoder), "__call__" if side == "jax" else "forward"
     original = getattr(encoder, call)
 
-    def dropping(self: Any, hidden_states: Any, mask: Any, **keywords: Any) -> Any:
-        return original(self, hidden_states, None if hasattr(self, "maskless") else mask, **keywords)
+    def dropping(self: Any, hidden_states: Any, mask: Any, *sources: Any, **keywords: Any) -> Any:
+        return original(self, hidden_states, None if hasattr(self, "maskless") else mask, *sources, **keywords)
 
     candidate.bert.encoder.maskless = True  # copied with the candidate
     monkeypatch.setattr(encoder, call, dropping)

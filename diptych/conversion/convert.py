@@ -20,7 +20,7 @@ from diptych.core.checkpoint.directory import FORMATS, new_directory, open_check
 from diptych.core.checkpoint.files import naming, writing
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import Filling, Match, match, names_of
-from diptych.core.checkpoint.slots import Slot, flax_axes, published_axes
+from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
 from diptych.core.checkpoint.strips import permuted
 from diptych.core.checkpoint.tensors import TensorSource, digest
 from diptych.core.config import config_path, parse_json_object, read_text
@@ -247,7 +247,7 @@ def _matched(
         [*own.values(), *others.values()],
         opened.checkpoint.tensors,
         family=family,
-        known=set,
+        known=list,
         flax=opened.flax,
         allow_fresh=("*",),
         ignore=ignore,
@@ -280,7 +280,7 @@ def _written(filling: Filling, format: str, dtype: str | None) -> TensorSource:
     """The tensor as it is written: layout and dtype are settled in one pass, when its turn comes."""
     slot, source = filling.slot, filling.source
     rank = len(slot.shape)
-    layout = flax_axes(slot.kind, rank) if format == "flax-msgpack" else tuple(range(rank))
+    layout = tree_axes(slot.kind, rank) if format == "flax-msgpack" else tuple(range(rank))
     axes = tuple(filling.axes[axis] for axis in layout)
     target = source.dtype if dtype is None else FLOATS[dtype]
     shape = tuple(source.shape[axis] for axis in axes)
@@ -316,7 +316,7 @@ def _verified(
         slot, rank = filling.slot, len(filling.slot.shape)
         wanted = _written(filling, "safetensors", dtype)
         back = written[_written_name(slot, format)]
-        axes = published_axes(slot.kind, rank) if format == "flax-msgpack" else tuple(range(rank))
+        axes = inverse(tree_axes(slot.kind, rank)) if format == "flax-msgpack" else tuple(range(rank))
         filled = Filling(slot, back, slot.path, axes)
         expected, got = digest(wanted), digest(_written(filled, "safetensors", None))
         if (expected, wanted.dtype) != (got, back.dtype):

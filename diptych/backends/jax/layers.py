@@ -45,6 +45,13 @@ class Linear(nnx.Linear):
         super().__init__(in_features, out_features, use_bias=bias, **made, **_flax(init))
 
 
+class Conv1D(Linear):
+    """x W + b, with W of shape (in, out): GPT-2's linear layer, published in Flax's layout."""
+
+    def __init__(self, in_features: int, out_features: int, **init: Unpack[Init]) -> None:
+        super().__init__(in_features, out_features, **init)
+
+
 class Embedding(nnx.Embed):
     """A table of rows; row `padding_idx` gets no gradient from being looked up."""
 

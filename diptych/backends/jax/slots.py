@@ -9,10 +9,12 @@ from typing import Any
 
 from flax import nnx
 
+from diptych.backends.jax import layers
 from diptych.core.checkpoint.slots import FLAX_LEAVES, Kind, Slot, published_axes
 
 KINDS: dict[type[nnx.Module], Kind] = {
     nnx.Linear: "linear",
+    layers.Conv1D: "conv1d",
     nnx.Conv: "conv",
     nnx.Embed: "embedding",
     nnx.LayerNorm: "norm",

@@ -24,6 +24,25 @@ class Linear(nn.Linear):
         """Leaves the parameters without values."""
 
 
+class Conv1D(nn.Module):
+    """x W + b, with W of shape (in, out): GPT-2's linear layer, published in Flax's layout."""
+
+    def __init__(self, in_features: int, out_features: int, **init: Unpack[Init]) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = parameter((in_features, out_features), **init)
+        self.bias = parameter((out_features,), **init)
+
+    def forward(self, values: Float[Tensor, "*B D"]) -> Float[Tensor, "*B F"]:
+        """The product for every row."""
+        rows = torch.addmm(self.bias, values.reshape(-1, self.in_features), self.weight)
+        return rows.view(*values.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """What the model's printout says of the layer."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
 class Embedding(nn.Embedding):
     """A table of rows; row `padding_idx` gets no gradient from being looked up."""
 

@@ -2,10 +2,12 @@
 
 from torch import nn
 
+from diptych.backends.torch import layers
 from diptych.core.checkpoint.slots import Kind, Slot
 
 KINDS: dict[type[nn.Module], Kind] = {
     nn.Linear: "linear",
+    layers.Conv1D: "conv1d",
     nn.Conv1d: "conv",
     nn.Conv2d: "conv",
     nn.Embedding: "embedding",

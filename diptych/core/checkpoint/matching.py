@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from diptych.core.checkpoint.dialects import Shift, find_shift, matches, resolver, respelled
-from diptych.core.checkpoint.slots import Slot, published_axes
+from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
 from diptych.core.checkpoint.tensors import TensorSource, read_bytes
 from diptych.core.dtypes import FLOATS
 from diptych.core.errors import CheckpointError, InputError
@@ -173,7 +173,7 @@ def names_of(argument: str, names: Iterable[str]) -> tuple[str, ...]:
 def _filling(slot: Slot, source: TensorSource, name: str, flax: bool) -> Filling:
     rank = len(source.shape)
     same_rank = rank == len(slot.shape)
-    axes = published_axes(slot.kind, rank) if flax and same_rank else tuple(range(rank))
+    axes = inverse(tree_axes(slot.kind, rank)) if flax and same_rank else tuple(range(rank))
     return Filling(slot, source, name, axes)
 
 

@@ -1,16 +1,25 @@
 """Slots: the parameters of a model, by published name and layout, whichever backend holds them.
 
 The published layout is PyTorch's. How Flax holds a tensor follows from the kind of layer that owns it, in the one table
-below: the JAX backend's models and the Flax msgpack files both follow it.
+below: the JAX backend's models and the Flax msgpack files both follow it, but for one kind of layer.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["linear", "conv", "embedding", "norm", "plain"]
-"""What a parameter is: a layer's weight by type of layer, or plain (biases, free parameters)."""
+Kind = Literal["linear", "conv1d", "conv", "embedding", "norm", "plain"]
+"""What a parameter is: a layer's weight by type of layer, or plain (biases, free parameters).
 
-FLAX_LEAVES: dict[Kind, str] = {"linear": "kernel", "conv": "kernel", "embedding": "embedding", "norm": "scale"}
+"conv1d" is the linear layer of GPT-2, whose name is its authors': a convolution of width 1.
+"""
+
+FLAX_LEAVES: dict[Kind, str] = {
+    "linear": "kernel",
+    "conv1d": "kernel",
+    "conv": "kernel",
+    "embedding": "embedding",
+    "norm": "scale",
+}
 """How Flax calls the leaf that is published as "weight"."""
 
 
@@ -30,18 +39,21 @@ class Slot:
 
     @property
     def flax_path(self) -> str:
-        """The path in a Flax tree, joined by dots."""
+        """The path in the tree of a Flax msgpack file, joined by dots."""
         owner, _, leaf = self.path.rpartition(".")
         return f"{owner}.{FLAX_LEAVES[self.kind]}" if leaf == "weight" and self.kind in FLAX_LEAVES else self.path
 
     @property
     def flax_shape(self) -> tuple[int, ...]:
-        """The shape in a Flax tree."""
-        return tuple(self.shape[axis] for axis in flax_axes(self.kind, len(self.shape)))
+        """The shape in the tree of a Flax msgpack file."""
+        return tuple(self.shape[axis] for axis in tree_axes(self.kind, len(self.shape)))
 
 
 def flax_axes(kind: Kind, rank: int) -> tuple[int, ...]:
-    """The axes of the published tensor in the order in which Flax has them."""
+    """The axes of the published tensor in the order in which a layer of Flax, so a JAX model, holds them.
+
+    A "conv1d" is published as Flax holds a linear layer.
+    """
     if kind == "linear":  # (out, in) -> (in, out)
         return (1, 0)
     if kind == "conv":  # (out, in, spatial…) -> (spatial…, in, out)
@@ -50,6 +62,17 @@ def flax_axes(kind: Kind, rank: int) -> tuple[int, ...]:
 
 
 def published_axes(kind: Kind, rank: int) -> tuple[int, ...]:
-    """The inverse of `flax_axes`: the axes of the Flax tensor in published order."""
-    forward = flax_axes(kind, rank)
-    return tuple(forward.index(axis) for axis in range(rank))
+    """The inverse of `flax_axes`: the axes that a layer of Flax holds, in published order."""
+    return inverse(flax_axes(kind, rank))
+
+
+def tree_axes(kind: Kind, rank: int) -> tuple[int, ...]:
+    """The axes of the published tensor in the order in which the tree of a Flax msgpack file has them."""
+    if kind == "conv1d":  # (in, out) -> (out, in): the Flax classes of transformers held it the other way round
+        return (1, 0)
+    return flax_axes(kind, rank)
+
+
+def inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The order that undoes an order of axes."""
+    return tuple(axes.index(axis) for axis in range(len(axes)))

@@ -143,7 +143,7 @@ def _fitting(model_class: type, opened: Opened, build: dict[str, Any]) -> tuple[
         [*twin._leaves()],
         opened.tensors,
         family=described(model_class)[1],
-        known=set,
+        known=list,
         where=opened.described_as,
         class_name=opened.architecture,
     )

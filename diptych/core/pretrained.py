@@ -159,16 +159,15 @@ class PreTrained:
         return model
 
     @classmethod
-    def _family_paths(cls, config: ModelConfig) -> set[str]:
-        """Every parameter that a class of the family has under this config."""
+    def _family_paths(cls, config: ModelConfig) -> list[set[str]]:
+        """The parameters that each class of the family has under this config."""
         find = cls._siblings()
         parts = {name: config.part(wanted) for name, wanted in described(cls)[1].classes.items()}
-        return {
-            slot.path
+        return [
+            {slot.path for slot in find(name)(part, seed=None)._leaves()}
             for name, part in parts.items()
             if part is not None
-            for slot in find(name)(part, seed=None)._leaves()
-        }
+        ]
 
     def _save(self, directory: str | os.PathLike[str], max_shard_size: int | str | None) -> None:
         """Writes config.json and safetensors."""

@@ -106,7 +106,9 @@ def matched(backend, name, architecture, shapes, **options):
         slots_of(backend, name, architecture),
         tensors,
         family=family_of(name),
-        known=lambda: {slot.path for other in family_of(name).classes for slot in slots_of(backend, name, other)},
+        known=lambda: [
+            {slot.path for slot in slots_of(backend, name, other)} for other in family_of(name).classes
+        ],
         where=name,
         class_name=architecture,
         **options,

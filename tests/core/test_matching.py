@@ -34,7 +34,7 @@ def file_of(slots, **others):
 
 
 def matched(slots, tensors, **options):
-    given = {"family": BERT, "known": lambda: FAMILY_PATHS, "where": "dir", "class_name": "BertForMaskedLM"} | options
+    given = {"family": BERT, "known": lambda: [FAMILY_PATHS], "where": "dir", "class_name": "BertForMaskedLM"} | options
     return match(slots, tensors, **given)
 
 
@@ -124,11 +124,11 @@ def test_a_tied_tensor_that_is_stored_under_its_old_name_only():
 
 def test_the_output_layer_of_an_untied_model_is_left_out_of_its_base_model():
     tensors = file_of(MODEL, **{DECODER: tensor("another", (5, 3))})
-    found = matched(BASE, tensors, known=lambda: FAMILY_PATHS | {DECODER})
+    found = matched(BASE, tensors, known=lambda: [FAMILY_PATHS | {DECODER}])
     assert filled(found)["embeddings.word_embeddings.weight"] == WORDS
     assert found.left_out == (DECODER, "cls.predictions.bias")
     del tensors[WORDS]
-    message = refused(BASE, tensors, known=lambda: FAMILY_PATHS | {DECODER})
+    message = refused(BASE, tensors, known=lambda: [FAMILY_PATHS | {DECODER}])
     assert "1 tensors are missing: embeddings.word_embeddings.weight (" in message
 
 

@@ -62,12 +62,16 @@ def resolver(family: Family, wanted: Collection[str], shift: Shift) -> Callable[
     targets = set(wanted)
 
     def resolve(name: str) -> tuple[str, bool] | None:
-        shifted = shift(name)
-        new = family.renamed.get(shifted) or family.renamed.get(name)
-        present, old = (shifted, name), (new, shift(new)) if new else ()
-        for candidate in (*present, *old):
-            if candidate in targets:
-                return candidate, candidate not in present
+        present = (shift(name), name)
+        candidates = present
+        for _ in range(len(family.renamed) + 1):  # an old name may lead to another one
+            for candidate in candidates:
+                if candidate in targets:
+                    return candidate, candidate not in present
+            new = next((family.renamed[old] for old in candidates if old in family.renamed), None)
+            if new is None:
+                return None
+            candidates = (new, shift(new))
         return None
 
     return resolve

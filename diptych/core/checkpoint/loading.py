@@ -72,7 +72,7 @@ def matched(
     *,
     class_name: str,
     family: Family,
-    known: Callable[[], Collection[str]],
+    known: Callable[[], Sequence[Collection[str]]],
     allow_fresh: Iterable[str] = (),
     ignore: Iterable[str] = (),
 ) -> Match:

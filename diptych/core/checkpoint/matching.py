@@ -69,7 +69,7 @@ def match(
     tensors: Mapping[str, TensorSource],
     *,
     family: Family,
-    known: Callable[[], Collection[str]],
+    known: Callable[[], Sequence[Collection[str]]],
     flax: bool = False,
     allow_fresh: Iterable[str] = (),
     ignore: Iterable[str] = (),
@@ -82,7 +82,7 @@ def match(
         slots: the model's parameters.
         tensors: the file's, by name.
         family: its prefixes, ignored and renamed tensors.
-        known: gives the paths that any class of the family owns; asked only when a tensor has no slot.
+        known: gives the paths that each class of the family owns; asked only when a tensor has no slot of its own.
         flax: whether the tensors have a Flax tree's names and layouts.
         allow_fresh: parameters, or modules, that may be missing.
         ignore: tensors of the file, patterns or modules, to leave unread.
@@ -98,6 +98,8 @@ def match(
     spelled = {name: respelled(name, flax=flax) for name in tensors}
     resolve = resolver(family, wanted, find_shift(set(spelled.values()), wanted, family.prefixes))
 
+    shifts = [Shift()]
+    shifts += [shift for prefix in family.prefixes for shift in (Shift(added=prefix), Shift(removed=prefix))]
     found: dict[str, str] = {}
     left_out: list[str] = []
     ignored: list[str] = []
@@ -105,10 +107,19 @@ def match(
     unexpected: list[str] = []
     olds: list[tuple[str, str]] = []
 
-    everything = functools.cache(lambda: set(known()))  # builds every class of the family, without values
+    classes = functools.cache(known)  # builds every class of the family, without values
+    everything = functools.cache(lambda: {path for paths in classes() for path in paths})
 
     def elsewhere(spelling: str) -> tuple[str, bool] | None:
         return resolver(family, everything(), find_shift({spelling}, everything(), family.prefixes))(spelling)
+
+    def apart(one: str, other: str) -> bool:
+        """Whether a class of the family has two tensors of these names."""
+        for paths in classes():
+            first, second = ({shift(name) for shift in shifts} & set(paths) for name in (one, other))
+            if first and second and first != second:
+                return True
+        return False
 
     def fill(path: str, name: str) -> None:
         if path in found:
@@ -131,14 +142,13 @@ def match(
         # what one class holds twice may be two tensors of another, as the output layer of a model without tied weights
         if path in found and (spelled[name] in family.superseded or _equal(tensors[found[path]], tensors[name])):
             ignored.append(name)
-        elif (resolved := elsewhere(spelled[name])) is not None and not resolved[1]:
+        elif apart(spelled[name], spelled[found[path]] if path in found else path):
             left_out.append(name)
         else:
             fill(path, name)
     for name in strangers:
         spelling = spelled[name]
-        shifts = [shift for prefix in family.prefixes for shift in (Shift(added=prefix), Shift(removed=prefix))]
-        for path in {shift(spelling) for shift in shifts} & set(found):  # the same tensor under another prefix
+        for path in {shift(spelling) for shift in shifts[1:]} & set(found):  # the same tensor under another prefix
             _must_be_equal(where, found[path], tensors[found[path]], name, tensors[name])
         (left_out if elsewhere(spelled[name]) is not None else unexpected).append(name)
 

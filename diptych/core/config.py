@@ -352,6 +352,9 @@ class DecoderConfig(ModelConfig):
         ConfigError: cross-attention is asked for without a decoder.
     """
 
+    always_decodes: ClassVar[bool] = False
+    """Whether the models read from left to right whatever `is_decoder` says."""
+
     is_decoder: bool = False
     add_cross_attention: bool = False
     cross_attention_hidden_size: int | None = None
@@ -359,7 +362,7 @@ class DecoderConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.add_cross_attention and not self.is_decoder:
+        if self.add_cross_attention and not (self.is_decoder or self.always_decodes):
             raise ConfigError(f"{type(self).__name__}: add_cross_attention=True needs is_decoder=True")
 
 

@@ -81,6 +81,7 @@ def attention(
     dropout: Callable[..., Any],
     rngs: Any = None,
     weights: bool = False,
+    upcast: bool = False,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None]:
     """Scaled dot-product attention in several heads; a query that may see no key gives zeros.
 
@@ -92,18 +93,21 @@ def attention(
         dropout: the layer that drops probabilities.
         rngs: a key for dropout.
         weights: whether the probabilities are returned too, after dropout.
+        upcast: whether the scores are products in float32 or wider, whatever the states are.
     """
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     if causal and mask is None:
         mask = jnp.tril(jnp.ones((query.shape[-2], key.shape[-2]), bool))[None, None]
     wide = jnp.promote_types(query.dtype, jnp.float32)
+    if upcast:
+        query, key = query.astype(wide), key.astype(wide)
     scores = jnp.einsum("BNTH,BNSH->BNTS", query, key, preferred_element_type=wide) * scale
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(wide).min)
     probabilities = jax.nn.softmax(scores, axis=-1)
     if mask is not None:
         probabilities = jnp.where(mask, probabilities, 0.0)
-    probabilities = dropout(probabilities.astype(query.dtype), rngs)
+    probabilities = dropout(probabilities.astype(value.dtype), rngs)
     states = (probabilities @ value).swapaxes(1, 2)
     return states.reshape(*states.shape[:2], states.shape[2] * states.shape[3]), probabilities if weights else None
 

@@ -212,7 +212,14 @@ def closed(cache: Cache | None, count: int, use_cache: bool | None) -> Cache | N
 
 
 def position_ids(
-    where: str, given: Any, start: int, size: tuple[int, int], like: Tensor, *, limit: int
+    where: str,
+    given: Any,
+    start: int,
+    size: tuple[int, int],
+    like: Tensor,
+    *,
+    limit: int,
+    field: str = "max_position_embeddings",
 ) -> Int[Tensor, "#B T"]:
     """The positions of new tokens: the caller's, checked, or those after the tokens that came before.
 
@@ -222,16 +229,17 @@ def position_ids(
         start: the number of tokens that came before these.
         size: rows B and new tokens T.
         like: a tensor on the model's device.
-        limit: the number of positions, `max_position_embeddings`.
+        limit: the number of positions.
+        field: what the config calls it.
 
     Raises:
         InputError: there are too few positions, or the caller's are not of this shape or lie outside.
     """
     if given is not None:
-        return ops.boundary_rows(where, "position_ids", given, size, like, limit, "max_position_embeddings")
+        return ops.boundary_rows(where, "position_ids", given, size, like, limit, field)
     seen = known(start)
     if seen is not None:
-        check.at_most(where, "the number of tokens", seen + size[1], limit, "max_position_embeddings")
+        check.at_most(where, "the number of tokens", seen + size[1], limit, field)
     return positions.sequential(ops.xp, ops.steps(size[1], like) + start)
 
 

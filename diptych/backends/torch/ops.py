@@ -74,6 +74,7 @@ def attention(
     dropout: Callable[..., Any],
     rngs: None = None,
     weights: bool = False,
+    upcast: bool = False,
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B N T S"] | None]:
     """Scaled dot-product attention in several heads; a query that may see no key gives zeros.
 
@@ -85,24 +86,29 @@ def attention(
         dropout: the layer that drops probabilities.
         rngs: nothing; torch draws from its global generator.
         weights: whether the probabilities are returned too, after dropout.
+        upcast: whether the scores are products in float32 or wider, whatever the states and autocast say.
     """
     causal = causal and mask is None
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    if not weights:
+    if not weights and not upcast:
         rate = dropout.rate if dropout.training else 0.0  # pyright: ignore[reportFunctionMemberAccess]
         states = F.scaled_dot_product_attention(query, key, value, mask, rate, is_causal=causal, scale=scale)
         return states.transpose(1, 2).flatten(2), None
     if causal:
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()[None, None]
-    scores = query @ key.mT * scale
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    wide = torch.promote_types(query.dtype, torch.float32)
+    if upcast:
+        with torch.autocast(query.device.type, enabled=False):
+            scores = query.to(wide) @ key.to(wide).mT * scale
+    else:
+        scores = (query @ key.mT * scale).to(wide)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     probabilities = scores.softmax(-1)
     if mask is not None:
         probabilities = probabilities.masked_fill(~mask, 0.0)
     probabilities = dropout(probabilities.to(query.dtype), rngs)
-    return (probabilities @ value).transpose(1, 2).flatten(2), probabilities
+    return (probabilities @ value).transpose(1, 2).flatten(2), probabilities if weights else None
 
 
 def checkpointed(layer: Callable[..., Any], on: bool) -> Callable[..., Any]:

@@ -1,0 +1,281 @@
+"""Decoding with a cache: what comes out is what comes out of all tokens at once, in both backends."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import diptych.backends.jax
+import diptych.backends.torch
+from diptych.core.errors import InputError
+from tests.assertions import assert_close
+from tests.parity.sides import QUICK
+from tests.parity.tiny import BERT
+
+BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
+LENGTH = 7
+
+DECODER = BERT.replace(is_decoder=True)
+CROSSING = DECODER.replace(add_cross_attention=True)
+DECODERS: dict[str, Any] = {
+    "BertModel": DECODER,
+    "BertLMHeadModel": CROSSING,
+}
+"""A config for every class that decodes."""
+
+MASKS = {
+    "none": None,
+    "right": np.array([[1] * 7, [1] * 4 + [0] * 3]),
+    "left": np.array([[1] * 7, [0] * 4 + [1] * 3]),
+    "holes": np.array([[1, 0, 1, 1, 0, 1, 1], [0, 1, 1, 0, 1, 0, 1]]),
+}
+STEPS = {"one by one": [1] * 7, "a prompt, then one by one": [4, 1, 1, 1], "pieces": [2, 3, 2]}
+
+
+@pytest.fixture(autouse=True)
+def x64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def built(backend: str, name: str) -> Any:
+    return getattr(BACKENDS[backend], name)(DECODERS[name], seed=1, dtype="float64")
+
+
+def tokens(name: str) -> np.ndarray:
+    ids = np.random.default_rng(0).integers(1, 23, (2, LENGTH))
+    ids[1, 2] = 0  # a pad in the text
+    return ids
+
+
+def encoded(name: str) -> dict[str, Any]:
+    """What the encoder gives a decoder with cross-attention."""
+    if not DECODERS[name].add_cross_attention:
+        return {}
+    states = np.random.default_rng(1).standard_normal((2, 5, DECODERS[name].hidden_size))
+    return {"encoder_hidden_states": states, "encoder_attention_mask": np.array([[1] * 5, [1] * 3 + [0] * 2])}
+
+
+def main(output: Any) -> Any:
+    return output["logits"] if "logits" in output else output["last_hidden_state"]
+
+
+def array(value: Any) -> np.ndarray:
+    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def in_steps(model: Any, name: str, steps: list[int], mask: np.ndarray | None, kind: str, capacity: int) -> np.ndarray:
+    """The outputs of all tokens, which are given step by step; the encoder's states with the first only."""
+    ids, cache, first, outputs = tokens(name), model.init_cache(2, capacity), 0, []
+    memory = encoded(name)
+    for count in steps:
+        last = first + count
+        call: dict[str, Any] = {"input_ids": ids[:, first:last], "past_key_values": cache, **memory}
+        if mask is not None and kind == "new":
+            call["attention_mask"] = mask[:, first:last]
+        elif mask is not None:
+            call["attention_mask"] = (
+                mask[:, :last] if kind == "so far" else np.pad(mask, ((0, 0), (0, capacity - LENGTH)))
+            )
+        output = model(**call)
+        outputs.append(array(main(output)))
+        cache, first = output.past_key_values, last
+        memory.pop("encoder_hidden_states", None)
+    assert int(cache.length) == LENGTH and cache.capacity == capacity
+    return np.concatenate(outputs, axis=1)
+
+
+@pytest.mark.parametrize("padding", MASKS)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", DECODERS)
+def test_step_by_step_is_all_at_once(name: str, backend: str, padding: str) -> None:
+    model, mask = built(backend, name), MASKS[padding]
+    call = {"input_ids": tokens(name), **encoded(name), **({} if mask is None else {"attention_mask": mask})}
+    expected = array(main(model(**call)))
+    for steps in STEPS.values():
+        for kind in ("new",) if mask is None else ("new", "so far", "whole"):
+            found = in_steps(model, name, steps, mask, kind, capacity=9)
+            assert_close(found, expected, name=f"{steps}, mask of {kind} tokens")
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_both_backends_fill_the_same_cache(name: str) -> None:
+    caches = []
+    for backend in BACKENDS:
+        model = built(backend, name)
+        call = {"input_ids": tokens(name), **encoded(name), "attention_mask": MASKS["right"]}
+        cache = model(**call, past_key_values=model.init_cache(2, 8)).past_key_values
+        caches.append(cache)
+    for field in ("keys", "values", "cross_keys", "cross_values"):
+        for one, other in zip(*(getattr(cache, field) for cache in caches), strict=True):
+            if one is None or other is None:
+                assert one is other
+            else:
+                assert_close(array(one), array(other), name=field)
+    assert np.array_equal(array(caches[0].mask), array(caches[1].mask))
+    assert array(caches[0].mask).tolist() == [[True] * 7 + [False], [True] * 4 + [False] * 4]
+    assert (caches[0].cross_keys[0] is None) == (not encoded(name))
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_one_compiled_step_serves_every_token(name: str) -> None:
+    model, ids, memory = built("jax", name), tokens(name), encoded(name)
+    expected = array(main(model(ids, **memory)))
+    output = model(ids[:, :1], past_key_values=model.init_cache(2, LENGTH), **memory)
+    memory.pop("encoder_hidden_states", None)
+    traced = []
+
+    def step(model: Any, ids: Any, cache: Any, memory: Any) -> Any:
+        traced.append(ids.shape)
+        output = model(ids, past_key_values=cache, **memory)
+        return main(output), output.past_key_values
+
+    compiled = jax.jit(step, donate_argnums=2, compiler_options=QUICK)
+    outputs, cache = [array(main(output))], output.past_key_values
+    for index in range(1, LENGTH):
+        states, cache = compiled(model, jnp.asarray(ids[:, index : index + 1]), cache, memory)
+        outputs.append(array(states))
+    assert traced == [(2, 1)]
+    assert_close(np.concatenate(outputs, axis=1), expected)
+    states, _ = compiled(model, jnp.asarray(ids[:, :1]), cache, memory)
+    assert np.isnan(states).all()  # there is no room, which only the values say
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_cache_comes_back_where_it_is_asked_for(backend: str) -> None:
+    model, ids = built(backend, "BertModel"), tokens("BertModel")
+    assert "past_key_values" not in model(ids)
+    made = model(ids, use_cache=True)
+    assert made.past_key_values.capacity == DECODERS["BertModel"].max_position_embeddings
+    assert main(made).shape == (2, LENGTH, 12)
+    assert "past_key_values" not in model(ids[:, :2], past_key_values=made.past_key_values, use_cache=False)
+    assert made.to_tuple()[-1] is made.past_key_values
+    again = model(ids[:, :2], past_key_values=made.past_key_values, output_attentions=True)
+    assert [int(again.past_key_values.length), again.attentions[0].shape[-1]] == [9, 9]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_flow_through_a_cache(backend: str) -> None:
+    name = "BertLMHeadModel"
+    ids, memory = tokens(name), encoded(name)
+
+    def cached(model: Any) -> Any:
+        output = model(ids[:, :4], past_key_values=model.init_cache(2, 9), **memory)
+        return main(model(ids[:, 4:], past_key_values=output.past_key_values, **memory))
+
+    def at_once(model: Any) -> Any:
+        return main(model(ids, **memory))[:, 4:]
+
+    if backend == "jax":
+        found, expected = (jax.grad(lambda m, f=f: jnp.sum(f(m) ** 2))(built("jax", name)) for f in (cached, at_once))
+        pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    else:
+        models = [built("torch", name) for _ in range(2)]
+        for model, function in zip(models, (cached, at_once), strict=True):
+            function(model).square().sum().backward()
+        pairs = zip(*([array(p.grad) for p in model.parameters()] for model in models), strict=True)
+    gradients = [(np.asarray(one), np.asarray(other)) for one, other in pairs]
+    largest = max(np.abs(other).max() for _, other in gradients)
+    for one, other in gradients:
+        assert_close(one, other, largest=largest)
+
+
+def test_torch_writes_tokens_where_they_lie_unless_gradients_flow() -> None:
+    model, ids = built("torch", "BertModel"), tokens("BertModel")
+    cache = model.init_cache(2, 9)
+    with torch.no_grad():
+        after = model(ids, past_key_values=cache).past_key_values
+    assert after.keys[0].data_ptr() == cache.keys[0].data_ptr() and cache.keys[0].any()
+    cache = model.init_cache(2, 9)
+    after = model(ids, past_key_values=cache).past_key_values
+    assert after.keys[0].requires_grad and not cache.keys[0].any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_a_cache_cannot_serve_is_refused(backend: str) -> None:
+    model, ids = built(backend, "BertModel"), tokens("BertModel")
+    cache = model(ids, past_key_values=model.init_cache(2, 8)).past_key_values
+    refusals = [
+        ({"past_key_values": cache}, r"the number of tokens is 9, but past_key_values\.capacity=8"),
+        ({"past_key_values": ((1, 2),)}, r"past_key_values is a tuple, but a cache of diptych's is needed, such as "),
+        (
+            {"past_key_values": model.init_cache(3, 9)},
+            r"past_key_values \(layers, batch, heads, head width\) has shape \(2, 3, 3, 4\), but \(2, 2, 3, 4\) is needed",
+        ),
+        (
+            {"past_key_values": model.init_cache(2, 9), "attention_mask": np.ones((2, 5))},
+            r"attention_mask has shape \(2, 5\), but \(2, 2\) is needed",
+        ),
+        ({"encoder_hidden_states": np.ones((2, 3, 12))}, "encoder_hidden_states are given, but .*=False"),
+    ]
+    for call, message in refusals:
+        with pytest.raises(InputError, match=f"^BertModel: {message}"):
+            model(ids[:, :2], **call)
+    full = model(ids, past_key_values=model.init_cache(2, 99)).past_key_values
+    with pytest.raises(InputError, match="the number of tokens is 10, but max_position_embeddings=9"):
+        model(ids[:, :3], past_key_values=full)
+    encoder = BACKENDS[backend].BertModel(BERT, dtype="float64")
+    for call in ({"use_cache": True}, {"past_key_values": cache}):
+        with pytest.raises(InputError, match="past_key_values and use_cache=True are for decoders"):
+            encoder(ids, **call)
+    with pytest.raises(InputError, match=r"^BertModel\.init_cache: the model is no decoder"):
+        encoder.init_cache(2, 8)
+    for size, message in (((0, 8), "batch_size=0"), ((2, 0), "max_length=0")):
+        with pytest.raises(InputError, match=f"{message}, but 1 at least is needed"):
+            model.init_cache(*size)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_does_not_fit_the_decoder_is_refused(backend: str) -> None:
+    model, ids = built(backend, "BertLMHeadModel"), tokens("BertLMHeadModel")
+    states = encoded("BertLMHeadModel")["encoder_hidden_states"]
+    for call, message in [
+        ({"encoder_hidden_states": states[:1]}, r"encoder_hidden_states has shape \(1, 5, 12\), but \(2, 5, 12\)"),
+        ({"encoder_hidden_states": states[..., :3]}, r"has shape \(2, 5, 3\), but \(2, 5, 12\) is needed"),
+        ({"encoder_hidden_states": states.astype(int)}, "encoder_hidden_states has dtype int64, but floats are needed"),
+        (
+            {"encoder_hidden_states": states, "encoder_attention_mask": np.ones((2, 4))},
+            r"encoder_attention_mask has shape \(2, 4\), but \(2, 5\) is needed",
+        ),
+    ]:
+        with pytest.raises(InputError, match=message):
+            model(ids, **call)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_layers_computed_twice_give_the_same_gradients(name: str) -> None:
+    call = {"input_ids": tokens(name), **encoded(name), "attention_mask": MASKS["right"]}
+
+    def loss(model: Any) -> Any:
+        return jnp.sum(main(model(**call)) ** 2)
+
+    plain, twice = (built("jax", name).gradient_checkpointing_enable(mode) for mode in (False, True))
+    assert "remat" not in str(jax.make_jaxpr(loss)(plain)) and "remat" in str(jax.make_jaxpr(loss)(twice))
+    pairs = list(
+        zip(*(map(np.asarray, jax.tree.leaves(jax.grad(loss)(model))) for model in (twice, plain)), strict=True)
+    )
+    for one, other in pairs:
+        assert_close(one, other, largest=max(np.abs(values).max() for _, values in pairs))
+
+    gradients, calls = {}, {}
+    for mode in (False, True):
+        model = getattr(BACKENDS["torch"], name)(DECODERS[name], seed=1, dtype="float64", gradient_checkpointing=mode)
+        stack = next(module for module in model.modules() if hasattr(module, "gradient_checkpointing"))
+        layers = next(child for child in stack.children() if isinstance(child, torch.nn.ModuleList))
+        calls[mode] = 0
+
+        def count(*_: Any, mode: bool = mode) -> None:
+            calls[mode] += 1
+
+        layers[0].register_forward_pre_hook(count)
+        main(model(**call)).square().sum().backward()
+        gradients[mode] = [parameter.grad for parameter in model.parameters()]
+        with torch.no_grad():
+            model(**call)
+    assert calls == {False: 2, True: 3}
+    for one, other in zip(gradients[True], gradients[False], strict=True):
+        assert torch.equal(one, other)

@@ -1,0 +1,81 @@
+"""Training: the same steps from the same weights lead to the same weights in both backends."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+import torch
+
+import diptych.backends.jax
+import diptych.backends.torch
+from tests.assertions import assert_close
+from tests.parity.sides import QUICK
+from tests.parity.tiny import BERT
+
+STEPS = 20
+# optax and torch disagree in their defaults (weight_decay 1e-4 and 1e-2), so each is said. The epsilon is large on
+# purpose: where a gradient is zero but for rounding, as a key bias's, Adam would turn the rounding into steps.
+RATE, BETAS, EPSILON, DECAY = 1e-2, (0.9, 0.98), 1e-3, 0.05
+
+SUBJECTS: dict[str, Any] = {
+    "BertLMHeadModel": BERT.replace(is_decoder=True),
+    "BertForMaskedLM": BERT,
+}
+
+
+def batches(name: str) -> list[dict[str, np.ndarray]]:
+    """A batch for every step, of few words, padded, with labels of which some do not count."""
+    random = np.random.default_rng(2)
+    found = []
+    for _ in range(STEPS):
+        ids, mask = random.integers(1, 5, (3, 6)), np.ones((3, 6), int)
+        mask[1, 4:] = ids[1, 4:] = 0
+        found.append({"input_ids": ids, "attention_mask": mask, "labels": np.where(mask == 1, ids, -100)})
+    return found
+
+
+def trained_in_torch(name: str) -> tuple[dict[str, np.ndarray], list[float]]:
+    model = getattr(diptych.backends.torch, name)(SUBJECTS[name], seed=4, dtype="float64")
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=BETAS, eps=EPSILON, weight_decay=DECAY)
+    losses = []
+    for batch in batches(name):
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {path: source.read() for path, source in model._sources().items()}, losses
+
+
+def trained_in_jax(name: str) -> tuple[dict[str, np.ndarray], list[float]]:
+    with jax.enable_x64(True):
+        model = getattr(diptych.backends.jax, name)(SUBJECTS[name], seed=4, dtype="float64")
+        optimizer = optax.adamw(RATE, *BETAS, eps=EPSILON, weight_decay=DECAY)
+
+        def step(model: Any, state: Any, batch: Any) -> Any:
+            loss, gradients = jax.value_and_grad(lambda model: model(**batch).loss)(model)
+            updates, state = optimizer.update(gradients, state, model)
+            return optax.apply_updates(model, updates), state, loss
+
+        compiled, state, losses = jax.jit(step, compiler_options=QUICK), optimizer.init(model), []
+        for batch in batches(name):
+            model, state, loss = compiled(model, state, batch)
+            losses.append(float(loss))
+        return {path: source.read() for path, source in model._sources().items()}, losses
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_twenty_steps_lead_to_the_same_weights(name: str) -> None:
+    weights, losses = trained_in_torch(name)
+    twins, found = trained_in_jax(name)
+    np.testing.assert_allclose(found, losses, rtol=1e-9)
+    assert losses[-1] < losses[0]
+    assert twins.keys() == weights.keys()
+    before = getattr(diptych.backends.torch, name)(SUBJECTS[name], seed=4, dtype="float64")._sources()
+    largest = max(np.abs(values).max() for values in weights.values())
+    for path, values in weights.items():
+        assert_close(twins[path], values, largest=largest, name=path)
+    moved = [path for path, values in weights.items() if np.abs(values - before[path].read()).max() > 1e-3]
+    assert len(moved) > 0.8 * len(weights)

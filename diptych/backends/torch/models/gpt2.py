@@ -2,7 +2,7 @@
 
 from typing import Any, Unpack
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diptych.backends.torch import cache as caches
@@ -108,7 +108,8 @@ class GPT2Block(nn.Module):
         )
         hidden_states = hidden_states + attended
         crossed = None
-        if self.crossattention is not None and caches.crosses(cache, encoder_hidden_states):
+        crosses = caches.crosses(cache, encoder_hidden_states)
+        if crosses and self.crossattention is not None and self.ln_cross_attn is not None:
             attended, crossed, cache = self.crossattention(
                 self.ln_cross_attn(hidden_states),
                 encoder_mask,
@@ -192,7 +193,12 @@ class GPT2Model(PreTrainedModel):
             where, position_ids, opened.start, size, like, limit=config.n_positions, field="n_positions"
         )
 
-        hidden_states = self._embedded(inputs_embeds, position_ids, token_type_ids, like, rngs)
+        hidden_states = inputs_embeds + self.wpe(position_ids)
+        if token_type_ids is not None:
+            words = config.vocab_size
+            types = ops.boundary_rows(where, "token_type_ids", token_type_ids, size, like, words, "vocab_size")
+            hidden_states = hidden_states + self.wte(types)
+        hidden_states = self.drop(hidden_states, rngs)
         weights = self._option("output_attentions", output_attentions)
         cache, states, attentions = opened.cache, [], []
         for block in self.h:
@@ -220,22 +226,6 @@ class GPT2Model(PreTrainedModel):
             cross_attentions=crosses if weights and crosses[0] is not None else None,
         )
         return self._returned(output, return_dict)
-
-    def _embedded(
-        self,
-        words: Float[Tensor, "B T D"],
-        position_ids: Int[Tensor, "#B T"],
-        token_type_ids: Any,
-        like: Any,
-        rngs: Any,
-    ) -> Float[Tensor, "B T D"]:
-        """The sum of a text's embeddings; token types, if there are any, have those of words."""
-        embeddings = words + self.wpe(position_ids)
-        if token_type_ids is not None:
-            where, shape, words = type(self).__name__, embeddings.shape[:2], self.config.vocab_size
-            types = ops.boundary_rows(where, "token_type_ids", token_type_ids, shape, like, words, "vocab_size")
-            embeddings = embeddings + self.wte(types)
-        return self.drop(embeddings, rngs)
 
 
 class GPT2LMHeadModel(PreTrainedModel):

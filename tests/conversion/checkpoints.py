@@ -51,11 +51,23 @@ BERT: dict[str, int] = {
     "type_vocab_size": 7,
     "pad_token_id": 0,
 }
+# 4 heads of 6
+GPT2: dict[str, int] = {
+    "n_embd": 24,
+    "n_inner": 52,
+    "n_head": 4,
+    "n_layer": 2,
+    "vocab_size": 59,
+    "n_positions": 17,
+    "bos_token_id": 58,
+    "eos_token_id": 58,
+}
 LABELS = ("anger", "disgust", "fear", "joy", "sadness", "surprise")
 
 CLIP_NAMES = ("CLIPModel", "CLIPTextModel", "CLIPTextModelWithProjection", "CLIPVisionModel")
 BERT_NAMES = ("BertForMaskedLM", "BertForPreTraining", "BertForSequenceClassification", "BertModel")
-NAMES = (*BERT_NAMES, *CLIP_NAMES)
+GPT2_NAMES = ("GPT2LMHeadModel", "GPT2Model")
+NAMES = (*BERT_NAMES, *CLIP_NAMES, *GPT2_NAMES)
 
 
 def config(name: str) -> Config:
@@ -82,6 +94,17 @@ def config(name: str) -> Config:
         "position_embedding_type": "absolute",
         "use_cache": True,
     }
+    gpt2: Config = {
+        **GPT2,
+        "activation_function": "gelu_new",
+        "attn_pdrop": 0.1,
+        "embd_pdrop": 0.1,
+        "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-5,
+        "model_type": "gpt2",
+        "n_ctx": 17,
+        "resid_pdrop": 0.1,
+    }
     match name:
         case "CLIPModel":
             return common | {
@@ -104,6 +127,10 @@ def config(name: str) -> Config:
             return common | bert | labels
         case "BertForMaskedLM" | "BertForPreTraining" | "BertModel":
             return common | bert
+        case "GPT2Model":
+            return common | gpt2
+        case "GPT2LMHeadModel":  # as the decoder of a composite
+            return common | gpt2 | {"add_cross_attention": True, "is_decoder": True}
         case _:
             raise ValueError(f"checkpoints.config: name={name!r} must be one of {', '.join(NAMES)}.")
 
@@ -129,6 +156,10 @@ def shapes(name: str) -> Shapes:
             return _bert("bert.", pooler=True) | _bert_predictions() | _affine("cls.seq_relationship", 2, width)
         case "BertForSequenceClassification":
             return _bert("bert.", pooler=True) | _affine("classifier", len(LABELS), width)
+        case "GPT2Model":
+            return _gpt2("", crosses=False)
+        case "GPT2LMHeadModel":
+            return _gpt2("transformer.", crosses=True)
         case _:
             raise ValueError(f"checkpoints.shapes: name={name!r} must be one of {', '.join(NAMES)}.")
 
@@ -232,3 +263,29 @@ def _bert_predictions() -> Shapes:
         **_affine("cls.predictions.transform.dense", width, width),
         **_affine("cls.predictions.transform.LayerNorm", width),
     }
+
+
+def _conv1d(path: str, out: int, width: int) -> Shapes:
+    """GPT-2's linear layer, published the other way round."""
+    return {f"{path}.weight": (width, out), f"{path}.bias": (out,)}
+
+
+def _gpt2(prefix: str, *, crosses: bool) -> Shapes:
+    """The decoder; its output layer is the word embeddings and is not stored again."""
+    width, inner = GPT2["n_embd"], GPT2["n_inner"]
+    found: Shapes = {
+        f"{prefix}wte.weight": (GPT2["vocab_size"], width),
+        f"{prefix}wpe.weight": (GPT2["n_positions"], width),
+        **_affine(f"{prefix}ln_f", width),
+    }
+    for index in range(GPT2["n_layer"]):
+        layer = f"{prefix}h.{index}"
+        found |= _affine(f"{layer}.ln_1", width) | _affine(f"{layer}.ln_2", width)
+        found |= _conv1d(f"{layer}.attn.c_attn", 3 * width, width) | _conv1d(f"{layer}.attn.c_proj", width, width)
+        found |= _conv1d(f"{layer}.mlp.c_fc", inner, width) | _conv1d(f"{layer}.mlp.c_proj", width, inner)
+        if crosses:
+            found |= _affine(f"{layer}.ln_cross_attn", width)
+            found |= _conv1d(f"{layer}.crossattention.c_attn", 2 * width, width)
+            for projection in ("q_attn", "c_proj"):
+                found |= _conv1d(f"{layer}.crossattention.{projection}", width, width)
+    return found

@@ -19,6 +19,7 @@ _CONFIGS = {
     "CLIPConfig": "CLIPModel",
     "CLIPTextConfig": "CLIPTextModel",
     "CLIPVisionConfig": "CLIPVisionModel",
+    "GPT2Config": "GPT2LMHeadModel",  # with cross-attention
 }
 
 

@@ -553,7 +553,7 @@ def test_clip_needs_both_and_equally_many_for_a_loss(models):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_unknown_keyword_of_a_call(models, architecture):
     given = {"input_ids": IDS, "pixel_values": PIXELS}
-    if architecture.startswith(("Bert", "CLIPText")):
+    if architecture.startswith(("Bert", "CLIPText", "GPT2")):
         del given["pixel_values"]
     elif architecture != "CLIPModel":
         del given["input_ids"]
@@ -624,12 +624,12 @@ def test_train_mode_without_a_key(architecture):
         config = config.replace(**(changed or {"attention_dropout": 0.5}))
     model = getattr(in_jax, architecture)(config)
     given = {"input_ids": IDS, "pixel_values": PIXELS}
-    if architecture.startswith(("Bert", "CLIPText")):
+    if architecture.startswith(("Bert", "CLIPText", "GPT2")):
         del given["pixel_values"]
     elif architecture != "CLIPModel":
         del given["input_ids"]
     model.train()
-    rate = 0.1 if architecture.startswith("Bert") else 0.5
+    rate = 0.1 if architecture.startswith(("Bert", "GPT2")) else 0.5
     with pytest.raises(InputError) as caught:
         model(**given)
     assert str(caught.value) == (

@@ -414,7 +414,8 @@ def flax_tree(model):
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[last] = np.asarray(leaf.get_value())
+        held = np.asarray(leaf.get_value())
+        node[last] = held.T if slot.kind == "conv1d" else held  # so the Flax classes of transformers had GPT-2's
     return tree
 
 

@@ -33,6 +33,11 @@ def _attention(
     return (probabilities @ value).transpose(1, 2).contiguous(), probabilities
 
 
+def _causal_loss(logits: Tensor, labels: Tensor, vocab_size: int, **_: Any) -> Tensor:
+    following = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    return nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten())
+
+
 AttentionInterface.register(EXACT, _attention)
 AttentionMaskInterface.register(EXACT, eager_mask)
 
@@ -48,6 +53,8 @@ def built(name: str, config: transformers.PretrainedConfig, **keywords: Any) -> 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
         model = getattr(transformers, name)(config, **keywords).double().eval()
+    if name.endswith("LMHeadModel"):
+        model.loss_function = _causal_loss  # its own rounds the logits to float32
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for path, parameter in model.named_parameters():

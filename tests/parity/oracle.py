@@ -53,7 +53,7 @@ def built(name: str, config: transformers.PretrainedConfig, **keywords: Any) -> 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
         model = getattr(transformers, name)(config, **keywords).double().eval()
-    if name.endswith("LMHeadModel"):
+    if name.endswith(("LMHeadModel", "ForCausalLM", "GenerationDecoder")):
         model.loss_function = _causal_loss  # its own rounds the logits to float32
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -61,8 +61,8 @@ def built(name: str, config: transformers.PretrainedConfig, **keywords: Any) -> 
             parameter.normal_(0.0, 0.4, generator=generator)
             if "norm" in path.lower() and path.endswith("weight"):
                 parameter.add_(1.0)
-        head = getattr(getattr(model, "cls", None), "predictions", None)
-        if head is not None and head.decoder.bias is not head.bias:
+        head = getattr(getattr(model, "cls", None), "predictions", getattr(model, "lm_head", None))
+        if hasattr(head, "decoder") and head.decoder.bias is not head.bias:
             # where the embeddings are not tied, nothing in 5.23 uses `bias`; up to 4.57 it was decoder.bias
             head.bias.copy_(head.decoder.bias)
     return model
@@ -86,6 +86,7 @@ def gradients(model: Any) -> dict[str, np.ndarray]:
         name: np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy()
         for name, parameter in model.named_parameters()
     }
-    if "cls.predictions.decoder.bias" in found:
-        assert not found.pop("cls.predictions.bias").any()
+    for head in ("cls.predictions", "lm_head"):
+        if f"{head}.decoder.bias" in found:
+            assert not found.pop(f"{head}.bias").any()
     return published(model, found)

@@ -89,4 +89,9 @@ def gradients(model: Any) -> dict[str, np.ndarray]:
     for head in ("cls.predictions", "lm_head"):
         if f"{head}.decoder.bias" in found:
             assert not found.pop(f"{head}.bias").any()
+    words = "roberta.embeddings.word_embeddings.weight"
+    if (
+        "lm_head.decoder.weight" in found and words not in found
+    ):  # XLM-RoBERTa makes its head first, where they are tied
+        found[words] = found.pop("lm_head.decoder.weight")
     return published(model, found)

@@ -38,6 +38,7 @@ PINS = {
 REQUIREMENTS = [f"{name}[cpu]=={pin}" if name == "jax" else f"{name}=={pin}" for name, pin in PINS.items()]
 UNPINNED = ("msgpack", "numpy", "safetensors")
 LISTING = Path(__file__).with_name("flax_listing.json")
+ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_ENVIRONMENT = Path(tempfile.gettempdir()) / "diptych-flax-4.57.6"
 
 WEIGHTS = "flax_model.msgpack"
@@ -78,14 +79,14 @@ def main() -> int:
 
 def record() -> None:
     """Saves every checkpoint of the recipe with its Flax class and writes the listing of what is on disk."""
-    checkpoints = import_module("checkpoints")
+    checkpoints = _checkpoints()
     listing: Json = {"versions": {name: _version(name) for name in sorted([*PINS, *UNPINNED])}}
     with tempfile.TemporaryDirectory() as scratch:
 
         def saved(name: str, change: Callable[[Any], None] = lambda model: None, **options: Any) -> Path:
             published, out = Path(scratch, "published", name), Path(tempfile.mkdtemp(dir=scratch))
             checkpoints.write(published, name)
-            model, warnings = _load(f"Flax{name}", published, from_pt=True)
+            model, warnings = _load(checkpoints.FLAX_CLASSES[name], published, from_pt=True)
             if warnings:
                 raise SystemExit("\n".join(["The recipe's checkpoint does not fit:", *warnings]))
             change(model)
@@ -95,7 +96,7 @@ def record() -> None:
         def to_bfloat16(model: Any) -> None:
             model.params = model.to_bf16(model.params)
 
-        listing["cases"] = {f"Flax{name}": _file(saved(name) / WEIGHTS) for name in checkpoints.NAMES}
+        listing["cases"] = {flax: _file(saved(name) / WEIGHTS) for name, flax in checkpoints.FLAX_CLASSES.items()}
         listing["bfloat16"] = {"FlaxBertModel": _file(saved("BertModel", to_bfloat16) / WEIGHTS)}
 
         shards = saved("BertModel", max_shard_size=SHARD_LIMIT)
@@ -131,7 +132,7 @@ def check(directory: Path, class_name: str | None) -> int:
         raise SystemExit(f"{directory}: holds neither {WEIGHTS} nor {INDEX}.")
     if class_name is None:
         architectures = json.loads((directory / "config.json").read_text(encoding="utf-8"))["architectures"]
-        class_name = f"Flax{architectures[0]}"
+        class_name = _checkpoints().FLAX_CLASSES.get(architectures[0], f"Flax{architectures[0]}")
     model, faults = _load(class_name, directory)
     loaded = _parameters(model)
 
@@ -159,6 +160,13 @@ def check(directory: Path, class_name: str | None) -> int:
         print(fault)
     print(f"{class_name}: {len(loaded)} parameters compared with {reference}, {len(faults)} faults")
     return 1 if faults else 0
+
+
+def _checkpoints() -> Any:
+    """The recipes, which are found as tests find each other: from the root of the repository."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    return import_module("tests.conversion.checkpoints")
 
 
 def _interpreter(environment: Path) -> Path:

@@ -151,6 +151,10 @@ class ModelConfig:
     model_type: ClassVar[str] = ""
     accepted: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     """Undeclared fields of this family's files: the values that change nothing; an empty tuple takes any value."""
+    live: ClassVar[frozenset[str]] = frozenset({
+        "output_attentions", "output_hidden_states", "return_dict", "problem_type", "bos_token_id", "eos_token_id",
+    })  # fmt: skip
+    """Fields that a call reads, so that a model's config may change in them; the others are built into the model."""
 
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
@@ -232,8 +236,9 @@ class ModelConfig:
         """What is wrong with the names of a file's fields, parts included: messages, each with the unknown names."""
         refused: list[tuple[str, list[str]]] = []
         unknown: list[str] = []
-        parts = cls._parts()
-        for name, value in cls._normalised(dict(data), where).items():
+        data = cls._normalised(dict(data), where)
+        parts = cls._parts(data, where)
+        for name, value in data.items():
             if name == "model_type":
                 if value not in (None, cls.model_type):
                     message = f"{where}: model_type={value!r}, but {cls.__name__} reads {cls.model_type!r}"
@@ -256,8 +261,9 @@ class ModelConfig:
         """A config from fields of which none is refused."""
         values: dict[str, Any] = {}
         kept: dict[str, Any] = {}
-        parts, fields = cls._parts(), cls._declared()
-        for name, value in cls._normalised(dict(data), where).items():
+        data = cls._normalised(dict(data), where)
+        parts, fields = cls._parts(data, where), cls._declared()
+        for name, value in data.items():
             if name in parts and isinstance(value, Mapping):
                 values[name] = parts[name]._read(cast(Mapping[str, Any], value), f"{where}: {name}", ignore)
             elif name in fields:
@@ -279,10 +285,15 @@ class ModelConfig:
         return f"it knows {', '.join(sorted(cls._declared()))}"
 
     @classmethod
-    def _parts(cls) -> dict[str, type["ModelConfig"]]:
-        """The fields that are configs themselves."""
+    def _parts(cls, data: Mapping[str, Any], where: str) -> dict[str, type["ModelConfig"]]:
+        """The fields of a file that are configs themselves, each with its class."""
         found = {f.name: _config_class(_hints(cls)[f.name]) for f in dataclasses.fields(cls)}
         return {name: part for name, part in found.items() if part is not None}
+
+    @property
+    def loaded(self) -> Self:
+        """The config of a model that was loaded from a file of this one."""
+        return self
 
     def part(self, wanted: type["ModelConfig"]) -> "ModelConfig | None":
         """The config itself or its part of the wanted class; None if it has none."""
@@ -354,6 +365,7 @@ class DecoderConfig(ModelConfig):
 
     always_decodes: ClassVar[bool] = False
     """Whether the models read from left to right whatever `is_decoder` says."""
+    live: ClassVar[frozenset[str]] = ModelConfig.live | {"decoder_start_token_id"}
 
     is_decoder: bool = False
     add_cross_attention: bool = False
@@ -364,6 +376,11 @@ class DecoderConfig(ModelConfig):
         super().__post_init__()
         if self.add_cross_attention and not (self.is_decoder or self.always_decodes):
             raise ConfigError(f"{type(self).__name__}: add_cross_attention=True needs is_decoder=True")
+
+    @property
+    def attends(self) -> bool:
+        """Whether the models are decoders with cross-attention."""
+        return self.add_cross_attention
 
 
 def config_path(directory: str | os.PathLike[str]) -> Path:

@@ -3,10 +3,10 @@
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,13 +17,18 @@ from diptych.core.random import Distribution
 _MODELS = Path(__file__).with_name("models")
 
 
+Parts = Mapping[str, tuple[str, ModelConfig]]
+"""Path of a part of a model -> its architecture and config."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """What the files of a family are like.
 
     Attributes:
         classes: architecture name -> its config class, in the order of the family's model files.
-        prefixes: base prefixes that a file may lack or have in excess, such as "bert."
+        prefixes: base prefixes that a file may lack or have in excess, such as "bert."; "decoder.|bert." stands below
+            another part of the path.
         ignored: patterns of tensors that carry no weights of a model -> the reason.
         renamed: old name -> present name, for tensors that were once stored under another name or twice. A name that
             the model itself has is left alone.
@@ -32,6 +37,9 @@ class Family:
         initial: the distribution that a parameter starts from, given config, path and layer kind.
         example: small inputs that reach every part of a model, given config, architecture name and random numbers: the
             keywords of a call, as numpy arrays and plain values.
+        encoders, decoders: the classes that serve as one inside of a composite, one for each config class.
+        parts: of a composite's config, path -> the architecture that stands there and its config.
+        copied: of a composite's config and paths, paths -> that of the parameter whose values the file has for them.
     """
 
     classes: Mapping[str, type[ModelConfig]]
@@ -42,6 +50,10 @@ class Family:
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
     superseded: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    encoders: tuple[str, ...] = ()
+    decoders: tuple[str, ...] = ()
+    parts: Callable[[Any], "Parts"] = lambda config: {}
+    copied: Callable[[Any, Collection[str]], Mapping[str, str]] = lambda config, paths: {}
 
 
 @functools.cache
@@ -97,3 +109,49 @@ def described(cls: type) -> tuple[str, Family, type[ModelConfig]]:
     name = next(base.__name__ for base in cls.__mro__ if base.__name__ in names)
     family = families()[names[name]]
     return name, family, family.classes[name]
+
+
+def serving(role: Literal["encoder", "decoder"], config: ModelConfig) -> str:
+    """The architecture that serves as a composite's encoder or decoder under a config.
+
+    Raises:
+        ConfigError: no class of the config's family does; those that do are listed.
+    """
+    known: dict[type[ModelConfig], str] = {}
+    for family in families().values():
+        for name in family.encoders if role == "encoder" else family.decoders:
+            known[family.classes[name]] = name
+    if type(config) not in known:
+        listed = ", ".join(sorted(cls.model_type for cls in known))
+        raise ConfigError(f"{config.model_type!r} cannot be the {role} of a composite; model_types that can: {listed}")
+    return known[type(config)]
+
+
+def within(family: Family, config: ModelConfig) -> Family:
+    """The family with what those of its parts say of the tensors below them; itself, if it has none."""
+    for below, (name, part) in family.parts(config).items():
+        inner = within(families()[architectures()[name]], part)
+        family = replace(
+            family,
+            prefixes=(*family.prefixes, *(f"{below}.{'' if '|' in base else '|'}{base}" for base in inner.prefixes)),
+            ignored={**family.ignored, **{f"{below}.{pattern}": why for pattern, why in inner.ignored.items()}},
+            renamed={**family.renamed, **{f"{below}.{old}": f"{below}.{new}" for old, new in inner.renamed.items()}},
+            superseded=(*family.superseded, *(f"{below}.{name}" for name in inner.superseded)),
+            optional=(*family.optional, *(f"{below}.{pattern}" for pattern in inner.optional)),
+        )
+    return family
+
+
+def relatives(family: Family, config: ModelConfig) -> Iterator[tuple[str, str, ModelConfig]]:
+    """Every class of the family, and of its parts' families, that a checkpoint of the config may hold parameters of.
+
+    Yields:
+        What stands before the names of its parameters, its name and its config.
+    """
+    for name, wanted in family.classes.items():
+        part = config.part(wanted)
+        if part is not None:
+            yield "", name, part
+    for below, (name, part) in family.parts(config).items():
+        for inner, relative, its_config in relatives(families()[architectures()[name]], part):
+            yield f"{below}.{inner}", relative, its_config

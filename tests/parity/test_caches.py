@@ -14,7 +14,7 @@ import diptych.backends.torch
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.parity.sides import QUICK
-from tests.parity.tiny import BERT
+from tests.parity.tiny import BERT, GPT2
 
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 LENGTH = 7
@@ -24,6 +24,8 @@ CROSSING = DECODER.replace(add_cross_attention=True)
 DECODERS: dict[str, Any] = {
     "BertModel": DECODER,
     "BertLMHeadModel": CROSSING,
+    "GPT2Model": GPT2,
+    "GPT2LMHeadModel": GPT2.replace(add_cross_attention=True),
 }
 """A config for every class that decodes."""
 

@@ -12,7 +12,7 @@ import diptych.backends.jax
 import diptych.backends.torch
 from tests.assertions import assert_close
 from tests.parity.sides import QUICK
-from tests.parity.tiny import BERT
+from tests.parity.tiny import BERT, GPT2
 
 STEPS = 20
 # optax and torch disagree in their defaults (weight_decay 1e-4 and 1e-2), so each is said. The epsilon is large on
@@ -22,6 +22,7 @@ RATE, BETAS, EPSILON, DECAY = 1e-2, (0.9, 0.98), 1e-3, 0.05
 SUBJECTS: dict[str, Any] = {
     "BertLMHeadModel": BERT.replace(is_decoder=True),
     "BertForMaskedLM": BERT,
+    "GPT2LMHeadModel": GPT2,
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from diptych.core.config import ModelConfig
 from diptych.core.models.bert import BertConfig
 from diptych.core.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from diptych.core.models.gpt2 import GPT2Config
 
 BERT = BertConfig(
     vocab_size=23,
@@ -42,6 +43,17 @@ VISION = CLIPVisionConfig(
     attention_dropout=0.2,
 )
 BOTH = CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=6, num_labels=7)
+GPT2 = GPT2Config(
+    vocab_size=23,
+    n_embd=12,
+    n_inner=17,
+    n_layer=2,
+    n_head=3,
+    n_positions=9,
+    scale_attn_by_inverse_layer_idx=True,
+    bos_token_id=22,
+    eos_token_id=22,
+)
 
 CONFIGS: dict[str, ModelConfig] = {
     "BertModel": BERT,

@@ -157,7 +157,7 @@ def boundary_ids(where: str, name: str, value: Any, axes: str, like: Any, *, siz
     ids = _seen(where, name, value)
     check.integer_dtype(where, name, ids.dtype.name)
     check.rank(where, name, ids.shape, axes)
-    check.ids_in_range(where, name, _bounds(ids), size, table)
+    check.ids_in_range(where, name, bounds(ids), size, table)
     return _indices(jnp.asarray(ids))
 
 
@@ -196,7 +196,15 @@ def boundary_mask(
 
 
 def boundary_words(
-    where: str, input_ids: Any, inputs_embeds: Any, words: Callable[..., Any], like: Any, *, size: int, width: int
+    where: str,
+    input_ids: Any,
+    inputs_embeds: Any,
+    words: Callable[..., Any],
+    like: Any,
+    *,
+    size: int,
+    width: int,
+    prefix: str = "",
 ) -> tuple[Array | None, Array]:
     """A caller's ids, if they are given, and their embeddings or the caller's in their place.
 
@@ -206,19 +214,20 @@ def boundary_words(
         like: what has the model's dtype and device.
         size: rows of the table, `vocab_size`.
         width: of the embeddings, `hidden_size`.
+        prefix: what stands before the arguments' names, "decoder_" for those of the second text.
 
     Raises:
         InputError: both are given or none, one is not of its dtype or shape, or an id is not in the vocabulary.
     """
-    check.exactly_one(where, input_ids=input_ids, inputs_embeds=inputs_embeds)
+    ids, embeds = f"{prefix}input_ids", f"{prefix}inputs_embeds"
+    check.exactly_one(where, **{ids: input_ids, embeds: inputs_embeds})
     if input_ids is not None:
-        axes = "batch, tokens"
-        input_ids = boundary_ids(where, "input_ids", input_ids, axes, like, size=size, table="vocab_size")
+        input_ids = boundary_ids(where, ids, input_ids, "batch, tokens", like, size=size, table="vocab_size")
         check.has_tokens(where, input_ids.shape[1])
         return input_ids, words(input_ids)
-    inputs_embeds = boundary_floats(where, "inputs_embeds", inputs_embeds, "batch, tokens, hidden_size", like)
+    inputs_embeds = boundary_floats(where, embeds, inputs_embeds, "batch, tokens, hidden_size", like)
     check.has_tokens(where, inputs_embeds.shape[1])
-    check.shape(where, "inputs_embeds", inputs_embeds.shape, (*inputs_embeds.shape[:2], width))
+    check.shape(where, embeds, inputs_embeds.shape, (*inputs_embeds.shape[:2], width))
     return None, inputs_embeds
 
 
@@ -284,9 +293,19 @@ def boundary_labels(where: str, name: str, value: Any, logits: Array) -> Array:
     labels = _seen(where, name, value)
     check.integer_dtype(where, name, labels.dtype.name)
     check.shape(where, name, labels.shape, logits.shape[:-1])
-    counted = (np if isinstance(labels, np.ndarray) else jnp).where(labels != losses.IGNORED, labels, 0)
-    check.ids_in_range(where, name, _bounds(counted), logits.shape[-1], "the output")
-    return _indices(jnp.asarray(labels))
+    return _labels(where, name, labels, logits.shape[-1], "the output")
+
+
+def boundary_text(where: str, name: str, value: Any, like: Any, *, size: int) -> Array:
+    """A caller's labels of (B, T) words, of which a decoder's inputs are made, as an array.
+
+    Raises:
+        InputError: they are not integers, do not have these axes, or one is neither -100 nor a word.
+    """
+    labels = _seen(where, name, value)
+    check.integer_dtype(where, name, labels.dtype.name)
+    check.rank(where, name, labels.shape, "batch, tokens")
+    return _labels(where, name, labels, size, "vocab_size")
 
 
 def boundary_targets(where: str, name: str, value: Any, logits: Array, problem_type: str | None) -> Array:
@@ -325,12 +344,18 @@ def _seen(where: str, name: str, value: Any) -> Any:
     return np.asarray(value) if wide and not isinstance(value, Tracer) else value
 
 
+def _labels(where: str, name: str, labels: Any, size: int, table: str) -> Array:
+    counted = (np if isinstance(labels, np.ndarray) else jnp).where(labels != losses.IGNORED, labels, 0)
+    check.ids_in_range(where, name, bounds(counted), size, table)
+    return _indices(jnp.asarray(labels))
+
+
 def _indices(ids: Array) -> Array:
     """Integers in a dtype that indexes; narrow and unsigned ones need not, and could not hold every index."""
     return ids if ids.dtype in (jnp.int32, jnp.int64) else ids.astype(jnp.int32)
 
 
-def _bounds(ids: Any) -> tuple[int, int] | None:
+def bounds(ids: Any) -> tuple[int, int] | None:
     """Smallest and largest id, or None where the values can't be seen."""
     if ids.size == 0 or isinstance(ids, Tracer):
         return None

@@ -33,6 +33,7 @@ class Cache:
         cross_keys, cross_values: one (B, N, U, H) for each layer; None until the encoder's states were seen.
         mask: (B, S), True where a token may be attended to.
         length: the number of tokens seen so far.
+        counted: (B,), those of each row that are no pads, where a model's positions leave pads out; else zeros.
     """
 
     keys: tuple[Tensor, ...]
@@ -41,6 +42,7 @@ class Cache:
     cross_values: tuple[Tensor | None, ...]
     mask: Tensor
     length: int
+    counted: Tensor
 
     @classmethod
     def empty(cls, shape: CacheShape, batch: int, capacity: int, like: Tensor) -> "Cache":
@@ -53,6 +55,7 @@ class Cache:
             cross_values=(None,) * shape.layers,
             mask=like.new_zeros((batch, capacity), dtype=torch.bool),
             length=0,
+            counted=like.new_zeros(batch, dtype=torch.int64),
         )
 
     @property
@@ -130,7 +133,7 @@ def crossed(
 
 def crosses(cache: Cache | None, encoder_hidden_states: Tensor | None) -> bool:
     """Whether there are tokens of an encoder's to attend to: given, or in the cache."""
-    return encoder_hidden_states is not None or (cache is not None and cache.cross_keys[0] is not None)
+    return encoder_hidden_states is not None or (isinstance(cache, Cache) and cache.cross_keys[0] is not None)
 
 
 class Opened(NamedTuple):
@@ -157,6 +160,8 @@ def opened(
     attention_mask: Any,
     size: tuple[int, int],
     like: Tensor,
+    *,
+    prefix: str = "",
 ) -> Opened:
     """Checks what a caller says of the past, and opens it.
 
@@ -168,23 +173,24 @@ def opened(
         attention_mask: the caller's, or None; for (B, T) new tokens, or all tokens up to them.
         size: rows B and new tokens T.
         like: a tensor with the model's dtype and device.
+        prefix: what stands before the name of the mask, "decoder_" for that of the second text.
 
     Raises:
         InputError: an encoder is given a cache, or it is none of ours, of another model or batch, or full; or the mask
             has another shape.
     """
-    batch, count = size
+    (batch, count), named = size, f"{prefix}attention_mask"
     if shape is None:
         if past_key_values is not None or use_cache:
             raise InputError(f"{where}: past_key_values and use_cache=True are for decoders, but the config has none")
         if attention_mask is None:
             return Opened(None, None, False, 0)
-        mask = ops.boundary_mask(where, "attention_mask", attention_mask, size, like)
+        mask = ops.boundary_mask(where, named, attention_mask, size, like)
         return Opened(None, masks.padding(ops.xp, mask), False, 0)
     if past_key_values is None and not use_cache:
         if attention_mask is None:
             return Opened(None, None, True, 0)
-        mask = ops.boundary_mask(where, "attention_mask", attention_mask, size, like)
+        mask = ops.boundary_mask(where, named, attention_mask, size, like)
         return Opened(None, masks.causal_padding(ops.xp, ops.steps(count, like), mask), False, 0)
     cache = Cache.empty(shape, batch, shape.positions, like) if past_key_values is None else past_key_values
     if not isinstance(cache, Cache):
@@ -201,7 +207,7 @@ def opened(
     mask = None
     if attention_mask is not None:
         widths = (cache.capacity,) if seen is None else (seen + count, cache.capacity)
-        mask = ops.boundary_mask(where, "attention_mask", attention_mask, size, like, widths=widths)
+        mask = ops.boundary_mask(where, named, attention_mask, size, like, widths=widths)
     cache = cache.attending(mask, count)
     return Opened(cache, cache.visible(count), False, cache.length)
 
@@ -241,6 +247,45 @@ def position_ids(
     if seen is not None:
         check.at_most(where, "the number of tokens", seen + size[1], limit, field)
     return positions.sequential(ops.xp, ops.steps(size[1], like) + start)
+
+
+def placed(
+    where: str,
+    opened: Opened,
+    given: Any,
+    input_ids: Int[Tensor, "B T"] | None,
+    size: tuple[int, int],
+    like: Tensor,
+    *,
+    limit: int,
+    pads: int | None,
+) -> tuple[Cache | None, Int[Tensor, "#B T"]]:
+    """The cache, and the positions of new tokens as `position_ids` gives them, unless pads have one of their own.
+
+    Args:
+        where, given, size, like, limit: as `position_ids` takes them.
+        opened: how the tokens are read.
+        input_ids: the tokens; None where their embeddings are given, of which none counts as a pad.
+        pads: the id and the position of every pad, after which the other tokens are counted; None if they have none.
+
+    Raises:
+        InputError: there are too few positions, or the caller's are not of this shape or lie outside.
+    """
+    if pads is None:
+        return opened.cache, position_ids(where, given, opened.start, size, like, limit=limit)
+    cache = opened.cache
+    before = ops.xp.zeros_like(ops.steps(size[0], like)) if cache is None else cache.counted
+    tokens = (ops.steps(size[1], like) >= 0)[None] if input_ids is None else input_ids != pads
+    found, counted = positions.skipping_pads(ops.xp, tokens, before, pads)
+    if cache is not None:
+        cache = replace(cache, counted=counted)
+    if given is not None:
+        return cache, position_ids(where, given, opened.start, size, like, limit=limit)
+    seen, room = known(opened.start), limit - pads - 1
+    if seen is not None and seen + size[1] > room and (bounds := ops.bounds(found)) is not None:
+        count = bounds[1] - pads
+        check.at_most(where, "the number of tokens", count, room, "max_position_embeddings - pad_token_id - 1")
+    return cache, found
 
 
 def known(length: int) -> int | None:

@@ -156,7 +156,7 @@ def boundary_ids(where: str, name: str, value: Any, axes: str, like: Tensor, *, 
     check.integer_dtype(where, name, str(ids.dtype).removeprefix("torch."))
     ids = _indices(ids)
     check.rank(where, name, ids.shape, axes)
-    check.ids_in_range(where, name, _bounds(ids), size, table)
+    check.ids_in_range(where, name, bounds(ids), size, table)
     return ids.to(like.device)
 
 
@@ -195,7 +195,15 @@ def boundary_mask(
 
 
 def boundary_words(
-    where: str, input_ids: Any, inputs_embeds: Any, words: Callable[..., Any], like: Tensor, *, size: int, width: int
+    where: str,
+    input_ids: Any,
+    inputs_embeds: Any,
+    words: Callable[..., Any],
+    like: Tensor,
+    *,
+    size: int,
+    width: int,
+    prefix: str = "",
 ) -> tuple[Tensor | None, Tensor]:
     """A caller's ids, if they are given, and their embeddings or the caller's in their place.
 
@@ -205,19 +213,20 @@ def boundary_words(
         like: what has the model's dtype and device.
         size: rows of the table, `vocab_size`.
         width: of the embeddings, `hidden_size`.
+        prefix: what stands before the arguments' names, "decoder_" for those of the second text.
 
     Raises:
         InputError: both are given or none, one is not of its dtype or shape, or an id is not in the vocabulary.
     """
-    check.exactly_one(where, input_ids=input_ids, inputs_embeds=inputs_embeds)
+    ids, embeds = f"{prefix}input_ids", f"{prefix}inputs_embeds"
+    check.exactly_one(where, **{ids: input_ids, embeds: inputs_embeds})
     if input_ids is not None:
-        axes = "batch, tokens"
-        input_ids = boundary_ids(where, "input_ids", input_ids, axes, like, size=size, table="vocab_size")
+        input_ids = boundary_ids(where, ids, input_ids, "batch, tokens", like, size=size, table="vocab_size")
         check.has_tokens(where, input_ids.shape[1])
         return input_ids, words(input_ids)
-    inputs_embeds = boundary_floats(where, "inputs_embeds", inputs_embeds, "batch, tokens, hidden_size", like)
+    inputs_embeds = boundary_floats(where, embeds, inputs_embeds, "batch, tokens, hidden_size", like)
     check.has_tokens(where, inputs_embeds.shape[1])
-    check.shape(where, "inputs_embeds", inputs_embeds.shape, (*inputs_embeds.shape[:2], width))
+    check.shape(where, embeds, inputs_embeds.shape, (*inputs_embeds.shape[:2], width))
     return None, inputs_embeds
 
 
@@ -284,11 +293,20 @@ def boundary_labels(where: str, name: str, value: Any, logits: Tensor) -> Tensor
     """
     labels = _seen(where, name, value)
     check.integer_dtype(where, name, str(labels.dtype).removeprefix("torch."))
-    labels = _indices(labels)
     check.shape(where, name, labels.shape, logits.shape[:-1])
-    counted = labels.where(labels != losses.IGNORED, 0)
-    check.ids_in_range(where, name, _bounds(counted), logits.shape[-1], "the output")
-    return labels.to(logits.device, torch.int64)  # the only dtype that indexes
+    return _labels(where, name, labels, logits.shape[-1], "the output").to(logits.device)
+
+
+def boundary_text(where: str, name: str, value: Any, like: Tensor, *, size: int) -> Tensor:
+    """A caller's labels of (B, T) words, of which a decoder's inputs are made, as a tensor on the model's device.
+
+    Raises:
+        InputError: they are not integers, do not have these axes, or one is neither -100 nor a word.
+    """
+    labels = _seen(where, name, value)
+    check.integer_dtype(where, name, str(labels.dtype).removeprefix("torch."))
+    check.rank(where, name, labels.shape, "batch, tokens")
+    return _labels(where, name, labels, size, "vocab_size").to(like.device)
 
 
 def boundary_targets(where: str, name: str, value: Any, logits: Tensor, problem_type: str | None) -> Tensor:
@@ -325,12 +343,19 @@ def _seen(where: str, name: str, value: Any) -> Tensor:
     return torch.from_numpy(array)
 
 
+def _labels(where: str, name: str, labels: Tensor, size: int, table: str) -> Tensor:
+    labels = _indices(labels)
+    counted = labels.where(labels != losses.IGNORED, 0)
+    check.ids_in_range(where, name, bounds(counted), size, table)
+    return labels.to(torch.int64)  # the only dtype that indexes
+
+
 def _indices(ids: Tensor) -> Tensor:
     """Integers in a dtype that indexes, which narrow and unsigned ones don't."""
     return ids if ids.dtype in (torch.int32, torch.int64) else ids.to(torch.int64)
 
 
-def _bounds(ids: Tensor) -> tuple[int, int] | None:
+def bounds(ids: Tensor) -> tuple[int, int] | None:
     """Smallest and largest id, or None where the values can't be seen."""
     if ids.numel() == 0 or ids.is_meta or torch.compiler.is_compiling():
         return None

@@ -14,23 +14,15 @@ from diptych.core.semantics.losses import example_targets
 
 
 @config_class
-class BertLikeConfig(DecoderConfig):
-    """The fields of BERT and of the families built like it; defaults are BERT's."""
+class BertStackConfig(DecoderConfig):
+    """The fields of a stack of BERT's layers with its embeddings; defaults are BERT's."""
 
-    accepted: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "position_embedding_type": ("absolute",),
-        # left by the TensorFlow original in the multilingual and Chinese checkpoints; no code reads them
-        "directionality": ("bidi",),
-        "pooler_type": ("first_token_transform",),
-        "pooler_fc_size": (),
-        "pooler_num_attention_heads": (),
-        "pooler_num_fc_layers": (),
-        "pooler_size_per_head": (),
-    }
+    accepted: ClassVar[dict[str, tuple[Any, ...]]] = {"position_embedding_type": ("absolute",)}
+    rates: ClassVar[tuple[str, ...]] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    """The fields that are probabilities."""
 
     vocab_size: int = 30_522
     max_position_embeddings: int = 512
-    type_vocab_size: int = 2
     pad_token_id: int | None = 0
     hidden_size: int = 768
     intermediate_size: int = 3_072
@@ -40,15 +32,14 @@ class BertLikeConfig(DecoderConfig):
     layer_norm_eps: float = 1e-12
     attention_probs_dropout_prob: float = 0.1
     hidden_dropout_prob: float = 0.1
-    classifier_dropout: float | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check.positive(self, "vocab_size", "num_hidden_layers", "intermediate_size")
-        check.positive(self, "max_position_embeddings", "type_vocab_size")
+        check.positive(self, "max_position_embeddings")
         check.divides(self, "num_attention_heads", "hidden_size")
-        check.probability(self, "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+        check.probability(self, *self.rates)
         check.not_negative(self, "layer_norm_eps", "initializer_range")
 
     @property
@@ -57,13 +48,45 @@ class BertLikeConfig(DecoderConfig):
         if not self.is_decoder:
             return None
         heads = self.num_attention_heads
-        return CacheShape(self.num_hidden_layers, heads, self.hidden_size // heads, self.max_position_embeddings)
+        positions = self.max_position_embeddings
+        if self.padding_position is not None:  # the rows up to it are no token's
+            positions -= self.padding_position + 1
+        return CacheShape(self.num_hidden_layers, heads, self.hidden_size // heads, positions)
 
     @property
     def padding_idx(self) -> int | None:
         """Row of the word embeddings that gets no gradient and starts at zero; None if the pad id is no row."""
         inside = self.pad_token_id is not None and 0 <= self.pad_token_id < self.vocab_size
         return self.pad_token_id if inside else None
+
+    @property
+    def padding_position(self) -> int | None:
+        """The position of every pad, after which the other tokens are counted; None if pads are counted as they are."""
+        return None
+
+    @property
+    def token_types(self) -> int:
+        """The number of token types that have an embedding."""
+        return 0
+
+
+@config_class
+class BertLikeConfig(BertStackConfig):
+    """The fields of BERT and of the families built like it; defaults are BERT's."""
+
+    rates: ClassVar[tuple[str, ...]] = (*BertStackConfig.rates, "classifier_dropout")
+
+    type_vocab_size: int = 2
+    classifier_dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check.positive(self, "type_vocab_size")
+
+    @property
+    def token_types(self) -> int:
+        """The number of token types, each of which has an embedding."""
+        return self.type_vocab_size
 
     @property
     def head_dropout_prob(self) -> float:
@@ -76,6 +99,16 @@ class BertConfig(BertLikeConfig):
     """Defaults are google-bert/bert-base-uncased; field names are those of its config.json."""
 
     model_type: ClassVar[str] = "bert"
+    accepted: ClassVar[dict[str, tuple[Any, ...]]] = {
+        **BertLikeConfig.accepted,
+        # left by the TensorFlow original in the multilingual and Chinese checkpoints; no code reads them
+        "directionality": ("bidi",),
+        "pooler_type": ("first_token_transform",),
+        "pooler_fc_size": (),
+        "pooler_num_attention_heads": (),
+        "pooler_num_fc_layers": (),
+        "pooler_size_per_head": (),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,35 +125,41 @@ class BertForPreTrainingOutput(ModelOutput):
     attentions: tuple[Any, ...] | None = None
 
 
-def _initial(config: BertConfig, path: str, kind: str) -> Distribution:
+def initial(config: BertStackConfig, path: str, kind: str) -> Distribution:
+    """The distribution that a parameter starts from."""
     if kind == "norm":
         return Constant(1.0)
-    if kind == "embedding" and path.endswith("word_embeddings.weight"):
-        return Normal(config.initializer_range, config.padding_idx)
-    return Constant(0.0) if kind == "plain" else Normal(config.initializer_range)
+    if kind == "plain":
+        return Constant(0.0)
+    zeros = {"word_embeddings": config.padding_idx, "position_embeddings": config.padding_position}
+    return Normal(config.initializer_range, zeros.get(path.split(".")[-2]) if kind == "embedding" else None)
 
 
-def _example(config: BertConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:
+def example(config: BertStackConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:
     """Two texts, the second padded, with segments and labels."""
-    length = min(12, config.max_position_embeddings)
+    taken = 0 if config.padding_position is None else config.padding_position + 1
+    length = min(12, config.max_position_embeddings - taken)
     shape = (2, length)
     mask = np.ones(shape, np.int64)
     mask[1, length - length // 4 :] = 0
     inputs: dict[str, Any] = {
         "input_ids": random.integers(0, config.vocab_size, shape),
         "attention_mask": mask,
-        "token_type_ids": random.integers(0, config.type_vocab_size, shape),
     }
+    if config.padding_position is not None:
+        inputs["input_ids"][mask == 0] = config.padding_position
+    if config.token_types:
+        inputs["token_type_ids"] = random.integers(0, config.token_types, shape)
     if config.add_cross_attention:
         inputs["encoder_hidden_states"] = random.standard_normal((2, 5, config.hidden_size))
         inputs["encoder_attention_mask"] = np.array([[1] * 5, [1] * 3 + [0] * 2])
-    if architecture in ("BertForMaskedLM", "BertForPreTraining", "BertLMHeadModel"):
+    if architecture.endswith(("ForMaskedLM", "ForPreTraining", "LMHeadModel", "ForCausalLM", "Decoder")):
         labels = random.integers(0, config.vocab_size, shape)
         inputs["labels"] = np.where(random.random(shape) < 0.5, labels, -100)
-        inputs["labels"][:, 0] = labels[:, 0]
+        inputs["labels"][:, :2] = labels[:, :2]
     if architecture == "BertForPreTraining":
         inputs["next_sentence_label"] = random.integers(0, 2, 2)
-    if architecture == "BertForSequenceClassification":
+    if architecture.endswith("ForSequenceClassification"):
         inputs["labels"] = example_targets(config.num_labels, config.problem_type, random)
     return inputs
 
@@ -130,8 +169,8 @@ FAMILY = Family(
         ("BertModel", "BertForPreTraining", "BertLMHeadModel", "BertForMaskedLM", "BertForSequenceClassification"),
         BertConfig,
     ),
-    initial=_initial,
-    example=_example,
+    initial=initial,
+    example=example,
     prefixes=("bert.",),
     ignored={
         "*embeddings.position_ids": "the numbers 0, 1, 2 …, a buffer until transformers 4.31",
@@ -144,4 +183,6 @@ FAMILY = Family(
     },
     # an untied head has the decoder's bias; transformers 5 still saves the other beside it, as it was initialised
     superseded=("cls.predictions.bias",),
+    encoders=("BertModel",),
+    decoders=("BertLMHeadModel",),
 )

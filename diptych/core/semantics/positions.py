@@ -8,6 +8,24 @@ def sequential(xp: Any, steps: Any) -> Any:
     return steps[None, :]
 
 
+def skipping_pads(xp: Any, tokens: Any, before: Any, padding_idx: int) -> tuple[Any, Any]:
+    """RoBERTa's positions: pads have position `padding_idx`, the other tokens are counted from the next on.
+
+    transformers counts the pads of the past too, if there is a cache, and nothing of it where embeddings are given.
+
+    Args:
+        xp: the array namespace.
+        tokens: (B, T), or (1, T) for all rows alike, False for pads.
+        before: (B,), how many tokens that are no pads came before.
+        padding_idx: the id of pads, which is their position too.
+
+    Returns:
+        (B, T) positions, and (B,) how many tokens that are no pads there are now.
+    """
+    counts = xp.cumulative_sum(xp.astype(tokens, before.dtype), axis=1, dtype=before.dtype) + before[:, None]
+    return xp.where(tokens, counts, xp.zeros_like(counts)) + padding_idx, counts[:, -1]
+
+
 def end_of_text(xp: Any, input_ids: Any, eos_token_id: int | None) -> Any:
     """(B, T) ids -> (B,): where CLIP reads a text's features.
 
@@ -17,3 +35,9 @@ def end_of_text(xp: Any, input_ids: Any, eos_token_id: int | None) -> Any:
     if eos_token_id == 2:
         return xp.argmax(input_ids, axis=-1)
     return xp.argmax(xp.astype(input_ids == eos_token_id, xp.int32), axis=-1)
+
+
+def last_end(xp: Any, input_ids: Any, eos_token_id: int) -> tuple[Any, Any]:
+    """(B, T) ids -> (B,): where BART's classifier reads, the last end of text, and how many of them each row has."""
+    ends = xp.astype(input_ids == eos_token_id, xp.int32)
+    return input_ids.shape[1] - 1 - xp.argmax(xp.flip(ends, axis=1), axis=1), xp.sum(ends, axis=1)

@@ -9,7 +9,7 @@ from diptych.backends.torch import cache as caches
 from diptych.backends.torch import layers, ops
 from diptych.backends.torch.cache import Cache
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
-from diptych.core.models.bert import BertForPreTrainingOutput, BertLikeConfig
+from diptych.core.models.bert import BertForPreTrainingOutput, BertLikeConfig, BertStackConfig
 from diptych.core.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     BaseModelOutputWithPoolingAndCrossAttentions,
@@ -17,12 +17,12 @@ from diptych.core.outputs import (
     MaskedLMOutput,
     SequenceClassifierOutput,
 )
-from diptych.core.pretrained import Switches
+from diptych.core.pretrained import Settled, Switches
 from diptych.core.semantics import losses
 
 
 class BertSelfAttention(nn.Module):
-    def __init__(self, config: BertLikeConfig, index: int, *, crosses: bool = False, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertStackConfig, index: int, *, crosses: bool = False, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.index = index
         self.crosses = crosses
@@ -58,24 +58,26 @@ class BertSelfAttention(nn.Module):
         return attended, probabilities, cache
 
 
-class BertSelfOutput(nn.Module):
-    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
+class BertOutput(nn.Module):
+    """What follows an attention or an MLP: a linear layer, dropout, the residual, layer norm."""
+
+    def __init__(self, config: BertStackConfig, features: int, **init: Unpack[ops.Init]) -> None:
         super().__init__()
-        self.dense = layers.Linear(config.hidden_size, config.hidden_size, **init)
+        self.dense = layers.Linear(features, config.hidden_size, **init)
         self.LayerNorm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps, **init)
         self.dropout = layers.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden_states: Float[Tensor, "B T D"], residual: Float[Tensor, "B T D"], rngs: Any = None
+        self, hidden_states: Float[Tensor, "B T F"], residual: Float[Tensor, "B T D"], rngs: Any = None
     ) -> Float[Tensor, "B T D"]:
         return self.LayerNorm(self.dropout(self.dense(hidden_states), rngs) + residual)
 
 
 class BertAttention(nn.Module):
-    def __init__(self, config: BertLikeConfig, index: int, *, crosses: bool = False, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertStackConfig, index: int, *, crosses: bool = False, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.self = BertSelfAttention(config, index, crosses=crosses, **init)
-        self.output = BertSelfOutput(config, **init)
+        self.output = BertOutput(config, config.hidden_size, **init)
 
     def forward(
         self,
@@ -95,7 +97,7 @@ class BertAttention(nn.Module):
 
 
 class BertIntermediate(nn.Module):
-    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertStackConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.activation = ops.ACTIVATIONS[config.hidden_act]
         self.dense = layers.Linear(config.hidden_size, config.intermediate_size, **init)
@@ -104,27 +106,14 @@ class BertIntermediate(nn.Module):
         return self.activation(self.dense(hidden_states))
 
 
-class BertOutput(nn.Module):
-    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
-        super().__init__()
-        self.dense = layers.Linear(config.intermediate_size, config.hidden_size, **init)
-        self.LayerNorm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps, **init)
-        self.dropout = layers.Dropout(config.hidden_dropout_prob)
-
-    def forward(
-        self, hidden_states: Float[Tensor, "B T F"], residual: Float[Tensor, "B T D"], rngs: Any = None
-    ) -> Float[Tensor, "B T D"]:
-        return self.LayerNorm(self.dropout(self.dense(hidden_states), rngs) + residual)
-
-
 class BertLayer(nn.Module):
-    def __init__(self, config: BertLikeConfig, index: int, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertStackConfig, index: int, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.attention = BertAttention(config, index, **init)
         crosses = config.add_cross_attention
         self.crossattention = BertAttention(config, index, crosses=True, **init) if crosses else None
         self.intermediate = BertIntermediate(config, **init)
-        self.output = BertOutput(config, **init)
+        self.output = BertOutput(config, config.intermediate_size, **init)
 
     def forward(
         self,
@@ -152,12 +141,12 @@ class BertLayer(nn.Module):
 
 
 class BertEmbeddings(nn.Module):
-    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertStackConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
-        width = config.hidden_size
+        width, rows, types = config.hidden_size, config.max_position_embeddings, config.token_types
         self.word_embeddings = layers.Embedding(config.vocab_size, width, padding_idx=config.padding_idx, **init)
-        self.position_embeddings = layers.Embedding(config.max_position_embeddings, width, **init)
-        self.token_type_embeddings = layers.Embedding(config.type_vocab_size, width, **init)
+        self.position_embeddings = layers.Embedding(rows, width, padding_idx=config.padding_position, **init)
+        self.token_type_embeddings = layers.Embedding(types, width, **init) if types else None
         self.LayerNorm = layers.LayerNorm(width, config.layer_norm_eps, **init)
         self.dropout = layers.Dropout(config.hidden_dropout_prob)
 
@@ -165,15 +154,17 @@ class BertEmbeddings(nn.Module):
         self,
         words: Float[Tensor, "B T D"],
         position_ids: Int[Tensor, "#B T"],
-        token_type_ids: Int[Tensor, "#B T"],
+        token_type_ids: Int[Tensor, "#B T"] | None,
         rngs: Any = None,
     ) -> Float[Tensor, "B T D"]:
-        embeddings = words + self.token_type_embeddings(token_type_ids) + self.position_embeddings(position_ids)
-        return self.dropout(self.LayerNorm(embeddings), rngs)
+        embeddings = words
+        if self.token_type_embeddings is not None:
+            embeddings = embeddings + self.token_type_embeddings(token_type_ids)
+        return self.dropout(self.LayerNorm(embeddings + self.position_embeddings(position_ids)), rngs)
 
 
 class BertEncoder(nn.Module):
-    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertStackConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.layer = layers.ModuleList([BertLayer(config, index, **init) for index in range(config.num_hidden_layers)])
         self.gradient_checkpointing = False
@@ -194,16 +185,8 @@ class BertEncoder(nn.Module):
         states, attentions = [hidden_states], []
         for layer in self.layer:
             run = ops.checkpointed(layer, self.gradient_checkpointing)
-            hidden_states, probabilities, cache = run(
-                hidden_states,
-                mask,
-                encoder_hidden_states,
-                encoder_mask,
-                cache,
-                causal=causal,
-                weights=weights,
-                rngs=rngs,
-            )
+            inputs = (hidden_states, mask, encoder_hidden_states, encoder_mask, cache)
+            hidden_states, probabilities, cache = run(*inputs, causal=causal, weights=weights, rngs=rngs)
             states.append(hidden_states)
             attentions.append(probabilities)
         selves, crosses = zip(*attentions, strict=True)
@@ -226,8 +209,7 @@ class BertPooler(nn.Module):
 
 
 class BertModel(PreTrainedModel):
-    """The encoder, with the tanh layer over its first token unless `add_pooling_layer=False`; or a decoder, if the
-    config says so."""
+    """The encoder, or decoder if the config says so; with a tanh layer over its first token, which can be left out."""
 
     def __init__(self, config: BertLikeConfig, *, add_pooling_layer: bool = True, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -248,84 +230,59 @@ class BertModel(PreTrainedModel):
         past_key_values: Any = None,
         *,
         use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        rngs: Any = None,
+        **switches: Unpack[Switches],
     ) -> BaseModelOutputWithPoolingAndCrossAttentions | tuple[Any, ...]:
         """Reads a batch of texts.
 
         Args:
             input_ids: (B, T) integers, or else:
             inputs_embeds: (B, T, D) floats in their place.
-            attention_mask: (B, T), 1 = attend; all are attended to without it. With a cache it may also speak of all
-                tokens up to these.
+            attention_mask: (B, T), 1 = attend, or with a cache of all tokens up to these; all are without it.
             token_type_ids: (B, T) or (1, T), 0 without it.
             position_ids: (B, T) or (1, T), counted without it.
             encoder_hidden_states: (B, S, D), which a decoder with cross-attention attends to.
             encoder_attention_mask: (B, S), 1 = attend; all are attended to without it.
             past_key_values: a decoder's cache of the tokens before these; `init_cache` makes one.
-            use_cache: whether the cache comes back; so it does without it where one is given. True makes one, where
-                none is given.
-            output_attentions, output_hidden_states: whether these come too; the config's word without it.
-            return_dict: False returns the record's `to_tuple()`.
-            rngs: in JAX a key, needed in train mode; in torch None.
+            use_cache: whether the cache comes back, as one that is given does without it; True makes one if need be.
+            switches: as every model's call has them.
 
         Raises:
             InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
         """
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        memory, past = (encoder_hidden_states, encoder_attention_mask), (past_key_values, use_cache)
+        encoded = self._encoded(inputs, memory, past, self._inner(switches))
+        pooled = None if self.pooler is None else self.pooler(encoded.last_hidden_state)
+        output = BaseModelOutputWithPoolingAndCrossAttentions(**encoded, pooler_output=pooled)
+        return self._returned(output, switches.get("return_dict"))
+
+    def _encoded(
+        self, inputs: tuple[Any, ...], memory: tuple[Any, Any], past: tuple[Any, bool | None], switches: Settled
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """What the stack makes of a caller's arguments, which are checked."""
         where, like, config = type(self).__name__, self._like(), self.config
+        input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds = inputs
+        rngs, weights = switches["rngs"], switches["output_attentions"]
         ops.boundary_rngs(where, rngs)
+        words, width = self.embeddings.word_embeddings, config.hidden_size
         input_ids, inputs_embeds = ops.boundary_words(
-            where,
-            input_ids,
-            inputs_embeds,
-            self.embeddings.word_embeddings,
-            like,
-            size=config.vocab_size,
-            width=config.hidden_size,
+            where, input_ids, inputs_embeds, words, like, size=config.vocab_size, width=width
         )
         size = (inputs_embeds.shape[0], inputs_embeds.shape[1])
-        opened = caches.opened(where, config.cache_shape, past_key_values, use_cache, attention_mask, size, like)
-        encoder_hidden_states, encoder_mask = ops.boundary_memory(
-            where,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            size[0],
-            like,
-            width=config.hidden_size,
-            crosses=config.add_cross_attention,
-        )
-        position_ids = self._positions(input_ids, position_ids, opened.start, size, like)
-        token_type_ids = ops.boundary_types(where, token_type_ids, size, like, config.type_vocab_size)
+        opened = caches.opened(where, config.cache_shape, *past, attention_mask, size, like)
+        crosses = config.add_cross_attention
+        memory = ops.boundary_memory(where, *memory, size[0], like, width=width, crosses=crosses)
+        types, rows, pads = config.token_types, config.max_position_embeddings, config.padding_position
+        cache, position_ids = caches.placed(where, opened, position_ids, input_ids, size, like, limit=rows, pads=pads)
+        token_type_ids = ops.boundary_types(where, token_type_ids, size, like, types) if types else None
 
         hidden_states = self.embeddings(inputs_embeds, position_ids, token_type_ids, rngs)
         encoded = self.encoder(
-            hidden_states,
-            opened.mask,
-            encoder_hidden_states,
-            encoder_mask,
-            opened.cache,
-            causal=opened.causal,
-            weights=self._option("output_attentions", output_attentions),
-            rngs=rngs,
+            hidden_states, opened.mask, *memory, cache, causal=opened.causal, weights=weights, rngs=rngs
         )
-        output = BaseModelOutputWithPoolingAndCrossAttentions(
-            last_hidden_state=encoded.last_hidden_state,
-            pooler_output=None if self.pooler is None else self.pooler(encoded.last_hidden_state),
-            hidden_states=encoded.hidden_states if self._option("output_hidden_states", output_hidden_states) else None,
-            past_key_values=caches.closed(encoded.past_key_values, size[1], use_cache),
-            attentions=encoded.attentions,
-            cross_attentions=encoded.cross_attentions,
-        )
-        return self._returned(output, return_dict)
-
-    def _positions(
-        self, input_ids: Tensor | None, position_ids: Any, start: Any, size: tuple[int, int], like: Any
-    ) -> Int[Tensor, "#B T"]:
-        """The caller's positions, checked, or those after the tokens that came before."""
-        limit = self.config.max_position_embeddings
-        return caches.position_ids(type(self).__name__, position_ids, start, size, like, limit=limit)
+        states = encoded.hidden_states if switches["output_hidden_states"] else None
+        cache = caches.closed(encoded.past_key_values, size[1], past[1])
+        return encoded.replace(hidden_states=states, past_key_values=cache)
 
 
 class BertPredictionHeadTransform(nn.Module):
@@ -339,42 +296,41 @@ class BertPredictionHeadTransform(nn.Module):
         return self.LayerNorm(self.activation(self.dense(hidden_states)))
 
 
-class BertLMPredictionHead(nn.Module):
-    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
+class BertWords(nn.Module):
+    """The output layer over the vocabulary: tied to the word embeddings, or a matrix of its own."""
+
+    def __init__(self, config: BertStackConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
-        self.transform = BertPredictionHeadTransform(config, **init)
         # the bias beside the word embeddings has a name of its own; a matrix of its own brings its own bias
         tied = config.tie_word_embeddings
         self.decoder = None if tied else layers.Linear(config.hidden_size, config.vocab_size, **init)
         self.bias = layers.parameter((config.vocab_size,), **init) if tied else None
 
-    def forward(self, hidden_states: Float[Tensor, "B T D"], words: layers.Embedding) -> Float[Tensor, "B T V"]:
-        hidden_states = self.transform(hidden_states)
+    def scores(self, hidden_states: Float[Tensor, "B T D"], words: layers.Embedding) -> Float[Tensor, "B T V"]:
+        """The logits of every word."""
         if self.decoder is not None:
             return self.decoder(hidden_states)
         logits = words.attend(hidden_states)
         return logits + layers.value(self.bias, logits)[None, None]
 
 
-class BertOnlyMLMHead(nn.Module):
+class BertLMPredictionHead(BertWords):
     def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
+        super().__init__(config, **init)
+        self.transform = BertPredictionHeadTransform(config, **init)
+
+    def forward(self, hidden_states: Float[Tensor, "B T D"], words: layers.Embedding) -> Float[Tensor, "B T V"]:
+        return self.scores(self.transform(hidden_states), words)
+
+
+class BertHeads(nn.Module):
+    def __init__(self, config: BertLikeConfig, *, relation: bool = False, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.predictions = BertLMPredictionHead(config, **init)
+        self.seq_relationship = layers.Linear(config.hidden_size, 2, **init) if relation else None
 
     def forward(self, hidden_states: Float[Tensor, "B T D"], words: layers.Embedding) -> Float[Tensor, "B T V"]:
         return self.predictions(hidden_states, words)
-
-
-class BertPreTrainingHeads(nn.Module):
-    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
-        super().__init__()
-        self.predictions = BertLMPredictionHead(config, **init)
-        self.seq_relationship = layers.Linear(config.hidden_size, 2, **init)
-
-    def forward(
-        self, hidden_states: Float[Tensor, "B T D"], pooled: Float[Tensor, "B D"], words: layers.Embedding
-    ) -> tuple[Float[Tensor, "B T V"], Float[Tensor, "B 2"]]:
-        return self.predictions(hidden_states, words), self.seq_relationship(pooled)
 
 
 class BertForPreTraining(PreTrainedModel):
@@ -383,7 +339,7 @@ class BertForPreTraining(PreTrainedModel):
     def __init__(self, config: BertLikeConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
         self.bert = BertModel(config, seed=None, **init)
-        self.cls = BertPreTrainingHeads(config, **init)
+        self.cls = BertHeads(config, relation=True, **init)
         self._finish(build)
 
     def forward(
@@ -406,8 +362,8 @@ class BertForPreTraining(PreTrainedModel):
         where = type(self).__name__
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs: Any = self.bert(*inputs, **self._inner(switches))
-        words = self.bert.embeddings.word_embeddings
-        prediction_logits, relation_logits = self.cls(outputs.last_hidden_state, outputs.pooler_output, words)
+        prediction_logits = self.cls(outputs.last_hidden_state, self.bert.embeddings.word_embeddings)
+        relation_logits = self.cls.seq_relationship(outputs.pooler_output)
         loss = None
         if labels is not None and next_sentence_label is not None:
             labels = ops.boundary_labels(where, "labels", labels, prediction_logits)
@@ -424,14 +380,24 @@ class BertForPreTraining(PreTrainedModel):
         return self._returned(output, switches.get("return_dict"))
 
 
-class BertLMHeadModel(PreTrainedModel):
-    """The decoder with a head that predicts the next word."""
+class BertWordsModel(PreTrainedModel):
+    """What the models share that predict words."""
 
     def __init__(self, config: BertLikeConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
         self.bert = BertModel(config, add_pooling_layer=False, seed=None, **init)
-        self.cls = BertOnlyMLMHead(config, **init)
+        self.cls = BertHeads(config, **init)
         self._finish(build)
+
+    def _tower(self) -> BertModel:
+        return self.bert
+
+    def _predicted(self, hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+        return self.cls(hidden_states, self.bert.embeddings.word_embeddings)
+
+
+class BertLMHeadModel(BertWordsModel):
+    """The decoder with a head that predicts the next word."""
 
     def forward(
         self,
@@ -448,47 +414,22 @@ class BertLMHeadModel(PreTrainedModel):
         use_cache: bool | None = None,
         **switches: Unpack[Switches],
     ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
-        """As `BertModel`, and:
-
-        Args:
-            labels: (B, T) words, -100 = not counted; a token is to predict the label of the one that follows it.
-        """
-        outputs: Any = self.bert(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            past_key_values,
-            use_cache=use_cache,
-            **self._inner(switches),
-        )
-        logits = self.cls(outputs.last_hidden_state, self.bert.embeddings.word_embeddings)
+        """As `BertModel`, and `labels`: (B, T) words, -100 = not counted; each token predicts the next one's."""
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        memory, past = (encoder_hidden_states, encoder_attention_mask), past_key_values
+        outputs: Any = self._tower()(*inputs, *memory, past, use_cache=use_cache, **self._inner(switches))
+        logits = self._predicted(outputs.last_hidden_state)
         loss = None
         if labels is not None:
             labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
             loss = losses.causal(ops.xp, logits, labels)
-        output = CausalLMOutputWithCrossAttentions(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            cross_attentions=outputs.cross_attentions,
-        )
+        seen = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        output = CausalLMOutputWithCrossAttentions(loss=loss, logits=logits, **seen)
         return self._returned(output, switches.get("return_dict"))
 
 
-class BertForMaskedLM(PreTrainedModel):
+class BertForMaskedLM(BertWordsModel):
     """The encoder with a head that predicts masked words."""
-
-    def __init__(self, config: BertLikeConfig, **build: Unpack[Build]) -> None:
-        init = self._begin(config, build)
-        self.bert = BertModel(config, add_pooling_layer=False, seed=None, **init)
-        self.cls = BertOnlyMLMHead(config, **init)
-        self._finish(build)
 
     def forward(
         self,
@@ -500,14 +441,10 @@ class BertForMaskedLM(PreTrainedModel):
         labels: Any = None,
         **switches: Unpack[Switches],
     ) -> MaskedLMOutput | tuple[Any, ...]:
-        """As `BertModel`, and:
-
-        Args:
-            labels: (B, T) word ids, -100 where none is asked for.
-        """
+        """As `BertModel`, and `labels`: (B, T) word ids, -100 where none is asked for."""
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs: Any = self.bert(*inputs, **self._inner(switches))
-        logits = self.cls(outputs.last_hidden_state, self.bert.embeddings.word_embeddings)
+        outputs: Any = self._tower()(*inputs, **self._inner(switches))
+        logits = self._predicted(outputs.last_hidden_state)
         loss = None
         if labels is not None:
             labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
@@ -528,6 +465,12 @@ class BertForSequenceClassification(PreTrainedModel):
         self.classifier = layers.Linear(config.hidden_size, config.num_labels, **init)
         self._finish(build)
 
+    def _tower(self) -> BertModel:
+        return self.bert
+
+    def _classified(self, outputs: BaseModelOutputWithPoolingAndCrossAttentions, rngs: Any) -> Float[Tensor, "B V"]:
+        return self.classifier(self.dropout(outputs.pooler_output, rngs))
+
     def forward(
         self,
         input_ids: Any = None,
@@ -544,8 +487,8 @@ class BertForSequenceClassification(PreTrainedModel):
             labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) to regress.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs: Any = self.bert(*inputs, **self._inner(switches))
-        logits = self.classifier(self.dropout(outputs.pooler_output, switches.get("rngs")))
+        outputs: Any = self._tower()(*inputs, **self._inner(switches))
+        logits = self._classified(outputs, switches.get("rngs"))
         loss = None
         if labels is not None:
             kind = self.config.problem_type

@@ -1,0 +1,94 @@
+"""RoBERTa (Liu et al. 2019, arXiv:1907.11692), as published in FacebookAI/roberta-base."""
+
+from typing import Any, Unpack
+
+from flax import nnx
+from jax import Array
+from jaxtyping import Float
+
+from diptych.backends.jax import layers, ops
+from diptych.backends.jax.models.bert import (
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertLMHeadModel,
+    BertModel,
+    BertWords,
+)
+from diptych.backends.jax.pretrained import Build
+from diptych.core.models.roberta import RobertaConfig
+from diptych.core.outputs import BaseModelOutputWithPoolingAndCrossAttentions
+
+
+class RobertaModel(BertModel):
+    """BERT's layers, with positions in which pads do not count; they are told by their id, not by the mask."""
+
+
+class RobertaLMHead(BertWords):
+    def __init__(self, config: RobertaConfig, **init: Unpack[ops.Init]) -> None:
+        super().__init__(config, **init)
+        self.dense = layers.Linear(config.hidden_size, config.hidden_size, **init)
+        self.layer_norm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps, **init)
+
+    def __call__(self, hidden_states: Float[Array, "B T D"], words: layers.Embedding) -> Float[Array, "B T V"]:
+        # this activation is the same whatever hidden_act says
+        return self.scores(self.layer_norm(ops.ACTIVATIONS["gelu"](self.dense(hidden_states))), words)
+
+
+class RobertaClassificationHead(nnx.Module):
+    def __init__(self, config: RobertaConfig, **init: Unpack[ops.Init]) -> None:
+        self.dense = layers.Linear(config.hidden_size, config.hidden_size, **init)
+        self.dropout = layers.Dropout(config.head_dropout_prob)
+        self.inner_dropout = layers.Dropout(config.head_dropout_prob)
+        self.out_proj = layers.Linear(config.hidden_size, config.num_labels, **init)
+
+    def __call__(self, hidden_states: Float[Array, "B T D"], rngs: Any = None) -> Float[Array, "B V"]:
+        first = self.dropout(hidden_states[:, 0], rngs)
+        return self.out_proj(self.inner_dropout(ops.xp.tanh(self.dense(first)), rngs))
+
+
+class RobertaForCausalLM(BertLMHeadModel):
+    """The decoder with a head that predicts the next word."""
+
+    def __init__(self, config: RobertaConfig, **build: Unpack[Build]) -> None:
+        init = self._begin(config, build)
+        self.roberta = RobertaModel(config, add_pooling_layer=False, seed=None, **init)
+        self.lm_head = RobertaLMHead(config, **init)
+        self._finish(build)
+
+    def _tower(self) -> BertModel:
+        return self.roberta
+
+    def _predicted(self, hidden_states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        return self.lm_head(hidden_states, self.roberta.embeddings.word_embeddings)
+
+
+class RobertaForMaskedLM(BertForMaskedLM):
+    """The encoder with a head that predicts masked words."""
+
+    def __init__(self, config: RobertaConfig, **build: Unpack[Build]) -> None:
+        init = self._begin(config, build)
+        self.roberta = RobertaModel(config, add_pooling_layer=False, seed=None, **init)
+        self.lm_head = RobertaLMHead(config, **init)
+        self._finish(build)
+
+    def _tower(self) -> BertModel:
+        return self.roberta
+
+    def _predicted(self, hidden_states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        return self.lm_head(hidden_states, self.roberta.embeddings.word_embeddings)
+
+
+class RobertaForSequenceClassification(BertForSequenceClassification):
+    """The encoder with a classifier over its first token."""
+
+    def __init__(self, config: RobertaConfig, **build: Unpack[Build]) -> None:
+        init = self._begin(config, build)
+        self.roberta = RobertaModel(config, add_pooling_layer=False, seed=None, **init)
+        self.classifier = RobertaClassificationHead(config, **init)
+        self._finish(build)
+
+    def _tower(self) -> BertModel:
+        return self.roberta
+
+    def _classified(self, outputs: BaseModelOutputWithPoolingAndCrossAttentions, rngs: Any) -> Float[Array, "B V"]:
+        return self.classifier(outputs.last_hidden_state, rngs)

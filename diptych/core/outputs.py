@@ -7,7 +7,7 @@ A field that is None was not asked for (or does not apply); `to_tuple`, indexing
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 _records: list[type["ModelOutput"]] = []
 _listeners: list[Callable[[type["ModelOutput"]], None]] = []
@@ -65,6 +65,9 @@ class ModelOutput:
 
     def __contains__(self, key: object) -> bool:
         return key in self.keys()
+
+
+Output = TypeVar("Output", bound=ModelOutput)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,3 +230,29 @@ class SequenceClassifierOutput(ClassifierOutput):
 
 class ImageClassifierOutput(ClassifierOutput):
     """What a classifier of images returns."""
+
+
+def encoded(encoder_outputs: Any) -> BaseModelOutput:
+    """What a caller gives of an encoder: a record, a tuple or the states alone; nothing for None."""
+    if encoder_outputs is None:
+        return BaseModelOutput()
+    if hasattr(encoder_outputs, "last_hidden_state"):
+        names = ("last_hidden_state", "hidden_states", "attentions")
+        return BaseModelOutput(**{name: getattr(encoder_outputs, name, None) for name in names})
+    if isinstance(encoder_outputs, tuple | list) and len(encoder_outputs) in (1, 2, 3):
+        return BaseModelOutput(**dict(zip(("last_hidden_state", "hidden_states", "attentions"), encoder_outputs)))  # noqa
+    return BaseModelOutput(last_hidden_state=encoder_outputs)
+
+
+def seq2seq(record: type[Output], decoder: Any, encoder: BaseModelOutput, **head: Any) -> Output:
+    """The record of an encoder and a decoder together, from those of each and the fields of the head."""
+    return record(
+        **head,
+        past_key_values=decoder.past_key_values,
+        decoder_hidden_states=decoder.hidden_states,
+        decoder_attentions=decoder.attentions,
+        cross_attentions=decoder.cross_attentions,
+        encoder_last_hidden_state=encoder.last_hidden_state,
+        encoder_hidden_states=encoder.hidden_states,
+        encoder_attentions=encoder.attentions,
+    )

@@ -61,6 +61,9 @@ def built(name: str, config: transformers.PretrainedConfig, **keywords: Any) -> 
             parameter.normal_(0.0, 0.4, generator=generator)
             if "norm" in path.lower() and path.endswith("weight"):
                 parameter.add_(1.0)
+        for path, buffer in model.named_buffers():
+            if path == "final_logits_bias":
+                buffer.normal_(0.0, 0.4, generator=generator)
         head = getattr(getattr(model, "cls", None), "predictions", getattr(model, "lm_head", None))
         if hasattr(head, "decoder") and head.decoder.bias is not head.bias:
             # where the embeddings are not tied, nothing in 5.23 uses `bias`; up to 4.57 it was decoder.bias
@@ -89,6 +92,9 @@ def gradients(model: Any) -> dict[str, np.ndarray]:
     for head in ("cls.predictions", "lm_head"):
         if f"{head}.decoder.bias" in found:
             assert not found.pop(f"{head}.bias").any()
+    if not model.config.tie_word_embeddings:
+        for shared in ("shared.weight", "model.shared.weight"):  # BART's, which nothing reads where it is not tied
+            assert not found.pop(shared, np.zeros(1)).any()
     words = "roberta.embeddings.word_embeddings.weight"
     if (
         "lm_head.decoder.weight" in found and words not in found

@@ -116,7 +116,10 @@ class Jax:
 
         program = self._compiled("gradients", inputs, jax.grad(weighed, has_aux=True))
         gradients, output = program(self.model, arrays, weights)
-        return self._arrays(output), {path: source.read() for path, source in gradients._sources().items()}
+        untrained = {slot.path for slot in self.model._leaves() if slot.kind == "buffer"}
+        found = {path: source.read() for path, source in gradients._sources().items()}
+        assert not any(found[path].any() for path in untrained)
+        return self._arrays(output), {path: gradient for path, gradient in found.items() if path not in untrained}
 
     def _call(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """The inputs that are arrays, and the function of the model and them."""

@@ -138,14 +138,45 @@ class Dropout(nnx.Module):
         """
         if self.deterministic or self.rate == 0.0:
             return values
-        if rngs is None:
-            raise InputError(
-                f"dropout={self.rate} in train mode needs a key: call the model with rngs=jax.random.key(…)"
-            )
-        if self.rate == 1.0:
+        if self.rate == 1.0 and rngs is not None:
             return jnp.zeros_like(values)
-        kept = jax.random.bernoulli(jax.random.fold_in(rngs, self.salt), 1.0 - self.rate, values.shape)
+        kept = jax.random.bernoulli(_own_key("dropout", self.rate, self.salt, rngs), 1.0 - self.rate, values.shape)
         return jnp.where(kept, values / (1.0 - self.rate), 0.0)
+
+
+class LayerDrop(nnx.Module):
+    """Leaves a layer out at a rate in train mode, for the whole batch (Fan et al. 2019, arXiv:1909.11556)."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.deterministic = True
+        self.salt = 0  # as Dropout's
+
+    def __call__(self, before: Float[Array, "*B"], after: Float[Array, "*B"], rngs: Any = None) -> Float[Array, "*B"]:
+        """What the layer made of its input, or the input itself.
+
+        Raises:
+            InputError: no key is given where one is needed.
+        """
+        if self.deterministic or self.rate == 0.0:
+            return after
+        kept = jax.random.bernoulli(_own_key("layerdrop", self.rate, self.salt, rngs), 1.0 - self.rate)
+        return jnp.where(kept, after, before)
+
+
+def _own_key(what: str, rate: float, salt: int, rngs: Any) -> Any:
+    if rngs is None:
+        raise InputError(f"{what}={rate} in train mode needs a key: call the model with rngs=jax.random.key(…)")
+    return jax.random.fold_in(rngs, salt)
+
+
+class Buffer(nnx.Variable[Any]):
+    """Numbers that a checkpoint holds and that nothing trains."""
+
+
+def buffer(shape: tuple[int, ...], **init: Unpack[Init]) -> Any:
+    """A buffer without values."""
+    return Buffer(_abstract(None, shape, init.get("dtype", jnp.float32)))
 
 
 def parameter(shape: tuple[int, ...], **init: Unpack[Init]) -> Any:
@@ -154,5 +185,6 @@ def parameter(shape: tuple[int, ...], **init: Unpack[Init]) -> Any:
 
 
 def value(free: Any, like: Array) -> Array:
-    """A free parameter's array, for use beside another."""
-    return free[...].astype(like.dtype)
+    """A free parameter's or a buffer's array, for use beside another; a buffer gets no gradient."""
+    found = free[...].astype(like.dtype)
+    return jax.lax.stop_gradient(found) if isinstance(free, Buffer) else found

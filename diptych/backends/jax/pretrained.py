@@ -67,7 +67,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
     def _finish(self, build: Build) -> None:
         """Gives the complete model its first values."""
         for path, module in nnx.iter_modules(self):
-            if isinstance(module, layers.Dropout):
+            if isinstance(module, layers.Dropout | layers.LayerDrop):
                 module.salt = zlib.crc32(".".join(map(str, path)).encode())
         self._compute_dtype = build.get("compute_dtype") and float_name(build.get("compute_dtype"))
         self.gradient_checkpointing_enable(build.get("gradient_checkpointing", False))
@@ -101,7 +101,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
 
     def num_parameters(self) -> int:
         """The number of parameters' entries, tied ones counted once."""
-        return sum(variable.get_value().size for variable in slots.leaves(self).values())
+        return sum(leaf.get_value().size for slot, leaf in slots.iterate(self) if slot.kind != "buffer")
 
     def init_cache(self, batch_size: int, max_length: int) -> Cache:
         """An empty cache for a decoder's call, as `past_key_values`.
@@ -215,7 +215,7 @@ def _jax_dtype(dtype: Any) -> Any:
     return jnp.dtype(name)
 
 
-def _source(slot: Slot, variable: nnx.Param[Any], name: str) -> TensorSource:
+def _source(slot: Slot, variable: nnx.Variable[Any], name: str) -> TensorSource:
     stored = variable.get_value()
     if isinstance(stored, jax.ShapeDtypeStruct):
         raise CheckpointError(f"{name}: {slot.path} has no values (the model was built with seed=None)")

@@ -30,19 +30,21 @@ def kind_of(module: nnx.Module) -> Kind:
     return "plain"
 
 
-def leaves(model: nnx.Module) -> dict[Slot, nnx.Param[Any]]:
+def leaves(model: nnx.Module) -> dict[Slot, nnx.Variable[Any]]:
     """Every parameter's slot, with its variable, in order of path."""
     return dict(iterate(model))
 
 
-def iterate(model: nnx.Module) -> Iterator[tuple[Slot, nnx.Param[Any]]]:
+def iterate(model: nnx.Module) -> Iterator[tuple[Slot, nnx.Variable[Any]]]:
     """The same, one by one."""
     for owner, module in nnx.iter_modules(model):
         kind = kind_of(module)
         for name, variable in vars(module).items():
-            if not isinstance(variable, nnx.Param):
+            if not isinstance(variable, nnx.Param | layers.Buffer):
                 continue
             own = kind if FLAX_LEAVES.get(kind) == name else "plain"
-            path = ".".join(map(str, (*owner, "weight" if own != "plain" else name)))
+            if isinstance(variable, layers.Buffer):
+                own = "buffer"
+            path = ".".join(map(str, (*owner, "weight" if own in FLAX_LEAVES else name)))
             stored = variable.get_value().shape
             yield Slot(path, tuple(stored[axis] for axis in published_axes(own, len(stored))), own), variable

@@ -118,11 +118,35 @@ class Dropout(nn.Module):
         return nn.functional.dropout(values, self.rate, self.training)
 
 
+class LayerDrop(nn.Module):
+    """Leaves a layer out at a rate in train mode, for the whole batch (Fan et al. 2019, arXiv:1909.11556)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(
+        self, before: Float[Tensor, "*B"], after: Float[Tensor, "*B"], rngs: None = None
+    ) -> Float[Tensor, "*B"]:
+        """What the layer made of its input, or the input itself, as torch's global generator says."""
+        if not self.training or self.rate == 0.0:
+            return after
+        return torch.where(torch.rand((), device=after.device) < self.rate, before, after)
+
+
+Buffer = nn.Buffer
+
+
+def buffer(shape: tuple[int, ...], **init: Unpack[Init]) -> Any:
+    """A buffer, which nothing trains, without values."""
+    return Buffer(torch.empty(shape, device="meta", dtype=init.get("dtype")))
+
+
 def parameter(shape: tuple[int, ...], **init: Unpack[Init]) -> nn.Parameter:
     """A free parameter without values."""
     return nn.Parameter(torch.empty(shape, device="meta", dtype=init.get("dtype")))
 
 
 def value(free: Any, like: Tensor) -> Tensor:
-    """A free parameter's tensor, for use beside another."""
+    """A free parameter's or a buffer's tensor, for use beside another."""
     return free

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from diptych.backends.torch import slots
+from diptych.backends.torch import layers, slots
 from diptych.backends.torch.cache import Cache
 from diptych.backends.torch.ops import Init
 from diptych.core import outputs
@@ -167,7 +167,8 @@ class PreTrainedModel(nn.Module, PreTrained):
     @staticmethod
     def _put(slot: Slot, leaf: Any, values: np.ndarray, where: Any) -> None:
         module, name = leaf
-        setattr(module, name, nn.Parameter(as_tensor(values, where)))
+        tensor = as_tensor(values, where)
+        setattr(module, name, layers.Buffer(tensor) if slot.kind == "buffer" else nn.Parameter(tensor))
 
     @staticmethod
     def _dtype_name(leaf: Any) -> str:

@@ -29,7 +29,10 @@ def leaves(model: nn.Module) -> dict[Slot, tuple[nn.Module, str]]:
     found: dict[Slot, tuple[nn.Module, str]] = {}
     for owner, module in model.named_modules():
         kind = kind_of(module)
+        prefix = f"{owner}." if owner else ""
         for name, parameter in module.named_parameters(recurse=False):
-            path = f"{owner}.{name}" if owner else name
-            found[Slot(path, tuple(parameter.shape), kind if name == "weight" else "plain")] = (module, name)
+            own = kind if name == "weight" else "plain"
+            found[Slot(f"{prefix}{name}", tuple(parameter.shape), own)] = (module, name)
+        for name, held in module.named_buffers(recurse=False):
+            found[Slot(f"{prefix}{name}", tuple(held.shape), "buffer")] = (module, name)
     return found

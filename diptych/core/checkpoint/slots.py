@@ -7,8 +7,8 @@ below: the JAX backend's models and the Flax msgpack files both follow it, but f
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["linear", "conv1d", "conv", "embedding", "norm", "plain"]
-"""What a parameter is: a layer's weight by type of layer, or plain (biases, free parameters).
+Kind = Literal["linear", "conv1d", "conv", "embedding", "norm", "plain", "buffer"]
+"""What a parameter is: a layer's weight by type of layer, plain (biases, free parameters), or what nothing trains.
 
 "conv1d" is the linear layer of GPT-2, whose name is its authors': a convolution of width 1.
 """

@@ -2,7 +2,22 @@
 
 from typing import Any
 
+from diptych.core.errors import InputError
 from diptych.core.semantics.losses import IGNORED
+
+
+def needed(where: str, **ids: int | None) -> None:
+    """The ids with which a decoder's inputs are made of labels must be in the config.
+
+    Raises:
+        InputError: one is None.
+    """
+    missing = [name for name, value in ids.items() if value is None]
+    if missing:
+        raise InputError(
+            f"{where}: what the decoder reads is made of labels with {' and '.join(ids)}, but the config has "
+            f"{' and '.join(f'{name}=None' for name in missing)}; model.config = model.config.replace(…) sets them"
+        )
 
 
 def shift_tokens_right(xp: Any, labels: Any, pad_token_id: int, decoder_start_token_id: int) -> Any:
@@ -15,6 +30,8 @@ def shift_tokens_right(xp: Any, labels: Any, pad_token_id: int, decoder_start_to
 def wrap_tokens_right(xp: Any, labels: Any, pad_token_id: int) -> Any:
     """(B, T) labels -> (B, T) ids: each a place later, the last one that is no padding (MBart's language) first."""
     ids = xp.where(labels == IGNORED, xp.full_like(labels, pad_token_id), labels)
-    places = xp.sum(xp.astype(ids != pad_token_id, ids.dtype), axis=1) - 1
-    last = xp.take_along_axis(ids, xp.clip(places, 0)[:, None], axis=1)
-    return xp.concat([last, ids[:, :-1]], axis=1)
+    ones = xp.ones_like(ids)
+    count = xp.sum(xp.where(ids == pad_token_id, xp.zeros_like(ids), ones), axis=1, keepdims=True)
+    is_last = xp.cumulative_sum(ones, axis=1) == xp.where(count == 0, xp.ones_like(count), count)
+    last = xp.sum(xp.where(is_last, ids, xp.zeros_like(ids)), axis=1, keepdims=True)
+    return xp.concat([xp.astype(last, ids.dtype), ids[:, :-1]], axis=1)

@@ -1,0 +1,211 @@
+"""BART (Lewis et al. 2019, arXiv:1910.13461): config, and the deviations of published files."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from diptych.core import check
+from diptych.core.config import Activation, CacheShape, DecoderConfig, config_class
+from diptych.core.errors import ConfigError
+from diptych.core.random import Constant, Distribution, Normal
+from diptych.core.registry import Family
+from diptych.core.semantics import labels
+from diptych.core.semantics.losses import IGNORED, example_targets
+
+OFFSET = 2
+"""The first rows of a table of positions, which no token has."""
+
+NORM_EPS = 1e-5
+"""Of every layer norm, which no config says."""
+
+
+@config_class
+class BartLikeConfig(DecoderConfig):
+    """The fields of BART and of the families built like it; defaults are those of facebook/bart-large.
+
+    `is_encoder_decoder` and `is_decoder` change nothing: the class that is built says which stacks there are.
+    """
+
+    accepted: ClassVar[dict[str, tuple[Any, ...]]] = {
+        # fairseq's names for what other families do; no code reads them where they have these values
+        "add_bias_logits": (False,),
+        "add_final_layer_norm": (False,),
+        "classif_dropout": (),
+        "extra_pos_embeddings": (2,),
+        "force_bos_token_to_be_generated": (),
+        "normalize_before": (False,),
+        "normalize_embedding": (True,),
+        "static_position_embeddings": (False,),
+    }
+    aliases: ClassVar[dict[str, str]] = {
+        "hidden_size": "d_model",
+        "num_hidden_layers": "encoder_layers",
+        "num_attention_heads": "encoder_attention_heads",
+    }
+    """Names that old files have besides -> the fields that they repeat."""
+    base: ClassVar[str] = "BartModel"
+    """The class of the model without a head."""
+    pre_norm: ClassVar[bool] = False
+    """Whether the norms stand before what they serve, and one more behind the last layer."""
+    always_decodes: ClassVar[bool] = True
+    live: ClassVar[frozenset[str]] = DecoderConfig.live | {"pad_token_id"}
+
+    vocab_size: int = 50_265
+    max_position_embeddings: int = 1_024
+    d_model: int = 1_024
+    encoder_layers: int = 12
+    encoder_attention_heads: int = 16
+    encoder_ffn_dim: int = 4_096
+    encoder_layerdrop: float = 0.0
+    decoder_layers: int = 12
+    decoder_attention_heads: int = 16
+    decoder_ffn_dim: int = 4_096
+    decoder_layerdrop: float = 0.0
+    activation_function: Activation = "gelu"
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    classifier_dropout: float = 0.0
+    init_std: float = 0.02
+    scale_embedding: bool = False
+    is_encoder_decoder: bool = True
+    bos_token_id: int | None = 0
+    pad_token_id: int | None = 1
+    eos_token_id: int | tuple[int, ...] | None = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check.positive(self, "vocab_size", "max_position_embeddings")
+        check.positive(self, "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim")
+        check.divides(self, "encoder_attention_heads", "d_model")
+        check.divides(self, "decoder_attention_heads", "d_model")
+        check.probability(self, "dropout", "attention_dropout", "activation_dropout", "classifier_dropout")
+        check.probability(self, "encoder_layerdrop", "decoder_layerdrop")
+        check.not_negative(self, "init_std")
+
+    @classmethod
+    def _normalised(cls, data: dict[str, Any], where: str) -> dict[str, Any]:
+        data = super()._normalised(data, where)
+        for alias, name in cls.aliases.items():
+            value = data.get(name, getattr(cls, name))
+            if alias in data and data[alias] != value:
+                raise ConfigError(
+                    f"{where}: {alias}={data[alias]!r}, but {name}={value!r}, which it is another name of"
+                )
+            data.pop(alias, None)
+        return data
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        """What a cache of the decoder holds."""
+        heads = self.decoder_attention_heads
+        return CacheShape(self.decoder_layers, heads, self.d_model // heads, self.max_position_embeddings)
+
+    @property
+    def padding_idx(self) -> int | None:
+        """Row of the word embeddings that gets no gradient and starts at zero; None if the pad id is no row."""
+        inside = self.pad_token_id is not None and 0 <= self.pad_token_id < self.vocab_size
+        return self.pad_token_id if inside else None
+
+    @property
+    def hidden_size(self) -> int:
+        """`d_model`, as other families call it."""
+        return self.d_model
+
+    @property
+    def attends(self) -> bool:
+        """Whether the decoder has cross-attention, which it always has."""
+        return True
+
+    def shifted(self, xp: Any, ids: Any, where: str) -> Any:
+        """(B, T) ids or labels -> what the decoder reads while it is taught to write them.
+
+        Raises:
+            InputError: the config lacks an id that this takes.
+        """
+        pad, start = self.pad_token_id, self.decoder_start_token_id
+        labels.needed(where, pad_token_id=pad, decoder_start_token_id=start)
+        return labels.shift_tokens_right(xp, ids, pad, start)
+
+    @property
+    def embedding_scale(self) -> float:
+        """What the word embeddings that the stacks read are multiplied with."""
+        return self.d_model**0.5 if self.scale_embedding else 1.0
+
+
+@config_class
+class BartConfig(BartLikeConfig):
+    """Defaults are facebook/bart-large; field names are those of its config.json."""
+
+    model_type: ClassVar[str] = "bart"
+
+    num_labels: int = 3
+    decoder_start_token_id: int | None = 2
+
+
+def initial(config: BartLikeConfig, path: str, kind: str) -> Distribution:
+    """The distribution that a parameter starts from."""
+    if kind == "norm":
+        return Constant(1.0)
+    if kind == "embedding" and not path.endswith("embed_positions.weight"):
+        return Normal(config.init_std, config.padding_idx)
+    return Constant(0.0) if kind in ("plain", "buffer") else Normal(config.init_std)
+
+
+def example(config: BartLikeConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:
+    """Two texts of unequal length to read and two to write, or for a decoder alone states to look at, with labels."""
+    length = min(9, config.max_position_embeddings)
+    mask = np.ones((2, length), np.int64)
+    mask[1, length - length // 3 :] = 0
+    ids = random.integers(0, config.vocab_size, (2, length))
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+    if architecture.endswith("ForSequenceClassification"):
+        end = config.eos_token_id
+        ids[ids == end] = 0 if end else config.vocab_size - 1
+        ids[:, length // 2] = end
+        return inputs | {"labels": example_targets(config.num_labels, config.problem_type, random)}
+    if architecture.endswith("ForCausalLM"):
+        inputs["encoder_hidden_states"] = random.standard_normal((2, 5, config.d_model))
+        inputs["encoder_attention_mask"] = np.array([[1] * 5, [1] * 3 + [0] * 2])
+        return inputs | {"labels": _labels(config, length, random)}
+    written = max(1, length - 2)
+    decoder_mask = np.ones((2, written), np.int64)
+    decoder_mask[0, written - written // 3 :] = 0
+    inputs["decoder_attention_mask"] = decoder_mask
+    if architecture.endswith("ForConditionalGeneration"):
+        inputs["labels"] = _labels(config, written, random)
+    inputs["decoder_input_ids"] = random.integers(0, config.vocab_size, (2, written))
+    return inputs
+
+
+def _labels(config: BartLikeConfig, length: int, random: np.random.Generator) -> np.ndarray:
+    ids = random.integers(0, config.vocab_size, (2, length))
+    ignored = random.random((2, length)) < 0.3
+    ignored[:, 0] = False
+    return np.where(ignored, IGNORED, ids)
+
+
+def family(name: str, config: type[BartLikeConfig]) -> Family:
+    """The description of a family whose classes and files are like BART's."""
+    heads = ("Model", "ForConditionalGeneration", "ForSequenceClassification", "ForCausalLM")
+    tables = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    return Family(
+        classes={f"{name}{head}": config for head in heads},
+        initial=initial,
+        example=example,
+        prefixes=("model.",),
+        ignored={"*encoder.version": "the number of fairseq's format", "*decoder.version": "likewise"},
+        renamed={
+            **{f"{prefix}{table}": f"{prefix}shared.weight" for table in tables for prefix in ("model.", "")},
+            "lm_head.weight": "model.shared.weight",
+            "model.shared.weight": "model.decoder.embed_tokens.weight",  # where the decoder stands alone
+            "shared.weight": "model.decoder.embed_tokens.weight",
+        },
+        # where the stacks have tables of their own, nothing reads the shared one, which transformers saves beside them
+        superseded=("model.shared.weight", "shared.weight"),
+        optional=("final_logits_bias",),
+        decoders=(f"{name}ForCausalLM",),
+    )
+
+
+FAMILY = family("Bart", BartConfig)

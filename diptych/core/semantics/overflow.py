@@ -1,0 +1,13 @@
+"""What keeps float16 states finite."""
+
+from typing import Any
+
+_LIMIT = 65_504.0 - 1_000.0
+
+
+def bounded(xp: Any, values: Any, *, always: bool) -> Any:
+    """float16 states moved within ±64,504, where one of them is no finite number or always; others as they are."""
+    if values.dtype != xp.float16:
+        return values
+    clipped = xp.clip(values, -_LIMIT, _LIMIT)
+    return clipped if always else xp.where(xp.all(xp.isfinite(values)), values, clipped)

@@ -6,10 +6,8 @@ import numpy as np
 import transformers
 
 from diptych.core.config import Activation
-from tests.parity.cases import EPSILONS, PADDINGS, Case, Drawn, Inputs, _unseen
+from tests.families.drawing import EPSILONS, PADDINGS, Case, Drawn, unseen
 
-CLASSES = ("GPT2Model", "GPT2LMHeadModel")
-# Of every case that has a name of its own, which a test asks for.
 MADE: dict[str, list[dict[str, Any]]] = {
     "GPT2Model": [{"padding": padding} for padding in PADDINGS],
     "GPT2LMHeadModel": [
@@ -17,6 +15,8 @@ MADE: dict[str, list[dict[str, Any]]] = {
         *({"crosses": crosses} for crosses in (True, False)),
     ],
 }
+"""Class -> the choices that a test of its own makes, one after the other."""
+CLASSES = tuple(MADE)
 
 
 def drawn_case(drawn: Drawn, name: str) -> Case:
@@ -44,27 +44,15 @@ def drawn_case(drawn: Drawn, name: str) -> Case:
         eos_token_id=0,
     )
     mask = drawn.mask(batch, length, PADDINGS)
-    unseen = _unseen(mask, causal=True)
-    inputs: Inputs = {"use_cache": False} | ({} if mask is None else {"attention_mask": mask})
-    if drawn.often():
-        inputs["input_ids"] = drawn.ids(batch, length, vocabulary)
-    else:
-        inputs["inputs_embeds"] = drawn.random().standard_normal((batch, length, width))
+    hidden = unseen(mask, causal=True)
+    inputs = {"use_cache": False} | drawn.text(config, batch, length, mask)
     inputs |= drawn.ids_or_not("token_type_ids", batch, length, vocabulary)
     inputs |= drawn.ids_or_not("position_ids", batch, length, positions)
     if "position_ids" in inputs:
         # without a mask, 5.23 takes a jump in the positions for the border between two texts
         inputs.setdefault("attention_mask", np.ones((batch, length), np.int64))
     if crosses and drawn.often():
-        inputs["encoder_hidden_states"] = drawn.random().standard_normal((batch, memory, width))
-        seen = drawn.mask(batch, memory, PADDINGS[:-1])
-        inputs |= {} if seen is None else {"encoder_attention_mask": seen}
-    if name == "GPT2LMHeadModel" and drawn.often():
-        labels = drawn.ids(batch, length, vocabulary).astype(np.int64)
-        labels[drawn.random().random(labels.shape) < 0.5] = -100
-        labels[0, -1] = 3
-        if unseen is not None:
-            labels[:, 1:][unseen[:, :-1]] = -100  # which a token is to predict that sees nothing
-        if np.any(labels[:, 1:] != -100):  # or the loss would be NaN
-            inputs["labels"] = labels
-    return Case(name, config, inputs, unseen)
+        inputs |= drawn.memory(batch, memory, width)
+    if name == "GPT2LMHeadModel":
+        inputs |= drawn.next_words(batch, length, vocabulary, hidden)
+    return Case(name, config, inputs, hidden)

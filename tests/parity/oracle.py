@@ -92,7 +92,7 @@ def gradients(model: Any) -> dict[str, np.ndarray]:
     for head in ("cls.predictions", "lm_head"):
         if f"{head}.decoder.bias" in found:
             assert not found.pop(f"{head}.bias").any()
-    if not model.config.tie_word_embeddings:
+    if not getattr(model.config, "tie_word_embeddings", True):
         for shared in ("shared.weight", "model.shared.weight"):  # BART's, which nothing reads where it is not tied
             assert not found.pop(shared, np.zeros(1)).any()
     words = "roberta.embeddings.word_embeddings.weight"

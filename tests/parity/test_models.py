@@ -14,8 +14,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from diptych.core.registry import architectures
 from tests.assertions import assert_close
-from tests.parity.cases import PADDINGS, PROBLEMS, Case, cases
+from tests.families.drawing import Case
+from tests.parity.cases import FAMILIES, MADE, cases
 from tests.parity.sides import Arrays, Jax, Oracle, Torch, random_weights
 
 
@@ -71,20 +73,13 @@ def compare(case: Case, directory: Path) -> None:
     assert_equal_gradients(gradients, found[1])
 
 
+def test_every_architecture_is_compared() -> None:
+    assert set(FAMILIES) == set(architectures())
+
+
 @pytest.mark.parametrize(
     ("name", "made"),
-    [
-        *(("BertModel", {"padding": padding}) for padding in PADDINGS),
-        *(("BertForPreTraining", {"tied": tied}) for tied in (True, False)),
-        *(("BertForMaskedLM", {"tied": tied}) for tied in (True, False)),
-        *(("BertForSequenceClassification", {"problem_type": problem}) for problem in PROBLEMS),
-        *(("CLIPTextModel", {"padding": padding}) for padding in PADDINGS),
-        *(("CLIPTextModelWithProjection", {"eos_token_id": end}) for end in (2, 7)),
-        *(("CLIPVisionModel", {"interpolate_pos_encoding": other}) for other in (True, False)),
-        *(("CLIPVisionModelWithProjection", {"interpolate_pos_encoding": other}) for other in (True, False)),
-        *(("CLIPModel", {"return_loss": loss}) for loss in (True, False)),
-        *(("CLIPForImageClassification", {"num_labels": labels}) for labels in (0, 1, 4)),
-    ],
+    MADE,
     ids=lambda value: value if isinstance(value, str) else "-".join(f"{name}={value[name]}" for name in value),
 )
 @given(data=st.data())

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from diptych.core.checkpoint.tensors import TensorSource, digest
 from diptych.core.config import config_path, parse_json_object, read_text
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
-from diptych.core.registry import Family, architectures, families
+from diptych.core.registry import Family, architectures, families, relatives, within
 
 Progress = bool | Callable[[int], None] | None
 
@@ -171,7 +171,7 @@ def convert(
         raise InputError(f"convert: architecture={architecture!r} is not known; known: {', '.join(architectures())}")
     family = families()[architectures()[architecture]]
     opened = loading.open_source(directory, wanted=family.classes[architecture], ignore_config=ignore_config)
-    found, others = _matched(opened, architecture, family, names_of("ignore", ignore))
+    found, others = _matched(opened, architecture, within(family, opened.whole), names_of("ignore", ignore))
     missing = _missing(opened, architecture, found, others, names_of("allow_missing", allow_missing))
     tensors = {
         _written_name(filling.slot, format): _written(filling, format, dtype)
@@ -237,9 +237,9 @@ def _matched(
     own = {slot.path: slot for slot in slots_of(architecture, opened.config)}
     shifts = [shift for prefix in family.prefixes for shift in (Shift(added=prefix), Shift(removed=prefix))]
     others: dict[str, Slot] = {}
-    for name, wanted in family.classes.items():
-        part = opened.whole.part(wanted)
-        for slot in slots_of(name, part) if part is not None else ():
+    for below, name, part in relatives(family, opened.whole):
+        for inner in slots_of(name, part):
+            slot = replace(inner, path=f"{below}{inner.path}")
             # the same parameter under another class's prefix is the class's own
             if slot.path not in own and not any(shift(slot.path) in own for shift in shifts):
                 others.setdefault(slot.path, slot)
@@ -249,6 +249,7 @@ def _matched(
         family=family,
         known=list,
         flax=opened.flax,
+        copied=family.copied(opened.whole, [*own]),
         allow_fresh=("*",),
         ignore=ignore,
         where=str(opened.directory),

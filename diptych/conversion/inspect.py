@@ -11,7 +11,7 @@ from diptych.core.checkpoint.dialects import matches, respelled
 from diptych.core.checkpoint.directory import open_checkpoint
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import names_of
-from diptych.core.registry import architectures, families, read_config
+from diptych.core.registry import architectures, families, read_config, within
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def inspect_checkpoint(name_or_path: str | os.PathLike[str], *, ignore_config: I
         pattern
         for family in families().values()
         if any(config.part(wanted) is not None for wanted in family.classes.values())
-        for pattern in family.ignored
+        for pattern in within(family, config).ignored
     }
     flax = checkpoint.format == "flax-msgpack" or checkpoint.metadata.get("format") == "flax"
     tensors = tuple(

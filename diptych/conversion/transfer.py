@@ -15,7 +15,7 @@ from diptych.core.config import ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.pretrained import PreTrained
-from diptych.core.registry import architectures, described, families
+from diptych.core.registry import architectures, described, families, within
 
 
 def to_jax(model: Any, *, dtype: Any = None, sharding: Any = None) -> Any:
@@ -102,7 +102,10 @@ def _opened_transformers(model: Any, architecture: str) -> Opened:
     config_class = families()[architectures()[architecture]].classes[architecture]
     config = config_class.from_json(model.config.to_json_string(use_diff=False), where=f"the config of {named}")
     tensors: dict[str, TensorSource] = {}
-    for name, parameter in model.named_parameters():  # which gives a tied parameter once
+    saved = model.state_dict()
+    # which give what is tied once, but for the buffers that no checkpoint holds
+    buffers = [pair for pair in model.named_buffers() if pair[0] in saved and pair[1].is_floating_point()]
+    for name, parameter in [*model.named_parameters(), *buffers]:
         if parameter.is_meta:
             raise CheckpointError(f"{named}: {name} has no values (it is on the meta device)")
         read = functools.partial(as_array, parameter)
@@ -142,7 +145,7 @@ def _fitting(model_class: type, opened: Opened, build: dict[str, Any]) -> tuple[
     found = match(
         [*twin._leaves()],
         opened.tensors,
-        family=described(model_class)[1],
+        family=within(described(model_class)[1], opened.config),
         known=list,
         where=opened.described_as,
         class_name=opened.architecture,

@@ -13,7 +13,7 @@ def _name(config: object) -> str:
     return type(config).__name__
 
 
-LARGEST = dict.fromkeys(("num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers"), 10_000)
+LARGEST: dict[str, int] = dict.fromkeys(["num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers"], 10_000)
 """The largest values that a config may give, 2**24 for other sizes; no published one comes near."""
 
 

@@ -7,7 +7,7 @@ A field that is None was not asked for (or does not apply); `to_tuple`, indexing
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 _records: list[type["ModelOutput"]] = []
 _listeners: list[Callable[[type["ModelOutput"]], None]] = []
@@ -233,18 +233,15 @@ class ImageClassifierOutput(ClassifierOutput):
 
 
 def encoded(encoder_outputs: Any) -> BaseModelOutput:
-    """What a caller gives of an encoder: a record, a tuple or the states alone; nothing for None."""
-    if encoder_outputs is None:
-        return BaseModelOutput()
+    """What a caller gives of an encoder: a record, a tuple in its order, or the states alone; nothing for None."""
+    names = ("last_hidden_state", "hidden_states", "attentions")
     if hasattr(encoder_outputs, "last_hidden_state"):
-        names = ("last_hidden_state", "hidden_states", "attentions")
         return BaseModelOutput(**{name: getattr(encoder_outputs, name, None) for name in names})
-    if isinstance(encoder_outputs, tuple | list) and len(encoder_outputs) in (1, 2, 3):
-        return BaseModelOutput(**dict(zip(("last_hidden_state", "hidden_states", "attentions"), encoder_outputs)))  # noqa
-    return BaseModelOutput(last_hidden_state=encoder_outputs)
+    values = cast(tuple[Any, ...], encoder_outputs if isinstance(encoder_outputs, tuple) else (encoder_outputs,))
+    return BaseModelOutput(**dict(zip(names, values, strict=False)))
 
 
-def seq2seq(record: type[Output], decoder: Any, encoder: BaseModelOutput, **head: Any) -> Output:
+def seq2seq(record: Callable[..., Output], decoder: Any, encoder: BaseModelOutput, **head: Any) -> Output:
     """The record of an encoder and a decoder together, from those of each and the fields of the head."""
     return record(
         **head,

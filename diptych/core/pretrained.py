@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from diptych.core import random
 from diptych.core.checkpoint import loading
-from diptych.core.checkpoint.matching import LoadReport
+from diptych.core.checkpoint.matching import LoadReport, Match
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permuted
 from diptych.core.checkpoint.tensors import TensorSource
@@ -20,7 +20,7 @@ from diptych.core.config import CacheShape, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import ConfigError, InputError
 from diptych.core.outputs import ModelOutput
-from diptych.core.registry import described
+from diptych.core.registry import Family, described, relatives, within
 
 Output = TypeVar("Output", bound=ModelOutput)
 Item = TypeVar("Item")
@@ -29,10 +29,6 @@ Item = TypeVar("Item")
 def _bar(tensors: Collection[Item], what: str) -> Iterable[Item]:
     """A progress bar on stderr, if that is a terminal and the work takes long."""
     return tqdm(tensors, desc=what, unit="tensor", delay=2, disable=None, leave=False)
-
-
-_LIVE = {"output_attentions", "output_hidden_states", "return_dict", "problem_type", "bos_token_id", "eos_token_id"}
-"""Config fields that a call reads; the others are built into the model."""
 
 
 class Switches(TypedDict, total=False):
@@ -133,6 +129,7 @@ class PreTrained:
         changes = {name: value for name, value in changes.items() if name not in own}
         name, family, config_class = described(cls)
         source = loading.open_source(name_or_path, wanted=config_class, ignore_config=ignore_config, changes=changes)
+        family = within(family, source.whole)
         made = cast(Callable[..., Self], cls)
         guess = source.dtype_name if dtype is None else float_name(dtype)
         model = made(source.config, seed=None, dtype=guess, **options)
@@ -142,7 +139,7 @@ class PreTrained:
             [*leaves],
             class_name=name,
             family=family,
-            known=lambda: cls._family_paths(source.whole),
+            known=lambda: cls._family_paths(family, source.whole),
             allow_fresh=allow_fresh,
             ignore=ignore,
         )
@@ -150,23 +147,30 @@ class PreTrained:
         if settled != guess:
             model = made(source.config, seed=None, dtype=settled, **options)
             leaves = model._leaves()
-        for filling in _bar(found.fillings, "loading"):
-            slot = filling.slot
-            axes = tuple(filling.axes[axis] for axis in cls._stored_axes(slot))
-            cls._put(slot, leaves[slot], permuted(filling.source.read(), axes, FLOATS[settled]), where)
-        model._draw({slot: leaves[slot] for slot in (*found.fresh, *found.constant)}, 0, where)
+        model._fill(leaves, found, FLOATS[settled], where)
         model.load_report = loading.report_of(source, found)
         return model
 
+    def _fill(self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], where: Any) -> None:
+        """Gives parameters the values that were found for them, tensor by tensor, and the others new ones."""
+        for filling in _bar(found.fillings, "loading"):
+            slot = filling.slot
+            axes = tuple(filling.axes[axis] for axis in self._stored_axes(slot))
+            self._put(slot, leaves[slot], permuted(filling.source.read(), axes, dtype), where)
+        self._draw({slot: leaves[slot] for slot in (*found.fresh, *found.constant)}, 0, where)
+
+    @property
+    def fresh_parameters(self) -> tuple[str, ...]:
+        """The parameters that the checkpoint did not have and that were drawn anew."""
+        return self.load_report.fresh
+
     @classmethod
-    def _family_paths(cls, config: ModelConfig) -> list[set[str]]:
-        """The parameters that each class of the family has under this config."""
+    def _family_paths(cls, family: Family, config: ModelConfig) -> list[set[str]]:
+        """The parameters that each class of the family, or of a part of it, has under this config."""
         find = cls._siblings()
-        parts = {name: config.part(wanted) for name, wanted in described(cls)[1].classes.items()}
         return [
-            {slot.path for slot in find(name)(part, seed=None)._leaves()}
-            for name, part in parts.items()
-            if part is not None
+            {f"{below}{slot.path}" for slot in find(name)(part, seed=None)._leaves()}
+            for below, name, part in relatives(family, config)
         ]
 
     def _save(self, directory: str | os.PathLike[str], max_shard_size: int | str | None) -> None:
@@ -192,7 +196,7 @@ class PreTrained:
         wanted = described(type(self))[2]
         built = vars(self).get("config", vars(self).get("_config"))
         if isinstance(config, wanted) and built is not None:
-            fields = [f.name for f in dataclasses.fields(config) if f.compare and f.name not in _LIVE]
+            fields = [f.name for f in dataclasses.fields(config) if f.compare and f.name not in wanted.live]
             changed = [
                 f"{name}={getattr(config, name)!r}" for name in fields if getattr(config, name) != getattr(built, name)
             ]

@@ -27,8 +27,7 @@ class Family:
 
     Attributes:
         classes: architecture name -> its config class, in the order of the family's model files.
-        prefixes: base prefixes that a file may lack or have in excess, such as "bert."; "decoder.|bert." stands below
-            another part of the path.
+        prefixes: base prefixes that a file may lack or have in excess, such as "bert.".
         ignored: patterns of tensors that carry no weights of a model -> the reason.
         renamed: old name -> present name, for tensors that were once stored under another name or twice. A name that
             the model itself has is left alone.
@@ -38,6 +37,8 @@ class Family:
         example: small inputs that reach every part of a model, given config, architecture name and random numbers: the
             keywords of a call, as numpy arrays and plain values.
         encoders, decoders: the classes that serve as one inside of a composite, one for each config class.
+        grown: patterns of what the file may lack that a part of a new composite is loaded from: cross-attention, heads
+            and poolers.
         parts: of a composite's config, path -> the architecture that stands there and its config.
         copied: of a composite's config and paths, paths -> that of the parameter whose values the file has for them.
     """
@@ -52,6 +53,7 @@ class Family:
     optional: tuple[str, ...] = ()
     encoders: tuple[str, ...] = ()
     decoders: tuple[str, ...] = ()
+    grown: tuple[str, ...] = ()
     parts: Callable[[Any], "Parts"] = lambda config: {}
     copied: Callable[[Any, Collection[str]], Mapping[str, str]] = lambda config, paths: {}
 
@@ -133,7 +135,6 @@ def within(family: Family, config: ModelConfig) -> Family:
         inner = within(families()[architectures()[name]], part)
         family = replace(
             family,
-            prefixes=(*family.prefixes, *(f"{below}.{'' if '|' in base else '|'}{base}" for base in inner.prefixes)),
             ignored={**family.ignored, **{f"{below}.{pattern}": why for pattern, why in inner.ignored.items()}},
             renamed={**family.renamed, **{f"{below}.{old}": f"{below}.{new}" for old, new in inner.renamed.items()}},
             superseded=(*family.superseded, *(f"{below}.{name}" for name in inner.superseded)),

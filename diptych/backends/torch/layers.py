@@ -134,12 +134,9 @@ class LayerDrop(nn.Module):
         return torch.where(torch.rand((), device=after.device) < self.rate, before, after)
 
 
-Buffer = nn.Buffer
-
-
 def buffer(shape: tuple[int, ...], **init: Unpack[Init]) -> Any:
     """A buffer, which nothing trains, without values."""
-    return Buffer(torch.empty(shape, device="meta", dtype=init.get("dtype")))
+    return nn.Buffer(torch.empty(shape, device="meta", dtype=init.get("dtype")))
 
 
 def parameter(shape: tuple[int, ...], **init: Unpack[Init]) -> nn.Parameter:

@@ -41,6 +41,11 @@ class Source:
         return self.checkpoint.format == "flax-msgpack" or self.checkpoint.metadata.get("format") == "flax"
 
     @property
+    def nbytes(self) -> int:
+        """The size of all tensors."""
+        return sum(tensor.nbytes for tensor in self.checkpoint.tensors.values())
+
+    @property
     def dtype_name(self) -> str:
         """A first guess at the dtype: that of the largest tensor a model could hold."""
         floats = [tensor for tensor in self.checkpoint.tensors.values() if tensor.dtype.name in FLOATS]
@@ -50,19 +55,24 @@ class Source:
 def open_source(
     name_or_path: str | os.PathLike[str],
     *,
-    wanted: type[ModelConfig],
+    wanted: type[ModelConfig] | None = None,
     ignore_config: Iterable[str] = (),
     changes: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Finds a checkpoint and reads its config and its tensors' headers; see `from_pretrained` for the errors."""
+    """Finds a checkpoint and reads its config, or the wanted part of it, and its tensors' headers.
+
+    See `from_pretrained` for the errors.
+    """
     directory = locate(name_or_path)
-    whole = read_config(directory, ignore=names_of("ignore_config", ignore_config), assume=wanted.model_type)
-    config = whole.part(wanted)
-    if config is None:
+    assume = None if wanted is None else wanted.model_type
+    whole = read_config(directory, ignore=names_of("ignore_config", ignore_config), assume=assume)
+    config = whole if wanted is None else whole.part(wanted)
+    if wanted is not None and config is None:
         raise ConfigError(
             f"{directory / 'config.json'}: model_type={whole.model_type!r} has no part of "
             f"model_type {wanted.model_type!r}, which {wanted.__name__} reads"
         )
+    config = whole if config is None else config.loaded
     return Source(directory, whole, config.replace(**changes) if changes else config, open_checkpoint(directory))
 
 
@@ -83,6 +93,7 @@ def matched(
         family=family,
         known=known,
         flax=source.flax,
+        copied=family.copied(source.whole, [slot.path for slot in slots]),
         allow_fresh=allow_fresh,
         ignore=ignore,
         where=str(source.directory),
@@ -116,13 +127,18 @@ def report_of(source: Source, found: Match) -> LoadReport:
         ignored=found.ignored,
         fresh=tuple(slot.path for slot in found.fresh),
     )
+    announce(report, source.config)
+    return report
+
+
+def announce(report: LoadReport, config: ModelConfig) -> None:
+    """One log line if anything was left out or drawn anew, and one for odd token ids."""
     if report.left_out or report.fresh:
         logger.warning("%s", report)
-    outside = source.config.token_ids_outside()
+    outside = config.token_ids_outside()
     if outside:
         listed = ", ".join(f"{name}={value}" for name, value in outside.items())
-        logger.warning("%s: %s outside the vocabulary; an error only in a call that uses it", source.directory, listed)
-    return report
+        logger.warning("%s: %s outside the vocabulary; an error only in a call that uses it", report.directory, listed)
 
 
 def save(

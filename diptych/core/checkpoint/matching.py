@@ -55,7 +55,7 @@ class Filling:
 
 @dataclass(frozen=True)
 class Match:
-    """A full account: every slot is filled, fresh or one that files may lack; every tensor used, left out or ignored."""
+    """A full account: each slot is filled, fresh or one that files may lack; each tensor used, left out or ignored."""
 
     fillings: tuple[Filling, ...]
     fresh: tuple[Slot, ...]
@@ -71,6 +71,7 @@ def match(
     family: Family,
     known: Callable[[], Sequence[Collection[str]]],
     flax: bool = False,
+    copied: Mapping[str, str] | None = None,
     allow_fresh: Iterable[str] = (),
     ignore: Iterable[str] = (),
     where: str,
@@ -84,6 +85,7 @@ def match(
         family: its prefixes, ignored and renamed tensors.
         known: gives the paths that each class of the family owns; asked only when a tensor has no slot of its own.
         flax: whether the tensors have a Flax tree's names and layouts.
+        copied: parameters that a file may lack -> the ones whose tensors serve for them too.
         allow_fresh: parameters, or modules, that may be missing.
         ignore: tensors of the file, patterns or modules, to leave unread.
         where: what errors call the file.
@@ -152,6 +154,9 @@ def match(
             _must_be_equal(where, found[path], tensors[found[path]], name, tensors[name])
         (left_out if elsewhere(spelled[name]) is not None else unexpected).append(name)
 
+    for path, other in (copied or {}).items():
+        if path in wanted and path not in found and other in found:
+            found[path] = found[other]
     absent = [slot for slot in slots if slot.path not in found]
     constant = tuple(slot for slot in absent if matches(slot.path, family.optional))
     fresh = tuple(slot for slot in absent if slot not in constant and matches(slot.path, allow_fresh))
@@ -201,6 +206,12 @@ def _must_be_equal(where: str, first: str, one: TensorSource, second: str, other
         )
 
 
+def _head(path: str) -> str:
+    """The module at the top of a path, or next to it where that is half of the model."""
+    first, *rest = path.split(".")
+    return f"{first}.{rest[0]}" if first in ("encoder", "decoder") and len(rest) > 1 else first
+
+
 def _raise_all(
     where: str,
     class_name: str,
@@ -211,7 +222,7 @@ def _raise_all(
 ) -> None:
     problems: list[str] = []
     if missing:
-        heads = sorted({path.split(".")[0] for path in missing})
+        heads = sorted(set(map(_head, missing)))
         way_out = f"allow_fresh=({', '.join(map(repr, heads))},) draws them anew"
         if heads == ["pooler"]:
             way_out = f"add_pooling_layer=False builds the model without; {way_out}"

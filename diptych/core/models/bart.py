@@ -123,8 +123,8 @@ class BartLikeConfig(DecoderConfig):
         Raises:
             InputError: the config lacks an id that this takes.
         """
-        pad, start = self.pad_token_id, self.decoder_start_token_id
-        labels.needed(where, pad_token_id=pad, decoder_start_token_id=start)
+        named = {"pad_token_id": self.pad_token_id, "decoder_start_token_id": self.decoder_start_token_id}
+        pad, start = labels.needed(where, **named)
         return labels.shift_tokens_right(xp, ids, pad, start)
 
     @property
@@ -160,7 +160,7 @@ def example(config: BartLikeConfig, architecture: str, random: np.random.Generat
     ids = random.integers(0, config.vocab_size, (2, length))
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
     if architecture.endswith("ForSequenceClassification"):
-        end = config.eos_token_id
+        end = config.eos_token_id if isinstance(config.eos_token_id, int) else 0
         ids[ids == end] = 0 if end else config.vocab_size - 1
         ids[:, length // 2] = end
         return inputs | {"labels": example_targets(config.num_labels, config.problem_type, random)}

@@ -185,4 +185,5 @@ FAMILY = Family(
     superseded=("cls.predictions.bias",),
     encoders=("BertModel",),
     decoders=("BertLMHeadModel",),
+    grown=("pooler", "cls", "*crossattention*"),
 )

@@ -44,4 +44,5 @@ FAMILY = Family(
     superseded=("lm_head.bias",),
     encoders=("BertGenerationEncoder",),
     decoders=("BertGenerationDecoder",),
+    grown=("lm_head", "*crossattention*"),
 )

@@ -143,4 +143,6 @@ FAMILY = Family(
         "*.crossattention.masked_bias": "a large negative number, a buffer",
     },
     renamed={"lm_head.weight": "transformer.wte.weight"},
+    decoders=("GPT2LMHeadModel",),
+    grown=("lm_head", "*crossattention*", "*ln_cross_attn*"),
 )

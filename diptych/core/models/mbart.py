@@ -24,8 +24,8 @@ class MBartConfig(BartLikeConfig):
 
     def shifted(self, xp: Any, ids: Any, where: str) -> Any:
         """As BART's, but that the last token, the language, comes first instead of a fixed start."""
-        labels.needed(where, pad_token_id=self.pad_token_id)
-        return labels.wrap_tokens_right(xp, ids, self.pad_token_id)
+        (pad,) = labels.needed(where, pad_token_id=self.pad_token_id)
+        return labels.wrap_tokens_right(xp, ids, pad)
 
 
 FAMILY = bart.family("MBart", MBartConfig)

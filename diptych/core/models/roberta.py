@@ -68,6 +68,7 @@ def family(name: str, config: type[RobertaConfig]) -> Family:
         superseded=("lm_head.bias",),
         encoders=(f"{name}Model",),
         decoders=(f"{name}ForCausalLM",),
+        grown=("pooler", "lm_head", "*crossattention*"),
     )
 
 

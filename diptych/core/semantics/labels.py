@@ -6,8 +6,8 @@ from diptych.core.errors import InputError
 from diptych.core.semantics.losses import IGNORED
 
 
-def needed(where: str, **ids: int | None) -> None:
-    """The ids with which a decoder's inputs are made of labels must be in the config.
+def needed(where: str, **ids: int | None) -> list[int]:
+    """The ids with which a decoder's inputs are made of labels; they must be in the config.
 
     Raises:
         InputError: one is None.
@@ -18,6 +18,7 @@ def needed(where: str, **ids: int | None) -> None:
             f"{where}: what the decoder reads is made of labels with {' and '.join(ids)}, but the config has "
             f"{' and '.join(f'{name}=None' for name in missing)}; model.config = model.config.replace(…) sets them"
         )
+    return [value for value in ids.values() if value is not None]
 
 
 def shift_tokens_right(xp: Any, labels: Any, pad_token_id: int, decoder_start_token_id: int) -> Any:

@@ -153,7 +153,7 @@ class BertEmbeddings(nnx.Module):
         rngs: Any = None,
     ) -> Float[Array, "B T D"]:
         embeddings = words
-        if self.token_type_embeddings is not None:
+        if self.token_type_embeddings is not None and token_type_ids is not None:
             embeddings = embeddings + self.token_type_embeddings(token_type_ids)
         return self.dropout(self.LayerNorm(embeddings + self.position_embeddings(position_ids)), rngs)
 
@@ -194,17 +194,52 @@ class BertEncoder(nnx.Module):
 
 
 class BertPooler(nnx.Module):
-    def __init__(self, config: BertLikeConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertStackConfig, **init: Unpack[ops.Init]) -> None:
         self.dense = layers.Linear(config.hidden_size, config.hidden_size, **init)
 
     def __call__(self, hidden_states: Float[Array, "B T D"]) -> Float[Array, "B D"]:
         return ops.xp.tanh(self.dense(hidden_states[:, 0]))
 
 
-class BertModel(PreTrainedModel):
+class BertStackModel(PreTrainedModel):
+    """What the models without a head share."""
+
+    embeddings: BertEmbeddings
+    encoder: BertEncoder
+
+    def _encoded(
+        self, inputs: tuple[Any, ...], memory: tuple[Any, Any], past: tuple[Any, bool | None], switches: Settled
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """What the stack makes of a caller's arguments, which are checked."""
+        where, like, config = type(self).__name__, self._like(), self.config
+        input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds = inputs
+        rngs, weights = switches["rngs"], switches["output_attentions"]
+        ops.boundary_rngs(where, rngs)
+        words, width = self.embeddings.word_embeddings, config.hidden_size
+        input_ids, inputs_embeds = ops.boundary_words(
+            where, input_ids, inputs_embeds, words, like, size=config.vocab_size, width=width
+        )
+        size = (inputs_embeds.shape[0], inputs_embeds.shape[1])
+        opened = caches.opened(where, config.cache_shape, *past, attention_mask, size, like)
+        crosses = config.add_cross_attention
+        memory = ops.boundary_memory(where, *memory, size[0], like, width=width, crosses=crosses)
+        types, rows, pads = config.token_types, config.max_position_embeddings, config.padding_position
+        cache, position_ids = caches.placed(where, opened, position_ids, input_ids, size, like, limit=rows, pads=pads)
+        token_type_ids = ops.boundary_types(where, token_type_ids, size, like, types) if types else None
+
+        hidden_states = self.embeddings(inputs_embeds, position_ids, token_type_ids, rngs)
+        encoded = self.encoder(
+            hidden_states, opened.mask, *memory, cache, causal=opened.causal, weights=weights, rngs=rngs
+        )
+        states = encoded.hidden_states if switches["output_hidden_states"] else None
+        cache = caches.closed(encoded.past_key_values, size[1], past[1])
+        return encoded.replace(hidden_states=states, past_key_values=cache)
+
+
+class BertModel(BertStackModel):
     """The encoder, or decoder if the config says so; with a tanh layer over its first token, which can be left out."""
 
-    def __init__(self, config: BertLikeConfig, *, add_pooling_layer: bool = True, **build: Unpack[Build]) -> None:
+    def __init__(self, config: BertStackConfig, *, add_pooling_layer: bool = True, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
         self.embeddings = BertEmbeddings(config, **init)
         self.encoder = BertEncoder(config, **init)
@@ -248,34 +283,6 @@ class BertModel(PreTrainedModel):
         pooled = None if self.pooler is None else self.pooler(encoded.last_hidden_state)
         output = BaseModelOutputWithPoolingAndCrossAttentions(**encoded, pooler_output=pooled)
         return self._returned(output, switches.get("return_dict"))
-
-    def _encoded(
-        self, inputs: tuple[Any, ...], memory: tuple[Any, Any], past: tuple[Any, bool | None], switches: Settled
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """What the stack makes of a caller's arguments, which are checked."""
-        where, like, config = type(self).__name__, self._like(), self.config
-        input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds = inputs
-        rngs, weights = switches["rngs"], switches["output_attentions"]
-        ops.boundary_rngs(where, rngs)
-        words, width = self.embeddings.word_embeddings, config.hidden_size
-        input_ids, inputs_embeds = ops.boundary_words(
-            where, input_ids, inputs_embeds, words, like, size=config.vocab_size, width=width
-        )
-        size = (inputs_embeds.shape[0], inputs_embeds.shape[1])
-        opened = caches.opened(where, config.cache_shape, *past, attention_mask, size, like)
-        crosses = config.add_cross_attention
-        memory = ops.boundary_memory(where, *memory, size[0], like, width=width, crosses=crosses)
-        types, rows, pads = config.token_types, config.max_position_embeddings, config.padding_position
-        cache, position_ids = caches.placed(where, opened, position_ids, input_ids, size, like, limit=rows, pads=pads)
-        token_type_ids = ops.boundary_types(where, token_type_ids, size, like, types) if types else None
-
-        hidden_states = self.embeddings(inputs_embeds, position_ids, token_type_ids, rngs)
-        encoded = self.encoder(
-            hidden_states, opened.mask, *memory, cache, causal=opened.causal, weights=weights, rngs=rngs
-        )
-        states = encoded.hidden_states if switches["output_hidden_states"] else None
-        cache = caches.closed(encoded.past_key_values, size[1], past[1])
-        return encoded.replace(hidden_states=states, past_key_values=cache)
 
 
 class BertPredictionHeadTransform(nnx.Module):
@@ -322,6 +329,10 @@ class BertHeads(nnx.Module):
     def __call__(self, hidden_states: Float[Array, "B T D"], words: layers.Embedding) -> Float[Array, "B T V"]:
         return self.predictions(hidden_states, words)
 
+    def related(self, pooled: Float[Array, "B D"]) -> Any:
+        """The logits of whether the second text follows the first; nothing without the layer for it."""
+        return None if self.seq_relationship is None else self.seq_relationship(pooled)
+
 
 class BertForPreTraining(PreTrainedModel):
     """The encoder with the two heads of its pretraining: masked words and next sentence."""
@@ -353,7 +364,7 @@ class BertForPreTraining(PreTrainedModel):
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs: Any = self.bert(*inputs, **self._inner(switches))
         prediction_logits = self.cls(outputs.last_hidden_state, self.bert.embeddings.word_embeddings)
-        relation_logits = self.cls.seq_relationship(outputs.pooler_output)
+        relation_logits = self.cls.related(outputs.pooler_output)
         loss = None
         if labels is not None and next_sentence_label is not None:
             labels = ops.boundary_labels(where, "labels", labels, prediction_logits)

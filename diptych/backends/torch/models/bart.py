@@ -531,7 +531,8 @@ class BartForCausalLM(BartPreTrainedModel):
         Raises:
             InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
         """
-        settled, decoder = self._inner(switches), self.model.decoder
+        settled = self._inner(switches)
+        decoder: Any = self.model.decoder
         ops.boundary_rngs(type(self).__name__, settled["rngs"])
         words = self._words(input_ids, inputs_embeds, decoder.embed_tokens)
         memory, past = (encoder_hidden_states, encoder_attention_mask), (past_key_values, use_cache)

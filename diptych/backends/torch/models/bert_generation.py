@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diptych.backends.torch import layers, ops
-from diptych.backends.torch.models.bert import BertModel, BertWords
+from diptych.backends.torch.models.bert import BertEmbeddings, BertEncoder, BertStackModel, BertWords
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.core.models.bert_generation import BertGenerationConfig
 from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
@@ -14,11 +14,14 @@ from diptych.core.pretrained import Switches
 from diptych.core.semantics import losses
 
 
-class BertGenerationEncoder(BertModel):
+class BertGenerationEncoder(BertStackModel):
     """BERT without token types and pooler; a decoder, if the config says so."""
 
     def __init__(self, config: BertGenerationConfig, **build: Unpack[Build]) -> None:
-        super().__init__(config, add_pooling_layer=False, **build)
+        init = self._begin(config, build)
+        self.embeddings = BertEmbeddings(config, **init)
+        self.encoder = BertEncoder(config, **init)
+        self._finish(build)
 
     def forward(
         self,

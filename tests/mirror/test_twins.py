@@ -23,6 +23,7 @@ ONLY_HERE = {
         "Build.compute_dtype": "torch has autocast",
         "Build.sharding": "torch has devices",
         "Embedding.call": "torch's own gives no gradient to padding_idx and refuses ids that are out of range",
+        "Buffer": "torch's own",
         "iterate": "torch's is named_modules",
         "PreTrainedModel.training": "torch's own",
         "PreTrainedModel.train": "torch's own",

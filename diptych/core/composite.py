@@ -9,9 +9,9 @@ from typing import Any, Literal, Self, cast
 from diptych.core.checkpoint import loading
 from diptych.core.checkpoint.matching import LoadReport, Match
 from diptych.core.checkpoint.slots import Slot
-from diptych.core.config import DecoderConfig, ModelConfig
+from diptych.core.config import DecoderConfig, ModelConfig, config_path
 from diptych.core.dtypes import FLOATS, float_name
-from diptych.core.errors import CheckpointError
+from diptych.core.errors import CheckpointError, ConfigError
 from diptych.core.pretrained import PreTrained
 from diptych.core.registry import architectures, described, families, serving, within
 
@@ -42,7 +42,10 @@ class Composite(PreTrained):
         sources: dict[Role, loading.Source] = {}
         for role, path in paths.items():
             source = loading.open_source(path, ignore_config=ignore_config)
-            serving(role, source.config)
+            try:
+                serving(role, source.config)
+            except ConfigError as error:
+                raise ConfigError(f"{config_path(source.directory)}: {error}") from None
             sources[role] = replace(source, config=_serves(role, source.config).replace(**own[role]))
         config_class: Any = described(cls)[2]
         config = config_class.from_encoder_decoder_configs(*(source.config for source in sources.values()), **others)
@@ -70,7 +73,7 @@ class Composite(PreTrained):
             loaded=len(match.fillings),
             left_out=match.left_out,
             ignored=match.ignored,
-            fresh=tuple(slot.path for slot in match.fresh),
+            fresh=tuple(sorted(slot.path for slot in match.fresh)),
         )
         loading.announce(model.load_report, config)
         return model

@@ -125,7 +125,7 @@ def report_of(source: Source, found: Match) -> LoadReport:
         loaded=len(found.fillings),
         left_out=found.left_out,
         ignored=found.ignored,
-        fresh=tuple(slot.path for slot in found.fresh),
+        fresh=tuple(sorted(slot.path for slot in found.fresh)),
     )
     announce(report, source.config)
     return report

@@ -141,6 +141,7 @@ class EncoderDecoderModel(CompositeModel):
             InputError: as the model's call.
         """
         where, width = type(self).__name__, self.config.encoder_width
+        check.exactly_one(where, decoder_input_ids=decoder_input_ids, decoder_inputs_embeds=decoder_inputs_embeds)
         states = None if caches.crosses(past_key_values, None) else encoded(encoder_outputs).last_hidden_state
         if states is not None:
             name, axes = "encoder_outputs", "batch, tokens, hidden_size"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import transformers
 
 from diptych.core import registry
@@ -15,11 +16,18 @@ from tests.conversion import checkpoints
 
 ARCHITECTURES = tuple(registry.architectures())
 _CONFIGS = {
-    "BertConfig": "BertForSequenceClassification",  # with six labels
+    "BartConfig": "BartForSequenceClassification",  # with six labels
+    "BertConfig": "BertForSequenceClassification",
+    "BertGenerationConfig": "BertGenerationEncoder",
     "CLIPConfig": "CLIPModel",
     "CLIPTextConfig": "CLIPTextModel",
     "CLIPVisionConfig": "CLIPVisionModel",
+    "CamembertConfig": "CamembertModel",
+    "EncoderDecoderConfig": "EncoderDecoderModel",
     "GPT2Config": "GPT2LMHeadModel",  # with cross-attention
+    "MBartConfig": "MBartModel",
+    "RobertaConfig": "RobertaForSequenceClassification",
+    "XLMRobertaConfig": "XLMRobertaModel",
 }
 
 
@@ -30,6 +38,9 @@ def config_class(architecture: str) -> type[ModelConfig]:
 def config_fields(architecture: str) -> dict[str, Any]:
     """The fields of a config.json, without architectures."""
     fields = checkpoints.config(_CONFIGS[config_class(architecture).__name__])
+    if architecture.endswith(("LMHeadModel", "ForCausalLM", "GenerationDecoder")):
+        fields |= {"is_decoder": True}
+        fields |= {"is_encoder_decoder": False} if "is_encoder_decoder" in fields else {"add_cross_attention": True}
     return {name: value for name, value in fields.items() if name not in ("architectures", "torch_dtype")}
 
 
@@ -43,6 +54,19 @@ def theirs(architecture: str, **options: Any) -> Any:
     fields.pop("transformers_version")
     config = transformers.AutoConfig.for_model(**fields)
     return getattr(transformers, architecture)(config, **options)
+
+
+def inputs_of(model: Any) -> dict[str, Any]:
+    """Small inputs that reach every part of a model of transformers, in its dtype."""
+    architecture = type(model).__name__
+    family = registry.families()[registry.architectures()[architecture]]
+    given = family.example(config_of(architecture), architecture, np.random.default_rng(0))
+    if architecture == "EncoderDecoderModel":
+        del given["labels"]  # given them, transformers warns of how it once took its loss
+    tensors = {name: torch.as_tensor(value) for name, value in given.items()}
+    inputs = {name: t.to(model.dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+    # where BART's decoder stands alone, transformers makes a cache for as many layers as the encoder has
+    return inputs | {"use_cache": False} if architecture.endswith("BartForCausalLM") else inputs
 
 
 def digests(model: Any) -> dict[str, str]:

@@ -56,11 +56,16 @@ def theirs(architecture: str, **options: Any) -> Any:
     return getattr(transformers, architecture)(config, **options)
 
 
-def inputs_of(model: Any) -> dict[str, Any]:
-    """Small inputs that reach every part of a model of transformers, in its dtype."""
-    architecture = type(model).__name__
+def example_of(architecture: str) -> dict[str, Any]:
+    """Small inputs that reach every part of a model."""
     family = registry.families()[registry.architectures()[architecture]]
-    given = family.example(config_of(architecture), architecture, np.random.default_rng(0))
+    return family.example(config_of(architecture), architecture, np.random.default_rng(0))
+
+
+def inputs_of(model: Any) -> dict[str, Any]:
+    """The same for a model of transformers, in its dtype."""
+    architecture = type(model).__name__
+    given = example_of(architecture)
     if architecture == "EncoderDecoderModel":
         del given["labels"]  # given them, transformers warns of how it once took its loss
     tensors = {name: torch.as_tensor(value) for name, value in given.items()}

@@ -95,9 +95,9 @@ def gradients(model: Any) -> dict[str, np.ndarray]:
     if not getattr(model.config, "tie_word_embeddings", True):
         for shared in ("shared.weight", "model.shared.weight"):  # BART's, which nothing reads where it is not tied
             assert not found.pop(shared, np.zeros(1)).any()
-    words = "roberta.embeddings.word_embeddings.weight"
-    if (
-        "lm_head.decoder.weight" in found and words not in found
-    ):  # XLM-RoBERTa makes its head first, where they are tied
-        found[words] = found.pop("lm_head.decoder.weight")
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for head in [name for name in found if name.endswith("lm_head.decoder.weight")]:
+        words = head.replace("lm_head.decoder", "roberta.embeddings.word_embeddings")
+        if words in names - found.keys():  # XLM-RoBERTa and CamemBERT make their head first, where they are tied
+            found[words] = found.pop(head)
     return published(model, found)

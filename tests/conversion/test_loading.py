@@ -20,7 +20,7 @@ import diptych.backends.torch as in_torch
 from diptych.core.checkpoint.tensors import digest, from_array
 from diptych.core.dtypes import FLOATS
 from diptych.core.errors import CheckpointError, ConfigError
-from tests.conversion.tiny import ARCHITECTURES, config_class, config_of, digests, edit_config, inputs_of, theirs
+from tests.conversion.tiny import ARCHITECTURES, config_class, config_of, digests, edit_config, holds, inputs_of, theirs
 
 BACKENDS = {"jax": in_jax, "torch": in_torch}
 PREFIXES = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}  # 5.23 writes these files flat
@@ -72,13 +72,6 @@ def rewrite(directory, change):
     path = directory / "model.safetensors"
     tensors = change(load_file(path))
     save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, metadata={"format": "pt"})
-
-
-def holds(outer, inner):
-    """Whether a config has all that another has, and so have its parts."""
-    if isinstance(outer, dict) and isinstance(inner, dict):
-        return all(name in outer and holds(outer[name], value) for name, value in inner.items())
-    return outer == inner
 
 
 def warnings_of(caplog):

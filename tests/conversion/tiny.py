@@ -95,6 +95,13 @@ def edit_config(directory: Path, **fields: Any) -> None:
     path.write_text(json.dumps({name: value for name, value in data.items() if value is not None}))
 
 
+def holds(outer: Any, inner: Any) -> bool:
+    """Whether a config has all that another has, and so have its parts."""
+    if isinstance(outer, dict) and isinstance(inner, dict):
+        return all(name in outer and holds(outer[name], value) for name, value in inner.items())
+    return outer == inner
+
+
 def bits(array: np.ndarray) -> np.ndarray:
     """The bits of floating numbers, for which every NaN is equal to itself only."""
     return array.view(f"u{array.dtype.itemsize}")

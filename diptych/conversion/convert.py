@@ -15,7 +15,7 @@ import numpy as np
 
 from diptych.conversion.slots import slots_of
 from diptych.core.checkpoint import loading
-from diptych.core.checkpoint.dialects import Shift, matches
+from diptych.core.checkpoint.dialects import Shift, matches, resolver
 from diptych.core.checkpoint.directory import FORMATS, new_directory, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import naming, writing
 from diptych.core.checkpoint.locate import locate
@@ -235,14 +235,30 @@ def _matched(
 ) -> tuple[Match, set[str]]:
     """Every tensor with its slot in some class of the family, and the paths that are not of the class itself."""
     own = {slot.path: slot for slot in slots_of(architecture, opened.config)}
-    shifts = [shift for prefix in family.prefixes for shift in (Shift(added=prefix), Shift(removed=prefix))]
+    shifts = [Shift()]
+    shifts += [shift for prefix in family.prefixes for shift in (Shift(added=prefix), Shift(removed=prefix))]
+    classes = [
+        {f"{below}{slot.path}": slot for slot in slots_of(name, part)}
+        for below, name, part in relatives(family, opened.whole)
+    ]
+    resolve = resolver(family, own, Shift())
+
+    def owned(path: str) -> bool:
+        """Whether a parameter of another class is the class's own, under another prefix or an old name."""
+        if any(shift(path) in own for shift in shifts):
+            return True
+        resolved = resolve(path)
+        # but what a class has twice, as an output layer that is not tied, is two
+        return resolved is not None and not any(
+            {shift(path) for shift in shifts} & set(slots) and {shift(resolved[0]) for shift in shifts} & set(slots)
+            for slots in classes
+        )
+
     others: dict[str, Slot] = {}
-    for below, name, part in relatives(family, opened.whole):
-        for inner in slots_of(name, part):
-            slot = replace(inner, path=f"{below}{inner.path}")
-            # the same parameter under another class's prefix is the class's own
-            if slot.path not in own and not any(shift(slot.path) in own for shift in shifts):
-                others.setdefault(slot.path, slot)
+    for slots in classes:
+        for path, slot in slots.items():
+            if not owned(path):
+                others.setdefault(path, replace(slot, path=path))
     found = match(
         [*own.values(), *others.values()],
         opened.checkpoint.tensors,

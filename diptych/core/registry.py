@@ -152,7 +152,7 @@ def relatives(family: Family, config: ModelConfig) -> Iterator[tuple[str, str, M
     for name, wanted in family.classes.items():
         part = config.part(wanted)
         if part is not None:
-            yield "", name, part
+            yield "", name, part.loaded
     for below, (name, part) in family.parts(config).items():
         for inner, relative, its_config in relatives(families()[architectures()[name]], part):
             yield f"{below}.{inner}", relative, its_config

@@ -136,6 +136,34 @@ def bart(name, model_type, parameters, head, *, counted="Model", **sizes):
     )
 
 
+def composite(encoder, decoder, head, words):
+    """Files of before transformers 4.31: what is tied stands there twice, and positions are buffers.
+
+    Args:
+        encoder, decoder: what their configs say.
+        head, words: where the decoder's output layer stands, and its words.
+    """
+    buffers = {"encoder.embeddings.position_ids": (1, encoder["max_position_embeddings"])}
+    if decoder["model_type"] == "gpt2":
+        layers = range(decoder.get("n_layer", 12))
+        buffers |= {f"decoder.transformer.h.{layer}.crossattention.bias": (1, 1, 1024, 1024) for layer in layers}
+    copies = {f"decoder.{head}.weight": f"decoder.{words}.weight"}
+    if head.endswith(".decoder"):
+        copies[f"decoder.{head}.bias"] = f"decoder.{head.removesuffix('.decoder')}.bias"
+    return Published(
+        {
+            "model_type": "encoder-decoder",
+            "encoder": encoder,
+            "decoder": decoder | DECODER,
+            "pad_token_id": 0,
+            "decoder_start_token_id": 1,
+        },
+        file="EncoderDecoderModel",
+        copies=copies,
+        buffers=buffers,
+    )
+
+
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
 BASE = {
     "d_model": 768,
@@ -148,6 +176,17 @@ BASE = {
 }
 OPENAI = {"hidden_act": "quick_gelu", "eos_token_id": 2}
 DECODER = {"add_cross_attention": True, "is_decoder": True}
+# the parts of composites
+UNCASED = {"model_type": "bert", "vocab_size": 30_522, "max_position_embeddings": 512}
+CASED = UNCASED | {"vocab_size": 28_996}
+ROBERTA = {
+    "model_type": "roberta",
+    "vocab_size": 50_265,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+}
+GENERATION = {"model_type": "bert-generation", "max_position_embeddings": 512}
 
 PUBLISHED = {
     "openai/clip-vit-base-patch32": clip((512, 2048, 12, 8), (768, 3072, 12, 12, 32), 512, 151_277_313, **OPENAI),
@@ -187,6 +226,24 @@ PUBLISHED = {
     ),
     "facebook/mbart-large-50": bart(
         "MBart", "mbart", 610_879_488, "ForConditionalGeneration", vocab_size=250_054, scale_embedding=True
+    ),
+    "patrickvonplaten/bert2bert_cnn_daily_mail": composite(
+        UNCASED, UNCASED, "cls.predictions.decoder", "bert.embeddings.word_embeddings"
+    ),
+    "patrickvonplaten/bert2gpt2-cnn_dailymail-fp16": composite(
+        CASED, {"model_type": "gpt2"}, "lm_head", "transformer.wte"
+    ),
+    "patrickvonplaten/roberta2roberta-cnn_dailymail-fp16": composite(
+        ROBERTA, ROBERTA, "lm_head.decoder", "roberta.embeddings.word_embeddings"
+    ),
+    "google/roberta2roberta_L-24_cnn_daily_mail": composite(
+        ROBERTA | LARGE, ROBERTA | LARGE, "lm_head.decoder", "roberta.embeddings.word_embeddings"
+    ),
+    "google/bert2bert_L-24_wmt_de_en": composite(
+        GENERATION, GENERATION, "lm_head.decoder", "bert.embeddings.word_embeddings"
+    ),
+    "a bert2bart, whose widths differ": composite(
+        UNCASED, {"model_type": "bart"}, "lm_head", "model.decoder.embed_tokens"
     ),
 }
 CASES = [

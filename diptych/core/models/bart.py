@@ -36,6 +36,10 @@ class BartLikeConfig(DecoderConfig):
         "normalize_before": (False,),
         "normalize_embedding": (True,),
         "static_position_embeddings": (False,),
+        # names that old files have besides; they say what the fields of `aliases` say
+        "hidden_size": (),
+        "num_hidden_layers": (),
+        "num_attention_heads": (),
     }
     aliases: ClassVar[dict[str, str]] = {
         "hidden_size": "d_model",
@@ -92,8 +96,12 @@ class BartLikeConfig(DecoderConfig):
                 raise ConfigError(
                     f"{where}: {alias}={data[alias]!r}, but {name}={value!r}, which it is another name of"
                 )
-            data.pop(alias, None)
         return data
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, housekeeping included, as plain JSON data."""
+        data = super().to_dict()
+        return data | {alias: data[name] for alias, name in self.aliases.items() if alias in data}
 
     @property
     def cache_shape(self) -> CacheShape:

@@ -232,6 +232,12 @@ class ImageClassifierOutput(ClassifierOutput):
     """What a classifier of images returns."""
 
 
+def headed(record: type[Output], output: ModelOutput, **head: Any) -> Output:
+    """The record of a model with a head: the head's fields, and what the record has of the output below it."""
+    below = {f.name: getattr(output, f.name) for f in fields(record) if f.name not in head and hasattr(output, f.name)}
+    return record(**head, **below)
+
+
 def encoded(encoder_outputs: Any) -> BaseModelOutput:
     """What a caller gives of an encoder: a record, a tuple in its order, or the states alone; nothing for None."""
     names = ("last_hidden_state", "hidden_states", "attentions")

@@ -17,6 +17,7 @@ from diptych.core.outputs import (
     CausalLMOutputWithCrossAttentions,
     MaskedLMOutput,
     SequenceClassifierOutput,
+    headed,
 )
 from diptych.core.pretrained import Settled, Switches
 from diptych.core.semantics import losses
@@ -371,13 +372,8 @@ class BertForPreTraining(PreTrainedModel):
             relations = ops.boundary_labels(where, "next_sentence_label", next_sentence_label, relation_logits)
             loss = losses.cross_entropy(ops.xp, prediction_logits, labels)
             loss = loss + losses.cross_entropy(ops.xp, relation_logits, relations)
-        output = BertForPreTrainingOutput(
-            loss=loss,
-            prediction_logits=prediction_logits,
-            seq_relationship_logits=relation_logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        logits = {"prediction_logits": prediction_logits, "seq_relationship_logits": relation_logits}
+        output = headed(BertForPreTrainingOutput, outputs, loss=loss, **logits)
         return self._returned(output, switches.get("return_dict"))
 
 
@@ -424,8 +420,7 @@ class BertLMHeadModel(BertWordsModel):
         if labels is not None:
             labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
             loss = losses.causal(ops.xp, logits, labels)
-        seen = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
-        output = CausalLMOutputWithCrossAttentions(loss=loss, logits=logits, **seen)
+        output = headed(CausalLMOutputWithCrossAttentions, outputs, loss=loss, logits=logits)
         return self._returned(output, switches.get("return_dict"))
 
 
@@ -450,9 +445,7 @@ class BertForMaskedLM(BertWordsModel):
         if labels is not None:
             labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
             loss = losses.cross_entropy(ops.xp, logits, labels)
-        output = MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        output = headed(MaskedLMOutput, outputs, loss=loss, logits=logits)
         return self._returned(output, switches.get("return_dict"))
 
 
@@ -495,7 +488,5 @@ class BertForSequenceClassification(PreTrainedModel):
             kind = self.config.problem_type
             labels = ops.boundary_targets(type(self).__name__, "labels", labels, logits, kind)
             loss = losses.classification(ops.xp, logits, labels, kind)
-        output = SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        output = headed(SequenceClassifierOutput, outputs, loss=loss, logits=logits)
         return self._returned(output, switches.get("return_dict"))

@@ -10,17 +10,9 @@ from diptych.backends.torch import layers, ops
 from diptych.backends.torch.cache import Cache
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.core import check
+from diptych.core import outputs as records
 from diptych.core.models.bart import NORM_EPS, OFFSET, BartLikeConfig
-from diptych.core.outputs import (
-    BaseModelOutput,
-    BaseModelOutputWithPastAndCrossAttentions,
-    CausalLMOutputWithCrossAttentions,
-    Seq2SeqLMOutput,
-    Seq2SeqModelOutput,
-    Seq2SeqSequenceClassifierOutput,
-    encoded,
-    seq2seq,
-)
+from diptych.core.outputs import BaseModelOutput, encoded, headed, seq2seq
 from diptych.core.pretrained import Settled, Switches
 from diptych.core.semantics import losses, overflow, positions
 
@@ -223,7 +215,7 @@ class BartDecoder(BartStack):
         causal: bool = False,
         weights: bool = False,
         rngs: Any = None,
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
+    ) -> records.BaseModelOutputWithPastAndCrossAttentions:
         """The states of the last layer and all before, the cache, and the probabilities if weights are asked for."""
         hidden_states = self.embedded(words, position_ids, rngs)
         states, attentions = [hidden_states], []
@@ -235,7 +227,7 @@ class BartDecoder(BartStack):
             attentions.append(probabilities)
         last = states[-1] = self.last(hidden_states)
         selves, crosses = zip(*attentions, strict=True)
-        return BaseModelOutputWithPastAndCrossAttentions(
+        return records.BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=last,
             past_key_values=cache,
             hidden_states=tuple(states),
@@ -269,28 +261,18 @@ class BartPreTrainedModel(PreTrainedModel):
         past: tuple[Any, bool | None],
         switches: Settled,
         prefix: str = "",
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
+    ) -> records.BaseModelOutputWithPastAndCrossAttentions:
         """What the decoder makes of embeddings."""
         where, like, config = type(self).__name__, self._like(), self.config
         size, limit = (words.shape[0], words.shape[1]), config.max_position_embeddings
         opened = caches.opened(where, config.cache_shape, *past, attention_mask, size, like, prefix=prefix)
         memory = ops.boundary_memory(where, *memory, size[0], like, width=config.d_model, crosses=True)
         position_ids = caches.position_ids(where, None, opened.start, size, like, limit=limit)
-        weights, rngs = switches["output_attentions"], switches["rngs"]
-        output = decoder(
-            words,
-            position_ids,
-            opened.mask,
-            *memory,
-            opened.cache,
-            causal=opened.causal,
-            weights=weights,
-            rngs=rngs,
-        )
+        switched = {"weights": switches["output_attentions"], "rngs": switches["rngs"]}
+        output = decoder(words, position_ids, opened.mask, *memory, opened.cache, causal=opened.causal, **switched)
         states = output.hidden_states if switches["output_hidden_states"] else None
-        return output.replace(
-            hidden_states=states, past_key_values=caches.closed(output.past_key_values, size[1], past[1])
-        )
+        cache = caches.closed(output.past_key_values, size[1], past[1])
+        return output.replace(hidden_states=states, past_key_values=cache)
 
 
 class BartModel(BartPreTrainedModel):
@@ -318,7 +300,7 @@ class BartModel(BartPreTrainedModel):
         *,
         use_cache: bool | None = None,
         **switches: Unpack[Switches],
-    ) -> Seq2SeqModelOutput | tuple[Any, ...]:
+    ) -> records.Seq2SeqModelOutput | tuple[Any, ...]:
         """Reads a batch of texts, and for each another one from left to right.
 
         Args:
@@ -351,7 +333,7 @@ class BartModel(BartPreTrainedModel):
         words = self._words(decoder_input_ids, decoder_inputs_embeds, table, "decoder_")
         memory, past = (read.last_hidden_state, attention_mask), (past_key_values, use_cache)
         output = self._decoded(self.decoder, words, decoder_attention_mask, memory, past, settled, "decoder_")
-        output = seq2seq(Seq2SeqModelOutput, output, read, last_hidden_state=output.last_hidden_state)
+        output = seq2seq(records.Seq2SeqModelOutput, output, read, last_hidden_state=output.last_hidden_state)
         return self._returned(output, switches.get("return_dict"))
 
     def _read(self, input_ids: Any, inputs_embeds: Any, attention_mask: Any, switches: Settled) -> BaseModelOutput:
@@ -391,7 +373,7 @@ class BartForConditionalGeneration(BartPreTrainedModel):
         *,
         use_cache: bool | None = None,
         **switches: Unpack[Switches],
-    ) -> Seq2SeqLMOutput | tuple[Any, ...]:
+    ) -> records.Seq2SeqLMOutput | tuple[Any, ...]:
         """As `BartModel`, and:
 
         Args:
@@ -410,8 +392,8 @@ class BartForConditionalGeneration(BartPreTrainedModel):
         if labels is not None:
             labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
             loss = losses.cross_entropy(ops.xp, logits, labels)
-        seen = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
-        return self._returned(Seq2SeqLMOutput(loss=loss, logits=logits, **seen), switches.get("return_dict"))
+        output = headed(records.Seq2SeqLMOutput, outputs, loss=loss, logits=logits)
+        return self._returned(output, switches.get("return_dict"))
 
 
 class BartClassificationHead(nn.Module):
@@ -447,7 +429,7 @@ class BartForSequenceClassification(BartPreTrainedModel):
         decoder_inputs_embeds: Any = None,
         labels: Any = None,
         **switches: Unpack[Switches],
-    ) -> Seq2SeqSequenceClassifierOutput | tuple[Any, ...]:
+    ) -> records.Seq2SeqSequenceClassifierOutput | tuple[Any, ...]:
         """As `BartModel`, whose text to write must be as long as `input_ids`, if it isn't made of them; and:
 
         Args:
@@ -479,8 +461,7 @@ class BartForSequenceClassification(BartPreTrainedModel):
             kind = self.config.problem_type
             labels = ops.boundary_targets(where, "labels", labels, logits, kind)
             loss = losses.classification(ops.xp, logits, labels, kind)
-        seen = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
-        output = Seq2SeqSequenceClassifierOutput(loss=loss, logits=logits, **seen)
+        output = headed(records.Seq2SeqSequenceClassifierOutput, outputs, loss=loss, logits=logits)
         return self._returned(output, switches.get("return_dict"))
 
 
@@ -514,7 +495,7 @@ class BartForCausalLM(BartPreTrainedModel):
         *,
         use_cache: bool | None = None,
         **switches: Unpack[Switches],
-    ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
+    ) -> records.CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
         """Reads a batch of texts from left to right.
 
         Args:
@@ -543,6 +524,5 @@ class BartForCausalLM(BartPreTrainedModel):
         if labels is not None:
             labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
             loss = losses.cross_entropy(ops.xp, logits, labels)
-        seen = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
-        output = CausalLMOutputWithCrossAttentions(loss=loss, logits=logits, **seen)
+        output = headed(records.CausalLMOutputWithCrossAttentions, outputs, loss=loss, logits=logits)
         return self._returned(output, switches.get("return_dict"))

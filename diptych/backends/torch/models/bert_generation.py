@@ -9,7 +9,7 @@ from diptych.backends.torch import layers, ops
 from diptych.backends.torch.models.bert import BertEmbeddings, BertEncoder, BertStackModel, BertWords
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.core.models.bert_generation import BertGenerationConfig
-from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
+from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions, headed
 from diptych.core.pretrained import Switches
 from diptych.core.semantics import losses
 
@@ -83,6 +83,5 @@ class BertGenerationDecoder(PreTrainedModel):
         if labels is not None:
             labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
             loss = losses.causal(ops.xp, logits, labels)
-        seen = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
-        output = CausalLMOutputWithCrossAttentions(loss=loss, logits=logits, **seen)
+        output = headed(CausalLMOutputWithCrossAttentions, outputs, loss=loss, logits=logits)
         return self._returned(output, switches.get("return_dict"))

@@ -10,7 +10,7 @@ from diptych.backends.torch import layers, ops
 from diptych.backends.torch.cache import Cache
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.core.models.gpt2 import GPT2Config
-from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
+from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions, headed
 from diptych.core.pretrained import Switches
 from diptych.core.semantics import losses
 
@@ -258,30 +258,14 @@ class GPT2LMHeadModel(PreTrainedModel):
         Args:
             labels: (B, T) words, -100 = not counted; a token is to predict the label of the one that follows it.
         """
-        outputs: Any = self.transformer(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            past_key_values,
-            use_cache=use_cache,
-            **self._inner(switches),
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        memory, past = (encoder_hidden_states, encoder_attention_mask), past_key_values
+        outputs: Any = self.transformer(*inputs, *memory, past, use_cache=use_cache, **self._inner(switches))
         states = outputs.last_hidden_state
         logits = self.transformer.wte.attend(states) if self.lm_head is None else self.lm_head(states)
         loss = None
         if labels is not None:
             labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
             loss = losses.causal(ops.xp, logits, labels)
-        output = CausalLMOutputWithCrossAttentions(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            cross_attentions=outputs.cross_attentions,
-        )
+        output = headed(CausalLMOutputWithCrossAttentions, outputs, loss=loss, logits=logits)
         return self._returned(output, switches.get("return_dict"))

@@ -406,3 +406,20 @@ def test_cross_attention_belongs_to_no_class_without_it(matched):
     shapes = saved_by_transformers("openai-community/gpt2 as a decoder", "GPT2LMHeadModel")
     with pytest.raises(ValueError, match=r"96 tensors belong to no class of the family: transformer\.h\.0\.cross"):
         matched("openai-community/gpt2", "GPT2LMHeadModel", shapes)
+
+
+def test_a_shared_model_gives_its_encoder_what_the_decoder_has(matched):
+    """patrickvonplaten/roberta_shared_bbc_xsum: what transformers saves with tie_encoder_decoder; its pooler is apart."""
+    name, family = "patrickvonplaten/roberta2roberta-cnn_dailymail-fp16", families()["encoder_decoder"]
+    whole = saved_by_transformers(name, "EncoderDecoderModel")
+    shapes = {key: shape for key, shape in whole.items() if not key.startswith("encoder.") or "pooler" in key}
+    tied = config_of(name).replace(tie_encoder_decoder=True)
+    copied = family.copied(tied, [slot.path for slot in slots_of("torch", name, "EncoderDecoderModel")])
+    found = matched(name, "EncoderDecoderModel", shapes, copied=copied)
+    assert len(found.fillings) == len(whole) and {filling.name for filling in found.fillings} == set(shapes)
+    twins = {filling.slot.path: filling.name for filling in found.fillings if filling.slot.path != filling.name}
+    assert twins == copied and len(twins) == len(whole) - len(shapes) > 190
+    assert twins["encoder.encoder.layer.3.output.dense.bias"] == "decoder.roberta.encoder.layer.3.output.dense.bias"
+    assert not any("crossattention" in twin for twin in twins.values())
+    with pytest.raises(ValueError, match="197 tensors are missing: encoder"):
+        matched(name, "EncoderDecoderModel", shapes)

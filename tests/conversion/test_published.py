@@ -409,7 +409,7 @@ def test_cross_attention_belongs_to_no_class_without_it(matched):
 
 
 def test_a_shared_model_gives_its_encoder_what_the_decoder_has(matched):
-    """patrickvonplaten/roberta_shared_bbc_xsum: what transformers saves with tie_encoder_decoder; its pooler is apart."""
+    """patrickvonplaten/roberta_shared_bbc_xsum: as transformers saves it; its pooler is apart."""
     name, family = "patrickvonplaten/roberta2roberta-cnn_dailymail-fp16", families()["encoder_decoder"]
     whole = saved_by_transformers(name, "EncoderDecoderModel")
     shapes = {key: shape for key, shape in whole.items() if not key.startswith("encoder.") or "pooler" in key}

@@ -33,6 +33,5 @@ def wrap_tokens_right(xp: Any, labels: Any, pad_token_id: int) -> Any:
     ids = xp.where(labels == IGNORED, xp.full_like(labels, pad_token_id), labels)
     ones = xp.ones_like(ids)
     count = xp.sum(xp.where(ids == pad_token_id, xp.zeros_like(ids), ones), axis=1, keepdims=True)
-    is_last = xp.cumulative_sum(ones, axis=1) == xp.where(count == 0, xp.ones_like(count), count)
-    last = xp.sum(xp.where(is_last, ids, xp.zeros_like(ids)), axis=1, keepdims=True)
+    last = xp.take_along_axis(ids, xp.where(count == 0, count, count - 1), axis=1)
     return xp.concat([xp.astype(last, ids.dtype), ids[:, :-1]], axis=1)

@@ -22,7 +22,8 @@ def skipping_pads(xp: Any, tokens: Any, before: Any, padding_idx: int) -> tuple[
     Returns:
         (B, T) positions, and (B,) how many tokens that are no pads there are now.
     """
-    counts = xp.cumulative_sum(xp.astype(tokens, before.dtype), axis=1, dtype=before.dtype) + before[:, None]
+    # array_api_compat's cumulative_sum of torch tensors asks a cache that torch.compile warns of
+    counts = xp.cumsum(xp.astype(tokens, before.dtype), axis=1, dtype=before.dtype) + before[:, None]
     return xp.where(tokens, counts, xp.zeros_like(counts)) + padding_idx, counts[:, -1]
 
 

@@ -79,8 +79,23 @@ def saved(model: Any, directory: Path) -> Path:
 
 def published(model: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Values by the names of the model's parameters, with the names that are published instead."""
+    found = {name: value for name, value in values.items() if name not in unread(model)}
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for head in [name for name in found if name.endswith("lm_head.decoder.weight")]:
+        words = head.replace("lm_head.decoder", "roberta.embeddings.word_embeddings")
+        if words in names - found.keys():  # XLM-RoBERTa and CamemBERT make their head first, where they are tied
+            found[words] = found.pop(head)
     prefix = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}.get(type(model).__name__, "")
-    return {prefix + name: value for name, value in values.items()}
+    return {prefix + name: value for name, value in found.items()}
+
+
+def unread(model: Any) -> set[str]:
+    """The model's parameters that nothing in 5.23 reads."""
+    names = {name for name, _ in model.named_parameters()}
+    found = {f"{head}.bias" for head in ("cls.predictions", "lm_head") if f"{head}.decoder.bias" in names}
+    if not getattr(model.config, "tie_word_embeddings", True):
+        found |= {"shared.weight", "model.shared.weight"} & names  # BART's, whose stacks have tables of their own
+    return found
 
 
 def gradients(model: Any) -> dict[str, np.ndarray]:
@@ -89,15 +104,5 @@ def gradients(model: Any) -> dict[str, np.ndarray]:
         name: np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy()
         for name, parameter in model.named_parameters()
     }
-    for head in ("cls.predictions", "lm_head"):
-        if f"{head}.decoder.bias" in found:
-            assert not found.pop(f"{head}.bias").any()
-    if not getattr(model.config, "tie_word_embeddings", True):
-        for shared in ("shared.weight", "model.shared.weight"):  # BART's, which nothing reads where it is not tied
-            assert not found.pop(shared, np.zeros(1)).any()
-    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    for head in [name for name in found if name.endswith("lm_head.decoder.weight")]:
-        words = head.replace("lm_head.decoder", "roberta.embeddings.word_embeddings")
-        if words in names - found.keys():  # XLM-RoBERTa and CamemBERT make their head first, where they are tied
-            found[words] = found.pop(head)
+    assert not any(found[name].any() for name in unread(model))
     return published(model, found)

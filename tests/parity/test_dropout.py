@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 import torch
-import transformers
 from flax import nnx
 
 import diptych.backends.jax
@@ -17,28 +16,14 @@ from diptych.backends.torch import layers as torch_layers
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.parity.sides import QUICK, Jax, Oracle, Torch
-from tests.parity.tiny import CONFIGS, inputs
+from tests.parity.tiny import BART, CONFIGS, MBART, inputs, theirs, wide
 
-RATES = {"hidden_dropout_prob": 0.15, "attention_probs_dropout_prob": 0.25, "classifier_dropout": 0.35}
 WHERE = ("name", list(CONFIGS))
 
 
 def bent(values: Any, rate: float) -> Any:
     """In dropout's place: no chance, but a bend that depends on value and rate, so that its place and rate show."""
     return values * (1 + rate * (values * (values - 0.5)))
-
-
-def config_of(name: str) -> Any:
-    """transformers' config of a tiny model, in which every rate differs."""
-    data = CONFIGS[name].to_dict()
-    if name.startswith("Bert"):
-        return transformers.BertConfig(**{**data, **RATES})
-    kind = data["model_type"]
-    return {
-        "clip": transformers.CLIPConfig,
-        "clip_text_model": transformers.CLIPTextConfig,
-        "clip_vision_model": transformers.CLIPVisionConfig,
-    }[kind](**data)
 
 
 @pytest.mark.parametrize(*WHERE)
@@ -51,12 +36,12 @@ def test_every_dropout_is_where_transformers_has_it(name: str, tmp_path: Path, m
 
     monkeypatch.setattr(torch.nn.functional, "dropout", in_torch)
     monkeypatch.setattr(jax_layers.Dropout, "__call__", in_jax)
-    call = {**inputs(name), "output_attentions": True, "output_hidden_states": True}
-    theirs = Oracle(name, config_of(name))
-    still = theirs.outputs(call, exact=True)
-    theirs.model.train()
-    expected = theirs.outputs(call, exact=True)
-    ours = Torch(name, theirs.saved(tmp_path))
+    call = {**wide(inputs(name)), "output_attentions": True, "output_hidden_states": True}
+    oracle = Oracle(name, theirs(CONFIGS[name]))
+    still = oracle.outputs(call, exact=True)
+    oracle.model.train()
+    expected = oracle.outputs(call, exact=True)
+    ours = Torch(name, oracle.saved(tmp_path))
     assert_all_close(ours.outputs(call), still)
     ours.model.train()
     assert_all_close(ours.outputs(call), expected)
@@ -89,7 +74,7 @@ def test_the_fast_attention_of_torch_drops_at_the_same_rate(name: str, monkeypat
     assert rates and set(rates) == {0.0}
     rates.clear()
     model.train()(**inputs(name))
-    assert set(rates) == {0.1 if name.startswith("Bert") else 0.2}
+    assert set(rates) == {0.2 if name.startswith("CLIP") else 0.25}
 
 
 @pytest.mark.parametrize(*WHERE)
@@ -136,6 +121,48 @@ def test_the_rate_is_the_share_that_is_dropped_and_the_mean_stays(backend: str, 
         assert len(np.unique(dropped, axis=1).T) == 300
 
 
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+@pytest.mark.parametrize("name", ["BartModel", "MBartModel"])
+def test_a_layer_that_is_left_out_changes_nothing(name: str, stack: str, tmp_path: Path) -> None:
+    rates = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), 0.0)
+    config = {"BartModel": BART, "MBartModel": MBART}[name].replace(**rates, **{f"{stack}_layerdrop": 1.0})
+    oracle, call = Oracle(name, theirs(config)), inputs(name)
+    still = oracle.outputs(call)["last_hidden_state"]
+    oracle.model.train()
+    expected = oracle.outputs(call)
+    assert not np.allclose(expected["last_hidden_state"], still)
+    ours = Torch(name, oracle.saved(tmp_path))
+    ours.model.train()
+    with jax.enable_x64(True):
+        twin = Jax(name, tmp_path)
+        twin.model.train()
+        run = jax.jit(lambda model: model(**call, rngs=jax.random.key(0)), compiler_options=QUICK)
+        for found in (ours.outputs(call), run(twin.model)):
+            for path in ("last_hidden_state", "encoder_last_hidden_state"):
+                assert_close(found[path], expected[path], name=path)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_the_rate_is_the_share_of_calls_that_leave_a_layer_out(backend: str) -> None:
+    rate, count = 0.3, 2000
+    if backend == "jax":
+        layer, before, after = jax_layers.LayerDrop(rate), jax.numpy.zeros((2, 3)), jax.numpy.ones((2, 3))
+        assert layer(before, after) is after
+        layer.deterministic = False
+        keys = jax.random.split(jax.random.key(0), count)
+        results = np.asarray(jax.vmap(lambda key: layer(before, after, key))(keys))
+        with pytest.raises(InputError, match=r"^layerdrop=0\.3 in train mode needs a key: "):
+            layer(before, after)
+    else:
+        layer, before, after = torch_layers.LayerDrop(rate), torch.zeros(2, 3), torch.ones(2, 3)
+        assert layer.eval()(before, after) is after
+        layer.train()
+        results = np.stack([layer(before, after).numpy() for _ in range(count)])
+    kept = results.mean(axis=(1, 2))
+    assert set(kept) == {0.0, 1.0}
+    assert abs(np.mean(kept == 0.0) - rate) < 6 * (rate * (1 - rate) / count) ** 0.5
+
+
 @pytest.mark.parametrize("name", ["BertForSequenceClassification", "CLIPModel"])
 def test_a_key_decides_in_jax(name: str) -> None:
     model = getattr(diptych.backends.jax, name)(CONFIGS[name])
@@ -173,7 +200,7 @@ def test_the_global_generator_decides_in_torch(name: str) -> None:
 @pytest.mark.parametrize("name", ["BertModel", "CLIPTextModel", "CLIPVisionModel"])
 def test_train_mode_needs_a_key_in_jax_where_something_is_dropped(name: str) -> None:
     model = getattr(diptych.backends.jax, name)(CONFIGS[name]).train()
-    with pytest.raises(InputError, match=r"dropout=0\.[12] in train mode needs a key: .*rngs=jax\.random\.key"):
+    with pytest.raises(InputError, match=r"dropout=0\.(15|2) in train mode needs a key: .*rngs=jax\.random\.key"):
         model(**inputs(name))
     rates = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout")
     config = CONFIGS[name].replace(**{rate: 0.0 for rate in rates if hasattr(CONFIGS[name], rate)})

@@ -1,6 +1,6 @@
 """The weights that a new model starts from: the same bits in both backends, from the distribution of transformers."""
 
-import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,10 +11,10 @@ from flax import nnx
 import diptych.backends.jax
 import diptych.backends.torch
 from diptych.core.checkpoint.tensors import TensorSource
-from diptych.core.models.bert import BertConfig
+from diptych.core.config import ModelConfig
 from diptych.core.models.clip import CLIPConfig
 from tests.parity import oracle
-from tests.parity.tiny import CONFIGS
+from tests.parity.tiny import CONFIGS, RENAMED, theirs
 
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 
@@ -25,9 +25,9 @@ def weights(backend: str, name: str, config: object, **build: object) -> dict[st
     return {path: source.read() for path, source in sources.items()}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, *RENAMED])
 def test_a_seed_gives_the_same_bits_in_both_backends(name: str) -> None:
-    ours = {backend: weights(backend, name, CONFIGS[name], seed=7) for backend in BACKENDS}
+    ours = {backend: weights(backend, name, (CONFIGS | RENAMED)[name], seed=7) for backend in BACKENDS}
     assert ours["jax"].keys() == ours["torch"].keys()
     for path, values in ours["jax"].items():
         assert values.dtype == np.float32
@@ -70,18 +70,48 @@ def test_float64_holds_the_float32_values() -> None:
 
 
 # Sizes all differ and are large enough that the standard deviation of a tensor tells which formula it came from.
-LARGE_BERT = {
+_LARGE_STACK = {
     "vocab_size": 211,
     "hidden_size": 96,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 160,
     "max_position_embeddings": 120,
-    "type_vocab_size": 110,
     "initializer_range": 0.05,
+    "pad_token_id": 3,
+}
+_LARGE_BERT = {**_LARGE_STACK, "type_vocab_size": 110, "num_labels": 130}
+_LARGE_BART = {
+    "vocab_size": 211,
+    "d_model": 96,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 160,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 6,
+    "decoder_ffn_dim": 144,
+    "max_position_embeddings": 120,
+    "init_std": 0.05,
     "pad_token_id": 3,
     "num_labels": 130,
 }
+LARGE: dict[str, dict[str, Any]] = {
+    "bert": _LARGE_BERT,
+    "bert-generation": _LARGE_STACK,
+    "roberta": _LARGE_BERT,
+    "gpt2": {
+        "vocab_size": 211,
+        "n_embd": 96,
+        "n_layer": 3,
+        "n_head": 4,
+        "n_inner": 160,
+        "n_positions": 120,
+        "initializer_range": 0.05,
+    },
+    "bart": _LARGE_BART,
+    "mbart": _LARGE_BART,
+}
+"""Fields by model_type."""
 LARGE_CLIP = {
     "text_config": {
         "vocab_size": 211,
@@ -112,19 +142,24 @@ LARGE_CLIP = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+def large(config: ModelConfig) -> ModelConfig:
+    """A tiny model's config, made large."""
+    if config.model_type.startswith("clip"):
+        whole = CLIPConfig.from_dict(LARGE_CLIP)
+        return {"clip": whole, "clip_text_model": whole.text_config, "clip_vision_model": whole.vision_config}[
+            config.model_type
+        ]
+    return config.replace(**LARGE[config.model_type])
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "EncoderDecoderModel"])
 def test_every_tensor_has_the_distribution_of_transformers(name: str) -> None:
-    if name.startswith("Bert"):
-        theirs, ours = transformers.BertConfig(**LARGE_BERT), BertConfig(**LARGE_BERT)
-    else:
-        theirs = transformers.CLIPConfig(**LARGE_CLIP)
-        ours = CLIPConfig.from_dict(LARGE_CLIP)
-        if name.startswith(("CLIPText", "CLIPVision")):
-            tower = "text_config" if name.startswith("CLIPText") else "vision_config"
-            theirs, ours = getattr(theirs, tower), getattr(ours, tower)
-    model = getattr(transformers, name)(theirs)
-    expected = oracle.published(model, {path: value.detach().numpy() for path, value in model.named_parameters()})
-    found = weights("torch", name, ours)
+    config = large(CONFIGS[name])
+    model = getattr(transformers, name)(theirs(config))
+    buffers = {path: values for path, values in model.named_buffers() if path in model.state_dict()}
+    tensors = {**dict(model.named_parameters()), **buffers}
+    expected = oracle.published(model, {path: values.detach().numpy() for path, values in tensors.items()})
+    found = weights("torch", name, config)
     assert found.keys() == expected.keys()
     for path, values in expected.items():
         assert_same_distribution(found[path], values, path)
@@ -164,10 +199,10 @@ def test_another_distribution_is_seen(factor: float, shift: float, spread: str) 
 def test_without_a_seed_a_model_has_shapes_only(name: str) -> None:
     ours, theirs = (getattr(backend, name)(CONFIGS[name], seed=None) for backend in BACKENDS.values())
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(ours))
-    assert all(parameter.is_meta for parameter in theirs.parameters())
-    shapes = {path: tuple(parameter.shape) for path, parameter in theirs.named_parameters()}
+    assert all(values.is_meta for values in theirs.state_dict().values())
+    shapes = {path: tuple(values.shape) for path, values in theirs.state_dict().items()}
     assert {slot.path: slot.shape for slot in ours._leaves()} == shapes
     traced = nnx.eval_shape(lambda: diptych.backends.jax.__getattr__(name)(CONFIGS[name], seed=None))
     assert jax.tree.structure(traced) == jax.tree.structure(ours)
     assert jax.tree.leaves(traced) == jax.tree.leaves(ours)
-    assert ours.num_parameters() == theirs.num_parameters() == sum(map(math.prod, shapes.values()))
+    assert ours.num_parameters() == theirs.num_parameters() == sum(p.numel() for p in theirs.parameters())

@@ -14,18 +14,24 @@ import diptych.backends.torch
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.parity.sides import QUICK
-from tests.parity.tiny import BERT, GPT2
+from tests.parity.tiny import BART, BERT, BERT_GENERATION, COMPOSITE, GPT2, MBART, ROBERTA, writes
 
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 LENGTH = 7
 
 DECODER = BERT.replace(is_decoder=True)
-CROSSING = DECODER.replace(add_cross_attention=True)
+CROSSING = {"is_decoder": True, "add_cross_attention": True}
 DECODERS: dict[str, Any] = {
     "BertModel": DECODER,
-    "BertLMHeadModel": CROSSING,
+    "BertLMHeadModel": BERT.replace(**CROSSING),
+    "BertGenerationDecoder": BERT_GENERATION.replace(**CROSSING),
+    "RobertaModel": ROBERTA.replace(is_decoder=True),
+    "RobertaForCausalLM": ROBERTA.replace(**CROSSING),
     "GPT2Model": GPT2,
     "GPT2LMHeadModel": GPT2.replace(add_cross_attention=True),
+    "BartForConditionalGeneration": BART,
+    "MBartForCausalLM": MBART,
+    "EncoderDecoderModel": COMPOSITE,
 }
 """A config for every class that decodes."""
 
@@ -49,17 +55,31 @@ def built(backend: str, name: str) -> Any:
 
 
 def tokens(name: str) -> np.ndarray:
-    ids = np.random.default_rng(0).integers(1, 23, (2, LENGTH))
-    ids[1, 2] = 0  # a pad in the text
+    ids = np.random.default_rng(0).integers(2, 23, (2, LENGTH))
+    ids[1, 2] = DECODERS[name].pad_token_id or 0  # a pad in the text
     return ids
 
 
+def text(name: str, ids: Any, mask: Any = None) -> dict[str, Any]:
+    """The call's keywords for the text to read from left to right."""
+    prefix = "decoder_" if writes(name) else ""
+    return {f"{prefix}input_ids": ids} | ({} if mask is None else {f"{prefix}attention_mask": mask})
+
+
 def encoded(name: str) -> dict[str, Any]:
-    """What the encoder gives a decoder with cross-attention."""
-    if not DECODERS[name].add_cross_attention:
+    """What a decoder with cross-attention attends to, or what its encoder is to read."""
+    mask = np.array([[1] * 5, [1] * 3 + [0] * 2])
+    if writes(name):
+        return {"input_ids": np.random.default_rng(1).integers(2, 23, (2, 5)), "attention_mask": mask}
+    if not DECODERS[name].attends:
         return {}
     states = np.random.default_rng(1).standard_normal((2, 5, DECODERS[name].hidden_size))
-    return {"encoder_hidden_states": states, "encoder_attention_mask": np.array([[1] * 5, [1] * 3 + [0] * 2])}
+    return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+
+
+def after_the_first(memory: dict[str, Any]) -> dict[str, Any]:
+    """What later steps need of it: the cache has the rest."""
+    return {key: value for key, value in memory.items() if key not in ("encoder_hidden_states", "input_ids")}
 
 
 def main(output: Any) -> Any:
@@ -75,18 +95,13 @@ def in_steps(model: Any, name: str, steps: list[int], mask: np.ndarray | None, k
     ids, cache, first, outputs = tokens(name), model.init_cache(2, capacity), 0, []
     memory = encoded(name)
     for count in steps:
-        last = first + count
-        call: dict[str, Any] = {"input_ids": ids[:, first:last], "past_key_values": cache, **memory}
-        if mask is not None and kind == "new":
-            call["attention_mask"] = mask[:, first:last]
-        elif mask is not None:
-            call["attention_mask"] = (
-                mask[:, :last] if kind == "so far" else np.pad(mask, ((0, 0), (0, capacity - LENGTH)))
-            )
-        output = model(**call)
+        last, given = first + count, mask
+        if mask is not None:
+            whole = np.pad(mask, ((0, 0), (0, capacity - LENGTH)))
+            given = {"new": mask[:, first:last], "so far": mask[:, :last], "whole": whole}[kind]
+        output = model(**text(name, ids[:, first:last], given), past_key_values=cache, **memory)
         outputs.append(array(main(output)))
-        cache, first = output.past_key_values, last
-        memory.pop("encoder_hidden_states", None)
+        cache, first, memory = output.past_key_values, last, after_the_first(memory)
     assert int(cache.length) == LENGTH and cache.capacity == capacity
     return np.concatenate(outputs, axis=1)
 
@@ -96,8 +111,7 @@ def in_steps(model: Any, name: str, steps: list[int], mask: np.ndarray | None, k
 @pytest.mark.parametrize("name", DECODERS)
 def test_step_by_step_is_all_at_once(name: str, backend: str, padding: str) -> None:
     model, mask = built(backend, name), MASKS[padding]
-    call = {"input_ids": tokens(name), **encoded(name), **({} if mask is None else {"attention_mask": mask})}
-    expected = array(main(model(**call)))
+    expected = array(main(model(**text(name, tokens(name), mask), **encoded(name))))
     for steps in STEPS.values():
         for kind in ("new",) if mask is None else ("new", "so far", "whole"):
             found = in_steps(model, name, steps, mask, kind, capacity=9)
@@ -109,8 +123,8 @@ def test_both_backends_fill_the_same_cache(name: str) -> None:
     caches = []
     for backend in BACKENDS:
         model = built(backend, name)
-        call = {"input_ids": tokens(name), **encoded(name), "attention_mask": MASKS["right"]}
-        cache = model(**call, past_key_values=model.init_cache(2, 8)).past_key_values
+        call = text(name, tokens(name), MASKS["right"])
+        cache = model(**call, **encoded(name), past_key_values=model.init_cache(2, 8)).past_key_values
         caches.append(cache)
     for field in ("keys", "values", "cross_keys", "cross_values"):
         for one, other in zip(*(getattr(cache, field) for cache in caches), strict=True):
@@ -126,14 +140,13 @@ def test_both_backends_fill_the_same_cache(name: str) -> None:
 @pytest.mark.parametrize("name", DECODERS)
 def test_one_compiled_step_serves_every_token(name: str) -> None:
     model, ids, memory = built("jax", name), tokens(name), encoded(name)
-    expected = array(main(model(ids, **memory)))
-    output = model(ids[:, :1], past_key_values=model.init_cache(2, LENGTH), **memory)
-    memory.pop("encoder_hidden_states", None)
-    traced = []
+    expected = array(main(model(**text(name, ids), **memory)))
+    output = model(**text(name, ids[:, :1]), past_key_values=model.init_cache(2, LENGTH), **memory)
+    memory, traced = after_the_first(memory), []
 
     def step(model: Any, ids: Any, cache: Any, memory: Any) -> Any:
         traced.append(ids.shape)
-        output = model(ids, past_key_values=cache, **memory)
+        output = model(**text(name, ids), past_key_values=cache, **memory)
         return main(output), output.past_key_values
 
     compiled = jax.jit(step, donate_argnums=2, compiler_options=QUICK)
@@ -173,7 +186,10 @@ def test_gradients_flow_through_a_cache(backend: str) -> None:
         return main(model(ids, **memory))[:, 4:]
 
     if backend == "jax":
-        found, expected = (jax.grad(lambda m, f=f: jnp.sum(f(m) ** 2))(built("jax", name)) for f in (cached, at_once))
+        found, expected = (
+            jax.jit(jax.grad(lambda m, f=f: jnp.sum(f(m) ** 2)), compiler_options=QUICK)(built("jax", name))
+            for f in (cached, at_once)
+        )
         pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
     else:
         models = [built("torch", name) for _ in range(2)]
@@ -206,7 +222,7 @@ def test_what_a_cache_cannot_serve_is_refused(backend: str) -> None:
         ({"past_key_values": ((1, 2),)}, r"past_key_values is a tuple, but a cache of diptych's is needed, such as "),
         (
             {"past_key_values": model.init_cache(3, 9)},
-            r"past_key_values \(layers, batch, heads, head width\) has shape \(2, 3, 3, 4\), but \(2, 2, 3, 4\) is needed",
+            r"past_key_values \(layers, batch, heads, head width\) has shape \(2, 3, 3, 4\), but \(2, 2, 3, 4\) is",
         ),
         (
             {"past_key_values": model.init_cache(2, 9), "attention_mask": np.ones((2, 5))},
@@ -250,7 +266,7 @@ def test_what_does_not_fit_the_decoder_is_refused(backend: str) -> None:
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_layers_computed_twice_give_the_same_gradients(name: str) -> None:
-    call = {"input_ids": tokens(name), **encoded(name), "attention_mask": MASKS["right"]}
+    call = text(name, tokens(name), MASKS["right"]) | encoded(name)
 
     def loss(model: Any) -> Any:
         return jnp.sum(main(model(**call)) ** 2)

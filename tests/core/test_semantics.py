@@ -5,7 +5,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from diptych.core.semantics import labels, losses, masks, positions, resize
+from diptych.core.errors import InputError
+from diptych.core.semantics import labels, losses, masks, overflow, positions, resize
 
 
 @pytest.fixture(autouse=True)
@@ -304,3 +305,32 @@ def test_a_causal_model_predicts_the_label_that_follows(smoothing):
     expected = losses.cross_entropy(xp, logits[:, :-1], given[:, 1:], smoothing)
     assert losses.causal(xp, logits, given, smoothing) == pytest.approx(expected, rel=1e-14)
     assert losses.causal(xp, logits, given, smoothing) != pytest.approx(losses.cross_entropy(xp, logits, given))
+
+
+def test_where_a_classifier_of_bart_reads():
+    ids = np.array([[2, 5, 2, 7], [5, 2, 7, 7], [5, 5, 5, 5], [2, 2, 2, 2]])
+    index, count = positions.last_end(xp, ids, 2)
+    assert count.tolist() == [2, 1, 0, 4]
+    assert index[[0, 1, 3]].tolist() == [2, 1, 3]
+
+
+def test_ids_that_labels_are_shifted_with_must_be_there():
+    assert labels.needed("Model", pad_token_id=0, decoder_start_token_id=2) == [0, 2]
+    with pytest.raises(InputError) as caught:
+        labels.needed("Model", pad_token_id=None, decoder_start_token_id=None)
+    assert str(caught.value) == (
+        "Model: what the decoder reads is made of labels with pad_token_id and decoder_start_token_id, but the config "
+        "has pad_token_id=None and decoder_start_token_id=None; model.config = model.config.replace(…) sets them"
+    )
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_half_precision_states_are_kept_finite(always):
+    finite = np.array([1.0, -65_000.0, 65_000.0], np.float16)
+    overflown = np.array([np.inf, -np.inf, 65_000.0, 3.0], np.float16)
+    found = overflow.bounded(xp, finite, always=always)
+    assert found.dtype == np.float16
+    assert found.tolist() == ([1.0, -64_512.0, 64_512.0] if always else finite.tolist())  # float16 has no 64,504
+    assert overflow.bounded(xp, overflown, always=always).tolist() == [64_512.0, -64_512.0, 64_512.0, 3.0]
+    wide = np.array([np.inf, 70_000.0], np.float32)
+    assert overflow.bounded(xp, wide, always=always) is wide

@@ -127,6 +127,21 @@ def test_under_jit_an_id_out_of_range_gives_nan() -> None:
             model(ids)
 
 
+def test_arrays_from_outside_of_a_trace_are_seen_in_it() -> None:
+    """JAX traces what is done with them there, although their values are known."""
+    model = built("BertForMaskedLM")
+    ids, labels = jnp.array([[1, 2, 3]]), jnp.array([[4, -100, 5]])
+
+    def loss(model: Any, ids: Any, labels: Any) -> Any:
+        return jax.jit(jax.grad(lambda model: model(ids, labels=labels).loss))(model)
+
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loss(model, ids, labels)))
+    with pytest.raises(InputError, match="input_ids holds 999, but vocab_size allows 0 to 22"):
+        loss(model, ids.at[0, 1].set(999), labels)
+    with pytest.raises(InputError, match="labels holds 999, but the output allows 0 to 22"):
+        loss(model, ids, labels.at[0, 1].set(999))
+
+
 def test_values_go_where_sharding_says(tmp_path: Path) -> None:
     device = jax.devices()[0]
     single = jax.sharding.SingleDeviceSharding(device)

@@ -345,8 +345,9 @@ def _seen(where: str, name: str, value: Any) -> Any:
 
 
 def _labels(where: str, name: str, labels: Any, size: int, table: str) -> Array:
-    counted = (np if isinstance(labels, np.ndarray) else jnp).where(labels != losses.IGNORED, labels, 0)
-    check.ids_in_range(where, name, bounds(counted), size, table)
+    if not isinstance(labels, Tracer):
+        seen = np.asarray(labels)
+        check.ids_in_range(where, name, bounds(np.where(seen != losses.IGNORED, seen, 0)), size, table)
     return _indices(jnp.asarray(labels))
 
 
@@ -359,4 +360,5 @@ def bounds(ids: Any) -> tuple[int, int] | None:
     """Smallest and largest id, or None where the values can't be seen."""
     if ids.size == 0 or isinstance(ids, Tracer):
         return None
-    return int(ids.min()), int(ids.max())
+    seen = np.asarray(ids)  # inside a trace, JAX would trace these too, though the ids themselves can be seen
+    return int(seen.min()), int(seen.max())

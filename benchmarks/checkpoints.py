@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,41 @@ SMALL_CLIP = {
 
 def checkpoint(name: str, architecture: str, fields: dict[str, Any]) -> Path:
     """A directory with the checkpoint, in the cache."""
+
+    def built() -> Any:
+        import transformers
+
+        config_class = transformers.BertConfig if architecture == "BertModel" else transformers.CLIPConfig
+        return getattr(transformers, architecture)(config_class(**fields))
+
+    return _saved(name, built)
+
+
+def bert2gpt2(*, small: bool = False) -> Path:
+    """A directory with bert-base and gpt2 as an encoder and a decoder with cross-attention, in the cache."""
+
+    def built() -> Any:
+        from transformers import BertConfig, EncoderDecoderConfig, EncoderDecoderModel, GPT2Config
+
+        encoder: Any = BertConfig.from_dict(SMALL_BERT if small else {})
+        decoder: Any = GPT2Config.from_dict({"n_embd": 96, "n_layer": 2, "n_head": 4} if small else {})
+        config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+        config.decoder_start_token_id, config.pad_token_id = 50_256, 0  # no label is a pad
+        return EncoderDecoderModel(config)
+
+    return _saved("small-bert2gpt2" if small else "bert2gpt2", built)
+
+
+def _saved(name: str, built: Callable[[], Any]) -> Path:
     directory = peers.CACHE / "checkpoints" / name
     if not (directory / "config.json").exists():
         import torch
-        import transformers
 
         logging.getLogger("transformers").setLevel(logging.ERROR)
         print(f"making {directory}", flush=True)
         partial = directory.with_name(f".{name}.{os.getpid()}")
         torch.manual_seed(0)
-        config_class = transformers.BertConfig if architecture == "BertModel" else transformers.CLIPConfig
-        getattr(transformers, architecture)(config_class(**fields)).save_pretrained(partial, max_shard_size="10GB")
+        built().save_pretrained(partial, max_shard_size="10GB")
         shutil.rmtree(directory, ignore_errors=True)
         partial.rename(directory)
     return directory

@@ -1,0 +1,236 @@
+"""Teaches a small bert2gpt2 to write strings of digits backwards, from nothing, in JAX or in PyTorch.
+
+    python examples/train_seq2seq.py --backend jax
+    python examples/train_seq2seq.py --backend torch
+
+Either run starts from the same weights and sees the same batches, so the two curves of the loss in OUT/losses.png lie
+on one another until rounding parts them. It ends when 99% of unseen strings come out right: after less than a minute on
+two cores.
+Needs `pip install -e '.[examples]'`.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from tqdm import tqdm
+
+from diptych.core.models.bert import BertConfig
+from diptych.core.models.encoder_decoder import EncoderDecoderConfig
+from diptych.core.models.gpt2 import GPT2Config
+
+PAD, START, END, ZERO = 0, 1, 2, 3
+VOCABULARY = ZERO + 10
+LONGEST = 8
+
+BATCH = 64
+RATE, WARM_UP = 1e-3, 200
+ADAMW: dict[str, Any] = {"b1": 0.9, "b2": 0.99, "eps": 1e-8, "weight_decay": 0.01}
+
+CONFIG = EncoderDecoderConfig.from_encoder_decoder_configs(
+    # without dropout, whose random numbers no two frameworks share
+    BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=LONGEST,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    ),
+    GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        n_positions=LONGEST + 1,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=START,
+        eos_token_id=END,
+    ),
+    pad_token_id=PAD,
+    decoder_start_token_id=START,
+)
+
+Batch = dict[str, np.ndarray]
+
+
+class Backend(StrEnum):
+    """The frameworks to train in."""
+
+    jax = "jax"
+    torch = "torch"
+
+
+def strings(random: np.random.Generator, count: int) -> Batch:
+    """Strings of 1 to LONGEST digits, padded, and as labels the same backwards, then END."""
+    ids = np.full((count, LONGEST), PAD)
+    labels = np.full((count, LONGEST + 1), -100)
+    for row, length in enumerate(random.integers(1, LONGEST + 1, count)):
+        digits = ZERO + random.integers(0, 10, length)
+        ids[row, :length] = digits
+        labels[row, : length + 1] = [*digits[::-1], END]
+    return {"input_ids": ids, "attention_mask": (ids != PAD).astype(int), "labels": labels}
+
+
+def batches(seed: int) -> Iterator[Batch]:
+    """Batches without end, the same for the same seed."""
+    random = np.random.default_rng(seed)
+    while True:
+        yield strings(random, BATCH)
+
+
+class Torch:
+    """Training in PyTorch with torch.optim.AdamW."""
+
+    def __init__(self, seed: int) -> None:
+        import torch
+
+        from diptych.backends.torch import EncoderDecoderModel
+
+        self.torch = torch
+        self.model = EncoderDecoderModel(CONFIG, seed=seed).train()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            RATE,
+            betas=(ADAMW["b1"], ADAMW["b2"]),
+            eps=ADAMW["eps"],
+            weight_decay=ADAMW["weight_decay"],
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: min(1.0, (step + 1) / WARM_UP))
+
+    def step(self, batch: Batch) -> float:
+        """Learns from a batch; gives its loss."""
+        self.optimizer.zero_grad()
+        loss = self.model(**batch).loss
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        return loss.item()
+
+    def written(self, batch: Batch) -> np.ndarray:
+        """What the model writes for the strings."""
+        self.model.eval()
+        with self.torch.inference_mode():
+            tokens = greedy(self.model, batch, lambda logits: logits.argmax(-1), call)
+        self.model.train()
+        return np.stack([token.numpy() for token in tokens], axis=1)
+
+
+class Jax:
+    """Training in JAX with optax.adamw, a step being one compiled function of model and optimizer state."""
+
+    def __init__(self, seed: int) -> None:
+        import jax
+        import optax
+
+        from diptych.backends.jax import EncoderDecoderModel
+
+        self.model = EncoderDecoderModel(CONFIG, seed=seed).train()
+        optimizer = optax.adamw(optax.linear_schedule(RATE / WARM_UP, RATE, WARM_UP - 1), **ADAMW)
+        self.state = optimizer.init(self.model)
+
+        def step(model: Any, state: Any, batch: Any) -> Any:
+            loss, gradients = jax.value_and_grad(lambda model: model(**batch).loss)(model)
+            updates, state = optimizer.update(gradients, state, model)
+            return optax.apply_updates(model, updates), state, loss
+
+        self._step = jax.jit(step, donate_argnums=(0, 1))
+        self._call = jax.jit(call)
+
+    def step(self, batch: Batch) -> float:
+        """Learns from a batch; gives its loss."""
+        self.model, self.state, loss = self._step(self.model, self.state, batch)
+        return float(loss)
+
+    def written(self, batch: Batch) -> np.ndarray:
+        """What the model writes for the strings."""
+        tokens = greedy(self.model.eval(), batch, lambda logits: logits.argmax(-1), self._call)
+        self.model.train()
+        return np.stack([np.asarray(token) for token in tokens], axis=1)
+
+
+def call(model: Any, tokens: Any, encoded: Any, mask: Any, cache: Any) -> Any:
+    """The decoder's logits for one token of each row, and the cache that holds it too."""
+    output = model.decode(tokens, encoded, encoder_attention_mask=mask, past_key_values=cache)
+    return output.logits[:, -1], output.past_key_values
+
+
+def greedy(model: Any, batch: Batch, best: Callable[[Any], Any], call: Callable[..., Any]) -> list[Any]:
+    """The most likely tokens, one after the other, LONGEST + 1 of them."""
+    encoded = model.encode(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+    rows = len(batch["input_ids"])
+    cache = model.init_cache(rows, LONGEST + 1)
+    tokens: list[Any] = []
+    token: Any = np.full(rows, START)
+    for _ in range(LONGEST + 1):
+        logits, cache = call(model, token[:, None], encoded, batch["attention_mask"], cache)
+        token = best(logits)
+        tokens.append(token)
+    return tokens
+
+
+def right(tokens: np.ndarray, labels: np.ndarray) -> float:
+    """The share of rows in which everything up to END is right."""
+    return float(np.mean(np.all((tokens == labels) | (labels == -100), axis=1)))
+
+
+def draw(out: Path) -> Path:
+    """One picture of every backend's curve in the folder."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for file, style in zip(sorted(out.glob("losses-*.json")), ("-", "--"), strict=False):
+        losses = json.loads(file.read_text())
+        axes.plot(losses, style, label=f"{file.stem.removeprefix('losses-')}, {len(losses)} steps", linewidth=1)
+    axes.set(xlabel="step", ylabel="cross-entropy", yscale="log", title="bert2gpt2 learns to reverse digits")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    picture = out / "losses.png"
+    figure.savefig(picture, dpi=150)
+    return picture
+
+
+def main(
+    backend: Annotated[Backend, typer.Option(help="The framework to train in.")] = Backend.jax,
+    seed: Annotated[int, typer.Option(help="Of the first weights and of the batches.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="The most steps to take.")] = 6000,
+    target: Annotated[float, typer.Option(min=0.0, max=1.0, help="The share of right strings to stop at.")] = 0.99,
+    every: Annotated[int, typer.Option(min=1, help="Steps between tests on unseen strings.")] = 250,
+    out: Annotated[Path, typer.Option(help="Folder for the losses and their picture.")] = Path("train_seq2seq"),
+) -> None:
+    """Trains a small bert2gpt2 to reverse strings of digits; fails unless it reaches the target."""
+    out.mkdir(parents=True, exist_ok=True)
+    trained = (Jax if backend is Backend.jax else Torch)(seed)
+    unseen = strings(np.random.default_rng(seed + 1), 1000)
+    losses: list[float] = []
+    start, reached = time.perf_counter(), 0.0
+    with tqdm(zip(range(steps), batches(seed), strict=False), total=steps, disable=None) as bar:
+        for step, batch in bar:
+            losses.append(trained.step(batch))
+            if (step + 1) % every == 0 or step + 1 == steps:
+                reached = right(trained.written(unseen), unseen["labels"])
+                bar.set_postfix(loss=f"{losses[-1]:.4f}", right=f"{reached:.1%}")
+                if reached >= target:
+                    break
+    Path(out, f"losses-{backend}.json").write_text(json.dumps(losses))
+    seconds = time.perf_counter() - start
+    print(f"{backend}: {reached:.1%} of 1000 unseen strings right after {len(losses)} steps and {seconds:.0f} s")
+    print(f"loss {losses[0]:.4f} at first, {losses[-1]:.4f} at last; curves in {draw(out)}")
+    if reached < target:
+        raise SystemExit(f"the target of {target:.1%} was not reached")
+
+
+if __name__ == "__main__":
+    typer.run(main)

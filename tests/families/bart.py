@@ -10,21 +10,24 @@ from hypothesis import strategies as st
 from diptych.core.config import Activation
 from tests.families.drawing import PADDINGS, PROBLEMS, Case, Drawn, unseen
 
-_SHARED: dict[str, list[dict[str, Any]]] = {
-    "Model": [
+MADE: dict[str, list[dict[str, Any]]] = {
+    "BartModel": [
         *({"written": written, "tied": True} for written in ("ids", "shifted", "embeddings")),
         {"written": "ids", "tied": False, "padding": "left", "decoder_padding": "left"},
     ],
-    "ForConditionalGeneration": [
+    "BartForConditionalGeneration": [
         *({"written": written, "tied": True} for written in ("labels", "ids and labels")),
         {"written": "labels", "tied": False},
     ],
-    "ForCausalLM": [{"crosses": True, "tied": True}, {"crosses": False, "tied": False}],
-}
-MADE: dict[str, list[dict[str, Any]]] = {
-    **{f"{name}{head}": made for name in ("Bart", "MBart") for head, made in _SHARED.items()},
     "BartForSequenceClassification": [{"problem_type": problem} for problem in PROBLEMS],
+    "BartForCausalLM": [{"crosses": True, "tied": True}, {"crosses": False, "tied": False}],
+    "MBartModel": [
+        {"written": "shifted", "tied": True},
+        {"written": "ids", "tied": False, "padding": "left", "decoder_padding": "left"},
+    ],
+    "MBartForConditionalGeneration": [{"written": "labels", "tied": tied} for tied in (True, False)],
     "MBartForSequenceClassification": [{"written": written} for written in ("ids", "shifted")],
+    "MBartForCausalLM": [{"crosses": True, "tied": False}],
 }
 """Class -> the choices that a test of its own makes, one after the other."""
 CLASSES = tuple(MADE)

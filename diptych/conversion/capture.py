@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +70,9 @@ def run_torch(
     if "use_cache" in inspect.signature(model.forward).parameters:
         given.setdefault("use_cache", False)  # or transformers' decoders return their caches among the outputs
     try:
-        with _exact_torch(), torch.set_grad_enabled(gradients):
+        with _exact_torch(), torch.set_grad_enabled(gradients), warnings.catch_warnings():
+            # which transformers gives of its own past, whenever a composite is called with labels
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
             named = _named(model(**given), lambda value: isinstance(value, torch.Tensor) and value.is_floating_point())
             found: dict[str, np.ndarray] = {}
             if gradients:

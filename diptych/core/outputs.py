@@ -234,8 +234,9 @@ class ImageClassifierOutput(ClassifierOutput):
 
 def headed(record: type[Output], output: ModelOutput, **head: Any) -> Output:
     """The record of a model with a head: the head's fields, and what the record has of the output below it."""
-    below = {f.name: getattr(output, f.name) for f in fields(record) if f.name not in head and hasattr(output, f.name)}
-    return record(**head, **below)
+    # torch.compile can't follow dataclasses.fields
+    below = [name for name in record.__dataclass_fields__ if name not in head and hasattr(output, name)]
+    return record(**head, **{name: getattr(output, name) for name in below})
 
 
 def encoded(encoder_outputs: Any) -> BaseModelOutput:

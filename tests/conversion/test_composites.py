@@ -281,8 +281,7 @@ def test_labels_mask_pads_even_if_the_text_starts_with_one(files, tmp_path, star
 
 def test_parity_compares_composites_with_transformers(files):
     assert parity(files / "EncoderDecoderModel", progress=False).passed
-    with pytest.warns(FutureWarning, match=r"v4\.12\.0"):
-        report = parity(files / "EncoderDecoderModel", against="transformers", progress=False)
+    report = parity(files / "EncoderDecoderModel", against="transformers", progress=False)
     assert report.passed and any(point.name.startswith("enc_to_dec_proj") for point in report.points)
 
 

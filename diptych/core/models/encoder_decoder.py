@@ -143,7 +143,7 @@ def _initial(config: EncoderDecoderConfig, path: str, kind: str) -> Distribution
     if below in ("encoder", "decoder"):
         name, part = parts(config)[below]
         return registry.families()[registry.architectures()[name]].initial(part, inner, kind)
-    return Constant(0.0) if kind == "plain" else Normal(0.02)
+    return Constant(0.0) if kind == "plain" else Normal(getattr(config.decoder, "initializer_range", 0.02))
 
 
 def _example(config: EncoderDecoderConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:

@@ -428,6 +428,8 @@ class BartForSequenceClassification(BartPreTrainedModel):
         inputs_embeds: Any = None,
         decoder_inputs_embeds: Any = None,
         labels: Any = None,
+        *,
+        use_cache: bool | None = None,
         **switches: Unpack[Switches],
     ) -> records.Seq2SeqSequenceClassifierOutput | tuple[Any, ...]:
         """As `BartModel`, whose text to write must be as long as `input_ids`, if it isn't made of them; and:
@@ -451,7 +453,7 @@ class BartForSequenceClassification(BartPreTrainedModel):
             decoder_input_ids = self._shifted("input_ids", ids)
         inputs = (read, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs)
         embeds = (inputs_embeds, decoder_inputs_embeds)
-        outputs: Any = self.model(*inputs, None, *embeds, **self._inner(switches))
+        outputs: Any = self.model(*inputs, None, *embeds, use_cache=use_cache, **self._inner(switches))
         states = outputs.last_hidden_state
         check.shape(where, "the decoder's text", states.shape[:2], ids.shape, ", as input_ids have it")
         states = ops.xp.where((found > 0)[:, None], ops.at_row(states, index), ops.xp.nan)

@@ -321,3 +321,13 @@ def test_without_parts_a_config_is_that_of_two_bert_base():
     assert config == EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(), BertConfig())
     assert (config.encoder_width, config.decoder_width, config.vocab_size) == (768, 768, 30_522)
     assert EncoderDecoderConfig.from_json(config.to_json()) == config
+
+
+def test_a_fault_is_found_in_the_part_that_has_it(files):
+    model, twin = (in_torch.EncoderDecoderModel.from_pretrained(files / "EncoderDecoderModel") for _ in range(2))
+    twin.decoder.transformer.h[1].ln_cross_attn.eps = 0.1
+    report = parity(model, twin, gradients=False, progress=False)
+    assert not report.passed and report.first_divergence.name == "decoder.transformer.h.1.ln_cross_attn"
+    twin = in_torch.EncoderDecoderModel.from_pretrained(files / "EncoderDecoderModel")
+    twin.enc_to_dec_proj.bias.data[0] += 1e-3
+    assert parity(model, twin, gradients=False, progress=False).first_divergence.name == "enc_to_dec_proj"

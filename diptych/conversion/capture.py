@@ -150,7 +150,7 @@ def _named(output: Any, wanted: Callable[[Any], bool], prefix: str = "") -> dict
     if wanted(output):
         return {prefix or "output": output}
     found: dict[str, Any] = {}
-    if hasattr(output, "keys"):
+    if callable(getattr(output, "keys", None)):  # a cache's keys are arrays
         for name in output.keys():  # noqa: SIM118  (records iterate over names, but are no dictionaries)
             found |= _named(output[name], wanted, f"{prefix}.{name}" if prefix else name)
     elif isinstance(output, tuple | list):

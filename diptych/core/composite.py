@@ -12,7 +12,7 @@ from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import DecoderConfig, ModelConfig, config_path
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, ConfigError
-from diptych.core.pretrained import PreTrained
+from diptych.core.pretrained import PreTrained, refuse_foreign
 from diptych.core.registry import architectures, described, families, serving, within
 
 Role = Literal["encoder", "decoder"]
@@ -37,6 +37,8 @@ class Composite(PreTrained):
         See `from_encoder_decoder_pretrained`.
         """
         own = {role: _changes(role, changes) for role in paths}
+        for given in (changes, *own.values()):
+            refuse_foreign(f"{cls.__name__}.from_encoder_decoder_pretrained", given)
         taken = {f"{role}_{name}" for role in own for name in own[role]}
         others = {name: value for name, value in changes.items() if name not in taken}
         sources: dict[Role, loading.Source] = {}

@@ -5,6 +5,7 @@ import inspect
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Self, TypedDict, TypeVar, cast
 
 import numpy as np
@@ -29,6 +30,18 @@ Item = TypeVar("Item")
 def _bar(tensors: Collection[Item], what: str) -> Iterable[Item]:
     """A progress bar on stderr, if that is a terminal and the work takes long."""
     return tqdm(tensors, desc=what, unit="tensor", delay=2, disable=None, leave=False)
+
+
+_FOREIGN = ("attn_implementation", "_attn_implementation", "torch_dtype", "dtype")
+"""Keywords of transformers' loaders that are fields of its config files too, where nothing reads them."""
+
+
+def refuse_foreign(where: str, changes: Iterable[str]) -> None:
+    """Raises a TypeError for changes of a config that would only seem to do something."""
+    for name in changes:
+        if name in _FOREIGN:
+            instead = "dtype=" if name.endswith("dtype") else "no choice of an attention"
+            raise TypeError(f"{where} has no keyword {name}; it has {instead}")
 
 
 class Switches(TypedDict, total=False):
@@ -127,6 +140,7 @@ class PreTrained:
         }  # such as add_pooling_layer: a keyword of the constructor, not a field of the config
         options = {**build, **{name: value for name, value in changes.items() if name in own}}
         changes = {name: value for name, value in changes.items() if name not in own}
+        refuse_foreign(f"{cls.__name__}.from_pretrained", changes)
         name, family, config_class = described(cls)
         source = loading.open_source(name_or_path, wanted=config_class, ignore_config=ignore_config, changes=changes)
         family = within(family, source.whole)
@@ -225,8 +239,8 @@ class PreTrained:
         if shape is None:
             raise InputError(f"{where}: the model is no decoder, so it has no cache")
         for name, value in (("batch_size", batch_size), ("max_length", max_length)):
-            if value < 1:
-                raise InputError(f"{where}: {name}={value}, but 1 at least is needed")
+            if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= 2**31:
+                raise InputError(f"{where}: {name}={value!r}, but a whole number from 1 on is needed")
         return shape
 
     def _option(self, name: str, given: bool | None) -> bool:

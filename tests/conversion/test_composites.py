@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -331,3 +332,38 @@ def test_a_fault_is_found_in_the_part_that_has_it(files):
     twin = in_torch.EncoderDecoderModel.from_pretrained(files / "EncoderDecoderModel")
     twin.enc_to_dec_proj.bias.data[0] += 1e-3
     assert parity(model, twin, gradients=False, progress=False).first_divergence.name == "enc_to_dec_proj"
+
+
+@BACKENDS
+def test_a_decoder_without_what_it_attends_to_is_refused(files, backend):
+    model, ids = made(backend, files, "GPT2Model"), np.array([[1, 7]])
+    for given in (None, (), (None,), model.encode(np.array([[3]])).replace(last_hidden_state=None)):
+        with pytest.raises(
+            InputError, match=r"^EncoderDecoderModel: encoder_outputs, what the decoder attends to, is needed"
+        ):
+            model.decode(ids, given)
+        if given is not None:
+            with pytest.raises(
+                InputError, match=r"^EncoderDecoderModel: encoder_outputs, what the decoder attends to, is"
+            ):
+                model(decoder_input_ids=ids, encoder_outputs=given)
+    states = np.zeros((1, 3, 20))
+    found = model(decoder_input_ids=ids, encoder_outputs=states.tolist()).encoder_last_hidden_state
+    assert isinstance(found, torch.Tensor if backend is in_torch else jax.Array)
+    bart = backend.BartModel.from_pretrained(files / "BartModel")
+    with pytest.raises(InputError, match=r"^BartModel: encoder_outputs\.last_hidden_state is needed, got None"):
+        bart(decoder_input_ids=ids, encoder_outputs=())
+
+
+@BACKENDS
+def test_keywords_of_other_loaders_are_refused(files, backend):
+    for name in ("torch_dtype", "attn_implementation"):
+        with pytest.raises(TypeError, match=f"GPT2Model.from_pretrained has no keyword {name}"):
+            backend.GPT2Model.from_pretrained(files / "GPT2Model", **{name: "float16"})
+    for name in ("torch_dtype", "encoder_dtype", "decoder_torch_dtype"):
+        with pytest.raises(TypeError, match=r"has no keyword (torch_)?dtype; it has dtype="):
+            made(backend, files, "GPT2Model", **{name: "float16"})
+    with pytest.raises(CheckpointError, match="None is a NoneType, but a path or a name is needed"):
+        backend.GPT2Model.from_pretrained(None)
+    with pytest.raises(ConfigError, match="the decoder is a dict, but a config of diptych's is needed"):
+        EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(), {})

@@ -181,13 +181,13 @@ def test_unknown_backends_and_names() -> None:
         f"ValueError: DIPTYCH_BACKEND='tf' {known}"
     )
     # an unknown name is one whatever is chosen, and loads no framework
-    assert refused("import diptych; diptych.SomeOtherNet") == (
-        "AttributeError: module 'diptych' has no attribute 'SomeOtherNet'"
+    assert refused("import diptych; diptych.OtherNet") == (
+        "AttributeError: module 'diptych' has no attribute 'OtherNet'"
     )
-    assert refused("from diptych import SomeOtherNet").startswith("ImportError: cannot import name 'SomeOtherNet'")
+    assert refused("from diptych import OtherNet").startswith("ImportError: cannot import name 'OtherNet'")
     for backend in FRAMEWORKS:
-        program = f"import diptych.backends.{backend} as backend; backend.SomeOtherNet"
-        assert refused(program) == f"AttributeError: module 'diptych.backends.{backend}' has no attribute 'SomeOtherNet'"
+        program = f"import diptych.backends.{backend} as backend; backend.OtherNet"
+        assert refused(program) == f"AttributeError: module 'diptych.backends.{backend}' has no attribute 'OtherNet'"
 
 
 def test_the_public_names_are_listed() -> None:

@@ -243,8 +243,28 @@ def test_what_a_cache_cannot_serve_is_refused(backend: str) -> None:
     with pytest.raises(InputError, match=r"^BertModel\.init_cache: the model is no decoder"):
         encoder.init_cache(2, 8)
     for size, message in (((0, 8), "batch_size=0"), ((2, 0), "max_length=0")):
-        with pytest.raises(InputError, match=f"{message}, but 1 at least is needed"):
+        with pytest.raises(InputError, match=f"{message}, but a whole number from 1 on is needed"):
             model.init_cache(*size)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_the_encoder_gave_must_fit_what_the_cache_has_of_it(backend: str) -> None:
+    model, ids = built(backend, "BertLMHeadModel"), tokens("BertLMHeadModel")
+    memory = encoded("BertLMHeadModel")
+    cache = model(ids[:, :2], past_key_values=model.init_cache(2, 9), **memory).past_key_values
+    for width in (1, 4):
+        message = rf"encoder_attention_mask has shape \(2, {width}\), but \(2, 5\) is needed"
+        with pytest.raises(InputError, match=message):
+            model(ids[:, 2:3], past_key_values=cache, encoder_attention_mask=np.ones((2, width)))
+    with pytest.raises(InputError, match="encoder_attention_mask is given, but no encoder_hidden_states"):
+        model(ids, encoder_attention_mask=memory["encoder_attention_mask"])
+    narrow = BACKENDS[backend].BertLMHeadModel(DECODERS["BertLMHeadModel"], dtype="float32").init_cache(2, 9)
+    with pytest.raises(InputError, match=r"past_key_values has dtype (torch\.)?float32, but the model has .*float64"):
+        model(ids, past_key_values=narrow)
+    for size in (4.5, None, "3", True, 2**70):
+        with pytest.raises(InputError, match=r"max_length=.*, but a whole number from 1 on is needed"):
+            model.init_cache(2, size)
+    assert model.init_cache(np.int64(2), np.int32(3)).capacity == 3
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -255,7 +255,15 @@ def boundary_types(where: str, value: Any, shape: tuple[int, int], like: Any, si
 
 
 def boundary_memory(
-    where: str, states: Any, attention_mask: Any, batch: int, like: Any, *, width: int, crosses: bool
+    where: str,
+    states: Any,
+    attention_mask: Any,
+    batch: int,
+    like: Any,
+    *,
+    width: int,
+    crosses: bool,
+    seen: int | None = None,
 ) -> tuple[Array | None, Array | None]:
     """What a caller says of the encoder's tokens: their states (B, S, D) if given, and the mask (B, 1, 1, S) over them.
 
@@ -267,9 +275,10 @@ def boundary_memory(
         like: what has the model's dtype and device.
         width: D.
         crosses: whether the decoder has cross-attention.
+        seen: how many of the encoder's tokens the cache has, which are attended to then; None if it has none.
 
     Raises:
-        InputError: the decoder has none, or one has another dtype or shape.
+        InputError: the decoder has none, one has another dtype or shape, or a mask is given of nothing.
     """
     if states is not None:
         if not crosses:
@@ -279,7 +288,9 @@ def boundary_memory(
     if attention_mask is None:
         return states, None
     values = _seen(where, "encoder_attention_mask", attention_mask)
-    length = values.shape[-1] if states is None else states.shape[1]
+    length = seen if states is None or seen is not None else states.shape[1]
+    if length is None:
+        raise InputError(f"{where}: encoder_attention_mask is given, but no encoder_hidden_states")
     mask = boundary_mask(where, "encoder_attention_mask", values, (batch, length), like)
     return states, masks.padding(xp, mask)
 

@@ -136,6 +136,12 @@ def crosses(cache: Cache | None, encoder_hidden_states: Tensor | None) -> bool:
     return encoder_hidden_states is not None or (isinstance(cache, Cache) and cache.cross_keys[0] is not None)
 
 
+def crossed_length(cache: Any) -> int | None:
+    """How many of an encoder's tokens a cache has; None without a cache, or if it has seen none."""
+    key = cache.cross_keys[0] if isinstance(cache, Cache) else None
+    return None if key is None else key.shape[2]
+
+
 class Opened(NamedTuple):
     """How a decoder reads a batch.
 
@@ -201,6 +207,8 @@ def opened(
     wanted = (shape.layers, batch, shape.heads, shape.head_width)
     found = (len(cache.keys), cache.keys[0].shape[0], cache.keys[0].shape[1], cache.keys[0].shape[3])
     check.shape(where, "past_key_values (layers, batch, heads, head width)", found, wanted)
+    if cache.keys[0].dtype != like.dtype:
+        raise InputError(f"{where}: past_key_values has dtype {cache.keys[0].dtype}, but the model has {like.dtype}")
     seen = known(cache.length)
     if seen is not None:
         check.at_most(where, "the number of tokens", seen + count, cache.capacity, "past_key_values.capacity")

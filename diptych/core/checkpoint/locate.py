@@ -48,6 +48,8 @@ def locate(
         CheckpointError: There is no such directory, and the hub did not give it.
         ImportError: It is not a directory, and huggingface_hub is not installed.
     """
+    if not isinstance(name_or_path, str | PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise CheckpointError(f"{name_or_path!r} is a {type(name_or_path).__name__}, but a path or a name is needed")
     name, path = str(name_or_path), Path(name_or_path)
     if name and path.is_dir():  # Path("") is the working directory
         return path

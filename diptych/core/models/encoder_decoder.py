@@ -76,6 +76,11 @@ class EncoderDecoderConfig(ModelConfig):
         Raises:
             ConfigError: a part cannot serve as such, or a change is unknown.
         """
+        for role, part in (("encoder", encoder), ("decoder", decoder)):
+            if not isinstance(part, ModelConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ConfigError(
+                    f"{cls.__name__}: the {role} is a {type(part).__name__}, but a config of diptych's is needed"
+                )
         registry.serving("decoder", decoder)
         decoder = decoder.replace(is_decoder=True, add_cross_attention=True)
         return cls(encoder=encoder, decoder=decoder).replace(**changes)

@@ -223,7 +223,8 @@ class BertStackModel(PreTrainedModel):
         size = (inputs_embeds.shape[0], inputs_embeds.shape[1])
         opened = caches.opened(where, config.cache_shape, *past, attention_mask, size, like)
         crosses = config.add_cross_attention
-        memory = ops.boundary_memory(where, *memory, size[0], like, width=width, crosses=crosses)
+        seen = caches.crossed_length(opened.cache)
+        memory = ops.boundary_memory(where, *memory, size[0], like, width=width, crosses=crosses, seen=seen)
         types, rows, pads = config.token_types, config.max_position_embeddings, config.padding_position
         cache, position_ids = caches.placed(where, opened, position_ids, input_ids, size, like, limit=rows, pads=pads)
         token_type_ids = ops.boundary_types(where, token_type_ids, size, like, types) if types else None

@@ -78,7 +78,7 @@ class EncoderDecoderModel(CompositeModel):
             InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
         """
         where, settled, config = type(self).__name__, self._inner(switches), self.config
-        read = encoded(encoder_outputs)
+        read = encoded(None) if encoder_outputs is None else self._given(encoder_outputs)
         ids, embeds = input_ids, inputs_embeds
         if encoder_outputs is None and not (ids is None and embeds is None and caches.crosses(past_key_values, None)):
             read = encoded(self.encode(ids, attention_mask, embeds, token_type_ids, position_ids, **settled))
@@ -142,11 +142,9 @@ class EncoderDecoderModel(CompositeModel):
         """
         where, width = type(self).__name__, self.config.encoder_width
         check.exactly_one(where, decoder_input_ids=decoder_input_ids, decoder_inputs_embeds=decoder_inputs_embeds)
-        states = None if caches.crosses(past_key_values, None) else encoded(encoder_outputs).last_hidden_state
+        states = None if caches.crosses(past_key_values, None) else self._given(encoder_outputs).last_hidden_state
         if states is not None:
-            name, axes = "encoder_outputs", "batch, tokens, hidden_size"
-            states = ops.boundary_floats(where, name, states, axes, self._like())
-            check.shape(where, name, states.shape, (*states.shape[:2], width))
+            check.shape(where, "encoder_outputs", states.shape, (*states.shape[:2], width))
             states = states if self.enc_to_dec_proj is None else self.enc_to_dec_proj(states)
         inputs = {
             "input_ids": decoder_input_ids,
@@ -161,3 +159,16 @@ class EncoderDecoderModel(CompositeModel):
         given = {name: value for name, value in inputs.items() if value is not None}
         output: Any = self.decoder(**given, use_cache=use_cache, **self._inner(switches))
         return self._returned(output, switches.get("return_dict"))
+
+    def _given(self, encoder_outputs: Any) -> BaseModelOutput:
+        """What a caller gives of the encoder, its states checked.
+
+        Raises:
+            InputError: there are no states, or they are no floats of three axes.
+        """
+        where, given = type(self).__name__, encoded(encoder_outputs)
+        if given.last_hidden_state is None:
+            raise check.needed(where, "encoder_outputs, what the decoder attends to,")
+        name, axes = "encoder_outputs", "batch, tokens, hidden_size"
+        states = ops.boundary_floats(where, name, given.last_hidden_state, axes, self._like())
+        return given.replace(last_hidden_state=states)

@@ -186,6 +186,7 @@ class GPT2Model(PreTrainedModel):
             like,
             width=config.n_embd,
             crosses=config.add_cross_attention,
+            seen=caches.crossed_length(opened.cache),
         )
         position_ids = caches.position_ids(
             where, position_ids, opened.start, size, like, limit=config.n_positions, field="n_positions"

@@ -266,7 +266,8 @@ class BartPreTrainedModel(PreTrainedModel):
         where, like, config = type(self).__name__, self._like(), self.config
         size, limit = (words.shape[0], words.shape[1]), config.max_position_embeddings
         opened = caches.opened(where, config.cache_shape, *past, attention_mask, size, like, prefix=prefix)
-        memory = ops.boundary_memory(where, *memory, size[0], like, width=config.d_model, crosses=True)
+        seen = caches.crossed_length(opened.cache)
+        memory = ops.boundary_memory(where, *memory, size[0], like, width=config.d_model, crosses=True, seen=seen)
         position_ids = caches.position_ids(where, None, opened.start, size, like, limit=limit)
         switched = {"weights": switches["output_attentions"], "rngs": switches["rngs"]}
         output = decoder(words, position_ids, opened.mask, *memory, opened.cache, causal=opened.causal, **switched)
@@ -325,6 +326,12 @@ class BartModel(BartPreTrainedModel):
         if encoder_outputs is None:
             seen = input_ids is None and inputs_embeds is None and caches.crosses(past_key_values, None)
             read = read if seen else self._read(input_ids, inputs_embeds, attention_mask, settled)
+        elif read.last_hidden_state is None:
+            raise check.needed(where, "encoder_outputs.last_hidden_state")
+        else:
+            axes, states = "batch, tokens, hidden_size", read.last_hidden_state
+            states = ops.boundary_floats(where, "encoder_outputs", states, axes, self._like())
+            read = read.replace(last_hidden_state=states)
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
                 raise check.needed(where, "decoder_input_ids or decoder_inputs_embeds")
@@ -444,6 +451,7 @@ class BartForSequenceClassification(BartPreTrainedModel):
         if input_ids is None or not isinstance(end, int):
             raise check.needed(where, "input_ids" if input_ids is None else "an eos_token_id of the config's")
         ids = ops.boundary_text(where, "input_ids", input_ids, self._like(), size=self.config.vocab_size)
+        check.has_tokens(where, ids.shape[1])
         index, found = positions.last_end(ops.xp, ids, end)
         bounds = ops.bounds(found)
         if bounds is not None:

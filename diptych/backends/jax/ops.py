@@ -1,6 +1,7 @@
 """Functions that the JAX models are made of; the torch backend has the same ones.
 
-Letters of the shapes: B batch, T target length, S source length, D width, N heads, H head width, C Y X images.
+Letters of the shapes: B batch, T target length, S source length, D width, N heads, H head width, C Y X images,
+V vocabulary, K of it, L tokens.
 """
 
 import functools
@@ -146,6 +147,25 @@ def at_row(values: Float[Array, "B T D"], index: Int[Array, "B"]) -> Float[Array
 def norm(values: Float[Array, "B D"]) -> Float[Array, "B 1"]:
     """The length of each row, without an epsilon."""
     return jnp.sqrt(jnp.sum(jnp.square(values), axis=-1, keepdims=True))
+
+
+def top_k(values: Float[Array, "B V"], k: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
+    """The `k` largest of each row and where they stand, from the largest down; of equal ones, the first come first."""
+    found, places = jax.lax.top_k(jnp.where(values == 0, 0.0, values), k)  # it takes 0 before -0
+    return found, places
+
+
+def marked(ids: Int[Array, "B L"], chosen: Bool[Array, "B L"], size: int) -> Bool[Array, "B V"]:
+    """Which of the numbers below `size` are among the chosen ids of each row."""
+    places = jnp.where(chosen & (ids >= 0), ids, size)  # a negative one would count from the end
+    marks = jnp.zeros((ids.shape[0], size), bool)
+    return marks.at[steps(ids.shape[0], ids)[:, None], places].set(True, mode="drop")
+
+
+def added(values: Float[Array, "B V"], ids: Int[Array, "B L"], amounts: Float[Array, "B L"]) -> Float[Array, "B V"]:
+    """Each row with the amounts added where their ids say; those that are no place of it are left out."""
+    places = jnp.where(ids >= 0, ids, values.shape[1])  # a negative one would count from the end
+    return values.at[steps(values.shape[0], values)[:, None], places].add(amounts, mode="drop")
 
 
 def boundary_ids(where: str, name: str, value: Any, axes: str, like: Any, *, size: int, table: str) -> Array:

@@ -1,6 +1,7 @@
 """Functions that the torch models are made of; the JAX backend has the same ones.
 
-Letters of the shapes: B batch, T target length, S source length, D width, N heads, H head width, C Y X images.
+Letters of the shapes: B batch, T target length, S source length, D width, N heads, H head width, C Y X images,
+V vocabulary, K of it, L tokens.
 """
 
 import functools
@@ -144,6 +145,28 @@ def at_row(values: Float[Tensor, "B T D"], index: Int[Tensor, "B"]) -> Float[Ten
 def norm(values: Float[Tensor, "B D"]) -> Float[Tensor, "B 1"]:
     """The length of each row, without an epsilon."""
     return values.square().sum(-1, keepdim=True).sqrt()
+
+
+def top_k(values: Float[Tensor, "B V"], k: int) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
+    """The `k` largest of each row and where they stand, from the largest down; of equal ones, the first come first."""
+    found, places = values.topk(min(k + 1, values.shape[1]))
+    if not (found[:, 1:] < found[:, :-1]).all():  # torch.topk takes equal ones in any order
+        found, places = values.sort(dim=1, descending=True, stable=True)
+    return found[:, :k], places[:, :k]
+
+
+def marked(ids: Int[Tensor, "B L"], chosen: Bool[Tensor, "B L"], size: int) -> Bool[Tensor, "B V"]:
+    """Which of the numbers below `size` are among the chosen ids of each row."""
+    places = torch.where(chosen & (ids >= 0) & (ids < size), ids, size).to(torch.int64)
+    marks = torch.zeros(ids.shape[0], size + 1, dtype=torch.bool, device=ids.device)
+    return marks.scatter_(1, places, True)[:, :size]
+
+
+def added(values: Float[Tensor, "B V"], ids: Int[Tensor, "B L"], amounts: Float[Tensor, "B L"]) -> Float[Tensor, "B V"]:
+    """Each row with the amounts added where their ids say; those that are no place of it are left out."""
+    inside = (ids >= 0) & (ids < values.shape[1])
+    places = torch.where(inside, ids, 0).to(torch.int64)
+    return values.scatter_add(1, places, torch.where(inside, amounts, 0.0))
 
 
 def boundary_ids(where: str, name: str, value: Any, axes: str, like: Tensor, *, size: int, table: str) -> Tensor:

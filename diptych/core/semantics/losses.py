@@ -12,7 +12,8 @@ def _wide(xp: Any, values: Any) -> Any:
     return values if values.dtype == xp.float64 else xp.astype(values, xp.float32)
 
 
-def _log_softmax(xp: Any, logits: Any) -> Any:
+def log_softmax(xp: Any, logits: Any) -> Any:
+    """The logarithms of the probabilities along the last axis."""
     # torch's own, where the namespace has it: it keeps one array of a vocabulary's size for the gradient, not three
     if (own := getattr(xp, "log_softmax", None)) is not None:
         return own(logits, -1)
@@ -30,7 +31,7 @@ def cross_entropy(xp: Any, logits: Any, labels: Any, smoothing: float = 0.0) -> 
         smoothing: the share of the target that goes to all classes alike, 0 to 1 (Szegedy et al., arXiv:1512.00567).
     """
     counted = labels != IGNORED
-    log_probabilities = _log_softmax(xp, _wide(xp, logits))
+    log_probabilities = log_softmax(xp, _wide(xp, logits))
     inside = xp.logical_and(labels >= 0, labels < logits.shape[-1])
     chosen = xp.where(inside, labels, xp.zeros_like(labels))
     losses = -xp.take_along_axis(log_probabilities, chosen[..., None], axis=-1)[..., 0]

@@ -1,0 +1,367 @@
+"""The rules of text generation that change scores, as transformers 5 has them, and which of them options ask for.
+
+Every rule is a function of `ops` (the backend's functions); `ids` (B, L), of which only the first `length` places are
+filled; the `scores` (B, V) of the token that follows; that `length`; and the rule's own numbers by name. Rules that
+keep the best entries keep those that equal the last of them too, whatever their order; transformers keeps some.
+
+Letters of the shapes: B batch, L tokens of the buffer, V vocabulary, E token ids or sequences of them, P tokens of a
+sequence but its last, R rows of the prompts or the encoder's texts, of which B is a multiple, S source length.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diptych.core.semantics import losses
+
+
+class Rule(NamedTuple):
+    """A rule, and what of it a compiled program depends on."""
+
+    name: str
+    statics: tuple[tuple[str, Any], ...] = ()
+
+
+Numbers = dict[str, Any]
+"""What else a rule needs, by name: Python numbers and arrays."""
+
+Rules = tuple[tuple[Rule, ...], tuple[Numbers, ...]]
+"""Rules in their order, and the numbers of each."""
+
+_ANY = -1
+"""Stands before a sequence that is shorter than others."""
+
+
+def sequence_bias(ops: Any, ids: Any, scores: Any, length: Any, *, prefixes: Any, last: Any, bias: Any) -> Any:
+    """Adds (E,) `bias` to the `last` (E,) tokens of sequences where all before it, (E, P) `prefixes`, just came."""
+    xp, prefixes = ops.xp, ops.xp.asarray(prefixes, dtype=ids.dtype)
+    places = ops.steps(prefixes.shape[1], ids) + (length - prefixes.shape[1])
+    newest = xp.take(ids, xp.clip(places, 0, ids.shape[1] - 1), axis=1)[:, None, :]
+    same = ((newest == prefixes[None]) & (places >= 0)[None, None, :]) | (prefixes == _ANY)[None]
+    bias = _number(xp, bias, scores)[None, :]
+    amounts = xp.where(xp.all(same, axis=2), bias, xp.zeros_like(bias))
+    return ops.added(scores, xp.broadcast_to(xp.asarray(last, dtype=ids.dtype)[None, :], amounts.shape), amounts)
+
+
+def repetition_penalty(ops: Any, ids: Any, scores: Any, length: Any, *, penalty: Any, first: Any) -> Any:
+    """Divides the scores of tokens that came at `first` (R,) or later by `penalty`; negative ones are multiplied."""
+    xp, steps, penalty = ops.xp, ops.steps(ids.shape[1], ids)[None, :], _number(ops.xp, penalty, scores)
+    first = _for_each_row(xp, xp.asarray(first), ids)[:, None]
+    came = ops.marked(ids, (steps < length) & (steps >= first), scores.shape[1])
+    return xp.where(came, xp.where(scores < 0, scores * penalty, scores / penalty), scores)
+
+
+def no_repeat_ngram(ops: Any, ids: Any, scores: Any, length: Any, *, size: int) -> Any:
+    """Forbids the tokens with which the text would have `size` tokens twice."""
+    return _not_completed(ops, ids, scores, length, size, ids, length)
+
+
+def encoder_no_repeat_ngram(ops: Any, ids: Any, scores: Any, length: Any, *, size: int, source: Any, count: Any) -> Any:
+    """Forbids the tokens with which the text would share `size` tokens with the first `count` of `source` (R, S)."""
+    return _not_completed(ops, ids, scores, length, size, _for_each_row(ops.xp, ops.xp.asarray(source), ids), count)
+
+
+def min_length(ops: Any, ids: Any, scores: Any, length: Any, *, below: Any, tokens: Any) -> Any:
+    """Forbids `tokens` (E,) while the text is shorter than `below`."""
+    return _if(ops.xp, length < below, lambda: suppress_tokens(ops, ids, scores, length, tokens=tokens), scores)
+
+
+def forced(ops: Any, ids: Any, scores: Any, length: Any, *, at: Any, tokens: Any) -> Any:
+    """Forbids all but `tokens` (E,), whose scores are 0, where the text is `at` long."""
+    xp = ops.xp
+
+    def changed() -> Any:
+        return xp.where(_marks(ops, tokens, scores), xp.zeros_like(scores), xp.full_like(scores, -xp.inf))
+
+    return _if(xp, length == at, changed, scores)
+
+
+def exponential_decay_length_penalty(
+    ops: Any, ids: Any, scores: Any, length: Any, *, start: Any, factor: Any, tokens: Any
+) -> Any:
+    """Raises the scores of `tokens` (E,) by `factor` ** (length - start) - 1 of their size once the text is longer."""
+    xp, tokens = ops.xp, ops.xp.asarray(tokens)
+
+    def changed() -> Any:
+        growth = _number(xp, factor, scores) ** _number(xp, length - start, scores) - 1.0
+        sizes = xp.abs(xp.take(scores, xp.clip(tokens, 0, scores.shape[1] - 1), axis=1))
+        amounts = xp.where(xp.isfinite(sizes), sizes, xp.zeros_like(sizes)) * growth
+        return ops.added(scores, xp.broadcast_to(tokens[None, :], amounts.shape), amounts)
+
+    return _if(xp, length > start, changed, scores)
+
+
+def suppress_tokens(ops: Any, ids: Any, scores: Any, length: Any, *, tokens: Any) -> Any:
+    """Forbids `tokens` (E,)."""
+    return _without(ops.xp, scores, _marks(ops, tokens, scores))
+
+
+def begin_suppress_tokens(ops: Any, ids: Any, scores: Any, length: Any, *, at: Any, tokens: Any) -> Any:
+    """Forbids `tokens` (E,) where the text is `at` long."""
+    return _if(ops.xp, length == at, lambda: suppress_tokens(ops, ids, scores, length, tokens=tokens), scores)
+
+
+def temperature(ops: Any, ids: Any, scores: Any, length: Any, *, divisor: Any) -> Any:
+    """Divides all scores."""
+    return scores / _number(ops.xp, divisor, scores)
+
+
+def top_k(ops: Any, ids: Any, scores: Any, length: Any, *, k: int) -> Any:
+    """Keeps the `k` best."""
+    return _without(ops.xp, scores, scores < _best(ops, scores, k)[:, -1:])
+
+
+def top_p(ops: Any, ids: Any, scores: Any, length: Any, *, p: Any, keep: int, k: int | None) -> Any:
+    """Keeps the best whose probabilities sum to `p`, the one that reaches it among them, and the `keep` best.
+
+    Args:
+        ops, ids, scores, length: as for every rule.
+        p: the sum.
+        keep: how many stay in any case.
+        k: the `top_k` that came before, whose entries alone are sorted; None if none came.
+    """
+    xp = ops.xp
+    best = xp.sort(scores, axis=1, descending=True, stable=False) if k is None else _best(ops, scores, k)
+    total = xp.sum(xp.exp(scores - best[:, :1]), axis=1, keepdims=True)
+    last = _reached(xp, xp.exp(best - best[:, :1]) / total, p, keep)
+    return _without(xp, scores, scores < xp.take_along_axis(best, last, axis=1))
+
+
+def min_p(ops: Any, ids: Any, scores: Any, length: Any, *, p: Any, keep: int) -> Any:
+    """Keeps what is at least `p` times as probable as the best, and the `keep` best."""
+    xp, best = ops.xp, _best(ops, scores, keep)
+    least = best[:, :1] + xp.log(_number(xp, p, scores))
+    return _without(xp, scores, scores < xp.minimum(least, best[:, -1:]))
+
+
+def typical_p(ops: Any, ids: Any, scores: Any, length: Any, *, p: Any, keep: int, k: int | None) -> Any:
+    """Keeps those whose information is nearest to the entropy until they sum to `p` (Meister et al., arXiv:2202.00666).
+
+    Args:
+        ops, ids, scores, length: as for every rule.
+        p: the sum of the probabilities.
+        keep: how many stay in any case.
+        k: as in `top_p`.
+    """
+    xp, information = ops.xp, -losses.log_softmax(ops.xp, scores)
+    masses = xp.exp(-information)
+    entropy = xp.sum(xp.where(masses > 0, information, xp.zeros_like(masses)) * masses, axis=1, keepdims=True)
+    distances = near = xp.abs(information - entropy)
+    if k is not None:
+        _, indices = ops.top_k(scores, min(k, scores.shape[1]))
+        near, masses = (xp.take_along_axis(values, indices, axis=1) for values in (distances, masses))
+        # what equals the last of them, but is not among them, weighs with it
+        masses = xp.concat([masses[:, :-1], 1.0 - xp.sum(masses[:, :-1], axis=1, keepdims=True)], axis=1)
+    order = xp.argsort(near, axis=1)
+    last = _reached(xp, xp.take_along_axis(masses, order, axis=1), p, keep)
+    farthest = xp.take_along_axis(near, xp.take_along_axis(order, last, axis=1), axis=1)
+    return _without(xp, scores, distances > farthest)
+
+
+def renormalize(ops: Any, ids: Any, scores: Any, length: Any) -> Any:
+    """The logarithms of the probabilities."""
+    return losses.log_softmax(ops.xp, scores)
+
+
+RULES: dict[str, Callable[..., Any]] = {
+    rule.__name__: rule
+    for rule in (
+        sequence_bias,
+        repetition_penalty,
+        no_repeat_ngram,
+        encoder_no_repeat_ngram,
+        min_length,
+        forced,
+        exponential_decay_length_penalty,
+        suppress_tokens,
+        begin_suppress_tokens,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        typical_p,
+        renormalize,
+    )
+}
+
+
+def applied(ops: Any, rules: tuple[Rule, ...], numbers: tuple[Numbers, ...], ids: Any, scores: Any, length: Any) -> Any:
+    """(B, V) scores after all rules.
+
+    Args:
+        ops: the backend's functions: `xp`, `steps`, `top_k`, `marked` and `added`.
+        rules, numbers: as `built` gives them. Numbers may be traced, and arrays may be numpy's, but in torch they have
+            to be tensors where the scores are not on the CPU.
+        ids: (B, L), of which only the first `length` places are read.
+        scores: (B, V), float32 or float64, which the result has too.
+        length: a Python integer, or a traced one.
+    """
+    for rule, values in zip(rules, numbers, strict=True):
+        scores = RULES[rule.name](ops, ids, scores, length, **dict(rule.statics), **values)
+    return scores
+
+
+def built(
+    options: Any, *, prompt_length: int, eos: tuple[int, ...], source: tuple[Any, int] | None, first: Any = None
+) -> tuple[Rules, Rules]:
+    """The rules that options ask for, in transformers' order.
+
+    Args:
+        options: what has transformers' options as attributes; None and neutral values ask for nothing. `max_length`
+            must be what the caller's limits come to.
+        prompt_length: tokens that are not generated, padding included.
+        eos: the ids that end a text, if any do.
+        source: (R, S) ids of the encoder's text and how many columns of it count; None where there is none.
+        first: (R,), how many tokens of padding each prompt begins with; None if there is none.
+
+    Returns:
+        The rules before the caller's own, and those after them.
+    """
+    before: list[tuple[Rule, Numbers]] = []
+    after: list[tuple[Rule, Numbers]] = []
+
+    def add(
+        which: list[tuple[Rule, Numbers]], name: str, statics: dict[str, Any] | None = None, **numbers: Any
+    ) -> None:
+        which.append((Rule(name, tuple((statics or {}).items())), numbers))
+
+    if options.sequence_bias:
+        add(before, "sequence_bias", None, **_sequences(dict(options.sequence_bias)))
+    if options.repetition_penalty not in (None, 1.0):
+        none = np.zeros(1, np.int32)
+        penalty = float(options.repetition_penalty)
+        add(before, "repetition_penalty", penalty=penalty, first=none if first is None else first)
+    if options.no_repeat_ngram_size:
+        add(before, "no_repeat_ngram", {"size": options.no_repeat_ngram_size})
+    if options.encoder_no_repeat_ngram_size and source is not None:
+        statics = {"size": options.encoder_no_repeat_ngram_size}
+        add(before, "encoder_no_repeat_ngram", statics, source=source[0], count=source[1])
+    words = {tuple(word): -np.inf for word in options.bad_words_ids or ()}
+    if words := {word: bias for word, bias in words.items() if word not in [(one,) for one in eos]}:
+        add(before, "sequence_bias", None, **_sequences(words))
+    if options.min_length and eos:
+        add(before, "min_length", below=options.min_length, tokens=_ids(eos))
+    if options.min_new_tokens and eos:
+        add(before, "min_length", below=prompt_length + options.min_new_tokens, tokens=_ids(eos))
+    if options.forced_bos_token_id is not None:
+        add(before, "forced", at=1, tokens=_ids(options.forced_bos_token_id))
+    if options.forced_eos_token_id is not None:
+        add(before, "forced", at=options.max_length - 1, tokens=_ids(options.forced_eos_token_id))
+    if options.exponential_decay_length_penalty is not None and eos:
+        start, factor = options.exponential_decay_length_penalty
+        numbers = {"start": prompt_length + start, "factor": float(factor), "tokens": _ids(eos)}
+        add(before, "exponential_decay_length_penalty", None, **numbers)
+    if options.suppress_tokens:
+        add(before, "suppress_tokens", tokens=_ids(options.suppress_tokens))
+    if options.begin_suppress_tokens:
+        at = prompt_length + (prompt_length <= 1 and options.forced_bos_token_id is not None)
+        add(before, "begin_suppress_tokens", at=at, tokens=_ids(options.begin_suppress_tokens))
+
+    keep = 1 + max(1, len(eos)) if (options.num_beams or 1) > 1 else 1
+    k = max(options.top_k, keep) if options.do_sample and options.top_k else None
+    if options.do_sample:
+        if options.temperature not in (None, 1.0):
+            add(after, "temperature", divisor=float(options.temperature))
+        if k is not None:
+            add(after, "top_k", {"k": k})
+        if options.top_p is not None and options.top_p < 1.0:
+            add(after, "top_p", {"keep": keep, "k": k}, p=float(options.top_p))
+        if options.min_p:
+            add(after, "min_p", {"keep": keep}, p=float(options.min_p))
+        if options.typical_p is not None and options.typical_p < 1.0:
+            add(after, "typical_p", {"keep": keep, "k": k}, p=float(options.typical_p))
+    if options.renormalize_logits:
+        add(after, "renormalize")
+    return _parted(before), _parted(after)
+
+
+def out_of_vocabulary(options: Any, size: int) -> dict[str, tuple[int, ...]]:
+    """The ids that the options' rules name which are not below `size` and not negative, by option; {} if all are."""
+    named = {
+        "sequence_bias": [one for sequence, _ in options.sequence_bias or () for one in sequence],
+        "bad_words_ids": [one for word in options.bad_words_ids or () for one in word],
+        "forced_bos_token_id": _each(options.forced_bos_token_id),
+        "forced_eos_token_id": _each(options.forced_eos_token_id),
+        "suppress_tokens": options.suppress_tokens or (),
+        "begin_suppress_tokens": options.begin_suppress_tokens or (),
+    }
+    found = {name: tuple(dict.fromkeys(one for one in ids if not 0 <= one < size)) for name, ids in named.items()}
+    return {name: ids for name, ids in found.items() if ids}
+
+
+def _parted(pairs: list[tuple[Rule, Numbers]]) -> Rules:
+    return tuple(rule for rule, _ in pairs), tuple(numbers for _, numbers in pairs)
+
+
+def _each(ids: int | Iterable[int] | None) -> Iterable[int]:
+    if ids is None:
+        return ()
+    return (ids,) if isinstance(ids, int) else ids
+
+
+def _ids(ids: int | Iterable[int]) -> np.ndarray:
+    """(E,), each once."""
+    return np.array(list(dict.fromkeys(_each(ids))), np.int64)
+
+
+def _sequences(biases: dict[tuple[int, ...], float]) -> Numbers:
+    """The numbers of `sequence_bias`."""
+    longest = max(map(len, biases)) - 1
+    prefixes = [(_ANY,) * (longest + 1 - len(sequence)) + tuple(sequence[:-1]) for sequence in biases]
+    return {
+        "prefixes": np.array(prefixes, np.int64).reshape(-1, longest),
+        "last": np.array([sequence[-1] for sequence in biases], np.int64),
+        "bias": np.array(list(biases.values()), np.float64),
+    }
+
+
+def _number(xp: Any, number: Any, scores: Any) -> Any:
+    return xp.asarray(number, dtype=scores.dtype)
+
+
+def _if(xp: Any, condition: Any, changed: Callable[[], Any], scores: Any) -> Any:
+    """The changed scores or the scores; where the condition is known, nothing is computed in vain."""
+    if isinstance(condition, bool):
+        return changed() if condition else scores
+    return xp.where(condition, changed(), scores)
+
+
+def _without(xp: Any, scores: Any, which: Any) -> Any:
+    return xp.where(which, _number(xp, -xp.inf, scores), scores)
+
+
+def _marks(ops: Any, tokens: Any, scores: Any) -> Any:
+    """(E,) ids -> (1, V)."""
+    tokens = ops.xp.asarray(tokens)[None, :]
+    return ops.marked(tokens, tokens >= 0, scores.shape[1])
+
+
+def _for_each_row(xp: Any, values: Any, ids: Any) -> Any:
+    """(R, …) -> (B, …): the rows that come from one stand side by side."""
+    return xp.repeat(values, ids.shape[0] // values.shape[0], axis=0)
+
+
+def _not_completed(ops: Any, ids: Any, scores: Any, length: Any, size: int, text: Any, count: Any) -> Any:
+    """Forbids what would complete one of the runs of `size` tokens among the first `count` of a text (B, S)."""
+    xp, windows = ops.xp, text.shape[1] - size + 1
+    if windows < 1:
+        return scores
+    places = ops.steps(size - 1, ids) + (length - size + 1)
+    newest = xp.take(ids, xp.clip(places, 0, ids.shape[1] - 1), axis=1)
+    completed = ((ops.steps(windows, ids) + size <= count) & (length >= size - 1))[None, :]
+    completed = xp.broadcast_to(completed, (ids.shape[0], windows))
+    for place in range(size - 1):
+        completed = completed & (text[:, place : place + windows] == newest[:, place : place + 1])
+    return _without(xp, scores, ops.marked(text[:, size - 1 :], completed, scores.shape[1]))
+
+
+def _best(ops: Any, scores: Any, count: int) -> Any:
+    """(B, count) scores, or all there are, from the best down."""
+    return ops.top_k(scores, min(count, scores.shape[1]))[0]
+
+
+def _reached(xp: Any, masses: Any, sum_: Any, keep: int) -> Any:
+    """(B, 1): the place up to which masses (B, N) sum to what is asked, at least the `keep`th."""
+    count = xp.sum(xp.cumsum(masses, axis=1) < _number(xp, sum_, masses), axis=1, keepdims=True)
+    return xp.clip(count, keep - 1, masses.shape[1] - 1)

@@ -151,7 +151,9 @@ def norm(values: Float[Array, "B D"]) -> Float[Array, "B 1"]:
 
 def top_k(values: Float[Array, "B V"], k: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
     """The `k` largest of each row and where they stand, from the largest down; of equal ones, the first come first."""
-    found, places = jax.lax.top_k(jnp.where(values == 0, 0.0, values), k)  # it takes 0 before -0
+    # jax.lax.top_k takes 0 before -0, and what is no number first or last by its sign
+    values = jnp.where(jnp.isnan(values), jnp.nan, jnp.where(values == 0, 0.0, values))
+    found, places = jax.lax.top_k(values, k)
     return found, places
 
 

@@ -150,9 +150,17 @@ def norm(values: Float[Tensor, "B D"]) -> Float[Tensor, "B 1"]:
 def top_k(values: Float[Tensor, "B V"], k: int) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
     """The `k` largest of each row and where they stand, from the largest down; of equal ones, the first come first."""
     found, places = values.topk(min(k + 1, values.shape[1]))
-    if not (found[:, 1:] < found[:, :-1]).all():  # torch.topk takes equal ones in any order
+    if (found[:, 1:] < found[:, :-1]).all():
+        return found[:, :k], places[:, :k]
+    # torch.topk takes equal ones in any order
+    if found.isnan().any():
         found, places = values.sort(dim=1, descending=True, stable=True)
-    return found[:, :k], places[:, :k]
+        return found[:, :k], places[:, :k]
+    above, equal = values > found[:, k - 1 : k], values == found[:, k - 1 : k]
+    taken = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
+    places = taken.nonzero()[:, 1].unflatten(0, (-1, k))
+    found, order = values.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return found, places.gather(1, order)
 
 
 def marked(ids: Int[Tensor, "B L"], chosen: Bool[Tensor, "B L"], size: int) -> Bool[Tensor, "B V"]:

@@ -26,8 +26,8 @@ class Rule(NamedTuple):
 Numbers = dict[str, Any]
 """What else a rule needs, by name: Python numbers and arrays."""
 
-Rules = tuple[tuple[Rule, ...], tuple[Numbers, ...]]
-"""Rules in their order, and the numbers of each."""
+Rules = tuple[tuple[Rule, Numbers], ...]
+"""Rules in their order, with the numbers of each."""
 
 _ANY = -1
 """Stands before a sequence that is shorter than others."""
@@ -159,7 +159,7 @@ def typical_p(ops: Any, ids: Any, scores: Any, length: Any, *, p: Any, keep: int
     return _without(xp, scores, distances > farthest)
 
 
-def renormalize(ops: Any, ids: Any, scores: Any, length: Any) -> Any:
+def renormalized(ops: Any, ids: Any, scores: Any, length: Any) -> Any:
     """The logarithms of the probabilities."""
     return losses.log_softmax(ops.xp, scores)
 
@@ -181,7 +181,7 @@ RULES: dict[str, Callable[..., Any]] = {
         top_p,
         min_p,
         typical_p,
-        renormalize,
+        renormalized,
     )
 }
 
@@ -191,8 +191,8 @@ def applied(ops: Any, rules: tuple[Rule, ...], numbers: tuple[Numbers, ...], ids
 
     Args:
         ops: the backend's functions: `xp`, `steps`, `top_k`, `marked` and `added`.
-        rules, numbers: as `built` gives them. Numbers may be traced, and arrays may be numpy's, but in torch they have
-            to be tensors where the scores are not on the CPU.
+        rules, numbers: the first and the second of each pair that `built` gives. Numbers may be traced, and arrays may
+            be numpy's, but where torch's scores are not on the CPU they must be tensors beside them.
         ids: (B, L), of which only the first `length` places are read.
         scores: (B, V), float32 or float64, which the result has too.
         length: a Python integer, or a traced one.
@@ -203,77 +203,78 @@ def applied(ops: Any, rules: tuple[Rule, ...], numbers: tuple[Numbers, ...], ids
 
 
 def built(
-    options: Any, *, prompt_length: int, eos: tuple[int, ...], source: tuple[Any, int] | None, first: Any = None
+    options: Any,
+    *,
+    prompt_length: int,
+    eos: tuple[int, ...],
+    source: Any = None,
+    source_length: int | None = None,
+    first: Any = None,
 ) -> tuple[Rules, Rules]:
-    """The rules that options ask for, in transformers' order.
+    """The rules that options ask for, in transformers' order: those before the caller's own, and those after them.
 
     Args:
-        options: what has transformers' options as attributes; None and neutral values ask for nothing. `max_length`
-            must be what the caller's limits come to.
+        options: what has transformers' options as attributes; None and neutral values ask for nothing. `max_length` is
+            what all limits come to.
         prompt_length: tokens that are not generated, padding included.
         eos: the ids that end a text, if any do.
-        source: (R, S) ids of the encoder's text and how many columns of it count; None where there is none.
-        first: (R,), how many tokens of padding each prompt begins with; None if there is none.
-
-    Returns:
-        The rules before the caller's own, and those after them.
+        source: (R, S) ids of the encoder's texts, or of the prompts where there is no encoder; None if there are none.
+        source_length: so many columns of it count; all without it.
+        first: (R,), how many tokens of padding each row begins with; None if there is none.
     """
     before: list[tuple[Rule, Numbers]] = []
     after: list[tuple[Rule, Numbers]] = []
 
-    def add(
-        which: list[tuple[Rule, Numbers]], name: str, statics: dict[str, Any] | None = None, **numbers: Any
-    ) -> None:
-        which.append((Rule(name, tuple((statics or {}).items())), numbers))
+    def add(which: list[tuple[Rule, Numbers]], name: str, numbers: Numbers, **statics: Any) -> None:
+        which.append((Rule(name, tuple(statics.items())), numbers))
 
     if options.sequence_bias:
-        add(before, "sequence_bias", None, **_sequences(dict(options.sequence_bias)))
+        add(before, "sequence_bias", _sequences(dict(options.sequence_bias)))
     if options.repetition_penalty not in (None, 1.0):
-        none = np.zeros(1, np.int32)
-        penalty = float(options.repetition_penalty)
-        add(before, "repetition_penalty", penalty=penalty, first=none if first is None else first)
+        first = np.zeros(1, np.int32) if first is None else first
+        add(before, "repetition_penalty", {"penalty": float(options.repetition_penalty), "first": first})
     if options.no_repeat_ngram_size:
-        add(before, "no_repeat_ngram", {"size": options.no_repeat_ngram_size})
+        add(before, "no_repeat_ngram", {}, size=options.no_repeat_ngram_size)
     if options.encoder_no_repeat_ngram_size and source is not None:
-        statics = {"size": options.encoder_no_repeat_ngram_size}
-        add(before, "encoder_no_repeat_ngram", statics, source=source[0], count=source[1])
-    words = {tuple(word): -np.inf for word in options.bad_words_ids or ()}
-    if words := {word: bias for word, bias in words.items() if word not in [(one,) for one in eos]}:
-        add(before, "sequence_bias", None, **_sequences(words))
+        numbers = {"source": source, "count": source.shape[1] if source_length is None else source_length}
+        add(before, "encoder_no_repeat_ngram", numbers, size=options.encoder_no_repeat_ngram_size)
+    words = [tuple(word) for word in options.bad_words_ids or ()]
+    if words := {word: -np.inf for word in words if word not in [(end,) for end in eos]}:
+        add(before, "sequence_bias", _sequences(words))
     if options.min_length and eos:
-        add(before, "min_length", below=options.min_length, tokens=_ids(eos))
+        add(before, "min_length", {"below": options.min_length, "tokens": _ids(eos)})
     if options.min_new_tokens and eos:
-        add(before, "min_length", below=prompt_length + options.min_new_tokens, tokens=_ids(eos))
+        add(before, "min_length", {"below": prompt_length + options.min_new_tokens, "tokens": _ids(eos)})
     if options.forced_bos_token_id is not None:
-        add(before, "forced", at=1, tokens=_ids(options.forced_bos_token_id))
+        add(before, "forced", {"at": 1, "tokens": _ids(options.forced_bos_token_id)})
     if options.forced_eos_token_id is not None:
-        add(before, "forced", at=options.max_length - 1, tokens=_ids(options.forced_eos_token_id))
+        add(before, "forced", {"at": options.max_length - 1, "tokens": _ids(options.forced_eos_token_id)})
     if options.exponential_decay_length_penalty is not None and eos:
         start, factor = options.exponential_decay_length_penalty
         numbers = {"start": prompt_length + start, "factor": float(factor), "tokens": _ids(eos)}
-        add(before, "exponential_decay_length_penalty", None, **numbers)
+        add(before, "exponential_decay_length_penalty", numbers)
     if options.suppress_tokens:
-        add(before, "suppress_tokens", tokens=_ids(options.suppress_tokens))
+        add(before, "suppress_tokens", {"tokens": _ids(options.suppress_tokens)})
     if options.begin_suppress_tokens:
         at = prompt_length + (prompt_length <= 1 and options.forced_bos_token_id is not None)
-        add(before, "begin_suppress_tokens", at=at, tokens=_ids(options.begin_suppress_tokens))
+        add(before, "begin_suppress_tokens", {"at": at, "tokens": _ids(options.begin_suppress_tokens)})
 
-    keep = 1 + max(1, len(eos)) if (options.num_beams or 1) > 1 else 1
-    k = max(options.top_k, keep) if options.do_sample and options.top_k else None
     if options.do_sample:
+        keep = 1 + max(1, len(eos)) if (options.num_beams or 1) > 1 else 1
+        k = max(options.top_k, keep) if options.top_k else None
         if options.temperature not in (None, 1.0):
-            add(after, "temperature", divisor=float(options.temperature))
+            add(after, "temperature", {"divisor": float(options.temperature)})
         if k is not None:
-            add(after, "top_k", {"k": k})
+            add(after, "top_k", {}, k=k)
         if options.top_p is not None and options.top_p < 1.0:
-            add(after, "top_p", {"keep": keep, "k": k}, p=float(options.top_p))
+            add(after, "top_p", {"p": float(options.top_p)}, keep=keep, k=k)
         if options.min_p:
-            add(after, "min_p", {"keep": keep}, p=float(options.min_p))
+            add(after, "min_p", {"p": float(options.min_p)}, keep=keep)
         if options.typical_p is not None and options.typical_p < 1.0:
-            add(after, "typical_p", {"keep": keep, "k": k}, p=float(options.typical_p))
+            add(after, "typical_p", {"p": float(options.typical_p)}, keep=keep, k=k)
     if options.renormalize_logits:
-        add(after, "renormalize")
-    return _parted(before), _parted(after)
+        add(after, "renormalized", {})
+    return tuple(before), tuple(after)
 
 
 def out_of_vocabulary(options: Any, size: int) -> dict[str, tuple[int, ...]]:
@@ -288,10 +289,6 @@ def out_of_vocabulary(options: Any, size: int) -> dict[str, tuple[int, ...]]:
     }
     found = {name: tuple(dict.fromkeys(one for one in ids if not 0 <= one < size)) for name, ids in named.items()}
     return {name: ids for name, ids in found.items() if ids}
-
-
-def _parted(pairs: list[tuple[Rule, Numbers]]) -> Rules:
-    return tuple(rule for rule, _ in pairs), tuple(numbers for _, numbers in pairs)
 
 
 def _each(ids: int | Iterable[int] | None) -> Iterable[int]:

@@ -307,7 +307,7 @@ def _sequences(biases: dict[tuple[int, ...], float]) -> Numbers:
     longest = max(map(len, biases)) - 1
     prefixes = [(_ANY,) * (longest + 1 - len(sequence)) + tuple(sequence[:-1]) for sequence in biases]
     return {
-        "prefixes": np.array(prefixes, np.int64).reshape(-1, longest),
+        "prefixes": np.array(prefixes, np.int64).reshape(len(biases), longest),
         "last": np.array([sequence[-1] for sequence in biases], np.int64),
         "bias": np.array(list(biases.values()), np.float64),
     }

@@ -49,6 +49,19 @@ class Tokenizer(Protocol):
 
 
 @runtime_checkable
+class Streamer(Protocol):
+    """Is given tokens as they are written; the streamers of `transformers` are ones."""
+
+    def put(self, value: Any) -> None:
+        """Takes the prompts (R, P) first, then the next token of each text (R,): integers, as a numpy array."""
+        ...
+
+    def end(self) -> None:
+        """There is no more to come."""
+        ...
+
+
+@runtime_checkable
 class ImageProcessor(Protocol):
     """Turns images into arrays that a model takes; the image processors of `transformers` are ones."""
 

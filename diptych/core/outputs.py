@@ -232,6 +232,28 @@ class ImageClassifierOutput(ClassifierOutput):
     """What a classifier of images returns."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerateOutput(ModelOutput):
+    """What `generate` returns. R is the number of texts written: prompts times `num_return_sequences`."""
+
+    sequences: Any = None
+    """(R, L) ids, what was written behind the prompt or behind the decoder's start, padded with pad_token_id."""
+    sequences_scores: Any = None
+    """(R,), of a beam search: each text's summed log-probabilities, divided by its length ** length_penalty."""
+    scores: tuple[Any, ...] | None = None
+    """For each new token (rows, V) what it was chosen by: logits, or log-probabilities of beams, after every rule."""
+    logits: tuple[Any, ...] | None = None
+    """For each new token (rows, V), before any rule."""
+    beam_indices: Any = None
+    """(R, L'), of a beam search: the row of all prompts' beams that each new token was chosen in, -1 behind the end."""
+    attentions: tuple[tuple[Any, ...], ...] | None = None
+    """For each step every layer's probabilities (rows, N, T, S) over the tokens so far; T is 1 but for the prompt."""
+    cross_attentions: tuple[tuple[Any, ...], ...] | None = None
+    """For each step every layer's probabilities (rows, N, T, S) over the encoder's tokens."""
+    hidden_states: tuple[tuple[Any, ...], ...] | None = None
+    """For each step the embeddings and every layer's output, each (rows, T, D)."""
+
+
 def headed(record: type[Output], output: ModelOutput, **head: Any) -> Output:
     """The record of a model with a head: the head's fields, and what the record has of the output below it."""
     # torch.compile can't follow dataclasses.fields

@@ -73,9 +73,9 @@ def split(values: Float[Array, "B T D"], heads: int) -> Float[Array, "B N T H"]:
 
 def attention(
     query: Float[Array, "B N T H"],
-    key: Float[Array, "B N S H"],
-    value: Float[Array, "B N S H"],
-    mask: Bool[Array, "#B 1 #T S"] | None = None,
+    key: Float[Array, "K N S H"],
+    value: Float[Array, "K N S H"],
+    mask: Bool[Array, "#K 1 #T S"] | None = None,
     *,
     causal: bool = False,
     scale: float | None = None,
@@ -87,7 +87,8 @@ def attention(
     """Scaled dot-product attention in several heads; a query that may see no key gives zeros.
 
     Args:
-        query, key, value: projected states, as `split` gives them.
+        query, key, value: projected states, as `split` gives them. K, the rows of keys, may be a part of B: each then
+            serves as many rows of queries, one after the other.
         mask: True where a query may see a key.
         causal: without a mask, a query sees itself and what came before.
         scale: what scores are multiplied with; 1 / sqrt(H) without it.
@@ -96,6 +97,16 @@ def attention(
         weights: whether the probabilities are returned too, after dropout.
         upcast: whether the scores are products in float32 or wider, whatever the states are.
     """
+    if key.shape[0] != query.shape[0]:
+        side_by_side = query.reshape(key.shape[0], -1, *query.shape[1:]).swapaxes(1, 2)
+        rows, heads, count, length, width = side_by_side.shape
+        switches = {"scale": scale, "dropout": dropout, "rngs": rngs, "weights": weights, "upcast": upcast}
+        query = side_by_side.reshape(rows, heads, count * length, width)
+        states, probabilities = attention(query, key, value, mask, **switches)
+        if probabilities is not None:
+            probabilities = probabilities.reshape(rows, heads, count, length, -1).swapaxes(1, 2)
+            probabilities = probabilities.reshape(rows * count, heads, length, -1)
+        return states.reshape(rows * count, length, -1), probabilities
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     if causal and mask is None:
         mask = jnp.tril(jnp.ones((query.shape[-2], key.shape[-2]), bool))[None, None]
@@ -142,6 +153,11 @@ def steps(count: int, like: Any) -> Int[Array, "T"]:
 def at_row(values: Float[Array, "B T D"], index: Int[Array, "B"]) -> Float[Array, "B D"]:
     """One row of each sequence."""
     return values[steps(values.shape[0], values), index]
+
+
+def kept(values: Float[Array, "B T D"], which: Any) -> Float[Array, "B K D"]:
+    """The states of the last `which` tokens, of all for 0, or of those at the places of a (K,) array."""
+    return values[:, -which:] if isinstance(which, int) else values[:, which]
 
 
 def norm(values: Float[Array, "B D"]) -> Float[Array, "B 1"]:
@@ -285,7 +301,7 @@ def boundary_memory(
     *,
     width: int,
     crosses: bool,
-    seen: int | None = None,
+    seen: tuple[int, int] | None = None,
 ) -> tuple[Array | None, Array | None]:
     """What a caller says of the encoder's tokens: their states (B, S, D) if given, and the mask (B, 1, 1, S) over them.
 
@@ -297,7 +313,7 @@ def boundary_memory(
         like: what has the model's dtype and device.
         width: D.
         crosses: whether the decoder has cross-attention.
-        seen: how many of the encoder's tokens the cache has, which are attended to then; None if it has none.
+        seen: rows and tokens that the cache has of the encoder, which are attended to then; None if it has none.
 
     Raises:
         InputError: the decoder has none, one has another dtype or shape, or a mask is given of nothing.
@@ -310,10 +326,10 @@ def boundary_memory(
     if attention_mask is None:
         return states, None
     values = _seen(where, "encoder_attention_mask", attention_mask)
-    length = seen if states is None or seen is not None else states.shape[1]
-    if length is None:
+    size = seen if states is None or seen is not None else (batch, states.shape[1])
+    if size is None:
         raise InputError(f"{where}: encoder_attention_mask is given, but no encoder_hidden_states")
-    mask = boundary_mask(where, "encoder_attention_mask", values, (batch, length), like)
+    mask = boundary_mask(where, "encoder_attention_mask", values, size, like)
     return states, masks.padding(xp, mask)
 
 
@@ -387,6 +403,11 @@ def _labels(where: str, name: str, labels: Any, size: int, table: str) -> Array:
 def _indices(ids: Array) -> Array:
     """Integers in a dtype that indexes; narrow and unsigned ones need not, and could not hold every index."""
     return ids if ids.dtype in (jnp.int32, jnp.int64) else ids.astype(jnp.int32)
+
+
+def host(values: Any) -> Any:
+    """An array's values as numpy has them, where they can be seen; anything else as it is."""
+    return np.asarray(values) if isinstance(values, Array) and not isinstance(values, Tracer) else values
 
 
 def bounds(ids: Any) -> tuple[int, int] | None:

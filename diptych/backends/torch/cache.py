@@ -30,7 +30,8 @@ class Cache:
 
     Attributes:
         keys, values: one (B, N, S, H) for each layer.
-        cross_keys, cross_values: one (B, N, U, H) for each layer; None until the encoder's states were seen.
+        cross_keys, cross_values: one (B, N, U, H) for each layer; None until the encoder's states were seen. In a
+            `widened` cache they have fewer rows, each for as many of the others.
         mask: (B, S), True where a token may be attended to.
         length: the number of tokens seen so far.
         counted: (B,), those of each row that are no pads, where a model's positions leave pads out; else zeros.
@@ -102,6 +103,24 @@ class Cache:
         keys, values = _with(self.cross_keys, layer, key), _with(self.cross_values, layer, value)
         return replace(self, cross_keys=keys, cross_values=values)
 
+    def widened(self, count: int) -> "Cache":
+        """A cache with every row `count` times in a row; the encoder's tokens stay, and serve as many rows each."""
+
+        def repeated(held: Tensor) -> Tensor:
+            return held.repeat_interleave(count, 0)
+
+        keys, values = tuple(map(repeated, self.keys)), tuple(map(repeated, self.values))
+        return replace(self, keys=keys, values=values, mask=repeated(self.mask), counted=repeated(self.counted))
+
+    def reordered(self, rows: Int[Tensor, "B"], start: int) -> "Cache":
+        """The cache whose rows go on from these ones, which are alike in what stands before `start`."""
+        targets = (rows != ops.steps(len(rows), rows)).nonzero()[:, 0]
+        sources = rows[targets]
+        if len(targets):
+            for held in (*self.keys, *self.values):
+                held[targets, :, start : self.length] = held[sources, :, start : self.length]
+        return self
+
     def advanced(self, count: int) -> "Cache":
         """Counts new tokens, once every layer has taken them up."""
         return replace(self, length=self.length + count)
@@ -136,10 +155,10 @@ def crosses(cache: Cache | None, encoder_hidden_states: Tensor | None) -> bool:
     return encoder_hidden_states is not None or (isinstance(cache, Cache) and cache.cross_keys[0] is not None)
 
 
-def crossed_length(cache: Any) -> int | None:
-    """How many of an encoder's tokens a cache has; None without a cache, or if it has seen none."""
+def crossed_size(cache: Any) -> tuple[int, int] | None:
+    """How many rows of how many of an encoder's tokens a cache has; None without a cache, or if it has seen none."""
     key = cache.cross_keys[0] if isinstance(cache, Cache) else None
-    return None if key is None else key.shape[2]
+    return None if key is None else (key.shape[0], key.shape[2])
 
 
 class Opened(NamedTuple):
@@ -199,6 +218,31 @@ def opened(
         mask = ops.boundary_mask(where, named, attention_mask, size, like)
         return Opened(None, masks.causal_padding(ops.xp, ops.steps(count, like), mask), False, 0)
     cache = Cache.empty(shape, batch, shape.positions, like) if past_key_values is None else past_key_values
+    cache = checked(where, shape, cache, batch, like)
+    seen = known(cache.length)
+    if seen is not None:
+        check.at_most(where, "the number of tokens", seen + count, cache.capacity, "past_key_values.capacity")
+    mask = None
+    if attention_mask is not None:
+        widths = (cache.capacity,) if seen is None else (seen + count, cache.capacity)
+        mask = ops.boundary_mask(where, named, attention_mask, size, like, widths=widths)
+    cache = cache.attending(mask, count)
+    return Opened(cache, cache.visible(count), False, cache.length)
+
+
+def checked(where: str, shape: CacheShape, cache: Any, batch: int, like: Tensor) -> Cache:
+    """A caller's cache.
+
+    Args:
+        where: what errors name first.
+        shape: of the model's caches.
+        cache: the caller's.
+        batch: rows that it must have.
+        like: what has the model's dtype.
+
+    Raises:
+        InputError: it is none of ours, or of another model or batch.
+    """
     if not isinstance(cache, Cache):
         raise InputError(
             f"{where}: past_key_values is a {type(cache).__name__}, but a cache of diptych's is needed, such as "
@@ -209,15 +253,7 @@ def opened(
     check.shape(where, "past_key_values (layers, batch, heads, head width)", found, wanted)
     if cache.keys[0].dtype != like.dtype:
         raise InputError(f"{where}: past_key_values has dtype {cache.keys[0].dtype}, but the model has {like.dtype}")
-    seen = known(cache.length)
-    if seen is not None:
-        check.at_most(where, "the number of tokens", seen + count, cache.capacity, "past_key_values.capacity")
-    mask = None
-    if attention_mask is not None:
-        widths = (cache.capacity,) if seen is None else (seen + count, cache.capacity)
-        mask = ops.boundary_mask(where, named, attention_mask, size, like, widths=widths)
-    cache = cache.attending(mask, count)
-    return Opened(cache, cache.visible(count), False, cache.length)
+    return cache
 
 
 def closed(cache: Cache | None, count: int, use_cache: bool | None) -> Cache | None:

@@ -66,9 +66,9 @@ def split(values: Float[Tensor, "B T D"], heads: int) -> Float[Tensor, "B N T H"
 
 def attention(
     query: Float[Tensor, "B N T H"],
-    key: Float[Tensor, "B N S H"],
-    value: Float[Tensor, "B N S H"],
-    mask: Bool[Tensor, "#B 1 #T S"] | None = None,
+    key: Float[Tensor, "K N S H"],
+    value: Float[Tensor, "K N S H"],
+    mask: Bool[Tensor, "#K 1 #T S"] | None = None,
     *,
     causal: bool = False,
     scale: float | None = None,
@@ -80,7 +80,8 @@ def attention(
     """Scaled dot-product attention in several heads; a query that may see no key gives zeros.
 
     Args:
-        query, key, value: projected states, as `split` gives them.
+        query, key, value: projected states, as `split` gives them. K, the rows of keys, may be a part of B: each then
+            serves as many rows of queries, one after the other.
         mask: True where a query may see a key.
         causal: without a mask, a query sees itself and what came before.
         scale: what scores are multiplied with; 1 / sqrt(H) without it.
@@ -89,6 +90,13 @@ def attention(
         weights: whether the probabilities are returned too, after dropout.
         upcast: whether the scores are products in float32 or wider, whatever the states and autocast say.
     """
+    if key.shape[0] != query.shape[0]:
+        side_by_side = query.unflatten(0, (key.shape[0], -1)).transpose(1, 2)
+        switches = {"scale": scale, "dropout": dropout, "rngs": rngs, "weights": weights, "upcast": upcast}
+        states, probabilities = attention(side_by_side.flatten(2, 3), key, value, mask, **switches)
+        if probabilities is not None:
+            probabilities = probabilities.unflatten(2, side_by_side.shape[2:4]).transpose(1, 2).flatten(0, 1)
+        return states.unflatten(1, side_by_side.shape[2:4]).flatten(0, 1), probabilities
     causal = causal and mask is None
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     if not weights and not upcast:
@@ -140,6 +148,11 @@ def steps(count: int, like: Tensor) -> Int[Tensor, "T"]:
 def at_row(values: Float[Tensor, "B T D"], index: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
     """One row of each sequence."""
     return values[steps(values.shape[0], values), index]
+
+
+def kept(values: Float[Tensor, "B T D"], which: Any) -> Float[Tensor, "B K D"]:
+    """The states of the last `which` tokens, of all for 0, or of those at the places of a (K,) array."""
+    return values[:, -which:] if isinstance(which, int) else values[:, which]
 
 
 def norm(values: Float[Tensor, "B D"]) -> Float[Tensor, "B 1"]:
@@ -295,7 +308,7 @@ def boundary_memory(
     *,
     width: int,
     crosses: bool,
-    seen: int | None = None,
+    seen: tuple[int, int] | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """What a caller says of the encoder's tokens: their states (B, S, D) if given, and the mask (B, 1, 1, S) over them.
 
@@ -307,7 +320,7 @@ def boundary_memory(
         like: what has the model's dtype and device.
         width: D.
         crosses: whether the decoder has cross-attention.
-        seen: how many of the encoder's tokens the cache has, which are attended to then; None if it has none.
+        seen: rows and tokens that the cache has of the encoder, which are attended to then; None if it has none.
 
     Raises:
         InputError: the decoder has none, one has another dtype or shape, or a mask is given of nothing.
@@ -320,10 +333,10 @@ def boundary_memory(
     if attention_mask is None:
         return states, None
     values = _seen(where, "encoder_attention_mask", attention_mask)
-    length = seen if states is None or seen is not None else states.shape[1]
-    if length is None:
+    size = seen if states is None or seen is not None else (batch, states.shape[1])
+    if size is None:
         raise InputError(f"{where}: encoder_attention_mask is given, but no encoder_hidden_states")
-    mask = boundary_mask(where, "encoder_attention_mask", values, (batch, length), like)
+    mask = boundary_mask(where, "encoder_attention_mask", values, size, like)
     return states, masks.padding(xp, mask)
 
 
@@ -395,6 +408,11 @@ def _labels(where: str, name: str, labels: Tensor, size: int, table: str) -> Ten
 def _indices(ids: Tensor) -> Tensor:
     """Integers in a dtype that indexes, which narrow and unsigned ones don't."""
     return ids if ids.dtype in (torch.int32, torch.int64) else ids.to(torch.int64)
+
+
+def host(values: Any) -> Any:
+    """A tensor's values as numpy has them; anything else as it is."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
 
 
 def bounds(ids: Tensor) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from diptych.backends.jax import cache as caches
 from diptych.backends.jax import layers, ops
 from diptych.backends.jax.cache import Cache
+from diptych.backends.jax.generation import Generating
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
 from diptych.core import check
 from diptych.core import outputs as records
@@ -264,7 +265,7 @@ class BartPreTrainedModel(PreTrainedModel):
         where, like, config = type(self).__name__, self._like(), self.config
         size, limit = (words.shape[0], words.shape[1]), config.max_position_embeddings
         opened = caches.opened(where, config.cache_shape, *past, attention_mask, size, like, prefix=prefix)
-        seen = caches.crossed_length(opened.cache)
+        seen = caches.crossed_size(opened.cache)
         memory = ops.boundary_memory(where, *memory, size[0], like, width=config.d_model, crosses=True, seen=seen)
         position_ids = caches.position_ids(where, None, opened.start, size, like, limit=limit)
         switched = {"weights": switches["output_attentions"], "rngs": switches["rngs"]}
@@ -353,7 +354,7 @@ class BartModel(BartPreTrainedModel):
         return output if switches["output_hidden_states"] else output.replace(hidden_states=None)
 
 
-class BartForConditionalGeneration(BartPreTrainedModel):
+class BartForConditionalGeneration(Generating, BartPreTrainedModel):
     """The encoder and the decoder with a head that predicts the next word."""
 
     def __init__(self, config: BartLikeConfig, **build: Unpack[Build]) -> None:
@@ -377,6 +378,7 @@ class BartForConditionalGeneration(BartPreTrainedModel):
         labels: Any = None,
         *,
         use_cache: bool | None = None,
+        logits_to_keep: Any = 0,
         **switches: Unpack[Switches],
     ) -> records.Seq2SeqLMOutput | tuple[Any, ...]:
         """As `BartModel`, and:
@@ -384,13 +386,14 @@ class BartForConditionalGeneration(BartPreTrainedModel):
         Args:
             labels: (B, T) words to write, -100 = not counted; each a place later, they are what the decoder reads if
                 the call gives it nothing.
+            logits_to_keep: of how many last tokens the logits come, 0 for all, or the places of some.
         """
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self._shifted("labels", labels)
         inputs = (input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs)
         past, embeds = past_key_values, (inputs_embeds, decoder_inputs_embeds)
         outputs: Any = self.model(*inputs, past, *embeds, use_cache=use_cache, **self._inner(switches))
-        states = outputs.last_hidden_state
+        states = ops.kept(outputs.last_hidden_state, logits_to_keep)
         logits = self.model.shared.attend(states) if self.lm_head is None else self.lm_head(states)
         logits = logits + layers.value(self.final_logits_bias, logits)[None]
         loss = None
@@ -398,6 +401,17 @@ class BartForConditionalGeneration(BartPreTrainedModel):
             labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
             loss = losses.cross_entropy(ops.xp, logits, labels)
         output = headed(records.Seq2SeqLMOutput, outputs, loss=loss, logits=logits)
+        return self._returned(output, switches.get("return_dict"))
+
+    def encode(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        inputs_embeds: Any = None,
+        **switches: Unpack[Switches],
+    ) -> BaseModelOutput | tuple[Any, ...]:
+        """What the encoder makes of a batch of texts; the arguments are those of the model's call."""
+        output = self.model._read(input_ids, inputs_embeds, attention_mask, self._inner(switches))
         return self._returned(output, switches.get("return_dict"))
 
 
@@ -479,7 +493,7 @@ class BartDecoderWrapper(nnx.Module):
         self.decoder = BartDecoder(config, words=True, **init)
 
 
-class BartForCausalLM(BartPreTrainedModel):
+class BartForCausalLM(Generating, BartPreTrainedModel):
     """The decoder alone with a head that predicts the next word."""
 
     def __init__(self, config: BartLikeConfig, **build: Unpack[Build]) -> None:
@@ -500,6 +514,7 @@ class BartForCausalLM(BartPreTrainedModel):
         labels: Any = None,
         *,
         use_cache: bool | None = None,
+        logits_to_keep: Any = 0,
         **switches: Unpack[Switches],
     ) -> records.CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
         """Reads a batch of texts from left to right.
@@ -512,6 +527,7 @@ class BartForCausalLM(BartPreTrainedModel):
             encoder_attention_mask: (B, S), 1 = attend; all are attended to without it.
             past_key_values: a cache of the tokens before these; `init_cache` makes one.
             labels: (B, T) words, -100 = not counted; each token predicts the label in its own place.
+            logits_to_keep: of how many last tokens the logits come, 0 for all, or the places of some.
             use_cache: whether the cache comes back, as one that is given does without it; True makes one if need be.
             switches: as every model's call has them.
 
@@ -524,7 +540,7 @@ class BartForCausalLM(BartPreTrainedModel):
         words = self._words(input_ids, inputs_embeds, decoder.embed_tokens)
         memory, past = (encoder_hidden_states, encoder_attention_mask), (past_key_values, use_cache)
         outputs = self._decoded(decoder, words, attention_mask, memory, past, settled)
-        states = outputs.last_hidden_state
+        states = ops.kept(outputs.last_hidden_state, logits_to_keep)
         logits = decoder.embed_tokens.attend(states) if self.lm_head is None else self.lm_head(states)
         loss = None
         if labels is not None:

@@ -6,6 +6,7 @@ from jax import Array
 from jaxtyping import Float
 
 from diptych.backends.jax import layers, ops
+from diptych.backends.jax.generation import Generating
 from diptych.backends.jax.models.bert import BertEmbeddings, BertEncoder, BertStackModel, BertWords
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
 from diptych.core.models.bert_generation import BertGenerationConfig
@@ -47,7 +48,7 @@ class BertGenerationOnlyLMHead(BertWords):
         return self.scores(hidden_states, words)
 
 
-class BertGenerationDecoder(PreTrainedModel):
+class BertGenerationDecoder(Generating, PreTrainedModel):
     """The decoder with a head that predicts the next word."""
 
     def __init__(self, config: BertGenerationConfig, **build: Unpack[Build]) -> None:
@@ -68,17 +69,20 @@ class BertGenerationDecoder(PreTrainedModel):
         past_key_values: Any = None,
         *,
         use_cache: bool | None = None,
+        logits_to_keep: Any = 0,
         **switches: Unpack[Switches],
     ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
         """As `BertGenerationEncoder`, and:
 
         Args:
             labels: (B, T) words, -100 = not counted; each token predicts the next one's.
+            logits_to_keep: of how many last tokens the logits come, 0 for all, or the places of some.
         """
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
         memory, past = (encoder_hidden_states, encoder_attention_mask), past_key_values
         outputs: Any = self.bert(*inputs, *memory, past, use_cache=use_cache, **self._inner(switches))
-        logits = self.lm_head(outputs.last_hidden_state, self.bert.embeddings.word_embeddings)
+        states = ops.kept(outputs.last_hidden_state, logits_to_keep)
+        logits = self.lm_head(states, self.bert.embeddings.word_embeddings)
         loss = None
         if labels is not None:
             labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)

@@ -4,6 +4,7 @@ from typing import Any, Unpack
 
 from diptych.backends.jax import cache as caches
 from diptych.backends.jax import layers, ops
+from diptych.backends.jax.generation import Generating
 from diptych.backends.jax.pretrained import Build, CompositeModel
 from diptych.core import check
 from diptych.core.errors import ConfigError
@@ -21,7 +22,7 @@ from diptych.core.semantics import labels as written
 from diptych.core.semantics import losses
 
 
-class EncoderDecoderModel(CompositeModel):
+class EncoderDecoderModel(Generating, CompositeModel):
     """An encoder, and a decoder that attends to its states and predicts the next word."""
 
     def __init__(self, config: EncoderDecoderConfig, **build: Unpack[Build]) -> None:
@@ -53,6 +54,7 @@ class EncoderDecoderModel(CompositeModel):
         decoder_position_ids: Any = None,
         *,
         use_cache: bool | None = None,
+        logits_to_keep: Any = 0,
         **switches: Unpack[Switches],
     ) -> Seq2SeqLMOutput | tuple[Any, ...]:
         """Reads a batch of texts, and for each another one from left to right, whose next words it predicts.
@@ -72,6 +74,7 @@ class EncoderDecoderModel(CompositeModel):
                 are what the decoder reads if the call gives it nothing; it then attends to no pad_token_id.
             past_key_values: the decoder's cache of the tokens before these; `init_cache` makes one.
             use_cache: whether the cache comes back, as one that is given does without it; True makes one if need be.
+            logits_to_keep: of how many last tokens the logits come, 0 for all, or the places of some.
             switches: as every model's call has them.
 
         Raises:
@@ -91,7 +94,8 @@ class EncoderDecoderModel(CompositeModel):
                 decoder_attention_mask = decoder_input_ids != pad
         inputs = (decoder_input_ids, read, attention_mask, decoder_attention_mask, past_key_values)
         more = (decoder_inputs_embeds, decoder_token_type_ids, decoder_position_ids)
-        outputs: Any = self.decode(*inputs, *more, use_cache=use_cache, **settled)
+        kept = {"use_cache": use_cache, "logits_to_keep": logits_to_keep}
+        outputs: Any = self.decode(*inputs, *more, **kept, **settled)
         loss = None
         if labels is not None:
             labels = ops.boundary_labels(where, "labels", labels, outputs.logits)
@@ -126,6 +130,7 @@ class EncoderDecoderModel(CompositeModel):
         decoder_position_ids: Any = None,
         *,
         use_cache: bool | None = None,
+        logits_to_keep: Any = 0,
         **switches: Unpack[Switches],
     ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
         """What the decoder predicts behind the tokens of a batch of texts.
@@ -134,7 +139,7 @@ class EncoderDecoderModel(CompositeModel):
             encoder_outputs: what `encode` returned, or its states; a cache that has seen them needs none.
             encoder_attention_mask: (B, S), 1 = attend; all are attended to without it.
             decoder_input_ids, decoder_inputs_embeds, decoder_attention_mask, decoder_token_type_ids,
-                decoder_position_ids, past_key_values, use_cache: as the model's call takes them.
+                decoder_position_ids, past_key_values, use_cache, logits_to_keep: as the model's call takes them.
             switches: as every model's call has them.
 
         Raises:
@@ -157,7 +162,8 @@ class EncoderDecoderModel(CompositeModel):
             "past_key_values": past_key_values,
         }
         given = {name: value for name, value in inputs.items() if value is not None}
-        output: Any = self.decoder(**given, use_cache=use_cache, **self._inner(switches))
+        kept = {"use_cache": use_cache, "logits_to_keep": logits_to_keep}
+        output: Any = self.decoder(**given, **kept, **self._inner(switches))
         return self._returned(output, switches.get("return_dict"))
 
     def _given(self, encoder_outputs: Any) -> BaseModelOutput:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from diptych.backends.torch import cache as caches
 from diptych.backends.torch import layers, ops
 from diptych.backends.torch.cache import Cache
+from diptych.backends.torch.generation import Generating
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.core.models.bert import BertForPreTrainingOutput, BertLikeConfig, BertStackConfig
 from diptych.core.outputs import (
@@ -230,7 +231,7 @@ class BertStackModel(PreTrainedModel):
         size = (inputs_embeds.shape[0], inputs_embeds.shape[1])
         opened = caches.opened(where, config.cache_shape, *past, attention_mask, size, like)
         crosses = config.add_cross_attention
-        seen = caches.crossed_length(opened.cache)
+        seen = caches.crossed_size(opened.cache)
         memory = ops.boundary_memory(where, *memory, size[0], like, width=width, crosses=crosses, seen=seen)
         types, rows, pads = config.token_types, config.max_position_embeddings, config.padding_position
         cache, position_ids = caches.placed(where, opened, position_ids, input_ids, size, like, limit=rows, pads=pads)
@@ -404,7 +405,7 @@ class BertWordsModel(PreTrainedModel):
         return self.cls(hidden_states, self.bert.embeddings.word_embeddings)
 
 
-class BertLMHeadModel(BertWordsModel):
+class BertLMHeadModel(Generating, BertWordsModel):
     """The decoder with a head that predicts the next word."""
 
     def forward(
@@ -420,13 +421,19 @@ class BertLMHeadModel(BertWordsModel):
         past_key_values: Any = None,
         *,
         use_cache: bool | None = None,
+        logits_to_keep: Any = 0,
         **switches: Unpack[Switches],
     ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
-        """As `BertModel`, and `labels`: (B, T) words, -100 = not counted; each token predicts the next one's."""
+        """As `BertModel`, and:
+
+        Args:
+            labels: (B, T) words, -100 = not counted; each token predicts the next one's.
+            logits_to_keep: of how many last tokens the logits come, 0 for all, or the places of some.
+        """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         memory, past = (encoder_hidden_states, encoder_attention_mask), past_key_values
         outputs: Any = self._tower()(*inputs, *memory, past, use_cache=use_cache, **self._inner(switches))
-        logits = self._predicted(outputs.last_hidden_state)
+        logits = self._predicted(ops.kept(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
             labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from diptych.backends.torch import cache as caches
 from diptych.backends.torch import layers, ops
 from diptych.backends.torch.cache import Cache
+from diptych.backends.torch.generation import Generating
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.core.models.gpt2 import GPT2Config
 from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions, headed
@@ -188,7 +189,7 @@ class GPT2Model(PreTrainedModel):
             like,
             width=config.n_embd,
             crosses=config.add_cross_attention,
-            seen=caches.crossed_length(opened.cache),
+            seen=caches.crossed_size(opened.cache),
         )
         position_ids = caches.position_ids(
             where, position_ids, opened.start, size, like, limit=config.n_positions, field="n_positions"
@@ -229,7 +230,7 @@ class GPT2Model(PreTrainedModel):
         return self._returned(output, return_dict)
 
 
-class GPT2LMHeadModel(PreTrainedModel):
+class GPT2LMHeadModel(Generating, PreTrainedModel):
     """The decoder with a head that predicts the next word."""
 
     def __init__(self, config: GPT2Config, **build: Unpack[Build]) -> None:
@@ -252,17 +253,19 @@ class GPT2LMHeadModel(PreTrainedModel):
         past_key_values: Any = None,
         *,
         use_cache: bool | None = None,
+        logits_to_keep: Any = 0,
         **switches: Unpack[Switches],
     ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
         """As `GPT2Model`, and:
 
         Args:
             labels: (B, T) words, -100 = not counted; a token is to predict the label of the one that follows it.
+            logits_to_keep: of how many last tokens the logits come, 0 for all, or the places of some.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         memory, past = (encoder_hidden_states, encoder_attention_mask), past_key_values
         outputs: Any = self.transformer(*inputs, *memory, past, use_cache=use_cache, **self._inner(switches))
-        states = outputs.last_hidden_state
+        states = ops.kept(outputs.last_hidden_state, logits_to_keep)
         logits = self.transformer.wte.attend(states) if self.lm_head is None else self.lm_head(states)
         loss = None
         if labels is not None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diptych.backends.torch import load as load
+    from diptych.core.generation_config import GenerationConfig as GenerationConfig
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "backend", "load", "use"]
+__all__ = ["GenerationConfig", "__version__", "backend", "load", "use"]
 
 _PACKAGES = {"jax": "JAX", "torch": "PyTorch"}
 _chosen: str | None = None
@@ -63,6 +64,10 @@ def backend() -> ModuleType:
 def __getattr__(name: str) -> Any:
     if name.startswith("_") or name in ("backends", "conversion", "core", "cli", "demo"):
         raise AttributeError(f"module 'diptych' has no attribute {name!r}")
+    if name == "GenerationConfig":
+        from diptych.core.generation_config import GenerationConfig
+
+        return GenerationConfig
     if name != "load":
         from diptych.core import registry
 

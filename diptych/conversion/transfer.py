@@ -14,12 +14,13 @@ from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
+from diptych.core.generation_config import OwnOptions
 from diptych.core.pretrained import PreTrained
 from diptych.core.registry import architectures, described, families, within
 
 
 def to_jax(model: Any, *, dtype: Any = None, sharding: Any = None) -> Any:
-    """The JAX model with the weights, config, dtype and train mode of a live model; it shares no memory with it.
+    """The JAX model with a live one's weights, configs, dtype and train mode; it shares no memory with it.
 
     Args:
         model: of either backend, or of `transformers` if its class is known here. A JAX model gives a copy with the
@@ -42,7 +43,7 @@ def to_jax(model: Any, *, dtype: Any = None, sharding: Any = None) -> Any:
 
 
 def to_torch(model: Any, *, dtype: Any = None, device: Any = None) -> Any:
-    """The torch model with the weights, config, dtype and train mode of a live model; it shares no memory with it.
+    """The torch model with a live one's weights, configs, dtype and train mode; it shares no memory with it.
 
     Args:
         model: of either backend, or of `transformers` if its class is known here. A JAX model's `compute_dtype` is left
@@ -70,6 +71,7 @@ class Opened:
     config: ModelConfig
     tensors: dict[str, TensorSource]
     training: bool
+    own_options: OwnOptions
 
 
 def opened(model: Any) -> Opened:
@@ -83,7 +85,9 @@ def opened(model: Any) -> Opened:
         framework = (
             "jax" if "diptych.backends.jax.pretrained" in {base.__module__ for base in type(model).__mro__} else "torch"
         )
-        return Opened(framework, f"the {architecture}", architecture, model.config, model._sources(), model.training)  # pyright: ignore[reportAttributeAccessIssue]
+        training: bool = model.training  # pyright: ignore[reportAttributeAccessIssue]
+        named, own = f"the {architecture}", model._own_options
+        return Opened(framework, named, architecture, model.config, model._sources(), training, own)
     transformers, known = sys.modules.get("transformers"), architectures()
     if transformers is not None and isinstance(model, transformers.PreTrainedModel):
         for base in type(model).__mro__:
@@ -110,7 +114,8 @@ def _opened_transformers(model: Any, architecture: str) -> Opened:
             raise CheckpointError(f"{named}: {name} has no values (it is on the meta device)")
         read = functools.partial(as_array, parameter)
         tensors[name] = TensorSource(tuple(parameter.shape), FLOATS[float_name(parameter.dtype)], read, named)
-    return Opened("transformers", named, architecture, config, tensors, model.training)
+    own = OwnOptions.of_live(getattr(model, "generation_config", None), config)
+    return Opened("transformers", named, architecture, config, tensors, model.training, own)
 
 
 def _twin(opened: Opened, backend: ModuleType, dtype: Any, where: Any, build: dict[str, Any]) -> Any:
@@ -123,6 +128,7 @@ def _twin(opened: Opened, backend: ModuleType, dtype: Any, where: Any, build: di
         values = permuted(filling.source.read(), twin._stored_axes(slot), FLOATS[found_dtype])
         twin._put(slot, leaves[slot], values, where)
     twin._draw({slot: leaves[slot] for slot in found.constant}, 0, where)
+    twin._own_options = opened.own_options
     return twin.train(opened.training)
 
 

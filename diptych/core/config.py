@@ -6,8 +6,8 @@ computes; or it is *housekeeping*, kept as it is and written back, because it do
 
 import dataclasses
 import json
-import math
 import os
+import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -457,16 +457,17 @@ def _check_types(config: ModelConfig) -> None:
     hints = _hints(type(config))
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if not _fits(value, hints[f.name]):
-            wrong.append(f"{f.name}={value!r} ({type(value).__name__}) must be {_spelled(hints[f.name])}")
+        if not fits(value, hints[f.name]):
+            wrong.append(f"{f.name}={value!r} ({type(value).__name__}) must be {spelled(hints[f.name])}")
     if wrong:
         raise ConfigError(f"{type(config).__name__}: {'; '.join(wrong)}")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotation's type; no truth value is a number, and numbers are finite."""
     origin = get_origin(hint)
     if origin is types.UnionType or origin is typing.Union:
-        return any(_fits(value, choice) for choice in get_args(hint))
+        return any(fits(value, choice) for choice in get_args(hint))
     if origin is Literal:
         return value in get_args(hint) and not isinstance(value, bool)
     if origin is tuple:
@@ -475,21 +476,22 @@ def _fits(value: Any, hint: Any) -> bool:
             return False
         members = cast(tuple[Any, ...], value)
         if items[-1] is Ellipsis:
-            return all(_fits(item, items[0]) for item in members)
-        return len(members) == len(items) and all(_fits(*pair) for pair in zip(members, items, strict=True))
+            return all(fits(item, items[0]) for item in members)
+        return len(members) == len(items) and all(fits(*pair) for pair in zip(members, items, strict=True))
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
 
 
-def _spelled(hint: Any) -> str:
+def spelled(hint: Any) -> str:
+    """An annotation in words."""
     origin = get_origin(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if origin is types.UnionType or origin is typing.Union:
-        return " or ".join(_spelled(choice) for choice in get_args(hint))
+        return " or ".join(spelled(choice) for choice in get_args(hint))
     if hint is type(None):
         return "null"
     if hint is float:

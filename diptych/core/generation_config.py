@@ -1,23 +1,21 @@
 """The options of text generation, with the names that transformers gives them, and the files that carry them."""
 
-import dataclasses
 import difflib
 import json
-import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 
 from diptych.core.checkpoint.files import writing
-from diptych.core.config import FrozenMap, ModelConfig, parse_json_object, read_text, thawed
+from diptych.core.config import FrozenMap, ModelConfig, fits, parse_json_object, read_text, spelled, thawed
 from diptych.core.errors import ConfigError, InputError
 
-FILE = "generation_config.json"
+GENERATION_FILE = "generation_config.json"
 
 _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "num_beam_groups": (1,), "diversity_penalty": (0,), "penalty_alpha": (0,), "dola_layers": (),
@@ -34,7 +32,7 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
 }  # fmt: skip
 """Options that transformers has and diptych has not -> the values, besides None, with which they ask for nothing."""
 
-_DEFAULTS: Mapping[str, Any] = {
+_DEFAULTS: dict[str, Any] = {
     "min_length": 0, "do_sample": False, "num_beams": 1, "num_return_sequences": 1, "early_stopping": False,
     "length_penalty": 1.0, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0, "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "renormalize_logits": False, "output_scores": False,
@@ -47,100 +45,11 @@ _LARGEST = 2**30
 """Of whole numbers; the sum of two has 32 bits."""
 
 
-def _option(read: Callable[[Any], Any], wanted: str) -> Any:
-    """A field that is not set at first.
-
-    Args:
-        read: gives the value in its final form, or raises a TypeError or ValueError.
-        wanted: what a value must be.
-    """
-    return field(default=None, metadata={"read": read, "wanted": wanted})
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError
-    return int(value)
-
-
-def _float(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise TypeError
-    return float(value)
-
-
-def _whole(least: int) -> Any:
-    def read(value: Any) -> int:
-        if not least <= (number := _integer(value)) <= _LARGEST:
-            raise ValueError
-        return number
-
-    return _option(read, f"a whole number from {least} to 2**30")
-
-
-def _number(wanted: str = "a finite number", holds: Callable[[float], bool] = lambda number: True) -> Any:
-    def read(value: Any) -> float:
-        if not holds(number := _float(value)):
-            raise ValueError
-        return number
-
-    return _option(read, wanted)
-
-
-def _flag() -> Any:
-    return _option(_boolean, "True or False")
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError
-    return bool(cast(Any, value))
-
-
-def _items(value: Any) -> Sequence[Any]:
-    if not isinstance(value, list | tuple | np.ndarray):
-        raise TypeError
-    return cast(Sequence[Any], value)
-
-
-def _ids(value: Any) -> tuple[int, ...]:
-    return tuple(_integer(item) for item in _items(value))
-
-
-def _some_ids(value: Any) -> tuple[int, ...]:
-    if not (ids := _ids(value)):
-        raise ValueError
-    return ids
-
-
-def _biases(value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
-    pairs = cast(Mapping[Any, Any], value).items() if isinstance(value, Mapping) else map(_items, _items(value))
-    return tuple((_some_ids(ids), _float(bias)) for ids, bias in pairs)
-
-
-def _decay(value: Any) -> tuple[int, float]:
-    start, factor = _items(value)
-    if not 0 <= (start := _integer(start)) <= _LARGEST:
-        raise ValueError
-    return start, _float(factor)
-
-
-def _stops(value: Any) -> bool | str:
-    return value if isinstance(value, str) and value == "never" else _boolean(value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _id() -> Any:
-    return _option(_integer, "a token's id, a whole number")
-
-
-def _id_or_ids() -> Any:
-    return _option(lambda value: _integer(value) if isinstance(value, Integral) else _ids(value), "an id or ids")
+_LEAST = {
+    "max_length": 0, "max_new_tokens": 1, "min_length": 0, "min_new_tokens": 0, "num_beams": 1,
+    "num_return_sequences": 1, "top_k": 0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0,
+}  # fmt: skip
+_METADATA = ("transformers_version", "_from_model_config", "_commit_hash")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -173,50 +82,42 @@ class GenerationConfig:
         TypeError: options are unknown.
     """
 
-    max_length: int | None = _whole(0)
-    max_new_tokens: int | None = _whole(1)
-    min_length: int | None = _whole(0)
-    min_new_tokens: int | None = _whole(0)
-    do_sample: bool | None = _flag()
-    num_beams: int | None = _whole(1)
-    num_return_sequences: int | None = _whole(1)
-    early_stopping: bool | Literal["never"] | None = _option(_stops, 'True, False or "never"')
-    length_penalty: float | None = _number()
-    bos_token_id: int | None = _id()
-    eos_token_id: int | tuple[int, ...] | None = _id_or_ids()
-    pad_token_id: int | None = _id()
-    decoder_start_token_id: int | None = _id()
-    forced_bos_token_id: int | None = _id()
-    forced_eos_token_id: int | tuple[int, ...] | None = _id_or_ids()
-    temperature: float | None = _number(
-        "a number above 0 (the best token each time is do_sample=False)", lambda n: n > 0
-    )
-    top_k: int | None = _whole(0)
-    top_p: float | None = _number("a number above 0 and up to 1", lambda n: 0 < n <= 1)
-    min_p: float | None = _number("a number from 0 to 1", lambda n: 0 <= n <= 1)
-    typical_p: float | None = _number("a number above 0 and up to 1", lambda n: 0 < n <= 1)
-    repetition_penalty: float | None = _number("a number above 0", lambda n: n > 0)
-    no_repeat_ngram_size: int | None = _whole(0)
-    encoder_no_repeat_ngram_size: int | None = _whole(0)
-    bad_words_ids: tuple[tuple[int, ...], ...] | None = _option(
-        lambda value: tuple(map(_some_ids, _items(value))), "words, each of one id or more"
-    )
-    suppress_tokens: tuple[int, ...] | None = _option(_ids, "ids")
-    begin_suppress_tokens: tuple[int, ...] | None = _option(_ids, "ids")
-    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] | None = _option(
-        _biases, "pairs of one id or more and a finite number"
-    )
-    exponential_decay_length_penalty: tuple[int, float] | None = _option(
-        _decay, "a pair of a whole number from 0 to 2**30 and a finite one"
-    )
-    renormalize_logits: bool | None = _flag()
-    output_scores: bool | None = _flag()
-    output_logits: bool | None = _flag()
-    output_attentions: bool | None = _flag()
-    output_hidden_states: bool | None = _flag()
-    return_dict_in_generate: bool | None = _flag()
-    use_cache: bool | None = _flag()
-    cache_implementation: str | None = _option(_text, "a name")
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    min_length: int | None = None
+    min_new_tokens: int | None = None
+    do_sample: bool | None = None
+    num_beams: int | None = None
+    num_return_sequences: int | None = None
+    early_stopping: bool | Literal["never"] | None = None
+    length_penalty: float | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+    decoder_start_token_id: int | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | tuple[int, ...] | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    encoder_no_repeat_ngram_size: int | None = None
+    bad_words_ids: tuple[tuple[int, ...], ...] | None = None
+    suppress_tokens: tuple[int, ...] | None = None
+    begin_suppress_tokens: tuple[int, ...] | None = None
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] | None = None
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    renormalize_logits: bool | None = None
+    output_scores: bool | None = None
+    output_logits: bool | None = None
+    output_attentions: bool | None = None
+    output_hidden_states: bool | None = None
+    return_dict_in_generate: bool | None = None
+    use_cache: bool | None = None
+    cache_implementation: str | None = None
     carried: FrozenMap = field(default=FrozenMap())
 
     if not TYPE_CHECKING:  # a checker of types knows each option by name
@@ -224,13 +125,11 @@ class GenerationConfig:
         def __init__(self, *, carried: Mapping[str, Any] = FrozenMap(), **options: Any) -> None:
             _refuse(options)
             wrong: list[str] = []
-            for option in _OPTIONS.values():
-                value = options.get(option.name)
-                try:
-                    value = None if value is None else option.metadata["read"](value)
-                except (TypeError, ValueError, OverflowError):
-                    wrong.append(f"{option.name}={value!r} must be {option.metadata['wanted']}")
-                object.__setattr__(self, option.name, value)
+            for name in _OPTIONS:
+                value = _python(options.get(name))
+                if needed := _needed(name, value):
+                    wrong.append(f"{name}={value!r} must be {needed}")
+                object.__setattr__(self, name, value)
             if wrong:
                 raise InputError(f"GenerationConfig: {'; '.join(wrong)}")
             others = {name: value for name, value in options.items() if name in _UNSUPPORTED}
@@ -249,21 +148,21 @@ class GenerationConfig:
                 that are not supported anything at all, until `settled`.
         """
         known = {name: value for name, value in data.items() if name in _OPTIONS}
-        carried = {name: _plain(value) for name, value in data.items() if name not in _OPTIONS}
+        carried = {name: value for name, value in data.items() if name not in _OPTIONS}
         try:
             return cls(**known, carried=FrozenMap(carried))
         except InputError as error:
             raise ConfigError(f"{where}: {error}") from None
 
     @classmethod
-    def from_json(cls, text: str, *, where: str = FILE) -> Self:
+    def from_json(cls, text: str, *, where: str = GENERATION_FILE) -> Self:
         """The options of JSON text; see `from_dict`."""
         return cls.from_dict(parse_json_object(text, where), where=where)
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str]) -> Self:
         """The options of the `generation_config.json` of a directory; see `from_dict`."""
-        path = Path(directory) / FILE
+        path = Path(directory) / GENERATION_FILE
         if not path.is_file():
             raise ConfigError(f"{path}: no such file")
         return cls.from_json(read_text(path), where=str(path))
@@ -296,10 +195,12 @@ class GenerationConfig:
         if value is None or isinstance(value, GenerationConfig):
             return cls() if value is None else value
         if isinstance(value, Mapping):
-            return cls(**cast(Mapping[str, Any], value))
+            options = dict(cast(Mapping[str, Any], value))
+            return cls(carried=FrozenMap({name: options.pop(name) for name in _METADATA if name in options}), **options)
         if callable(getattr(value, "to_dict", None)):
+            given = {name: _plain(option) for name, option in value.to_dict().items() if option is not None}
             try:
-                return cls.from_dict(value.to_dict(), where=f"a {type(value).__name__}")
+                return cls.from_dict(given, where=f"a {type(value).__name__}")
             except ConfigError as error:
                 raise InputError(str(error)) from None
         raise InputError(
@@ -308,8 +209,7 @@ class GenerationConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The options that are set and what is carried along, as plain JSON data."""
-        data = {name: getattr(self, name) for name in _OPTIONS if getattr(self, name) is not None} | dict(self.carried)
-        return {name: thawed(data[name]) for name in sorted(data)}
+        return {name: thawed(value) for name, value in sorted(self._given().items())}
 
     def to_json(self) -> str:
         """The text of a `generation_config.json`."""
@@ -318,11 +218,14 @@ class GenerationConfig:
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes `generation_config.json` into a directory, which is made if it is missing."""
         Path(directory).mkdir(parents=True, exist_ok=True)
-        with writing(Path(directory) / FILE) as handle:
+        with writing(Path(directory) / GENERATION_FILE) as handle:
             handle.write(self.to_json().encode())
 
+    def _given(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _OPTIONS if getattr(self, name) is not None} | {**self.carried}
+
     def __repr__(self) -> str:
-        return f"GenerationConfig({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
+        return f"GenerationConfig({', '.join(f'{name}={value!r}' for name, value in self._given().items())})"
 
     def replace(self, **options: Any) -> Self:
         """A copy with other options; None unsets one.
@@ -372,11 +275,53 @@ class GenerationConfig:
         if returned > 1 and beams == 1 and not asked.do_sample:
             wrong.append(f"num_return_sequences={returned} needs do_sample=True or as many beams, or all texts are one")
         if wrong:
-            raise InputError(f"GenerationConfig: {'; '.join(wrong)}. An option that is None is left out")
+            raise InputError(f"GenerationConfig: {'; '.join(wrong)}. None leaves an option out")
         return asked
 
 
-_OPTIONS = {f.name: f for f in dataclasses.fields(GenerationConfig) if f.name != "carried"}
+@dataclass(frozen=True)
+class OwnOptions:
+    """The options that a model has beside those that its config states.
+
+    Any two compare equal, so that they never part compiled programs.
+
+    Attributes:
+        options: None if it has none.
+    """
+
+    options: GenerationConfig | None = field(default=None, compare=False)
+
+    @classmethod
+    def beside(cls, directory: Path, changes: Mapping[str, Any]) -> Self:
+        """Those that the files of a checkpoint have beside config.json, with the changes that the caller asks for.
+
+        Args:
+            directory: the checkpoint's.
+            changes: of the config; those that are no options are passed over.
+
+        Raises:
+            ConfigError: the file cannot be read, or holds what is impossible.
+            InputError: a change is impossible, or not supported.
+        """
+        if not os.path.lexists(directory / GENERATION_FILE):
+            return cls()
+        named = {name: value for name, value in changes.items() if name in _OPTIONS or name in _UNSUPPORTED}
+        return cls(GenerationConfig.from_pretrained(directory).replace(**named))
+
+    @classmethod
+    def of_live(cls, options: Any, config: ModelConfig) -> Self:
+        """Those of a live model of transformers; none, if it has none, or if they say what its config states.
+
+        Raises:
+            InputError: options have impossible types or values.
+        """
+        stated = GenerationConfig.of_model(config)
+        given = stated if options is None else GenerationConfig.coerced(options)
+        one, other = (_DEFAULTS | found.to_dict() | dict.fromkeys(_METADATA) for found in (given, stated))
+        return cls(None if one == other else given)
+
+
+_OPTIONS = {name: hint for name, hint in typing.get_type_hints(GenerationConfig).items() if name != "carried"}
 
 
 def _refuse_assignment(config: object, name: str, value: object) -> None:
@@ -387,6 +332,35 @@ def _refuse_assignment(config: object, name: str, value: object) -> None:
 
 
 GenerationConfig.__setattr__ = _refuse_assignment  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _python(value: Any) -> Any:
+    """Numbers of numpy as Python's, lists and arrays as tuples, a mapping as pairs."""
+    if isinstance(value, np.generic | np.ndarray):
+        return _python(cast(Any, value).tolist())
+    items = cast(Mapping[Any, Any], value).items() if isinstance(value, Mapping) else value
+    return tuple(map(_python, cast(Iterable[Any], items))) if isinstance(value, Mapping | list | tuple) else value
+
+
+def _needed(name: str, value: Any) -> str | None:
+    """What an option must be, if it is not that."""
+    if not fits(value, _OPTIONS[name]):
+        return spelled(_OPTIONS[name])
+    if value is None:
+        return None
+    if name in _LEAST and not _LEAST[name] <= value <= _LARGEST:
+        return f"from {_LEAST[name]} to 2**30"
+    if name in ("top_p", "typical_p") and not 0 < value <= 1:
+        return "above 0, and 1 at most"
+    if name == "min_p" and not 0 <= value <= 1:
+        return "from 0 to 1"
+    if name in ("temperature", "repetition_penalty") and value <= 0:
+        return "above 0" + ("; do_sample=False takes the best token each time" if name == "temperature" else "")
+    if name == "exponential_decay_length_penalty" and not 0 <= value[0] <= _LARGEST:
+        return "a start from 0 to 2**30, and a factor"
+    if (name == "bad_words_ids" and () in value) or (name == "sequence_bias" and any(not ids for ids, _ in value)):
+        return "of words with one id at least"
+    return None
 
 
 def _refuse(options: Mapping[str, Any]) -> None:
@@ -407,7 +381,7 @@ def _not_supported(options: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}={thawed(value)!r} is not supported"
         for name, value in options.items()
-        if value is not None and not (np.ndim(value) == 0 and value in _UNSUPPORTED[name])
+        if value is not None and not (np.isscalar(value) and value in _UNSUPPORTED[name])
     ]
 
 

@@ -20,6 +20,7 @@ from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import CacheShape, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import ConfigError, InputError
+from diptych.core.generation_config import GenerationConfig, OwnOptions
 from diptych.core.outputs import ModelOutput
 from diptych.core.registry import Family, described, relatives, within
 
@@ -73,6 +74,7 @@ class PreTrained:
     config: Any
     load_report: LoadReport = LoadReport()
     """What became of each tensor of the checkpoint; empty if the model was not loaded."""
+    _own_options: OwnOptions = OwnOptions()
 
     # The hooks, one for each thing that only a framework can do.
 
@@ -108,7 +110,24 @@ class PreTrained:
     def _siblings(cls) -> Callable[[str], Any]:
         """Finds a model class of this backend by name."""
 
+    @abstractmethod
+    def _like(self) -> Any:
+        """What has the dtype, and in torch the device, that inputs must have."""
+
     # What follows from them.
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The options that `generate` starts from: the checkpoint's or those set here, or else what the config states.
+
+        A mapping may be set too, or a GenerationConfig of transformers; None is what the config states.
+        """
+        own = self._own_options.options
+        return GenerationConfig.of_model(self.config) if own is None else own
+
+    @generation_config.setter
+    def generation_config(self, options: Any) -> None:
+        self._own_options = OwnOptions(None if options is None else GenerationConfig.coerced(options))
 
     def gradient_checkpointing_enable(self, mode: bool = True) -> Self:
         """Has every layer computed again for the gradient instead of keeping its inner values; returns the model."""
@@ -143,6 +162,7 @@ class PreTrained:
         refuse_foreign(f"{cls.__name__}.from_pretrained", changes)
         name, family, config_class = described(cls)
         source = loading.open_source(name_or_path, wanted=config_class, ignore_config=ignore_config, changes=changes)
+        own_options = OwnOptions.beside(source.directory, changes)
         family = within(family, source.whole)
         made = cast(Callable[..., Self], cls)
         guess = source.dtype_name if dtype is None else float_name(dtype)
@@ -163,6 +183,7 @@ class PreTrained:
             leaves = model._leaves()
         model._fill(leaves, found, FLOATS[settled], where)
         model.load_report = loading.report_of(source, found)
+        model._own_options = own_options
         return model
 
     def _fill(self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], where: Any) -> None:
@@ -188,11 +209,12 @@ class PreTrained:
         ]
 
     def _save(self, directory: str | os.PathLike[str], max_shard_size: int | str | None) -> None:
-        """Writes config.json and safetensors."""
+        """Writes config.json, safetensors, and generation_config.json if the model has options of its own."""
         sources = self._sources()
         loading.save(
             directory,
             self.config,
+            self._own_options.options,
             sources,
             class_name=described(type(self))[0],
             dtype=next(iter(sources.values())).dtype.name,

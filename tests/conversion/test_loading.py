@@ -97,11 +97,15 @@ def test_every_class_loads_what_transformers_saves(architecture, backend, saved,
 def test_transformers_loads_what_we_save(architecture, backend, saved, tmp_path):
     model = getattr(backend, architecture).from_pretrained(saved(architecture))
     model.save_pretrained(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    options = ["generation_config.json"] if (saved(architecture) / "generation_config.json").exists() else []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", *options, "model.safetensors"]
+    for name in options:
+        assert json.loads((tmp_path / name).read_text()) == json.loads((saved(architecture) / name).read_text())
     their_class = getattr(transformers, architecture)
     before, _ = their_class.from_pretrained(saved(architecture), output_loading_info=True)
     after, info = their_class.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
+    assert getattr(before, "generation_config", None) == getattr(after, "generation_config", None)
     assert before.state_dict().keys() == after.state_dict().keys()
     for name, tensor in before.state_dict().items():
         assert torch.equal(after.state_dict()[name], tensor), name

@@ -9,6 +9,7 @@ if importlib.util.find_spec("jax") is None or importlib.util.find_spec("flax") i
     raise ImportError("diptych.backends.jax needs JAX and Flax, which are not installed; pip install 'diptych[jax]'")
 
 from diptych.core import registry
+from diptych.core.generation_config import GenerationConfig as GenerationConfig
 
 NAME = "jax"
 
@@ -23,7 +24,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*registry.architectures(), *registry.config_names(), "load"])
+    return sorted([*registry.architectures(), *registry.config_names(), "GenerationConfig", "load"])
 
 
 def load(name_or_path: str | os.PathLike[str], **options: Any) -> Any:

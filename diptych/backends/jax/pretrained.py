@@ -23,6 +23,7 @@ from diptych.core.composite import Composite
 from diptych.core.config import ModelConfig
 from diptych.core.dtypes import float_name
 from diptych.core.errors import CheckpointError, InputError
+from diptych.core.generation_config import OwnOptions
 from diptych.core.pretrained import PreTrained
 
 Placement = jax.Device | jax.sharding.Sharding | Callable[[str, tuple[int, ...]], Any] | None
@@ -59,6 +60,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         self.config = config
         self.deterministic = True
         self.load_report = LoadReport()  # of its own, or a loaded model would be another pytree than a drawn one
+        self._own_options = OwnOptions()  # for the same reason
         compute_dtype = build.get("compute_dtype")
         return {
             "dtype": _jax_dtype(build.get("dtype")),
@@ -79,6 +81,8 @@ class PreTrainedModel(nnx.Module, PreTrained):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "config":
             self._check_config(value)
+        if name == "generation_config":  # a property, which nnx would take for a part of the pytree
+            return object.__setattr__(self, name, value)
         super().__setattr__(name, value)
 
     @property
@@ -160,7 +164,10 @@ class PreTrainedModel(nnx.Module, PreTrained):
         )
 
     def save_pretrained(self, directory: str | os.PathLike[str], *, max_shard_size: int | str | None = "5GB") -> None:
-        """Writes config.json and safetensors, which transformers loads too.
+        """Writes config.json and safetensors, which transformers loads too, and generation_config.json beside them.
+
+        That holds the model's options for `generate`, if they were loaded from one or set; without, the directory has
+        none afterwards.
 
         Args:
             directory: made if it is missing; an older checkpoint in it is replaced once the new one is complete.

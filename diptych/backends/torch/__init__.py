@@ -9,6 +9,7 @@ if importlib.util.find_spec("torch") is None:
     raise ImportError("diptych.backends.torch needs PyTorch, which is not installed; pip install 'diptych[torch]'")
 
 from diptych.core import registry
+from diptych.core.generation_config import GenerationConfig as GenerationConfig
 
 NAME = "torch"
 
@@ -23,7 +24,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*registry.architectures(), *registry.config_names(), "load"])
+    return sorted([*registry.architectures(), *registry.config_names(), "GenerationConfig", "load"])
 
 
 def load(name_or_path: str | os.PathLike[str], **options: Any) -> Any:

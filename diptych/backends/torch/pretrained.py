@@ -139,7 +139,10 @@ class PreTrainedModel(nn.Module, PreTrained):
         )
 
     def save_pretrained(self, directory: str | os.PathLike[str], *, max_shard_size: int | str | None = "5GB") -> None:
-        """Writes config.json and safetensors, which transformers loads too.
+        """Writes config.json and safetensors, which transformers loads too, and generation_config.json beside them.
+
+        That holds the model's options for `generate`, if they were loaded from one or set; without, the directory has
+        none afterwards.
 
         Args:
             directory: made if it is missing; an older checkpoint in it is replaced once the new one is complete.

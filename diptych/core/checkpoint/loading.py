@@ -16,6 +16,7 @@ from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, ConfigError
+from diptych.core.generation_config import GENERATION_FILE, GenerationConfig
 from diptych.core.registry import Family, architectures, read_config
 
 logger = logging.getLogger("diptych")
@@ -144,18 +145,24 @@ def announce(report: LoadReport, config: ModelConfig) -> None:
 def save(
     directory: str | os.PathLike[str],
     config: ModelConfig,
+    options: GenerationConfig | None,
     tensors: Mapping[str, TensorSource],
     *,
     class_name: str,
     dtype: str,
     max_shard_size: int | str | None,
 ) -> None:
-    """Writes config.json and safetensors; nothing that stood there is lost unless all of it succeeds."""
+    """Writes config.json and safetensors; nothing that stood there is lost unless all of it succeeds.
+
+    A generation_config.json holds a model's own options; where it has none, one that stood there is removed, or it
+    would speak for a model that it was not written for.
+    """
     target = Path(directory)
     if not os.fspath(directory):
         raise CheckpointError("the name of the directory to save in is empty")
-    if (target / "config.json").is_dir():
-        raise CheckpointError(f"{target / 'config.json'}: is a directory, but the config is to be saved there")
+    for name in ("config.json", GENERATION_FILE):
+        if (target / name).is_dir():
+            raise CheckpointError(f"{target / name}: is a directory, but the config is to be saved there")
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"{target}: is a file, but a directory is needed to save a checkpoint")
     housekeeping = {name: value for name, value in config.housekeeping.items() if name != "torch_dtype"}
@@ -164,6 +171,10 @@ def save(
     write_checkpoint(target, tensors, format="safetensors", max_shard_size=max_shard_size)
     with writing(target / "config.json") as handle:
         handle.write(config.to_json().encode())
+    if options is None:
+        (target / GENERATION_FILE).unlink(missing_ok=True)
+    else:
+        options.save_pretrained(target)
 
 
 def architecture_of(name_or_path: str | os.PathLike[str], ignore_config: Iterable[str] = ()) -> str:

@@ -150,7 +150,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         Raises:
             CheckpointError: the files cannot be read or do not fit the model; every missing, unexpected and misshaped
                 tensor is listed.
-            ConfigError: config.json is missing or says what is not supported.
+            ConfigError: config.json is missing or says what is not supported, or generation_config.json is broken.
         """
         return cls._load(
             name_or_path,

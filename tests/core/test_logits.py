@@ -105,9 +105,9 @@ def kept(probabilities, **options):
 
 
 def test_sequences_are_biased_where_their_beginning_just_came():
-    biases = (((3,), 1.5), ((2, 4), 2.0), ((1, 2, 4), -0.5), ((2, 1, 5), 9.0), ((1, 5), 9.0), ((0, 1, 2, 5), 9.0))
-    found = applied([1, 2], [0, 1, 2, 3, 4, -INF], sequence_bias=biases)
-    np.testing.assert_array_equal(found, [[0, 1, 2, 4.5, 5.5, -INF]])
+    biases = (((3,), 1.5), ((2, 4), 2.0), ((1, 2, 4), -0.5), ((2, 1, 5), 9.0), ((1, 5), 9.0), ((1, 1, 2, 5), 9.0))
+    found = applied([1, 2], [0, 1, -INF, 3, 4, 5], sequence_bias=biases)
+    np.testing.assert_array_equal(found, [[0, 1, -INF, 4.5, 5.5, 5]])
     np.testing.assert_array_equal(applied([[1, 2], [2, 1]], np.zeros((2, 6)), sequence_bias=biases)[1, 5], 18.0)
 
 
@@ -121,14 +121,14 @@ def test_bad_words_are_not_completed():
 
 
 def test_an_end_of_text_is_no_bad_word_but_may_be_part_of_one():
-    words = ((4,), (3,), (1, 3), (3, 1))
+    words = ((4,), (3,), (2,), (1, 3), (3, 1))
     assert forbidden([[1], [3]], 5, bad_words_ids=words, eos=(3, 2)) == [[3, 4], [1, 4]]
     assert built(bad_words_ids=((3,),), eos=(3,)) == ((), ())
 
 
 def test_repetition_is_penalised_once():
-    found = applied([1, 2, 1, 4, 4], [8, 8, -8, 8, 0, 8, -INF], repetition_penalty=4.0)
-    np.testing.assert_array_equal(found, [[8, 2, -32, 8, 0, 8, -INF]])
+    found = applied([1, 2, 1, 4, 6], [8, 0.5, -8, 8, 0, 8, -INF], repetition_penalty=4.0)
+    np.testing.assert_array_equal(found, [[8, 0.125, -32, 8, 0, 8, -INF]])
 
 
 def test_padding_is_not_repeated():
@@ -157,6 +157,7 @@ def test_no_ngram_is_the_encoders():
     assert forbidden([3, 4], 5, encoder_no_repeat_ngram_size=3, **options) == [[1]]
     assert forbidden([2], 5, encoder_no_repeat_ngram_size=2, **options) == [[0, 3]]
     assert forbidden([2], 5, encoder_no_repeat_ngram_size=3, **options) == [[]]
+    assert forbidden([2], 5, encoder_no_repeat_ngram_size=3, source=np.array([[2, 2, 4]])) == [[]]
     assert forbidden([3], 5, encoder_no_repeat_ngram_size=1, **options) == [[0, 1, 2, 3, 4]]
     assert forbidden([1, 2], 5, encoder_no_repeat_ngram_size=3, source=source) == [[0, 3, 4]]
     assert forbidden([1, 2], 5, encoder_no_repeat_ngram_size=9, source=source[:, :8]) == [[]]
@@ -191,7 +192,7 @@ def test_a_first_and_a_last_token_are_forced():
 
 
 def test_an_end_of_text_gets_likelier():
-    options = {"exponential_decay_length_penalty": (1, 1.5), "prompt_length": 2, "eos": (0, 1, 2)}
+    options = {"exponential_decay_length_penalty": (1, 1.5), "prompt_length": 2, "eos": (0, 1, 2, 0)}
     scores = [2.0, -2.0, -INF, 2.0]
     np.testing.assert_array_equal(applied([[0] * 3], scores, **options), [scores])
     np.testing.assert_array_equal(applied([[0] * 4], scores, **options), [[3.0, -1.0, -INF, 2.0]])
@@ -238,6 +239,14 @@ def test_the_best_that_sum_to_p_are_kept(k):
     assert kept(PROBABILITIES, top_p=0.76 / 0.95, top_k=4) == [0, 1, 3]
     assert kept(PROBABILITIES, top_p=0.1, top_k=k, num_beams=2) == [1, 3]
     assert kept(PROBABILITIES, top_p=0.1, top_k=k, num_beams=2, eos=(0, 1)) == [0, 1, 3]
+
+
+def test_behind_the_k_best_only_those_are_sorted(monkeypatch):
+    orders = []
+    monkeypatch.setattr(xp, "sort", None)
+    monkeypatch.setattr(xp, "argsort", lambda values, axis: orders.append(values.shape) or np.argsort(values, axis))
+    assert kept(PROBABILITIES, top_k=3, top_p=0.9, typical_p=0.9) == [0, 1, 3]
+    assert orders == [(1, 3)]
 
 
 def test_equal_ones_are_kept_together():
@@ -333,9 +342,9 @@ def test_neutral_options_ask_for_nothing():
 @pytest.mark.parametrize(("beams", "eos", "keep"), [(1, (1, 2), 1), (2, (), 2), (2, (1,), 2), (3, (1, 2), 3)])
 def test_beams_keep_more(beams, eos, keep):
     _, after = built(do_sample=True, num_beams=beams, eos=eos, top_k=1, min_p=0.5, top_p=0.5, typical_p=0.5)
-    statics = {rule.name: dict(rule.statics) for rule, _ in after}
+    fixed = {rule.name: dict(rule.fixed) for rule, _ in after}
     chosen = {"keep": keep, "k": keep}
-    assert statics == {"top_k": {"k": keep}, "min_p": {"keep": keep}, "top_p": chosen, "typical_p": chosen}
+    assert fixed == {"top_k": {"k": keep}, "min_p": {"keep": keep}, "top_p": chosen, "typical_p": chosen}
 
 
 def test_numbers_do_not_widen_scores():

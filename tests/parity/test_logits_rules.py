@@ -265,6 +265,18 @@ def test_one_program_serves_all_numbers() -> None:
     assert traces == 1
 
 
+def test_a_program_sorts_no_vocabulary_for_the_k_best() -> None:
+    """XLA would, for a slice of them."""
+    rule, ids, scores = (
+        logits.Rule("top_k", (("k", 5),)),
+        jnp.zeros((2, 3), jnp.int32),
+        jnp.zeros((2, 1_000), jnp.float32),
+    )
+    program = jax.jit(logits.applied, static_argnums=(0, 1)).lower(jax_ops, (rule,), ({},), ids, scores, 1).compile()
+    text = program.as_text()
+    assert text is not None and "TopK" in text and " sort(" not in text
+
+
 # What the backends' own functions do
 
 
@@ -330,8 +342,8 @@ def test_equal_scores_share_their_fate(backend: Any, name: str) -> None:
         found = {}
         for k in (None, 7):
             ((rule, numbers),) = logits.built(SimpleNamespace(**options), prompt_length=1, eos=())[1]
-            if "k" in dict(rule.statics) and name != "top_k":
-                rule = rule._replace(statics=(("keep", 1), ("k", k)))
+            if "k" in dict(rule.fixed) and name != "top_k":
+                rule = rule._replace(fixed=(("keep", 1), ("k", k)))
             best = logits.top_k(ops, None, there(scores), 1, k=7)
             found[k] = back(logits.applied(ops, (rule,), (numbers,), there(np.zeros((4, 1), int)), best, 1))
         np.testing.assert_allclose(found[7], found[None])

@@ -169,7 +169,7 @@ def top_k(values: Float[Array, "B V"], k: int) -> tuple[Float[Array, "B K"], Int
     """The `k` largest of each row and where they stand, from the largest down; of equal ones, the first come first."""
     # jax.lax.top_k takes 0 before -0, and what is no number first or last by its sign
     values = jnp.where(jnp.isnan(values), jnp.nan, jnp.where(values == 0, 0.0, values))
-    found, places = jax.lax.top_k(values, k)
+    found, places = jax.lax.optimization_barrier(jax.lax.top_k(values, k))  # without it, XLA sorts all for a slice
     return found, places
 
 

@@ -20,7 +20,7 @@ class Rule(NamedTuple):
     """A rule, and what of it a compiled program depends on."""
 
     name: str
-    statics: tuple[tuple[str, Any], ...] = ()
+    fixed: tuple[tuple[str, Any], ...] = ()
 
 
 Numbers = dict[str, Any]
@@ -85,7 +85,7 @@ def exponential_decay_length_penalty(
 
     def changed() -> Any:
         growth = _number(xp, factor, scores) ** _number(xp, length - start, scores) - 1.0
-        sizes = xp.abs(xp.take(scores, xp.clip(tokens, 0, scores.shape[1] - 1), axis=1))
+        sizes = xp.abs(xp.take(scores, tokens, axis=1))
         amounts = xp.where(xp.isfinite(sizes), sizes, xp.zeros_like(sizes)) * growth
         return ops.added(scores, xp.broadcast_to(tokens[None, :], amounts.shape), amounts)
 
@@ -198,7 +198,7 @@ def applied(ops: Any, rules: tuple[Rule, ...], numbers: tuple[Numbers, ...], ids
         length: a Python integer, or a traced one.
     """
     for rule, values in zip(rules, numbers, strict=True):
-        scores = RULES[rule.name](ops, ids, scores, length, **dict(rule.statics), **values)
+        scores = RULES[rule.name](ops, ids, scores, length, **dict(rule.fixed), **values)
     return scores
 
 
@@ -225,8 +225,8 @@ def built(
     before: list[tuple[Rule, Numbers]] = []
     after: list[tuple[Rule, Numbers]] = []
 
-    def add(which: list[tuple[Rule, Numbers]], name: str, numbers: Numbers, **statics: Any) -> None:
-        which.append((Rule(name, tuple(statics.items())), numbers))
+    def add(which: list[tuple[Rule, Numbers]], name: str, numbers: Numbers, **fixed: Any) -> None:
+        which.append((Rule(name, tuple(fixed.items())), numbers))
 
     if options.sequence_bias:
         add(before, "sequence_bias", _sequences(dict(options.sequence_bias)))

@@ -37,7 +37,7 @@ class GPT2Attention(nnx.Module):
     def __call__(
         self,
         hidden_states: Float[Array, "B T D"],
-        mask: Bool[Array, "#B 1 #T S"] | None,
+        mask: Bool[Array, "#K 1 #T S"] | None,
         encoder_hidden_states: Float[Array, "B U D"] | None = None,
         cache: Cache | None = None,
         *,
@@ -94,7 +94,7 @@ class GPT2Block(nnx.Module):
         hidden_states: Float[Array, "B T D"],
         mask: Bool[Array, "#B 1 #T S"] | None,
         encoder_hidden_states: Float[Array, "B U D"] | None = None,
-        encoder_mask: Bool[Array, "#B 1 1 U"] | None = None,
+        encoder_mask: Bool[Array, "#K 1 1 U"] | None = None,
         cache: Cache | None = None,
         *,
         causal: bool = False,

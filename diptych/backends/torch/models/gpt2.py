@@ -37,7 +37,7 @@ class GPT2Attention(nn.Module):
     def forward(
         self,
         hidden_states: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "#B 1 #T S"] | None,
+        mask: Bool[Tensor, "#K 1 #T S"] | None,
         encoder_hidden_states: Float[Tensor, "B U D"] | None = None,
         cache: Cache | None = None,
         *,
@@ -96,7 +96,7 @@ class GPT2Block(nn.Module):
         hidden_states: Float[Tensor, "B T D"],
         mask: Bool[Tensor, "#B 1 #T S"] | None,
         encoder_hidden_states: Float[Tensor, "B U D"] | None = None,
-        encoder_mask: Bool[Tensor, "#B 1 1 U"] | None = None,
+        encoder_mask: Bool[Tensor, "#K 1 1 U"] | None = None,
         cache: Cache | None = None,
         *,
         causal: bool = False,

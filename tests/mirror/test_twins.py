@@ -12,7 +12,7 @@ import pytest
 
 BACKENDS = Path(__file__).parents[2] / "diptych" / "backends"
 MODELS = sorted(path.name for path in (BACKENDS / "jax" / "models").glob("[!_]*.py"))
-LIBRARIES = ["__init__.py", "cache.py", "layers.py", "ops.py", "pretrained.py", "slots.py"]
+LIBRARIES = ["__init__.py", "cache.py", "generation.py", "layers.py", "ops.py", "pretrained.py", "slots.py"]
 
 FRAMEWORKS = ("jax", "flax", "torch")
 

@@ -62,7 +62,7 @@ def backend() -> ModuleType:
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_") or name in ("backends", "conversion", "core", "cli", "demo"):
+    if name.startswith("_") or name in ("backends", "conversion", "core", "cli", "demo", "text"):
         raise AttributeError(f"module 'diptych' has no attribute {name!r}")
     if name == "GenerationConfig":
         from diptych.core.generation_config import GenerationConfig

@@ -1,13 +1,15 @@
 """The command `diptych`: each verb parses, calls one public function, prints.
 
-Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself. Nothing heavy is imported unless needed.
+Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted. Nothing heavy is imported
+unless needed.
 """
 
+import inspect as reflection
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="diptych",
-    help="The same transformer models in JAX and PyTorch: convert their checkpoints, look into them, prove them equal.",
-    epilog="Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself.",
+    help="The same transformer models in JAX and PyTorch: convert their checkpoints, look into them, prove them equal, "
+    "have them write.",
+    epilog="Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -206,6 +209,217 @@ def _arrays(path: Path) -> dict[str, Any]:
             return {name: arrays[name] for name in arrays}
     except (ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: is no .npz file of plain arrays, as numpy.savez writes it ({error})") from None
+
+
+def _ids(flag: str, values: str | Sequence[str]) -> tuple[int, ...]:
+    """Ids that stand between commas or spaces, in one value or in several."""
+    from diptych.core.errors import InputError
+
+    text = values if isinstance(values, str) else ",".join(values)
+    try:
+        return tuple(int(word) for word in text.replace(",", " ").split())
+    except ValueError:
+        raise InputError(f"{flag} {text!r}: whole numbers are needed, between commas or spaces") from None
+
+
+def _parsed(flag: str, value: str) -> Any:
+    import json
+
+    from diptych.core.errors import InputError
+
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{flag} {value!r}: is no JSON ({error})") from None
+
+
+def _early(flag: str, value: str) -> bool | str:
+    from diptych.core.errors import InputError
+
+    choices = {"true": True, "false": False, "never": "never"}
+    if value not in choices:
+        raise InputError(f"{flag} {value!r}: is none of {', '.join(choices)}")
+    return choices[value]
+
+
+_KINDS: Mapping[str, tuple[Any, str | None, Callable[[str, Any], Any] | None]] = {
+    "whole": (int, None, None),
+    "real": (float, None, None),
+    "switch": (bool, None, None),
+    "ids": (list[str], "ID[,ID…]", _ids),
+    "json": (str, "JSON", _parsed),
+    "early": (str, "true|false|never", _early),
+}
+"""A flag's type for typer, how help names its value, and what makes an option's value of it where that is to do."""
+
+_FLAGS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "How long": {
+        "max_new_tokens": ("whole", "Most tokens to write; 20 if nothing says how many."),
+        "min_new_tokens": ("whole", "Tokens to write before a text may end."),
+        "max_length": ("whole", "Most tokens of a text with its prompt; --max-new-tokens goes before it."),
+        "min_length": ("whole", "Tokens of a text with its prompt before it may end."),
+    },
+    "Which token": {
+        "do_sample": ("switch", "Draw each token by its probability, or take the most probable."),
+        "temperature": ("real", "Above 0: below 1 the probable becomes more so, above 1 less."),
+        "top_k": ("whole", "Draw from the so many most probable; 0 from all."),
+        "top_p": ("real", "Draw from the most probable that have this share of the probability together."),
+        "min_p": ("real", "Draw from those that have at least this share of the most probable's probability."),
+        "typical_p": ("real", "Draw from the most typical that have this share of the probability together."),
+    },
+    "Several texts": {
+        "num_return_sequences": ("whole", "Texts for each prompt, drawn or of the best beams."),
+        "num_beams": ("whole", "Beginnings of each text to keep while searching for the most probable one."),
+        "length_penalty": ("real", "A beam's score is divided by its length to this power."),
+        "early_stopping": ("early", "Stop a search with as many texts as beams; never: once none can be better."),
+    },
+    "What is written": {
+        "repetition_penalty": ("real", "Above 1: tokens that are there already become less probable."),
+        "no_repeat_ngram_size": ("whole", "So many tokens in a row come only once; 0 is off."),
+        "encoder_no_repeat_ngram_size": ("whole", "So many tokens in a row of what is read are not written."),
+        "bad_words_ids": ("json", "Words that are not written, as lists of ids: [[5, 6], [7]]."),
+        "suppress_tokens": ("ids", "Tokens that are not written; may be repeated."),
+        "begin_suppress_tokens": ("ids", "Tokens that are not written first; may be repeated."),
+        "sequence_bias": ("json", "What is added to the scores of words: [[[5, 6], -1.5], [[7], 2.0]]."),
+        "exponential_decay_length_penalty": ("json", "A start, and a factor that an end gains a token: [10, 1.1]."),
+        "renormalize_logits": ("switch", "Make scores log-probabilities again after every rule."),
+    },
+    "Special tokens": {
+        "bos_token_id": ("whole", "That begins a text."),
+        "eos_token_id": ("ids", "Those that end a text; may be repeated."),
+        "pad_token_id": ("whole", "That fills the rows of a batch."),
+        "decoder_start_token_id": ("whole", "That a decoder with an encoder starts from."),
+        "forced_bos_token_id": ("whole", "That a text begins with, whatever its probability."),
+        "forced_eos_token_id": ("ids", "That a text ends with at its greatest length; may be repeated."),
+    },
+}
+"""Panels of the options of `GenerationConfig` that are flags -> each one's kind and help.
+
+They stand here and are not read off that class, so that help needs none of what it imports.
+"""
+
+NO_FLAGS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("output_scores", "output_logits", "output_attentions", "output_hidden_states"),
+        "arrays, of which the command prints none",
+    ),
+    "return_dict_in_generate": "a record comes always",
+    "use_cache": "changes nothing",
+    "cache_implementation": "changes nothing",
+}
+"""The options of `GenerationConfig` that are no flags -> the reason."""
+
+
+def _with_flags(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with a parameter for each flag, in place of its **options."""
+    signature = reflection.signature(verb)
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    flags: list[reflection.Parameter] = []
+    for panel, rows in _FLAGS.items():
+        for name, (kind, text) in rows.items():
+            hint, metavar, _ = _KINDS[kind]
+            option = typer.Option(help=text, metavar=metavar, rich_help_panel=panel)
+            annotation = Annotated[hint | None, option]
+            flags.append(reflection.Parameter(name, own[-1].kind, default=None, annotation=annotation))
+    cast(Any, verb).__signature__ = signature.replace(parameters=[*own, *flags])
+    return verb
+
+
+def _chosen(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The options whose flags are given, as `GenerationConfig` takes them."""
+    kinds = {name: kind for rows in _FLAGS.values() for name, (kind, _) in rows.items()}
+    chosen: dict[str, Any] = {}
+    for name, value in flags.items():
+        if value not in (None, []):
+            parse = _KINDS[kinds[name]][2]
+            chosen[name] = value if parse is None else parse(f"--{name.replace('_', '-')}", value)
+    return chosen
+
+
+@app.command()
+@_with_flags
+def generate(
+    directory: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text",
+            metavar="TEXT",
+            help="A text to go on from, or for an encoder to read, with the special tokens that the checkpoint's "
+            "tokenizer.json adds; - reads it from stdin; may be repeated.",
+        ),
+    ] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID[,ID…]", help="The same as ids, taken as they are; may be repeated."),
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="jax or torch; the tokens are the same. By default DIPTYCH_BACKEND's.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float64, float32, float16 or bfloat16; by default the checkpoint's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random choices of --do-sample.")] = 0,
+    compile: Annotated[bool, typer.Option("--compile", help="Have torch compile a token's step; JAX does.")] = False,
+    echo: Annotated[
+        bool, typer.Option("--echo", help="Print the prompt too, or what the decoder behind an encoder starts from.")
+    ] = False,
+    ignore: Ignore = None,
+    ignore_config: IgnoreConfig = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON for each text: its ids, text and score.")
+    ] = False,
+    **options: Any,
+) -> None:
+    """Write texts: what a decoder makes of a prompt, or a model with an encoder of what it reads.
+
+    What is printed is new, without special tokens; where there is no tokenizer.json, ids are. One text without beams is
+    printed as its tokens come. A flag overrules the checkpoint's own option.
+
+    Examples:
+
+      diptych generate gpt2 --text "Once upon a time" --max-new-tokens 40 --do-sample --seed 7
+
+      diptych generate bart-large-cnn --text - --num-beams 4 < article.txt
+
+      diptych generate gpt2 --ids 464,3290 --ids 464,3797 --json
+    """
+    from diptych.core.errors import InputError
+    from diptych.text import generate_text
+
+    if bool(text) is bool(ids):
+        raise InputError("generate: one of --text and --ids is needed, and not both")
+    written = generate_text(
+        directory,
+        _texts(text) if text else [_ids("--ids", one) for one in ids or ()],
+        backend=backend,
+        dtype=dtype,
+        seed=seed,
+        compile=compile,
+        echo=echo,
+        show=None if json else _print_piece,
+        ignore=tuple(ignore or ()),
+        ignore_config=tuple(ignore_config or ()),
+        **_chosen(options),
+    )
+    for one in written if json else ():
+        _print_json(one.to_json())
+
+
+def _texts(given: Sequence[str]) -> list[str]:
+    """The texts, with that of stdin, without its last line break, in place of -."""
+    from diptych.core.errors import InputError
+
+    if given.count("-") > 1:
+        raise InputError("generate: stdin can be read once, so --text - can be given once")
+    try:
+        return [sys.stdin.read().removesuffix("\n") if text == "-" else text for text in given]
+    except UnicodeDecodeError as error:
+        raise InputError(f"generate: stdin is no text ({error})") from None
+
+
+def _print_piece(text: str) -> None:
+    typer.echo(text, nl=False)
 
 
 def _print_json(text: str) -> None:

@@ -26,7 +26,7 @@ def any_backend() -> ModuleType:
         if importlib.util.find_spec(name) is not None:
             return importlib.import_module(f"diptych.backends.{name}")
     raise ImportError(
-        "converting needs JAX or PyTorch, and neither is installed; pip install 'diptych[torch]' or 'diptych[jax]'"
+        "JAX or PyTorch is needed, and neither is installed; pip install 'diptych[torch]' or 'diptych[jax]'"
     )
 
 

@@ -21,20 +21,6 @@ def source(tmp_path):
     return str(tmp_path / "source")
 
 
-@pytest.fixture
-def run(capfd, monkeypatch):
-    """Runs the command; gives exit code, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as exit:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return exit.value.code or 0, out, err
-
-    return run
-
-
 def test_convert_says_what_it_did(run, tmp_path, source):
     code, out, err = run("convert", source, tmp_path / "flax", "--format", "flax-msgpack", "--dtype", "bfloat16")
     assert (code, err) == (0, "")
@@ -185,7 +171,7 @@ def test_an_absent_framework_is_exit_code_2(run, tmp_path, source, monkeypatch):
     monkeypatch.setattr(slots, "_FRAMEWORKS", ())
     code, out, err = run("convert", source, tmp_path / "out")
     assert (code, out) == (2, "")
-    assert "diptych: converting needs JAX or PyTorch, and neither is installed; pip install 'diptych[torch]'" in err
+    assert "diptych: JAX or PyTorch is needed, and neither is installed; pip install 'diptych[torch]'" in err
     assert not (tmp_path / "out").exists()
 
 
@@ -215,12 +201,14 @@ def test_a_full_disk_is_exit_code_2_and_leaves_nothing(tmp_path, source):
     assert os.listdir(tmp_path) == ["source"]
 
 
-@pytest.mark.parametrize("verb", [(), ("convert",), ("inspect",), ("parity",)])
+@pytest.mark.parametrize("verb", [(), ("convert",), ("inspect",), ("parity",), ("generate",)])
 def test_help_has_examples(run, verb):
     code, out, err = run(*verb, "--help")
     assert (code, err) == (0, "")
     assert (
-        ("diptych " + verb[0] + " " in out) if verb else all(name in out for name in ("convert", "inspect", "parity"))
+        ("diptych " + verb[0] + " " in out)
+        if verb
+        else all(name in out for name in ("convert", "inspect", "parity", "generate"))
     )
     assert not verb or "Examples:" in out
     assert run(*verb, "-h")[1] == out

@@ -1,0 +1,208 @@
+"""Texts that a checkpoint writes, by the tokenizer that lies beside it: what `diptych generate` prints."""
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych.conversion.slots import any_backend
+from diptych.core.checkpoint.loading import architecture_of
+from diptych.core.checkpoint.locate import locate
+from diptych.core.errors import CheckpointError, InputError
+from diptych.core.interfaces import Tokenizer
+
+TOKENIZER_FILE = "tokenizer.json"
+
+_BACKENDS = ("jax", "torch")
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a model wrote.
+
+    Attributes:
+        ids: without padding, up to the end of text.
+        text: these without special tokens; None if there is no tokenizer.
+        score: of a beam search, the text's summed log-probabilities by its length; None without beams.
+    """
+
+    ids: tuple[int, ...]
+    text: str | None
+    score: float | None
+
+    def __str__(self) -> str:
+        return _spelled(self.ids) if self.text is None else self.text
+
+    def to_json(self) -> str:
+        """One JSON object on one line."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+def generate_text(
+    directory: str | os.PathLike[str],
+    prompts: Sequence[str | Sequence[int]],
+    *,
+    backend: str | None = None,
+    dtype: Any = None,
+    seed: int = 0,
+    compile: bool = False,
+    echo: bool = False,
+    show: Callable[[str], None] | None = None,
+    ignore: Iterable[str] = (),
+    ignore_config: Iterable[str] = (),
+    **options: Any,
+) -> list[Text]:
+    """Loads a checkpoint and has it go on from prompts, or write for what its encoder reads.
+
+    Prompts of several lengths become one batch, padded on the left for a decoder and on the right for an encoder.
+
+    Args:
+        directory: the checkpoint's, or a name on the Hugging Face hub.
+        prompts: texts, for the tokenizer.json of the checkpoint, which may add special tokens; or ids, taken as given.
+        backend: jax or torch; without it DIPTYCH_BACKEND's, or one that is installed. The tokens are the same.
+        dtype: of the parameters; None keeps the file's.
+        seed: of do_sample's random choices.
+        compile: whether torch compiles the step of a token; JAX always does.
+        echo: whether what stands before the new tokens comes too: the prompt, or the decoder's start.
+        show: is given what is to be printed, each text with a line break behind it: piece by piece as the tokens come
+            if there is one text without beams, or else at the end.
+        ignore, ignore_config: tensors of the file and fields of its config to leave unread.
+        options: any of `GenerationConfig`, before those of the checkpoint.
+
+    Returns:
+        Each prompt's texts, one prompt after the other.
+
+    Raises:
+        InputError: an argument does not fit the model, or the model writes no texts.
+        CheckpointError, ConfigError: the checkpoint cannot be loaded, or texts are given and it has no tokenizer.
+        ImportError: texts are given, and tokenizers is not installed.
+    """
+    module = _backend(backend)
+    directory = locate(directory)
+    tokenizer = _tokenizer(directory / TOKENIZER_FILE, needed=any(isinstance(prompt, str) for prompt in prompts))
+    rows = [_tokens(tokenizer, prompt) for prompt in prompts]
+    empty = [str(number) for number, row in enumerate(rows, 1) if not row]
+    if empty or not rows:
+        raise InputError(f"generate: prompt {', '.join(empty) or 1} has no tokens")
+    name = architecture_of(directory, ignore_config)
+    made = getattr(module, name)
+    if not hasattr(made, "generate"):
+        raise InputError(f"{directory}: {name} writes no texts; a class with a language model's head is needed")
+    model = made.from_pretrained(directory, dtype=dtype, ignore=ignore, ignore_config=ignore_config)
+    reads = hasattr(made, "encode")
+    asked = model.generation_config.settled(**options)
+    eos, pad = asked.eos_token_id, asked.pad_token_id
+    ends = eos if isinstance(eos, tuple) else () if eos is None else (eos,)
+    if pad is None and len({len(row) for row in rows}) > 1:
+        if not ends:
+            raise InputError("generate: prompts of several lengths are padded; pad_token_id or eos_token_id is needed")
+        pad = options["pad_token_id"] = ends[0]
+    ids, mask = _batch(rows, pad or 0, left=not reads)
+
+    def decoded(ids: Sequence[int]) -> str:
+        return _spelled(ids) if tokenizer is None else tokenizer.decode_batch([ids], skip_special_tokens=True)[0]
+
+    live = show is not None and len(rows) == asked.num_beams == asked.num_return_sequences == 1
+    shown = _Shown(decoded, show, echo) if show is not None and live else None
+    output = model.generate(ids, attention_mask=mask, seed=seed, streamer=shown, compile=compile, **options)
+    begun = 1 if reads else len(ids[0])
+    scores = None if output.sequences_scores is None else output.sequences_scores.tolist()
+    written: list[Text] = []
+    for number, row in enumerate(output.sequences.tolist()):
+        before = row[:1] if reads else rows[number // asked.num_return_sequences]
+        tokens = (*(before if echo else ()), *_ended(row[begun:], ends))
+        text = None if tokenizer is None else decoded(tokens)
+        written.append(Text(tokens, text, None if scores is None else scores[number]))
+        if show is not None:
+            show(f"{str(written[-1]).removeprefix(shown.text if shown else '')}\n")
+    return written
+
+
+class _Shown:
+    """A streamer that shows a text as far as the tokens to come cannot change it."""
+
+    def __init__(self, decoded: Callable[[Sequence[int]], str], show: Callable[[str], None], echo: bool) -> None:
+        self.decoded, self.show, self.echo = decoded, show, echo
+        self.ids: list[int] = []
+        self.text = ""
+
+    def put(self, value: Any) -> None:
+        """Takes the prompt (1, P) first, then the next token (1,)."""
+        if value.ndim == 1:
+            self.ids += value.tolist()
+        elif self.echo:
+            self.ids += value[0].tolist()
+        text = self.decoded(self.ids)
+        # a character that is not complete yet is decoded as U+FFFD
+        if text.startswith(self.text) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            self.show(text[len(self.text) :])
+            self.text = text
+
+    def end(self) -> None:
+        """There is no more to come."""
+
+
+def _backend(name: str | None) -> Any:
+    name = name or os.environ.get("DIPTYCH_BACKEND")
+    if not name:
+        return any_backend()
+    if name not in _BACKENDS:
+        raise InputError(f"generate: backend={name!r} is not known; known: {', '.join(_BACKENDS)}")
+    return importlib.import_module(f"diptych.backends.{name}")
+
+
+def _tokenizer(path: Path, *, needed: bool) -> Tokenizer | None:
+    """The tokenizer of a file; None if there is none, or nothing to read it with, and none is needed."""
+    if not path.is_file():
+        if needed:
+            raise CheckpointError(f"{path}: no such file, so text cannot become ids; --ids works without")
+        return None
+    try:
+        import tokenizers
+    except ImportError:
+        if needed:
+            raise ImportError(
+                f"{path}: needs tokenizers, which is not installed; pip install 'diptych[text]'"
+            ) from None
+        return None
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no narrower class
+        raise CheckpointError(f"{path}: is no tokenizer that tokenizers reads ({error})") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()  # a model without room for so many tokens says so
+    return tokenizer
+
+
+def _tokens(tokenizer: Tokenizer | None, prompt: str | Sequence[int]) -> list[int]:
+    if not isinstance(prompt, str) or tokenizer is None:
+        return [int(token) for token in prompt]
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"generate: the text {prompt!r} is not valid Unicode ({error.reason})") from None
+    return list(tokenizer.encode_batch([prompt])[0].ids)
+
+
+def _batch(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts as rows of one length, and their mask."""
+    width = max(map(len, rows))
+    ids: list[list[int]] = []
+    mask: list[list[int]] = []
+    for row in rows:
+        padding, ones, zeros = [pad] * (width - len(row)), [1] * len(row), [0] * (width - len(row))
+        ids.append([*padding, *row] if left else [*row, *padding])
+        mask.append([*zeros, *ones] if left else [*ones, *zeros])
+    return ids, mask
+
+
+def _ended(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """What was written, without the padding behind its end."""
+    return next((tokens[:count] for count, token in enumerate(tokens, 1) if token in ends), tokens)
+
+
+def _spelled(ids: Iterable[int]) -> str:
+    return " ".join(map(str, ids))

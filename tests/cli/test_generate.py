@@ -1,0 +1,393 @@
+"""The command writes what models write: alike in both backends, from texts and ids, as tokens come and at the end."""
+
+import dataclasses
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+import typing
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
+
+from diptych import cli, text
+from diptych.backends import torch as in_torch
+from diptych.core.generation_config import GenerationConfig
+from diptych.text import generate_text
+from tests.assertions import assert_close
+
+WORDS = ["[PAD]", "[START]", "[END]", "[UNK]", *(f"w{number}" for number in range(20))]
+PAD, START, END, UNKNOWN = range(4)
+BACKENDS = ("jax", "torch")
+
+
+def word_level(template=None):
+    """A word for each id, and special tokens around a text where a template says so."""
+    tokenizer = tokenizers.Tokenizer(models.WordLevel({word: id for id, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(WORDS[:4])
+    if template:
+        special = [("[START]", START), ("[END]", END)]
+        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Directories by name; weights are so large that each token depends on those before it."""
+    folder = tmp_path_factory.mktemp("writers")
+    sizes = {"vocab_size": len(WORDS), "n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 50}
+    config = in_torch.GPT2Config(**sizes, initializer_range=1.0, bos_token_id=START, eos_token_id=END)
+    in_torch.GPT2LMHeadModel(config, seed=3).save_pretrained(folder / "gpt2")
+    # what a file may say, and a batch has no use for
+    tokenizer = word_level()
+    tokenizer.enable_padding(length=7)
+    tokenizer.enable_truncation(2)
+    tokenizer.save(str(folder / "gpt2" / text.TOKENIZER_FILE))
+
+    sizes = {"vocab_size": len(WORDS), "d_model": 12, "max_position_embeddings": 30, "init_std": 0.7}
+    heads = {"encoder_layers": 1, "encoder_attention_heads": 2, "decoder_layers": 2, "decoder_attention_heads": 3}
+    widths = {"encoder_ffn_dim": 14, "decoder_ffn_dim": 16}
+    special = {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END, "decoder_start_token_id": END}
+    bart = in_torch.BartForConditionalGeneration(in_torch.BartConfig(**sizes, **heads, **widths, **special), seed=3)
+    bart.generation_config = bart.generation_config.replace(max_length=9, num_beams=3, forced_bos_token_id=START)
+    bart.save_pretrained(folder / "bart")
+    word_level("[START] $A [END]").save(str(folder / "bart" / text.TOKENIZER_FILE))
+
+    in_torch.GPT2LMHeadModel(config.replace(eos_token_id=None), seed=3).save_pretrained(folder / "silent")
+    sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 14}
+    in_torch.BertModel(in_torch.BertConfig(vocab_size=9, **sizes)).save_pretrained(folder / "bert")
+    return folder
+
+
+@pytest.fixture
+def gpt2(checkpoints):
+    return checkpoints / "gpt2"
+
+
+def rows_of(out):
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def ids_of(words):
+    return ",".join(str(WORDS.index(word)) for word in words.split())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_text_goes_on(run, gpt2, backend):
+    model = in_torch.GPT2LMHeadModel.from_pretrained(gpt2)
+    expected = model.generate([[5, 6, 7]], max_new_tokens=6).sequences[0, 3:].tolist()
+    assert len(set(expected)) > 3
+    command = ("generate", gpt2, "--backend", backend, "--max-new-tokens", 6)
+    code, out, err = run(*command, "--text", "w1 w2 w3")
+    assert (code, out, err) == (0, " ".join(WORDS[id] for id in expected) + "\n", "")
+    assert run(*command, "--ids", "5,6,7") == (code, out, err)
+    assert run(*command, "--ids", " 5 6, 7") == (code, out, err)
+    _, echoed, _ = run(*command, "--text", "w1 w2 w3", "--echo")
+    assert echoed == f"w1 w2 w3 {out}"
+    _, out, _ = run(*command, "--ids", "5,6,7", "--json")
+    assert rows_of(out) == [{"ids": expected, "text": " ".join(WORDS[id] for id in expected), "score": None}]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_is_what_each_is_alone(run, gpt2, backend):
+    command = ("generate", gpt2, "--backend", backend, "--max-new-tokens", 5, "--json")
+    prompts = ("w1 w2 w3", "w4", "w5 w6 w7 w8 w9")
+    alone = [rows_of(run(*command, "--text", prompt)[1])[0] for prompt in prompts]
+    _, out, err = run(*command, *(word for prompt in prompts for word in ("--text", prompt)))
+    assert rows_of(out) == alone
+    assert err == ""
+    assert rows_of(run(*command, *(word for prompt in prompts for word in ("--ids", ids_of(prompt))))[1]) == alone
+    _, out, _ = run(*command, *(word for prompt in prompts for word in ("--text", prompt)), "--echo")
+    assert [row["text"] for row in rows_of(out)] == [
+        f"{prompt} {row['text']}" for prompt, row in zip(prompts, alone, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("options", [(), ("--num-beams", 2)])
+def test_texts_end_where_they_end(run, gpt2, options):
+    """The third token that comes is made the end; beams give their scores too."""
+    command = ("generate", gpt2, "--backend", "torch", "--max-new-tokens", 8, *options)
+    free = rows_of(run(*command, "--ids", "5,6,7", "--json")[1])[0]["ids"]
+    ends = [f"{free[2]} 20", "21"]
+    ended = (*command, *(word for end in ends for word in ("--eos-token-id", end)))
+    _, out, _ = run(*ended, "--ids", "5,6,7", "--ids", "4", "--json")
+    first, second = rows_of(out)
+    for row in (first, second):
+        found = [id for id in row["ids"] if id in (free[2], 20, 21)]
+        assert found in ([], row["ids"][-1:])
+        assert (row["score"] is not None) is bool(options)
+    if not options:
+        assert first["ids"] == free[: free.index(free[2]) + 1]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_an_encoder_reads_becomes_a_text(run, checkpoints, backend):
+    model = in_torch.BartForConditionalGeneration.from_pretrained(checkpoints / "bart")
+    expected = model.generate([[START, 5, 6, END], [START, 7, END, PAD]], attention_mask=[[1] * 4, [1, 1, 1, 0]])
+    command = ("generate", checkpoints / "bart", "--backend", backend)
+    code, out, err = run(*command, "--text", "w1 w2", "--text", "w3", "--json")
+    rows = rows_of(out)
+    assert (code, err, len(rows)) == (0, "", 2)
+    scores = np.array([row["score"] for row in rows], np.float32)
+    assert_close(scores, expected.sequences_scores.numpy(), kind="float32", name="scores")
+    for row, ids in zip(rows, expected.sequences.tolist(), strict=True):
+        assert [END, *row["ids"]] == ids[: len(row["ids"]) + 1]
+        assert set(ids[len(row["ids"]) + 1 :]) <= {PAD}
+        assert row["ids"][0] == START
+        assert row["text"] == " ".join(WORDS[id] for id in row["ids"] if id > UNKNOWN)
+    assert run(*command, "--text", "w1 w2")[1] == f"{rows[0]['text']}\n"
+    echoed = rows_of(run(*command, "--text", "w1 w2", "--echo", "--json")[1])[0]
+    assert (echoed["ids"], echoed["text"]) == ([END, *rows[0]["ids"]], rows[0]["text"])
+
+
+def test_what_is_drawn_hangs_on_the_seed_alone(run, gpt2):
+    def drawn(backend, seed):
+        options = ("--do-sample", "--temperature", 1.5, "--top-k", 9, "--num-return-sequences", 3, "--seed", seed)
+        code, out, _ = run("generate", gpt2, "--backend", backend, "--text", "w1", "--text", "w2 w3", *options)
+        assert code == 0
+        return out.splitlines()
+
+    first = drawn("torch", 5)
+    assert len(first) == 6
+    assert len(set(first)) > 4
+    assert drawn("jax", 5) == drawn("torch", 5) == first
+    assert drawn("torch", 6) != first
+
+
+def test_stdin_is_a_text(run, gpt2, monkeypatch):
+    command = ("generate", gpt2, "--backend", "torch")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("w1\nw2 w3\n"))
+    assert run(*command, "--text", "-") == run(*command, "--text", "w1 w2 w3")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("w4"))
+    assert run(*command, "--text", "w1", "--text", "-") == run(*command, "--text", "w1", "--text", "w4")
+
+
+def test_the_environment_chooses_the_backend(gpt2, monkeypatch):
+    monkeypatch.setenv("DIPTYCH_BACKEND", "jax")
+    seen = []
+    finder = types.SimpleNamespace(import_module=lambda name: seen.append(name) or in_torch)
+    monkeypatch.setattr(text, "importlib", finder)
+    generate_text(gpt2, [[5]], max_new_tokens=1)
+    generate_text(gpt2, [[5]], max_new_tokens=1, backend="torch")
+    monkeypatch.delenv("DIPTYCH_BACKEND")
+    monkeypatch.setattr(text, "any_backend", lambda: seen.append("any") or in_torch)
+    generate_text(gpt2, [[5]], max_new_tokens=1)
+    assert seen == ["diptych.backends.jax", "diptych.backends.torch", "any"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_text_is_shown_as_it_comes(gpt2, backend):
+    """Whatever is written one after the other is in the end what is written at once."""
+    options = {"backend": backend, "max_new_tokens": 8, "do_sample": True, "seed": 2}
+    for prompt, echo in (("w1 w2", False), ("w1 w2", True), ([5, 6], True)):
+        pieces = []
+        (shown,) = generate_text(gpt2, [prompt], **options, echo=echo, show=pieces.append)
+        assert generate_text(gpt2, [prompt], **options, echo=echo) == [shown]
+        assert "".join(pieces) == f"{shown.text}\n"
+        assert len(pieces) > 8
+    pieces = []
+    texts = generate_text(gpt2, ["w1", "w2"], **options, show=pieces.append)
+    assert pieces == [f"{one.text}\n" for one in texts]
+    pieces = []
+    texts = generate_text(gpt2, ["w1"], **options | {"num_return_sequences": 2}, show=pieces.append)
+    assert pieces == [f"{one.text}\n" for one in texts]
+    pieces = []
+    texts = generate_text(gpt2, ["w1"], backend=backend, num_beams=2, show=pieces.append)
+    assert pieces == [f"{texts[0].text}\n"]
+
+
+def test_a_character_of_several_tokens_is_shown_once_it_is_there():
+    tokenizer = tokenizers.Tokenizer(models.BPE({char: id for id, char in enumerate(sorted(bytes_of()))}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    ids = tokenizer.encode("aé€b").ids
+    assert len(ids) == 7
+    pieces = []
+    shown = text._Shown(lambda ids: tokenizer.decode(list(ids)), pieces.append, echo=False)
+    shown.put(np.array([[1, 2]]))
+    for id in ids:
+        shown.put(np.array([id]))
+    shown.end()
+    assert [piece for piece in pieces if piece] == ["a", "é", "€", "b"]
+    # one that never is there is left for the end
+    shown.put(np.array(ids[1:2]))
+    assert (shown.text, shown.decoded(shown.ids)) == ("aé€b", "aé€b�")
+
+
+def bytes_of():
+    return pre_tokenizers.ByteLevel.alphabet()
+
+
+def test_without_a_tokenizer_ids_are_printed(run, checkpoints):
+    command = ("generate", checkpoints / "silent", "--backend", "torch", "--ids", "5,6", "--max-new-tokens", 4)
+    expected = in_torch.load(checkpoints / "silent").generate([[5, 6]], max_new_tokens=4).sequences[0].tolist()
+    assert run(*command) == (0, " ".join(map(str, expected[2:])) + "\n", "")
+    assert run(*command, "--echo")[1] == " ".join(map(str, expected)) + "\n"
+    assert rows_of(run(*command, "--json")[1]) == [{"ids": expected[2:], "text": None, "score": None}]
+    # of one length, so that there is nothing to pad
+    assert run(*command, "--ids", "7 8")[1].splitlines()[0] == " ".join(map(str, expected[2:]))
+
+
+def test_ids_need_no_library_of_tokenizers(run, gpt2, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    command = ("generate", gpt2, "--backend", "torch", "--max-new-tokens", 4)
+    code, out, _ = run(*command, "--ids", "5")
+    assert code == 0
+    assert re.fullmatch(r"\d+( \d+){3}\n", out)
+    code, out, err = run(*command, "--text", "w1")
+    assert (code, out) == (2, "")
+    assert f"{text.TOKENIZER_FILE}: needs tokenizers, which is not installed; pip install 'diptych[text]'" in err
+
+
+BAD = [
+    ("gpt2", (), "generate: one of --text and --ids is needed, and not both"),
+    ("gpt2", ("--text", "w1", "--ids", "5"), "generate: one of --text and --ids is needed, and not both"),
+    ("gpt2", ("--text", "-", "--text", "-"), "generate: stdin can be read once, so --text - can be given once"),
+    ("gpt2", ("--text", "w1", "--text", "", "--text", " "), "generate: prompt 2, 3 has no tokens"),
+    ("gpt2", ("--ids", ","), "generate: prompt 1 has no tokens"),
+    ("gpt2", ("--text", "w1\udcff"), "generate: the text 'w1\\udcff' is not valid Unicode (surrogates not allowed)"),
+    ("gpt2", ("--ids", "5;6"), "--ids '5;6': whole numbers are needed, between commas or spaces"),
+    ("gpt2", ("--ids", "24"), "input_ids holds 24, but vocab_size allows 0 to 23"),
+    ("gpt2", ("--ids", str(2**70)), "input_ids must hold numbers, but numpy reads it as object"),
+    ("gpt2", ("--ids", "5", "--eos-token-id", "x"), "--eos-token-id 'x': whole numbers are needed"),
+    ("gpt2", ("--ids", "5", "--eos-token-id", "99"), "eos_token_id=99, but vocab_size allows 0 to 23"),
+    ("gpt2", ("--ids", "5", "--bad-words-ids", "[[5"), "--bad-words-ids '[[5': is no JSON (Expecting"),
+    ("gpt2", ("--ids", "5", "--bad-words-ids", "7"), "GenerationConfig: bad_words_ids=7 must be tuple"),
+    ("gpt2", ("--ids", "5", "--early-stopping", "no"), "--early-stopping 'no': is none of true, false, never"),
+    ("gpt2", ("--ids", "5", "--temperature", 0), "GenerationConfig: temperature=0.0 must be above 0; do_sample=False"),
+    ("gpt2", ("--ids", "5", "--num-return-sequences", 2), "num_return_sequences=2 needs do_sample=True"),
+    ("gpt2", ("--ids", "5", "--max-new-tokens", 99), "max_length=100 means reading 99 tokens, but the decoder has"),
+    ("gpt2", ("--ids", "5", "--backend", "mxnet"), "generate: backend='mxnet' is not known; known: jax, torch"),
+    ("gpt2", ("--ids", "5", "--dtype", "int8"), "dtype='int8' is not supported"),
+    ("silent", ("--text", "w1"), "silent/tokenizer.json: no such file, so text cannot become ids; --ids works without"),
+    ("silent", ("--ids", "5", "--ids", "6,7"), "generate: prompts of several lengths are padded; pad_token_id or eos"),
+    ("bert", ("--ids", "5"), "bert: BertModel writes no texts; a class with a language model's head is needed"),
+    ("nowhere", ("--ids", "5"), "nowhere: no such directory, and no id of a model"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), BAD)
+def test_bad_input_is_one_line_on_stderr_and_exit_code_2(run, checkpoints, name, options, message):
+    code, out, err = run("generate", checkpoints / name, "--backend", "torch", *options)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("diptych: ")
+    assert message in err
+
+
+def test_stdin_that_is_no_text(run, gpt2, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"w1 \xff"), encoding="utf-8"))
+    code, out, err = run("generate", gpt2, "--backend", "torch", "--text", "-")
+    assert (code, out) == (2, "")
+    assert err.startswith("diptych: generate: stdin is no text ('utf-8' codec can't decode byte 0xff")
+
+
+def test_a_broken_tokenizer(run, tmp_path, gpt2):
+    for file in gpt2.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / text.TOKENIZER_FILE).write_text("{}")
+    code, out, err = run("generate", tmp_path, "--backend", "torch", "--text", "w1")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{text.TOKENIZER_FILE}: is no tokenizer that tokenizers reads (" in err
+
+
+def flags():
+    return {name: kind for rows in cli._FLAGS.values() for name, (kind, _) in rows.items()}
+
+
+def test_every_option_of_generation_has_a_flag_or_a_reason():
+    names = {field.name for field in dataclasses.fields(GenerationConfig)} - {"carried"}
+    assert not flags().keys() & cli.NO_FLAGS.keys()
+    assert flags().keys() | cli.NO_FLAGS.keys() == names
+    kinds = {
+        int: "whole",
+        float: "real",
+        bool: "switch",
+        bool | typing.Literal["never"]: "early",
+        int | tuple[int, ...]: "ids",
+        tuple[int, ...]: "ids",
+    }
+    hints = typing.get_type_hints(GenerationConfig)
+    for name, kind in flags().items():
+        choices = [choice for choice in typing.get_args(hints[name]) if choice is not types.NoneType]
+        hint = choices[0] if len(choices) == 1 else typing.Union[tuple(choices)]  # noqa: UP007
+        assert kinds.get(hint, "json") == kind, name
+
+
+GIVEN = {
+    "max_new_tokens": (3,),
+    "min_new_tokens": (2,),
+    "max_length": (30,),
+    "min_length": (4,),
+    "do_sample": (True,),
+    "temperature": (0.5,),
+    "top_k": (7,),
+    "top_p": (0.9,),
+    "min_p": (0.1,),
+    "typical_p": (0.8,),
+    "num_return_sequences": (2,),
+    "num_beams": (3,),
+    "length_penalty": (0.5,),
+    "early_stopping": (True, "true"),
+    "repetition_penalty": (1.25,),
+    "no_repeat_ngram_size": (2,),
+    "encoder_no_repeat_ngram_size": (3,),
+    "bad_words_ids": ([[5, 6], [7]], "[[5, 6], [7]]"),
+    "suppress_tokens": ((5, 6), "5,6"),
+    "begin_suppress_tokens": ((7,), "7"),
+    "sequence_bias": ([[[5, 6], -1.5]], "[[[5, 6], -1.5]]"),
+    "exponential_decay_length_penalty": ([2, 1.5], "[2, 1.5]"),
+    "renormalize_logits": (False,),
+    "bos_token_id": (1,),
+    "eos_token_id": ((2, 20), "2 20"),
+    "pad_token_id": (4,),
+    "decoder_start_token_id": (1,),
+    "forced_bos_token_id": (5,),
+    "forced_eos_token_id": ((2,), "2"),
+}
+
+
+def test_every_flag_arrives(run, gpt2, monkeypatch):
+    assert GIVEN.keys() == flags().keys()
+    words = []
+    for name, (value, *spelled) in GIVEN.items():
+        flag = name.replace("_", "-")
+        words += [f"--no-{flag}"] if value is False else [f"--{flag}"]
+        words += spelled or ([] if isinstance(value, bool) else [value])
+    seen = {}
+    monkeypatch.setattr(text, "generate_text", lambda *_, **options: seen.update(options) or [])
+    assert run("generate", gpt2, "--ids", "5", "--seed", 9, "--compile", "--ignore", "a.*", *words)[0] == 0
+    assert {name: seen[name] for name in GIVEN} == {name: value for name, (value, *_) in GIVEN.items()}
+    assert (seen["seed"], seen["compile"], seen["ignore"], seen["echo"]) == (9, True, ("a.*",), False)
+    GenerationConfig(**{name: seen[name] for name in GIVEN})  # their types are right
+    seen.clear()
+    assert run("generate", gpt2, "--ids", "5", "--early-stopping", "never")[0] == 0
+    assert {name: seen[name] for name in flags() if name in seen} == {"early_stopping": "never"}
+
+
+def test_help_shows_every_flag_in_its_panel(run):
+    code, out, _ = run("generate", "--help")
+    assert code == 0
+    panels = re.split(r"^╭─ ", out, flags=re.MULTILINE)
+    for panel, rows in cli._FLAGS.items():
+        (shown,) = (found for found in panels if found.startswith(f"{panel} ─"))
+        for name in rows:
+            assert f"--{name.replace('_', '-')}"[:24] in shown
+    assert not any(f"--{name.replace('_', '-')}" in out for name in cli.NO_FLAGS)
+
+
+def test_an_interrupt_ends_it_quietly(gpt2):
+    command = [sys.executable, "-m", "diptych.cli", "generate", str(gpt2), "--backend", "torch", "--text", "-"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        time.sleep(3)  # it waits for stdin
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out, err) == (130, b"", b"")

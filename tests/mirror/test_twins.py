@@ -32,6 +32,7 @@ ONLY_HERE = {
     "torch": {
         "Build.device": "JAX has shardings",
         "Linear.reset_parameters": "torch.nn's constructor calls it",
+        "Linear.call": "JAX's is nnx.Linear's",
         "Conv1D.call": "JAX's is nnx.Linear's",
         "Conv1D.extra_repr": "nnx prints every layer's attributes",
         "Embedding.reset_parameters": "torch.nn's constructor calls it",

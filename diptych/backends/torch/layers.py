@@ -153,8 +153,13 @@ def value(free: Any, like: Tensor) -> Tensor:
     return free
 
 
-_onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-"""oneDNN's product of rows, private to torch, which a build without oneDNN lacks."""
+_KNOWN = ("_is_tracing", "_functorch", "_len_torch_dispatch_stack", "_len_torch_function_stack", "_get_mkldnn_enabled")
+"""What of torch's private names `_is_plain` asks."""
+
+_onednn: Any = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None) if all(hasattr(torch._C, n) for n in _KNOWN) else None
+)
+"""oneDNN's product of rows, private to torch: a build without oneDNN lacks it, and other versions may."""
 
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -218,9 +223,9 @@ def _is_plain(values: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     oneDNN's has no gradient, and those who trace, transform, count or intercept operations know torch's own.
     """
     return (
-        not torch.compiler.is_compiling()
+        _onednn is not None
+        and not torch.compiler.is_compiling()
         and not torch._C._is_tracing()
-        and _onednn is not None
         and type(values) in _PLAIN
         and type(weight) in _PLAIN
         and values.is_cpu

@@ -11,7 +11,7 @@ Needs `pip install -e '.[examples]'`.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,7 +96,6 @@ class Torch:
 
         from diptych.backends.torch import EncoderDecoderModel
 
-        self.torch = torch
         self.model = EncoderDecoderModel(CONFIG, seed=seed).train()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -115,14 +114,6 @@ class Torch:
         self.optimizer.step()
         self.schedule.step()
         return loss.item()
-
-    def written(self, batch: Batch) -> np.ndarray:
-        """What the model writes for the strings."""
-        self.model.eval()
-        with self.torch.inference_mode():
-            tokens = greedy(self.model, batch, lambda logits: logits.argmax(-1), call)
-        self.model.train()
-        return np.stack([token.numpy() for token in tokens], axis=1)
 
 
 class Jax:
@@ -144,38 +135,21 @@ class Jax:
             return optax.apply_updates(model, updates), state, loss
 
         self._step = jax.jit(step, donate_argnums=(0, 1))
-        self._call = jax.jit(call)
 
     def step(self, batch: Batch) -> float:
         """Learns from a batch; gives its loss."""
         self.model, self.state, loss = self._step(self.model, self.state, batch)
         return float(loss)
 
-    def written(self, batch: Batch) -> np.ndarray:
-        """What the model writes for the strings."""
-        tokens = greedy(self.model.eval(), batch, lambda logits: logits.argmax(-1), self._call)
-        self.model.train()
-        return np.stack([np.asarray(token) for token in tokens], axis=1)
 
-
-def call(model: Any, tokens: Any, encoded: Any, mask: Any, cache: Any) -> Any:
-    """The decoder's logits for one token of each row, and the cache that holds it too."""
-    output = model.decode(tokens, encoded, encoder_attention_mask=mask, past_key_values=cache)
-    return output.logits[:, -1], output.past_key_values
-
-
-def greedy(model: Any, batch: Batch, best: Callable[[Any], Any], call: Callable[..., Any]) -> list[Any]:
-    """The most likely tokens, one after the other, LONGEST + 1 of them."""
-    encoded = model.encode(batch["input_ids"], batch["attention_mask"]).last_hidden_state
-    rows = len(batch["input_ids"])
-    cache = model.init_cache(rows, LONGEST + 1)
-    tokens: list[Any] = []
-    token: Any = np.full(rows, START)
-    for _ in range(LONGEST + 1):
-        logits, cache = call(model, token[:, None], encoded, batch["attention_mask"], cache)
-        token = best(logits)
-        tokens.append(token)
-    return tokens
+def written(model: Any, batch: Batch) -> np.ndarray:
+    """What the model writes for the strings: LONGEST + 1 tokens of each, with padding behind END."""
+    output = model.eval().generate(
+        batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=LONGEST + 1
+    )
+    model.train()
+    tokens = np.asarray(output.sequences)[:, 1:]  # behind START
+    return np.pad(tokens, ((0, 0), (0, LONGEST + 1 - tokens.shape[1])), constant_values=PAD)
 
 
 def right(tokens: np.ndarray, labels: np.ndarray) -> float:
@@ -220,7 +194,7 @@ def main(
         for step, batch in bar:
             losses.append(trained.step(batch))
             if (step + 1) % every == 0 or step + 1 == steps:
-                reached = right(trained.written(unseen), unseen["labels"])
+                reached = right(written(trained.model, unseen), unseen["labels"])
                 bar.set_postfix(loss=f"{losses[-1]:.4f}", right=f"{reached:.1%}")
                 if reached >= target:
                     break

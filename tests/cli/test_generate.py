@@ -182,25 +182,29 @@ def test_the_environment_chooses_the_backend(gpt2, monkeypatch):
     assert seen == ["diptych.backends.jax", "diptych.backends.torch", "any"]
 
 
+SAMPLED = {"max_new_tokens": 8, "do_sample": True, "seed": 2}
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_one_text_is_shown_as_it_comes(gpt2, backend):
+@pytest.mark.parametrize(("prompt", "echo"), [("w1 w2", False), ([5, 6], True)])
+def test_one_text_is_shown_as_it_comes(gpt2, backend, prompt, echo):
     """Whatever is written one after the other is in the end what is written at once."""
-    options = {"backend": backend, "max_new_tokens": 8, "do_sample": True, "seed": 2}
-    for prompt, echo in (("w1 w2", False), ("w1 w2", True), ([5, 6], True)):
-        pieces = []
-        (shown,) = generate_text(gpt2, [prompt], **options, echo=echo, show=pieces.append)
-        assert generate_text(gpt2, [prompt], **options, echo=echo) == [shown]
-        assert "".join(pieces) == f"{shown.text}\n"
-        assert len(pieces) > 8
     pieces = []
-    texts = generate_text(gpt2, ["w1", "w2"], **options, show=pieces.append)
+    (shown,) = generate_text(gpt2, [prompt], backend=backend, **SAMPLED, echo=echo, show=pieces.append)
+    assert generate_text(gpt2, [prompt], backend=backend, **SAMPLED, echo=echo) == [shown]
+    assert "".join(pieces) == f"{shown.text}\n"
+    assert len(pieces) > 8
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options"),
+    [(["w1", "w2"], SAMPLED), (["w1"], SAMPLED | {"num_return_sequences": 2}), (["w1"], {"num_beams": 2})],
+)
+def test_several_texts_and_beams_are_shown_at_the_end(gpt2, prompts, options):
+    pieces = []
+    texts = generate_text(gpt2, prompts, backend="torch", **options, show=pieces.append)
     assert pieces == [f"{one.text}\n" for one in texts]
-    pieces = []
-    texts = generate_text(gpt2, ["w1"], **options | {"num_return_sequences": 2}, show=pieces.append)
-    assert pieces == [f"{one.text}\n" for one in texts]
-    pieces = []
-    texts = generate_text(gpt2, ["w1"], backend=backend, num_beams=2, show=pieces.append)
-    assert pieces == [f"{texts[0].text}\n"]
+    assert len(pieces) == max(len(prompts), options.get("num_return_sequences", 1))
 
 
 def test_a_character_of_several_tokens_is_shown_once_it_is_there():

@@ -1,0 +1,330 @@
+"""How fast are texts written? GPT-2, bert2gpt2 (bert-base -> gpt2) and bart-base, greedy and with 4 beams: ours in
+torch and in JAX against transformers 5 (its dynamic and its static cache) and the last Flax release, as called and
+under jax.jit. Prompts have 32 tokens, what encoders read has 128; no text ends early.
+
+Every contestant is one process; they take turns, call by call. Greedy texts of one prompt are also compared with the
+time that the same framework takes to read the decoder's weights once per token, in products of a vector and matrices.
+"""
+
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import numpy as np
+import peers
+from generation_worker import BEAMS
+from rich.console import Console
+from rich.table import Table
+
+CONTESTANTS = {
+    "diptych torch": ("here", "torch"),
+    "diptych jax": ("here", "jax"),
+    "transformers": ("here", "torch"),
+    "transformers static": ("here", "torch"),
+    "transformers flax": ("flax", "flax's jax"),
+    "transformers flax jit": ("flax", "flax's jax"),
+}
+"""Each one's environment, and the framework whose products bound it."""
+
+OURS = ("diptych torch", "diptych jax")
+TRANSFORMERS = ("transformers", "transformers static")
+RECOMPILES = "transformers flax"
+"""What compiles in every call: nothing is to be learned from the difference of two."""
+
+UNREAD = ("wte", "wpe", "embed_positions", "crossattention.c_attn", "encoder_attn.k_proj", "encoder_attn.v_proj")
+"""Tensors that a step does not read whole: embeddings that are looked up, and what encoder states go through once."""
+
+TIE = 1e-4
+"""Scores this close, as a share of the largest, may change places by rounding."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, what it is called with, and which of its tensors are read for each token.
+
+    Attributes:
+        architecture: transformers' and our class.
+        generation: the only options of generation that count: there is no end of text.
+        length: tokens of the prompts, or of what the encoder reads.
+        decoder: what the names of the decoder's tensors begin with.
+        vocabulary: the matrix that makes scores of the last state.
+    """
+
+    architecture: str
+    checkpoint: Callable[..., Path]
+    generation: dict[str, int]
+    length: int
+    decoder: str
+    vocabulary: str
+
+    def inputs(self, batch: int) -> dict[str, np.ndarray]:
+        """A batch as a tokenizer gives it, every text as long as the longest."""
+        ids = np.random.default_rng(batch).integers(1000, 30_000, (batch, self.length))
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+    def begun(self) -> int:
+        """Tokens that a text begins with."""
+        return 1 if "decoder_start_token_id" in self.generation else self.length
+
+    def weights(self, directory: Path) -> int:
+        """Bytes of the weights that are read for each token."""
+
+        def read(name: str) -> bool:
+            looked_up = any(part in name for part in UNREAD)
+            return name == self.vocabulary or (name.startswith(self.decoder) and not looked_up)
+
+        return checkpoints.size(directory / "model.safetensors", read)
+
+
+CASES = {
+    "gpt2": Case(
+        "GPT2LMHeadModel", checkpoints.gpt2, {"pad_token_id": 0}, 32, "transformer.", "transformer.wte.weight"
+    ),
+    "bert2gpt2": Case(
+        "EncoderDecoderModel",
+        partial(checkpoints.bert2gpt2, deviation=checkpoints.VARIED),
+        {"pad_token_id": 0, "decoder_start_token_id": 50_256},
+        128,
+        "decoder.",
+        "decoder.transformer.wte.weight",
+    ),
+    "bart-base": Case(
+        "BartForConditionalGeneration",
+        checkpoints.bart_base,
+        {"pad_token_id": 1, "decoder_start_token_id": 2},
+        128,
+        "model.decoder.",
+        "model.shared.weight",
+    ),
+}
+PRODUCTS = ((768, 3072, 20), (768, 50_256, 1))
+"""Width, inner width and count of pairs of matrices: 377 MB and 309 MB, which no cache holds."""
+QUICK_PRODUCTS = ((96, 384, 20), (96, 50_256, 2))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the tables."""
+
+    model: str
+    tokens: int
+    batch: int
+    mode: str
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        return self.model, str(self.tokens), str(self.batch), self.mode
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it is compared with the products."""
+        return self.batch == 1 and self.mode == "greedy"
+
+
+def measured(row: Row, options: Any) -> dict[str, Any]:
+    """Every measurement of one row, by contestant and, of products, by framework."""
+    case, rounds = CASES[row.model], options.rounds
+    directory = case.checkpoint(small=options.quick)
+    found: dict[str, Any] = {name: {"steady": [], "one": []} for name in options.contestants}
+    products: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs = Path(scratch, "inputs.npz")
+        np.savez(inputs, allow_pickle=False, **case.inputs(row.batch))
+        workers, texts = list[peers.Worker](), dict[str, np.ndarray]()
+        for name in options.contestants:
+            worker = peers.Worker("generation_worker.py", name, CONTESTANTS[name][0], options.flax_environment)
+            asked = {"directory": str(directory), "architecture": case.architecture, "generation": case.generation}
+            answer = worker("first", **asked, inputs=str(inputs), mode=row.mode, tokens=row.tokens)
+            found[name] |= {"versions": worker("versions"), "first": answer.get("seconds")}
+            if "failed" in answer:
+                worker.__exit__()
+                if name in OURS:
+                    raise RuntimeError(f"{row}: {name} failed: {answer['failed']}")
+                found[name]["failed"] = answer["failed"]
+                continue
+            workers.append(worker)
+            texts[name] = np.array(answer["texts"])
+        length = case.begun() + row.tokens
+        for name, written in texts.items():
+            if written.shape != (row.batch, length):
+                raise RuntimeError(f"{row}: {name} wrote {written.shape}, but {row.batch} texts of {length} are due")
+        agree(row, texts, workers, found)
+        multiplies: dict[str, peers.Worker] = {}
+        if row.bounded:
+            for worker in workers:
+                multiplies.setdefault(CONTESTANTS[worker.side][1], worker)
+            for framework, worker in multiplies.items():
+                shapes = QUICK_PRODUCTS if options.quick else PRODUCTS
+                products[framework] = {"bytes": worker("prepare_products", shapes=shapes), "seconds": []}
+        for turn in range(-1, rounds):  # the turn before the first is for what the first calls still set up
+            for worker in workers if turn % 2 == 0 else reversed(workers):
+                if turn < 0 and worker.side == RECOMPILES:
+                    continue
+                seconds = {"steady": worker("steady", tokens=row.tokens)}
+                if row.bounded and worker.side != RECOMPILES:
+                    seconds["one"] = worker("steady", tokens=1)
+                if turn >= 0:
+                    for kind, value in seconds.items():
+                        found[worker.side][kind].append(value)
+                for framework in (framework for framework, chosen in multiplies.items() if chosen is worker):
+                    answer = worker("time_products")
+                    if turn >= 0:
+                        products[framework]["seconds"].append(answer)
+        for worker in workers:
+            worker.__exit__()
+    return {"contestants": found, "products": products, "weights": case.weights(directory)}
+
+
+def agree(row: Row, texts: dict[str, np.ndarray], workers: list[peers.Worker], found: dict[str, Any]) -> None:
+    """Notes how many texts are those of the first of transformers, or of the first contestant at all.
+
+    Raises:
+        RuntimeError: greedy texts are different where no tie explains it.
+    """
+    reference = next((name for name in TRANSFORMERS if name in texts), next(iter(texts)))
+    judge = next((worker for worker in workers if CONTESTANTS[worker.side][1] == "torch"), None)
+    for name, written in texts.items():
+        differ = (written != texts[reference]).any(axis=1)
+        found[name]["equal"] = int((~differ).sum())
+        if row.mode != "greedy" or judge is None:
+            continue
+        for index in np.flatnonzero(differ):
+            place = int((written[index] != texts[reference][index]).argmax())
+            one, other = int(written[index, place]), int(texts[reference][index, place])
+            apart = judge("margin", row=int(index), beginning=written[index, :place].tolist(), one=one, other=other)
+            if not apart <= TIE:
+                raise RuntimeError(
+                    f"{row}: token {place} of text {index} is {one} in {name} and {other} in {reference}, "
+                    f"though their scores are {apart:.1e} of the largest apart"
+                )
+
+
+def spread(values: list[float], digits: int = 0) -> str:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def compared(numerators: list[float], denominators: list[float]) -> str:
+    """The ratio of the medians; median and quartiles of the ratios of neighbours in time."""
+    pairs = [a / b for a, b in zip(numerators, denominators, strict=True)]
+    return f"{statistics.median(numerators) / statistics.median(denominators):.2f}; {spread(pairs, 2)}"
+
+
+def bandwidth(products: dict[str, Any]) -> tuple[float, str]:
+    """Bytes per second of the fastest chain of products by medians, and which it is."""
+    medians = {name: statistics.median(turn[name] for turn in products["seconds"]) for name in products["bytes"]}
+    return max((products["bytes"][name] / seconds, name) for name, seconds in medians.items())
+
+
+def tables(results: list[tuple[Row, dict[str, Any]]]) -> list[Table]:
+    """The times, the ratios, and the shares of the bound."""
+    head = ("model", "tokens", "batch", "mode")
+    times = Table(
+        *head, "contestant", "ms", "tokens/s", "first call, s", "equal", title="A call: median (quartiles) of its time"
+    )
+    ratios = Table(
+        *head,
+        "ours",
+        "/ transformers, the faster",
+        "/ transformers flax jit",
+        title="Time as a ratio: below 1 ours is faster (of medians; of neighbours in time: median, quartiles)",
+    )
+    bounds = Table(
+        *head[:2],
+        "contestant",
+        "MB a token",
+        "GB/s of products",
+        "bound, ms",
+        "ms a token",
+        "share",
+        title="Greedy, batch 1: the bound of the framework's own products, and a token behind the first",
+    )
+    for row, result in results:
+        found = {name: values for name, values in result["contestants"].items() if "failed" not in values}
+        steady = {name: values["steady"] for name, values in found.items()}
+        median = {name: statistics.median(values) for name, values in steady.items()}
+        for name, values in found.items():
+            rate = row.batch * row.tokens / median[name]
+            equal = f"{values['equal']} of {row.batch}"
+            milliseconds = spread([1e3 * second for second in values["steady"]])
+            times.add_row(*row.head, name, milliseconds, f"{rate:.1f}", f"{values['first']:.1f}", equal)
+        theirs = min((name for name in TRANSFORMERS if name in median), key=lambda name: median[name], default=None)
+        for ours in (name for name in OURS if name in median):
+            cells = [f"{compared(steady[ours], steady[theirs])}, {theirs}" if theirs else ""]
+            flax = "transformers flax jit"
+            cells.append(compared(steady[ours], steady[flax]) if flax in steady else "")
+            ratios.add_row(*row.head, ours, *cells)
+        for name, values in found.items():
+            if not values["one"]:
+                continue
+            rate, _ = bandwidth(result["products"][CONTESTANTS[name][1]])
+            steps = [
+                1e3 * (all_of - one) / (row.tokens - 1)
+                for all_of, one in zip(values["steady"], values["one"], strict=True)
+            ]
+            bound = 1e3 * result["weights"] / rate
+            bounds.add_row(
+                *row.head[:2],
+                name,
+                f"{result['weights'] / 1e6:.0f}",
+                f"{rate / 1e9:.1f}",
+                f"{bound:.1f}",
+                spread(steps, 1),
+                f"{bound / statistics.median(steps):.0%}",
+            )
+        for table in (times, ratios, bounds):
+            table.add_section()
+    return [times, ratios, bounds]
+
+
+def main() -> None:
+    parser = peers.arguments(__doc__)
+    parser.add_argument("--rounds", type=int, help="calls of each contestant, from 2 on")
+    parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--tokens", type=int, nargs="+", help="tokens that are written, from 2 on")
+    parser.add_argument("--batches", type=int, nargs="+")
+    parser.add_argument("--modes", nargs="+", choices=list(BEAMS), default=list(BEAMS))
+    parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
+    parser.add_argument("--threads", type=int, help="cores that each contestant may use")
+    options = parser.parse_args()
+    options.rounds = options.rounds or (2 if options.quick else 5)
+    if options.threads:  # what the workers inherit, and both frameworks count
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+    facts = peers.session() | {"cores used": len(os.sched_getaffinity(0))}
+
+    console = Console(width=140)
+    results = list[tuple[Row, dict[str, Any]]]()
+    tokens, batches = options.tokens or ([4] if options.quick else [32, 128]), options.batches or [1, 8]
+    for row in (Row(*parts) for parts in product(options.models, tokens, batches, options.modes)):
+        result = measured(row, options)
+        results.append((row, result))
+        found = result["contestants"]
+        facts |= {f"versions, {name}": values.pop("versions") for name, values in found.items()}
+        for framework, chains in result["products"].items():
+            rate, chain = bandwidth(chains)
+            facts[f"products, {framework}"] = f"{rate / 1e9:.1f} GB/s, {chain}"
+        done = {
+            name: f"{1e3 * statistics.median(found[name]['steady']):.0f}" for name in found if found[name]["steady"]
+        }
+        console.print(f"{', '.join(row.head)}, ms: {', '.join(f'{name} {time}' for name, time in done.items())}")
+        for name in (name for name in found if "failed" in found[name]):
+            console.print(f"{', '.join(row.head)}: without {name}: {found[name]['failed']}", markup=False)
+        if options.json:
+            rows = [vars(row) | result for row, result in results]
+            options.json.write_text(json.dumps({"session": facts, "rows": rows}, indent=1) + "\n")
+    for table in (table for table in tables(results) if table.row_count):
+        console.print(table)
+    console.print(peers.described(facts))
+
+
+if __name__ == "__main__":
+    main()

@@ -260,7 +260,9 @@ class Generates(PreTrained):
             )
         if limit - 1 > positions:
             raise InputError(f"{where}: max_length={limit} means reading {limit - 1} tokens, but {room}")
-        return asked.replace(max_length=limit)
+        # as in transformers, where min_length then counts for nothing
+        least = asked.min_length if asked.min_new_tokens is None else 0
+        return asked.replace(max_length=limit, min_length=least)
 
     def _beginning(
         self, where: str, asked: GenerationConfig, given: Mapping[str, Any], batch: int | None

@@ -74,7 +74,8 @@ def continued(
     else:
         inputs |= {"input_ids": state.newest[:, None]}
         if prompt.position_ids is not None:
-            last = xp.max(prompt.position_ids, axis=1)
+            here = ops.steps(prompt.position_ids.shape[1], prompt.position_ids) == numbers.prompt_length - 1
+            last = xp.max(xp.where(here[None, :], prompt.position_ids, 0), axis=1)
             place = xp.repeat(last, plan.copies, axis=0) + (cache.length - numbers.prompt_length + 1)
             inputs["position_ids"] = place[:, None]
     outputs = call(model, **inputs, **_switches(plan))
@@ -92,12 +93,12 @@ def returned(model: Any, task: Task, state: Mapping[str, Any], seen: Seen, layer
         seen: for each token (R, V), where it is asked for.
         layers: for each token what its step left.
     """
-    host, plan = model._ops().host, task.plan
-    begin, length = int(task.numbers.prompt_length), host(state["length"])
+    ops, plan = model._ops(), task.plan
+    begin, length = int(task.numbers.prompt_length), ops.host(state["length"])
     length = int(length if not hasattr(length, "aval") else task.numbers.max_length)
-    fields = {"sequences": state["sequences"][:, :length], "sequences_scores": state.get("sequences_scores")}
+    fields = {"sequences": ops.leading(state["sequences"], length), "sequences_scores": state.get("sequences_scores")}
     if "beam_indices" in state:
-        fields["beam_indices"] = state["beam_indices"][:, : length - begin]
+        fields["beam_indices"] = ops.leading(state["beam_indices"], length - begin)
     for name in ("attentions", "cross_attentions", "hidden_states") if layers else ():
         found = [step[name] for step in layers if name in step]
         cut: list[Any] = []

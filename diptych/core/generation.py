@@ -9,7 +9,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
@@ -71,6 +71,9 @@ class Task(NamedTuple):
 class Generates(PreTrained):
     """A model that writes texts."""
 
+    _exact: ClassVar[bool]
+    """Whether no room is made for more tokens than there are."""
+
     @staticmethod
     @abstractmethod
     def _ops() -> Any:
@@ -101,7 +104,7 @@ class Generates(PreTrained):
         generation_config: Any = None,
         seed: int = 0,
         streamer: Streamer | None = None,
-        logits_processors: Sequence[Processor] = (),
+        logits_processors: Sequence[Processor] | None = (),
         compile: bool = False,
         **options: Any,
     ) -> GenerateOutput:
@@ -141,11 +144,18 @@ class Generates(PreTrained):
             raise InputError(f"{where}: the model is in train mode, in which it drops values; call model.eval() first")
         if isinstance(seed, bool) or not isinstance(seed, Integral):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"{where}: seed={seed!r} must be a whole number")
+        if streamer is not None and not isinstance(streamer, Streamer):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"{where}: streamer is a {type(streamer).__name__}, but put(value) and end() are needed")
+        if not isinstance(compile, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"{where}: compile={compile!r} must be True or False")
+        processors: Any = () if logits_processors is None else logits_processors
+        if not isinstance(processors, Sequence) or not all(map(callable, processors)):
+            raise InputError(f"{where}: logits_processors={logits_processors!r} must be a list of functions")
         if streamer is not None and cast(int, asked.num_beams) > 1:
             raise InputError(f"{where}: num_beams={asked.num_beams}, but a streamer needs num_beams=1")
         given = {name: value for name, value in arguments.items() if value is not None}
         self._check_ids(where, asked)
-        task = self._task(where, asked, given, past_key_values, int(seed), tuple(logits_processors))
+        task = self._task(where, asked, given, past_key_values, int(seed), tuple(processors))
         return self._run(task, streamer, compile)
 
     def _takes(self, name: str) -> bool:
@@ -201,7 +211,7 @@ class Generates(PreTrained):
         xp: Any = np if _seen(ids) else self._ops().xp
         position_ids = _counted(xp, ids, mask) if self._takes("position_ids") and not self._reads else None
         first = xp.repeat(xp.argmax(mask != 0, axis=1), copies, axis=0) if mask is not None else None
-        if width > length:
+        if not self._exact:  # a mask whether or not there is padding, so that it makes no other program
             mask = _padded(xp, xp.ones_like(ids) if mask is None else mask, width, 0)
             position_ids = _padded(xp, position_ids, width, 0)
             ids = _padded(xp, ids, width, _filler(self.config, "decoder"))
@@ -227,7 +237,7 @@ class Generates(PreTrained):
             capacity=width + self._room(limit - length),
             fed=fed,
             shared=shared,
-            exact=width == length,
+            exact=self._exact,
         )
         pad = asked.pad_token_id
         numbers = Numbers(
@@ -355,7 +365,7 @@ class Generates(PreTrained):
             limit, longest = limit - pads - 1, int((ids != pads).sum(1).max()) if _seen(ids) else 0
         check.at_most(where, "the number of tokens to read", longest, limit, "the number of the encoder's positions")
         width = max(min(self._room(length), limit), length)
-        if width == length:
+        if self._exact:
             return read, mask
         xp: Any = np if _seen(ids) else self._ops().xp
         mask = _padded(xp, xp.ones_like(ids) if mask is None else mask, width, 0)

@@ -20,6 +20,8 @@ from diptych.core.semantics.decoding import Numbers, Plan, Seen, written
 class Generating(Generates):
     """A model that writes texts."""
 
+    _exact = False
+
     @staticmethod
     def _ops() -> Any:
         return ops
@@ -39,8 +41,8 @@ class Generating(Generates):
         plan, numbers, prompt = task.plan, task.numbers, task.prompt
         if streamer is None and not plan.attentions and not plan.hidden_states:
             state, kept, count = _whole(self, numbers, prompt, plan=plan)
-            count = None if isinstance(count, Tracer) else int(count)
-            seen = Seen(*(None if values is None else tuple(values[:count]) for values in kept))
+            count = plan.capacity - plan.width if isinstance(count, Tracer) else int(count)
+            seen = Seen(*(None if values is None else tuple(_at(values, at) for at in range(count)) for values in kept))
             return returned(self, task, state, seen, [])
         if streamer is not None:
             streamer.put(np.repeat(ops.host(prompt.ids)[:, : numbers.prompt_length], plan.copies, axis=0))
@@ -62,6 +64,11 @@ class Generating(Generates):
 
 def _called(model: Any, **inputs: Any) -> Any:
     return model(**inputs)
+
+
+@jax.jit
+def _at(values: Any, index: Any) -> Any:
+    return values[index]
 
 
 @functools.partial(jax.jit, static_argnames="plan")

@@ -405,6 +405,11 @@ def _indices(ids: Array) -> Array:
     return ids if ids.dtype in (jnp.int32, jnp.int64) else ids.astype(jnp.int32)
 
 
+def leading(values: Any, count: int) -> Any:
+    """The first `count` columns of an array that a call returns; JAX would compile a program for every count."""
+    return values[:, :count] if isinstance(values, Tracer) else jnp.asarray(np.asarray(values)[:, :count])
+
+
 def host(values: Any) -> Any:
     """An array's values as numpy has them, where they can be seen; anything else as it is."""
     return np.asarray(values) if isinstance(values, Array) and not isinstance(values, Tracer) else values

@@ -21,6 +21,8 @@ from diptych.core.semantics.decoding import Seen, written
 class Generating(Generates):
     """A model that writes texts."""
 
+    _exact = True
+
     @staticmethod
     def _ops() -> Any:
         return ops
@@ -40,12 +42,12 @@ class Generating(Generates):
         call = _compiled(self) if compile else _called
         if streamer is not None:
             begun = prompt.ids[:, : numbers.prompt_length].repeat_interleave(plan.copies, 0)
-            streamer.put(begun.cpu().numpy())
+            streamer.put(begun.cpu().numpy().copy())
         step = started(self, plan, numbers, prompt, _called)
         steps = [step]
         while True:
             if streamer is not None:
-                streamer.put(step.state.newest.cpu().numpy())
+                streamer.put(step.state.newest.cpu().numpy().copy())
             if not step.state.going:
                 break
             step = continued(self, plan, numbers, prompt, step.state, step.cache, call)

@@ -410,6 +410,11 @@ def _indices(ids: Tensor) -> Tensor:
     return ids if ids.dtype in (torch.int32, torch.int64) else ids.to(torch.int64)
 
 
+def leading(values: Any, count: int) -> Any:
+    """The first `count` columns of an array that a call returns."""
+    return values[:, :count]
+
+
 def host(values: Any) -> Any:
     """A tensor's values as numpy has them; anything else as it is."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values

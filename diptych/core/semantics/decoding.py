@@ -7,6 +7,7 @@ vocabulary.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from diptych.core.errors import InputError
 from diptych.core.semantics import beams, logits, sampling
 
 Processor = Callable[[Any, Any, Any, Any], Any]
@@ -118,8 +119,14 @@ def advanced(
         scores = logits.renormalized(ops, None, scores, None)
         ids = xp.reshape(ids, (-1, ids.shape[2]))
     scores = logits.applied(ops, plan.before, numbers.before, ids, scores, length)
-    for processor in plan.processors:
-        scores = processor(xp, ids, scores, length)
+    for index, processor in enumerate(plan.processors):
+        ruled = processor(xp, ids, scores, length)
+        found, wanted = ((getattr(one, "shape", None), getattr(one, "dtype", None)) for one in (ruled, scores))
+        if (type(ruled) is not type(scores) and not hasattr(ruled, "aval")) or found != wanted:
+            raise InputError(
+                f"logits_processors[{index}] gives {_said(ruled)}, but {_said(scores)} is needed, as it was given"
+            )
+        scores = ruled
     scores = logits.applied(ops, plan.after, numbers.after, ids, scores, length)
     seen = Seen(values if plan.logits else None, scores if plan.scores else None)
     if isinstance(state, beams.Beams):
@@ -173,6 +180,11 @@ def written(ops: Any, plan: Plan, numbers: Numbers, state: "Rows | beams.Beams")
         "beam_indices": origins,
         "length": count + numbers.prompt_length,
     }
+
+
+def _said(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" if shape is None else f"{value.dtype} of shape {tuple(shape)}"
 
 
 def _wide(xp: Any, values: Any) -> Any:

@@ -149,13 +149,13 @@ class Generates(PreTrained):
         if not isinstance(compile, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"{where}: compile={compile!r} must be True or False")
         processors: Any = () if logits_processors is None else logits_processors
-        if not isinstance(processors, Sequence) or not all(map(callable, processors)):
+        if not isinstance(processors, list | tuple) or not all(map(callable, cast(Sequence[Any], processors))):
             raise InputError(f"{where}: logits_processors={logits_processors!r} must be a list of functions")
         if streamer is not None and cast(int, asked.num_beams) > 1:
             raise InputError(f"{where}: num_beams={asked.num_beams}, but a streamer needs num_beams=1")
         given = {name: value for name, value in arguments.items() if value is not None}
         self._check_ids(where, asked)
-        task = self._task(where, asked, given, past_key_values, int(seed), tuple(processors))
+        task = self._task(where, asked, given, past_key_values, int(seed), tuple(cast(Sequence[Any], processors)))
         return self._run(task, streamer, compile)
 
     def _takes(self, name: str) -> bool:

@@ -190,7 +190,7 @@ class Generates(PreTrained):
         processors: tuple[Processor, ...],
     ) -> Task:
         """What is to be done, checked."""
-        read, (batch, read_length) = self._reading(where, given) if self._reads else (Prompt(), (None, None))
+        read, (batch, read_length) = self._reading(where, given, cache) if self._reads else (Prompt(), (None, None))
         ids, mask = self._beginning(where, asked, given, batch)
         length = ids.shape[1]
         asked = self._limited(where, asked, length)
@@ -323,7 +323,7 @@ class Generates(PreTrained):
                 )
         return ids, mask
 
-    def _reading(self, where: str, given: Mapping[str, Any]) -> tuple[Prompt, tuple[int, int]]:
+    def _reading(self, where: str, given: Mapping[str, Any], cache: Any) -> tuple[Prompt, tuple[int, int]]:
         """What an encoder is to read or has read, and its rows and tokens."""
         ops, like, known = self._ops(), self._like(), inspect.signature(cast(Any, self).encode).parameters
         self._refuse(where, given, (*(name for name in _READ if name in known), "encoder_outputs", *_BEGUN))
@@ -353,11 +353,16 @@ class Generates(PreTrained):
         if main == ["input_ids"]:
             for name in read:
                 check.shape(where, name, read[name].shape, shape)
-            read, mask = self._in_room(where, part, read, mask)
+            read, mask = self._in_room(where, part, read, mask, exact=self._exact or cache is not None)
         return Prompt(read=read, states=states, read_mask=mask), shape
 
-    def _in_room(self, where: str, part: Any, read: dict[str, Any], mask: Any) -> tuple[dict[str, Any], Any]:
-        """What an encoder reads of texts, with padding behind where room is made for more tokens."""
+    def _in_room(
+        self, where: str, part: Any, read: dict[str, Any], mask: Any, *, exact: bool
+    ) -> tuple[dict[str, Any], Any]:
+        """What an encoder reads of texts, with padding behind where room is made for more tokens.
+
+        A cache may have seen them, and then as many as they are.
+        """
         ids, limit = read["input_ids"], cast(int, part.max_position_embeddings)
         pads, length = getattr(part, "padding_position", None), ids.shape[1]
         longest = length
@@ -365,7 +370,7 @@ class Generates(PreTrained):
             limit, longest = limit - pads - 1, int((ids != pads).sum(1).max()) if _seen(ids) else 0
         check.at_most(where, "the number of tokens to read", longest, limit, "the number of the encoder's positions")
         width = max(min(self._room(length), limit), length)
-        if self._exact:
+        if exact:
             return read, mask
         xp: Any = np if _seen(ids) else self._ops().xp
         mask = _padded(xp, xp.ones_like(ids) if mask is None else mask, width, 0)

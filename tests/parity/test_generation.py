@@ -18,8 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.backends.jax import generation
-from tests.parity.sides import QUICK
-from tests.parity.writers import ABOUT, ALONE, NAMES, PAIRS, VOCABULARY, assert_same, expected, models, read
+from tests.parity.writers import (
+    ABOUT,
+    ALONE,
+    NAMES,
+    PAIRS,
+    QUICK_PROGRAMS,
+    VOCABULARY,
+    assert_same,
+    expected,
+    models,
+    read,
+)
 
 SHAPES = ((3, 8), (1, 11))
 """Rows and tokens of the batches."""
@@ -221,7 +231,7 @@ def everything(name: str, seed: int, beams: int) -> dict[str, Any]:
 @pytest.mark.parametrize("name", [*ALONE, *ABOUT, "roberta bert"])
 def test_a_compiled_program_writes_what_torch_does(name: str, beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One for all numbers; the prompts' lengths, which are near, among them."""
-    program = jax.jit(generation._whole.__wrapped__, static_argnames="plan", compiler_options=QUICK)
+    program = QUICK_PROGRAMS["_whole"]
     monkeypatch.setattr(generation, "_whole", program)
     found, before = [], program._cache_size()
     for seed in range(settings().max_examples // 20):

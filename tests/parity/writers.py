@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import torch
 import transformers
@@ -20,10 +21,15 @@ from transformers.generation import utils
 
 import diptych.backends.jax
 import diptych.backends.torch
+from diptych.backends.jax import generation
 from diptych.core.generation_config import GenerationConfig
+from diptych.core.models.bart import BartConfig
+from diptych.core.models.bert import BertConfig
+from diptych.core.models.gpt2 import GPT2Config
 from tests.assertions import assert_close
 from tests.families.encoder_decoder import BART_LIKE, BERT_LIKE, DECODERS, ENCODERS
 from tests.parity import oracle
+from tests.parity.sides import QUICK
 
 BACKENDS = {"torch": diptych.backends.torch, "jax": diptych.backends.jax}
 LAYERS, HEADS, WIDTH, VOCABULARY, POSITIONS = 2, 5, 35, 31, 41
@@ -118,6 +124,68 @@ def models(name: str) -> Models:
     for one in ours:
         one.generation_config = GenerationConfig()
     return Models(model, *ours)
+
+
+SMALL: dict[str, Any] = {
+    "GPT2LMHeadModel": GPT2Config(
+        vocab_size=13,
+        n_embd=12,
+        n_inner=17,
+        n_layer=1,
+        n_head=3,
+        n_positions=40,
+        initializer_range=0.4,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=None,
+    ),
+    "BertLMHeadModel": BertConfig(
+        vocab_size=13,
+        hidden_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=3,
+        intermediate_size=17,
+        max_position_embeddings=40,
+        initializer_range=0.4,
+        tie_word_embeddings=False,
+        is_decoder=True,
+    ),
+    "BartForConditionalGeneration": BartConfig(
+        vocab_size=13,
+        d_model=12,
+        encoder_layers=1,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=19,
+        decoder_layers=2,
+        decoder_attention_heads=3,
+        decoder_ffn_dim=17,
+        max_position_embeddings=40,
+        init_std=0.2,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        eos_token_id=None,
+        decoder_start_token_id=4,
+    ),
+}
+"""Models that compile fast, for tests of what surrounds the mathematics; 0 is padding."""
+
+
+@functools.cache
+def small(backend: str, name: str = "GPT2LMHeadModel", dtype: str = "float64") -> Any:
+    """One of them; enter x64 first."""
+    return getattr(BACKENDS[backend], name)(SMALL[name], seed=8, dtype=dtype)
+
+
+_PLAIN = {"_whole": {}, "_first": {}, "_next": {"donate_argnames": "cache"}}
+QUICK_PROGRAMS = {
+    name: jax.jit(getattr(generation, name).__wrapped__, static_argnames="plan", compiler_options=QUICK, **options)
+    for name, options in _PLAIN.items()
+}
+"""JAX's programs, compiled in less time."""
+
+
+def array(value: Any) -> np.ndarray:
+    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def read(name: str) -> int:

@@ -1,30 +1,221 @@
-"""What the composites of both backends do alike: they are made of the checkpoints of an encoder and of a decoder."""
+"""Composites, for both backends: an encoder and a decoder, filled from two checkpoints, called and run as one model."""
 
-import os
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
+from diptych.core import caching, check, composite_config
+from diptych.core.boundary import STATES
+from diptych.core.calls import Settled, token_loss
 from diptych.core.checkpoint import loading
+from diptych.core.checkpoint.directory import Checkpoint
 from diptych.core.checkpoint.matching import LoadReport, Match
 from diptych.core.checkpoint.slots import Slot
-from diptych.core.config import DecoderConfig, ModelConfig, config_path
+from diptych.core.config import DecoderConfig, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
-from diptych.core.errors import CheckpointError, ConfigError
+from diptych.core.errors import CheckpointError, ConfigError, InputError
+from diptych.core.outputs import (
+    CausalLMOutputWithCrossAttentions,
+    EncoderOutput,
+    Seq2SeqLMOutput,
+    encoded,
+    seq2seq,
+)
 from diptych.core.pretrained import PreTrained, refuse_foreign
 from diptych.core.registry import architectures, described, families, serving, within
+from diptych.core.semantics import labels as targets
 
 Role = Literal["encoder", "decoder"]
 
 
 class Composite(PreTrained):
-    """A model of an encoder and a decoder, whose parts stand under these names."""
+    """A model of an encoder and of a decoder that attends to the encoder's states and predicts the next token."""
+
+    encoder: Any
+    decoder: Any
+    enc_to_dec_proj: Any
+    """The linear layer between the two widths; None where they are equal."""
+    masks_shifted_labels: ClassVar[bool] = False
+    """Whether a decoder whose inputs are made of labels attends to no pad_token_id."""
+
+    def _make_parts(self, config: Any, init: Mapping[str, Any], switches: Mapping[str, bool]) -> None:
+        """Builds the encoder and the decoder, without values.
+
+        Args:
+            config: of the composite.
+            init: what layers are built with.
+            switches: of the encoder's constructor; one that it does not have is passed over.
+        """
+        for role, (name, part) in composite_config.parts(config).items():
+            made: Any = self._siblings()(name)
+            known = list(inspect.signature(made.__init__).parameters) if role == "encoder" else []
+            chosen = {name: value for name, value in switches.items() if name in known}
+            setattr(self, role, made(part, seed=None, **chosen, **init))
+
+    def _call(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        attention_mask: Any,
+        decoder_inputs: Mapping[str, Any],
+        encoder_outputs: Any,
+        past_key_values: Any,
+        labels: Any,
+        use_cache: bool | None,
+        logits_to_keep: Any,
+        keywords: Mapping[str, Any],
+    ) -> Any:
+        """Encodes, decodes and computes the loss; what the call of every composite does.
+
+        Args:
+            inputs: of the encoder, by name; None for what is not given.
+            attention_mask: over the inputs.
+            decoder_inputs: by the names that the decoder's own call has.
+            encoder_outputs, past_key_values, labels, use_cache, logits_to_keep: the call's.
+            keywords: others of the encoder's, of the decoder's (prefixed "decoder_") and switches.
+        """
+        for_encoder, for_decoder, switches = self._split(keywords)
+        settled, boundary = self._settled(switches), self._boundary()
+        given = {name: value for name, value in {**inputs, **for_encoder}.items() if value is not None}
+        if encoder_outputs is not None:
+            read = self._checked(encoder_outputs, attention_mask)
+        elif not given and caching.has_encoder_keys(past_key_values):
+            read = EncoderOutput(attention_mask=self._states_mask(attention_mask))
+        else:
+            read = self._encode({**given, "attention_mask": attention_mask}, settled)
+        decoder_inputs = {**decoder_inputs, **for_decoder}
+        if labels is not None and decoder_inputs.get("input_ids") is decoder_inputs.get("inputs_embeds") is None:
+            decoder_inputs = {**decoder_inputs, **self._shift_right(labels, decoder_inputs.get("attention_mask"))}
+        outputs = self._decode(read, decoder_inputs, past_key_values, use_cache, logits_to_keep, settled)
+        loss = None if labels is None else token_loss(boundary, outputs.logits, labels)
+        output = seq2seq(Seq2SeqLMOutput, outputs, read, loss=loss, logits=outputs.logits)
+        return self._returned(output, switches.get("return_dict"))
+
+    def _split(self, keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """The keywords of the encoder, of the decoder without their prefix, and the rest, which must be switches."""
+        for_encoder: dict[str, Any] = {}
+        for_decoder: dict[str, Any] = {}
+        switches: dict[str, Any] = {}
+        for name, value in keywords.items():
+            inner = name.removeprefix("decoder_")
+            if inner != name and inner in self.decoder.call_keywords:
+                for_decoder[inner] = value
+            elif inner == name and name in self.encoder.call_keywords:
+                for_encoder[name] = value
+            else:
+                switches[name] = value
+        return for_encoder, for_decoder, switches
+
+    def _encode(self, inputs: Mapping[str, Any], settled: Settled) -> EncoderOutput:
+        """Runs the encoder; its states come with the mask that belongs to them."""
+        mask = inputs.get("attention_mask")
+        given = {name: value for name, value in inputs.items() if value is not None}
+        outputs = encoded(self.encoder(**given, **settled))
+        return outputs.replace(attention_mask=self.encoder.states_mask(mask, outputs.last_hidden_state.shape[1]))
+
+    def _checked(self, encoder_outputs: Any, attention_mask: Any) -> EncoderOutput:
+        """What a caller gives of the encoder, with a mask over the states.
+
+        Args:
+            encoder_outputs: a record, a tuple, or the states.
+            attention_mask: over the encoder's inputs; None takes the record's, which is over the states.
+
+        Raises:
+            InputError: there are no states, or they have another dtype or shape.
+        """
+        given, boundary = encoded(encoder_outputs), self._boundary()
+        if given.last_hidden_state is None:
+            raise check.needed(boundary.caller, "encoder_outputs, to which the decoder attends,")
+        states = boundary.floats("encoder_outputs", given.last_hidden_state, STATES)
+        check.shape(boundary.caller, "encoder_outputs", states.shape, (*states.shape[:2], self.config.encoder_width))
+        mask = given.attention_mask
+        if attention_mask is not None:
+            mask = self.encoder.states_mask(attention_mask, states.shape[1])
+        return given.replace(last_hidden_state=states, attention_mask=mask)
+
+    def _states_mask(self, attention_mask: Any) -> Any:
+        return None if attention_mask is None else self.encoder.states_mask(attention_mask, None)
+
+    def _shift_right(self, labels: Any, decoder_attention_mask: Any) -> dict[str, Any]:
+        """The decoder's inputs when it is trained to predict labels."""
+        config, boundary = self.config, self._boundary()
+        named = {"pad_token_id": config.pad_token_id, "decoder_start_token_id": config.decoder_start_token_id}
+        pad, start = targets.needed(boundary.caller, **named)
+        labels = boundary.label_ids("labels", labels, size=config.vocab_size)
+        ids = targets.shift_tokens_right(boundary.xp, labels, pad, start)
+        if self.masks_shifted_labels and decoder_attention_mask is None:
+            decoder_attention_mask = ids != pad
+        return {"input_ids": ids, "attention_mask": decoder_attention_mask}
+
+    def _decode(
+        self,
+        read: EncoderOutput,
+        inputs: Mapping[str, Any],
+        past_key_values: Any,
+        use_cache: bool | None,
+        logits_to_keep: Any,
+        settled: Settled,
+    ) -> Any:
+        """Runs the decoder on its inputs, which attend to the encoder's states if no cache holds their keys."""
+        ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+        check.exactly_one(type(self).__name__, decoder_input_ids=ids, decoder_inputs_embeds=embeds)
+        states = None
+        if not caching.has_encoder_keys(past_key_values):
+            states = self._checked(read, None).last_hidden_state
+            states = states if self.enc_to_dec_proj is None else self.enc_to_dec_proj(states)
+        keywords = {"encoder_hidden_states": states, "encoder_attention_mask": read.attention_mask}
+        keywords |= {**inputs, "past_key_values": past_key_values}
+        given = {name: value for name, value in keywords.items() if value is not None}
+        return self.decoder(**given, use_cache=use_cache, logits_to_keep=logits_to_keep, **settled)
+
+    def decode(
+        self,
+        decoder_input_ids: Any = None,
+        encoder_outputs: Any = None,
+        encoder_attention_mask: Any = None,
+        decoder_attention_mask: Any = None,
+        past_key_values: Any = None,
+        decoder_inputs_embeds: Any = None,
+        *,
+        use_cache: bool | None = None,
+        logits_to_keep: Any = 0,
+        **keywords: Any,
+    ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
+        """Runs the decoder.
+
+        Args:
+            encoder_outputs: what `encode` returned, or its states; a cache that holds the encoder's keys needs none.
+            encoder_attention_mask: (B, S), 1 = attend, over the encoder's states; by default the one that
+                encoder_outputs has, or all are attended to.
+            decoder_input_ids, decoder_inputs_embeds, decoder_attention_mask, past_key_values, use_cache,
+                logits_to_keep: as the model's call takes them.
+            keywords: others of the decoder's call, prefixed "decoder_", and switches as every model's call has them.
+
+        Raises:
+            InputError: as the model's call.
+        """
+        for_encoder, for_decoder, switches = self._split(keywords)
+        settled = self._settled({**for_encoder, **switches})
+        read = EncoderOutput()
+        if encoder_outputs is not None or not caching.has_encoder_keys(past_key_values):
+            read = self._checked(encoder_outputs, None)
+        if encoder_attention_mask is not None:
+            read = read.replace(attention_mask=encoder_attention_mask)
+        inputs = {
+            "input_ids": decoder_input_ids,
+            "inputs_embeds": decoder_inputs_embeds,
+            "attention_mask": decoder_attention_mask,
+            **for_decoder,
+        }
+        output = self._decode(read, inputs, past_key_values, use_cache, logits_to_keep, settled)
+        return self._returned(output, switches.get("return_dict"))
 
     @classmethod
     def _load_parts(
         cls,
-        paths: Mapping[Role, str | os.PathLike[str]],
+        paths: Mapping[Role, Any],
         *,
         dtype: Any,
         where: Any,
@@ -32,24 +223,35 @@ class Composite(PreTrained):
         ignore_config: Iterable[str],
         changes: Mapping[str, Any],
     ) -> Self:
-        """Builds a model without values and fills each part from a checkpoint of its own.
+        """Builds a model without values and fills each part from a checkpoint of its own, or from a live model.
 
         See `from_encoder_decoder_pretrained`.
         """
+        caller = f"{cls.__name__}.from_encoder_decoder_pretrained"
+        switches = {
+            name for name, p in inspect.signature(cls.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY
+        }  # such as encoder_add_pooling_layer
+        build = {**build, **{name: value for name, value in changes.items() if name in switches}}
+        changes = {name: value for name, value in changes.items() if name not in switches}
+        paths = {role: _one_of(caller, role, given, changes) for role, given in paths.items()}
+        changes = {name: value for name, value in changes.items() if not _names_part(name)}
         own = {role: _changes(role, changes) for role in paths}
         for given in (changes, *own.values()):
-            refuse_foreign(f"{cls.__name__}.from_encoder_decoder_pretrained", given)
+            refuse_foreign(caller, given)
         taken = {f"{role}_{name}" for role in own for name in own[role]}
         others = {name: value for name, value in changes.items() if name not in taken}
         sources: dict[Role, loading.Source] = {}
-        for role, path in paths.items():
-            source = loading.open_source(path, ignore_config=ignore_config)
-            try:
-                serving(role, source.config)
-            except ConfigError as error:
-                raise ConfigError(f"{config_path(source.directory)}: {error}") from None
-            sources[role] = replace(source, config=_serves(role, source.config).replace(**own[role]))
         config_class: Any = described(cls)[2]
+        for role, path in paths.items():
+            if isinstance(path, PreTrained):
+                source = _live_source(path)
+            else:
+                source = loading.open_source(path, ignore_config=ignore_config)
+            try:
+                serving(role, source.config, config_class.encodes)
+            except ConfigError as error:
+                raise ConfigError(f"{source.directory}: {error}") from None
+            sources[role] = replace(source, config=_serves(role, source.config).replace(**own[role]))
         config = config_class.from_encoder_decoder_configs(*(source.config for source in sources.values()), **others)
         guess = (
             max(sources.values(), key=lambda source: source.nbytes).dtype_name if dtype is None else float_name(dtype)
@@ -82,7 +284,7 @@ class Composite(PreTrained):
 
     def _part_found(self, role: Role, source: loading.Source, config: ModelConfig) -> Match:
         """What a checkpoint holds for a part, in slots of the whole."""
-        name = serving(role, config)
+        name = composite_config.parts(self.config)[role][0]
         family = within(families()[architectures()[name]], config)
         whole = {
             replace(slot, path=slot.path.removeprefix(f"{role}.")): slot
@@ -105,6 +307,36 @@ class Composite(PreTrained):
         )
 
 
+_LONG_NAME = "{}_pretrained_model_name_or_path"
+"""What the Flax classes of transformers call the argument of a part."""
+
+
+def _names_part(name: str) -> bool:
+    """Whether a keyword names a part's checkpoint or live model."""
+    return any(name in (_LONG_NAME.format(role), f"{role}_model") for role in ("encoder", "decoder"))
+
+
+def _one_of(caller: str, role: Role, given: Any, changes: Mapping[str, Any]) -> Any:
+    """The checkpoint or live model of a part, under any of the names that it may have.
+
+    Raises:
+        InputError: none is given, or several.
+    """
+    named = {role: given, **{name: changes.get(name) for name in (_LONG_NAME.format(role), f"{role}_model")}}
+    check.exactly_one(caller, **named)
+    found = next(value for value in named.values() if value is not None)
+    if named[f"{role}_model"] is not None and not isinstance(found, PreTrained):
+        raise InputError(f"{caller}: {role}_model is a {type(found).__name__}, but a model of diptych's is needed")
+    return found
+
+
+def _live_source(model: PreTrained) -> loading.Source:
+    """A live model as a checkpoint in memory."""
+    directory = Path(f"the live {type(model).__name__}")
+    tensors = model._sources()  # pyright: ignore[reportPrivateUsage]
+    return loading.Source(directory, model.config, model.config, Checkpoint("memory", directory, (), tensors, {}))
+
+
 def _in(whole: Mapping[Slot, Slot], slots: Iterable[Slot]) -> tuple[Slot, ...]:
     return tuple(whole[slot] for slot in slots)
 
@@ -115,7 +347,7 @@ def _changes(role: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name.removeprefix(prefix): value
         for name, value in changes.items()
-        if name.startswith(prefix) and name != "decoder_start_token_id"
+        if name.startswith(prefix) and name not in ("decoder_start_token_id", f"{role}_model", _LONG_NAME.format(role))
     }
 
 

@@ -184,6 +184,11 @@ class ModelConfig:
         """What a cache of the model holds; None if it is no decoder."""
         return None
 
+    @property
+    def states_width(self) -> int:
+        """The width of the states that the model returns as an encoder."""
+        return cast(Any, self).hidden_size
+
     def replace(self, **changes: Any) -> Self:
         """A copy with other values; names that only housekeeping knows are taken too.
 
@@ -381,6 +386,11 @@ class DecoderConfig(ModelConfig):
     def attends(self) -> bool:
         """Whether the models are decoders with cross-attention."""
         return self.add_cross_attention
+
+    @property
+    def attended_width(self) -> int:
+        """The width of the encoder's states that cross-attention reads."""
+        return cast(Any, self).hidden_size
 
 
 def config_path(directory: str | os.PathLike[str]) -> Path:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
-from diptych.core import check
+from diptych.core import caching, check
 from diptych.core.config import CacheShape
 from diptych.core.errors import InputError
 from diptych.core.generation_config import GenerationConfig
@@ -76,17 +76,8 @@ class Generates(PreTrained):
 
     @staticmethod
     @abstractmethod
-    def _ops() -> Any:
-        """The backend's functions."""
-
-    @staticmethod
-    @abstractmethod
     def _room(length: int) -> int:
         """How many tokens are made room for, where there are so many."""
-
-    @abstractmethod
-    def _check_cache(self, where: str, cache: Any, rows: int) -> None:
-        """Raises an InputError for a caller's cache that is none of this model's, with as many rows."""
 
     @abstractmethod
     def _run(self, task: Task, streamer: Streamer | None, compile: bool) -> GenerateOutput:
@@ -294,12 +285,10 @@ class Generates(PreTrained):
         if ids is None:
             ids = np.full((batch or 1, 1), first)
         else:
-            ids = ops.host(
-                ops.boundary_ids(where, name, ids, "batch, tokens", self._like(), size=size, table="vocab_size")
-            )
+            ids = ops.host(self._boundary(where).ids(name, ids, size=size, table="vocab_size"))
             check.has_tokens(where, ids.shape[1])
         if mask is not None:
-            mask = ops.host(ops.boundary_mask(where, named, mask, ids.shape, self._like()))
+            mask = ops.host(self._boundary(where).mask(named, mask, ids.shape))
         elif batch is None and _seen(ids) and asked.pad_token_id is not None:
             # what transformers takes for padding, where a caller does not say
             pads = ids == asked.pad_token_id
@@ -325,7 +314,7 @@ class Generates(PreTrained):
 
     def _reading(self, where: str, given: Mapping[str, Any], cache: Any) -> tuple[Prompt, tuple[int, int]]:
         """What an encoder is to read or has read, and its rows and tokens."""
-        ops, like, known = self._ops(), self._like(), inspect.signature(cast(Any, self).encode).parameters
+        ops, boundary, known = self._ops(), self._boundary(where), inspect.signature(cast(Any, self).encode).parameters
         self._refuse(where, given, (*(name for name in _READ if name in known), "encoder_outputs", *_BEGUN))
         choices = [name for name in ("input_ids", *_AXES) if name in known] + ["encoder_outputs"]
         main = [name for name in choices if name in given]
@@ -335,21 +324,21 @@ class Generates(PreTrained):
         part, states, read = getattr(self.config, "encoder", self.config), None, dict[str, Any]()
         for name in (name for name in _READ if name in given and name != "attention_mask"):
             if name in _AXES:
-                read[name] = ops.boundary_floats(where, name, given[name], _AXES[name], like)
+                read[name] = boundary.floats(name, given[name], _AXES[name])
             else:
                 size, table = getattr(part, _ROWS[name]), _ROWS[name]
-                ids = ops.boundary_ids(where, name, given[name], "batch, tokens", like, size=size, table=table)
+                ids = boundary.ids(name, given[name], size=size, table=table)
                 read[name] = ops.host(ids)
         if main == ["encoder_outputs"]:
             states = encoded(given["encoder_outputs"]).last_hidden_state
             if states is None:
                 raise check.needed(where, "encoder_outputs.last_hidden_state")
-            states = ops.boundary_floats(where, "encoder_outputs", states, "batch, tokens, hidden_size", like)
+            states = boundary.floats("encoder_outputs", states, "batch, tokens, hidden_size")
         shape = tuple((read[main[0]] if states is None else states).shape[:2])
         check.has_tokens(where, shape[1])
         mask = given.get("attention_mask")
         if mask is not None:
-            mask = ops.host(ops.boundary_mask(where, "attention_mask", mask, shape, like))
+            mask = ops.host(boundary.mask("attention_mask", mask, shape))
         if main == ["input_ids"]:
             for name in read:
                 check.shape(where, name, read[name].shape, shape)
@@ -381,7 +370,7 @@ class Generates(PreTrained):
         """How many tokens of the prompts a caller's cache has seen."""
         if cache is None:
             return 0
-        self._check_cache(where, cache, rows)
+        caching.checked_cache(self._boundary(where), self.config.cache_shape, cache, rows)
         held = self._ops().host(cache.length)
         if not isinstance(held, int | np.ndarray):
             raise InputError(f"{where}: past_key_values comes out of a trace, in which its length cannot be seen")

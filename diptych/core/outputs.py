@@ -83,6 +83,14 @@ class BaseModelOutput(ModelOutput):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncoderOutput(BaseModelOutput):
+    """What `encode` returns: the encoder's record, and the mask that belongs to its states."""
+
+    attention_mask: Any = None
+    """(B, S), 1 = attend, over the states, which may be fewer than the inputs; None if all are attended to."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BaseModelOutputWithPooling(ModelOutput):
     """What an encoder with a pooled vector returns."""
 
@@ -261,13 +269,13 @@ def headed(record: type[Output], output: ModelOutput, **head: Any) -> Output:
     return record(**head, **{name: getattr(output, name) for name in below})
 
 
-def encoded(encoder_outputs: Any) -> BaseModelOutput:
+def encoded(encoder_outputs: Any) -> EncoderOutput:
     """What a caller gives of an encoder: a record, a tuple in its order, or the states alone; nothing for None."""
     names = ("last_hidden_state", "hidden_states", "attentions")
     if hasattr(encoder_outputs, "last_hidden_state"):
-        return BaseModelOutput(**{name: getattr(encoder_outputs, name, None) for name in names})
+        return EncoderOutput(**{name: getattr(encoder_outputs, name, None) for name in (*names, "attention_mask")})
     values = cast(tuple[Any, ...], encoder_outputs if isinstance(encoder_outputs, tuple) else (encoder_outputs,))
-    return BaseModelOutput(**dict(zip(names, values, strict=False)))
+    return EncoderOutput(**dict(zip(names, values, strict=False)))
 
 
 def seq2seq(record: Callable[..., Output], decoder: Any, encoder: BaseModelOutput, **head: Any) -> Output:

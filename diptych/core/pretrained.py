@@ -6,12 +6,13 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import Any, Self, TypedDict, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from diptych.core import random
+from diptych.core.calls import Calls
 from diptych.core.checkpoint import loading
 from diptych.core.checkpoint.matching import LoadReport, Match
 from diptych.core.checkpoint.slots import Slot
@@ -21,10 +22,8 @@ from diptych.core.config import CacheShape, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import ConfigError, InputError
 from diptych.core.generation_config import GenerationConfig, OwnOptions
-from diptych.core.outputs import ModelOutput
 from diptych.core.registry import Family, described, relatives, within
 
-Output = TypeVar("Output", bound=ModelOutput)
 Item = TypeVar("Item")
 
 
@@ -45,33 +44,9 @@ def refuse_foreign(where: str, changes: Iterable[str]) -> None:
             raise TypeError(f"{where} has no keyword {name}; it has {instead}")
 
 
-class Switches(TypedDict, total=False):
-    """The keywords that every model's call takes.
-
-    output_attentions, output_hidden_states: whether these come too; the config's word without it.
-    return_dict: False returns the record's `to_tuple()`.
-    rngs: in JAX a key, needed in train mode; in torch None.
-    """
-
-    output_attentions: bool | None
-    output_hidden_states: bool | None
-    return_dict: bool | None
-    rngs: Any
-
-
-class Settled(TypedDict):
-    """Switches that the config has settled."""
-
-    output_attentions: bool
-    output_hidden_states: bool
-    return_dict: bool
-    rngs: Any
-
-
-class PreTrained:
+class PreTrained(Calls):
     """A model with a config, whose parameters have the names of its published checkpoints."""
 
-    config: Any
     load_report: LoadReport = LoadReport()
     """What became of each tensor of the checkpoint; empty if the model was not loaded."""
     _own_options: OwnOptions = OwnOptions()
@@ -109,10 +84,6 @@ class PreTrained:
     @abstractmethod
     def _siblings(cls) -> Callable[[str], Any]:
         """Finds a model class of this backend by name."""
-
-    @abstractmethod
-    def _like(self) -> Any:
-        """What has the dtype, and in torch the device, that inputs must have."""
 
     # What follows from them.
 
@@ -264,27 +235,3 @@ class PreTrained:
             if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= 2**31:
                 raise InputError(f"{where}: {name}={value!r}, but a whole number from 1 on is needed")
         return shape
-
-    def _option(self, name: str, given: bool | None) -> bool:
-        """A call's switch, or the config's where the call is silent."""
-        return bool(getattr(self.config, name) if given is None else given)
-
-    def _inner(self, switches: Switches) -> Settled:
-        """The switches for a model inside this one: settled by this one's config, and always a record.
-
-        Raises:
-            TypeError: the call has a keyword that models do not have.
-        """
-        unknown = sorted(set(switches) - set(Switches.__annotations__))
-        if unknown:
-            raise TypeError(f"{type(self).__name__}'s call has no keyword {', '.join(unknown)}")
-        return {
-            "rngs": switches.get("rngs"),
-            "output_attentions": self._option("output_attentions", switches.get("output_attentions")),
-            "output_hidden_states": self._option("output_hidden_states", switches.get("output_hidden_states")),
-            "return_dict": True,
-        }
-
-    def _returned(self, output: Output, return_dict: bool | None) -> Output | tuple[Any, ...]:
-        """The record, or its tuple."""
-        return output if self._option("return_dict", return_dict) else output.to_tuple()

@@ -17,6 +17,9 @@ from diptych.core.random import Distribution
 _MODELS = Path(__file__).with_name("models")
 
 
+InputKind = Literal["text", "image", "sound"]
+"""What an encoder reads: token ids, pixels or samples."""
+
 Parts = Mapping[str, tuple[str, ModelConfig]]
 """Path of a part of a model -> its architecture and config."""
 
@@ -36,7 +39,8 @@ class Family:
         initial: the distribution that a parameter starts from, given config, path and layer kind.
         example: small inputs that reach every part of a model, given config, architecture name and random numbers: the
             keywords of a call, as numpy arrays and plain values.
-        encoders, decoders: the classes that serve as one inside of a composite, one for each config class.
+        encoders: kind of input -> the classes that encode it inside a composite, one for each config class.
+        decoders: the classes that decode inside a composite, likewise.
         grown: patterns of what the file may lack that a part of a new composite is loaded from: cross-attention, heads
             and poolers.
         parts: of a composite's config, path -> the architecture that stands there and its config.
@@ -51,7 +55,7 @@ class Family:
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
     superseded: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    encoders: tuple[str, ...] = ()
+    encoders: Mapping[InputKind, tuple[str, ...]] = field(default_factory=dict[InputKind, tuple[str, ...]])
     decoders: tuple[str, ...] = ()
     grown: tuple[str, ...] = ()
     parts: Callable[[Any], "Parts"] = lambda config: {}
@@ -113,20 +117,25 @@ def described(cls: type) -> tuple[str, Family, type[ModelConfig]]:
     return name, family, family.classes[name]
 
 
-def serving(role: Literal["encoder", "decoder"], config: ModelConfig) -> str:
-    """The architecture that serves as a composite's encoder or decoder under a config.
+def serving(role: Literal["encoder", "decoder"], config: ModelConfig, kind: InputKind) -> str:
+    """The architecture that serves as a composite's encoder of a kind of input, or as its decoder, under a config.
 
     Raises:
         ConfigError: no class of the config's family does; those that do are listed.
     """
     known: dict[type[ModelConfig], str] = {}
+    others: dict[type[ModelConfig], str] = {}
     for family in families().values():
-        for name in family.encoders if role == "encoder" else family.decoders:
+        for name in family.decoders if role == "decoder" else family.encoders.get(kind, ()):
             known[family.classes[name]] = name
-    if type(config) not in known:
-        listed = ", ".join(sorted(cls.model_type for cls in known))
-        raise ConfigError(f"{config.model_type!r} cannot be the {role} of a composite; model_types that can: {listed}")
-    return known[type(config)]
+        for other, names in family.encoders.items():
+            others |= {family.classes[name]: other for name in names}
+    if type(config) in known:
+        return known[type(config)]
+    listed = ", ".join(sorted(cls.model_type for cls in known)) or "none"
+    what = "the decoder" if role == "decoder" else f"the {kind} encoder"
+    reads = f", it encodes {others[type(config)]}" if role == "encoder" and type(config) in others else ""
+    raise ConfigError(f"{config.model_type!r} cannot be {what} of a composite{reads}; model_types that can: {listed}")
 
 
 def within(family: Family, config: ModelConfig) -> Family:

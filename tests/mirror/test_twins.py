@@ -12,7 +12,17 @@ import pytest
 
 BACKENDS = Path(__file__).parents[2] / "diptych" / "backends"
 MODELS = sorted(path.name for path in (BACKENDS / "jax" / "models").glob("[!_]*.py"))
-LIBRARIES = ["__init__.py", "cache.py", "generation.py", "layers.py", "ops.py", "pretrained.py", "slots.py"]
+LIBRARIES = [
+    "__init__.py",
+    "cache.py",
+    "composite.py",
+    "generation.py",
+    "layers.py",
+    "ops.py",
+    "pretrained.py",
+    "slots.py",
+    "stacks.py",
+]
 
 FRAMEWORKS = ("jax", "flax", "torch")
 
@@ -170,12 +180,12 @@ def test_every_exception_still_exists() -> None:
         ("self.query = layers.Linear", "self.queries = layers.Linear"),
         (", config.layer_norm_eps,", ", 1e-12,"),
         ("class BertOutput(", "class BertOut("),
-        ("weights: bool = False", "weights: bool = True"),
+        ("crosses: bool = False", "crosses: bool = True"),
         ('Float[Tensor, "B T F"]', 'Float[Tensor, "B T D"]'),
         ("embeddings + self.token_type_embeddings(", "words + self.token_type_embeddings("),
         ("hidden_states[:, 0]", "hidden_states[:, -1]"),
-        ("def _encoded(", "def _encodes("),
-        ("rngs: Any = None,\n    ) -> BaseModel", "rngs: Any = 0,\n    ) -> BaseModel"),
+        ("def _run_stack(", "def _run_stacks("),
+        ("rngs: Any = None,\n    ) -> Float", "rngs: Any = 0,\n    ) -> Float"),
         ("The encoder with a head that predicts masked words.", "The encoder."),
     ],
 )

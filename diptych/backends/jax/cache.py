@@ -1,42 +1,78 @@
-"""Caches: the keys and values of the tokens that a decoder has seen.
+"""Caches: the keys and values of the tokens that a decoder has processed.
 
 A cache is an argument and a result of the decoder's call. Its arrays have their full length before the first token, so
 that one compiled step serves every token.
 
-Letters of the shapes: B batch, T new tokens, S capacity, U the encoder's tokens, N heads, H head width.
+Letters of the shapes: B batch, K rows of the encoder's keys, T new tokens, S capacity, U the encoder's tokens, N heads,
+H head width.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.core import Tracer
 from jaxtyping import Bool, Float, Int
 
 from diptych.backends.jax import ops
-from diptych.core import check
 from diptych.core.config import CacheShape
-from diptych.core.errors import InputError
-from diptych.core.semantics import masks, positions
+from diptych.core.semantics import masks
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class LayerCache:
+    """One layer's part of a cache.
+
+    Attributes:
+        key, value: (B, N, S, H), those of the tokens so far.
+        cross_key, cross_value: (K, N, U, H), those of the encoder's tokens; None until a cross-attention computes them.
+        length: the number of tokens so far.
+    """
+
+    key: Array
+    value: Array
+    cross_key: Array | None
+    cross_value: Array | None
+    length: Any
+
+    def append(
+        self, key: Float[Array, "B N T H"], value: Float[Array, "B N T H"]
+    ) -> tuple["LayerCache", Float[Array, "B N S H"], Float[Array, "B N S H"]]:
+        """Adds the keys and values of new tokens.
+
+        Returns:
+            The layer's cache that holds them too, and all keys and values to attend to.
+        """
+        key, value = self._write(self.key, key), self._write(self.value, value)
+        return replace(self, key=key, value=value), key, value
+
+    def with_encoder(self, key: Float[Array, "K N U H"], value: Float[Array, "K N U H"]) -> "LayerCache":
+        """Takes up the keys and values of the encoder's tokens."""
+        return replace(self, cross_key=key, cross_value=value)
+
+    def _write(self, held: Array, new: Array) -> Array:
+        # without room, which can't be refused under jit, an update would be moved to the last places
+        new = jnp.where(self.length + new.shape[2] <= held.shape[2], new, jnp.nan).astype(held.dtype)
+        zero = jnp.zeros_like(self.length)
+        return jax.lax.dynamic_update_slice(held, new, (zero, zero, self.length, zero))
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """The keys and values of the tokens seen so far, layer by layer; a pytree.
+    """The keys and values of the tokens so far, layer by layer; a pytree.
 
     A compiled step that is given it with `donate_argnums` writes the tokens where they lie.
 
     Attributes:
         keys, values: one (B, N, S, H) for each layer.
-        cross_keys, cross_values: one (B, N, U, H) for each layer; None until the encoder's states were seen. In a
-            `widened` cache they have fewer rows, each for as many of the others.
+        cross_keys, cross_values: one (K, N, U, H) for each layer; None until the layer has computed them from the
+            encoder's states, and in layers without cross-attention. Each row serves B / K rows of the batch.
         mask: (B, S), True where a token may be attended to.
-        length: the number of tokens seen so far.
-        counted: (B,), those of each row that are no pads, where a model's positions leave pads out; else zeros.
+        length: the number of tokens so far.
+        counted: (B,), the number of non-padding tokens per row, in models whose positions skip padding; else zeros.
     """
 
     keys: tuple[Array, ...]
@@ -66,6 +102,32 @@ class Cache:
         """The number of tokens for which there is room."""
         return self.mask.shape[1]
 
+    @property
+    def encoder_size(self) -> tuple[int, int] | None:
+        """Rows and tokens of the encoder that the cache holds keys of; None if it holds none."""
+        key = next((key for key in self.cross_keys if key is not None), None)
+        return None if key is None else (key.shape[0], key.shape[2])
+
+    def layer(self, index: int) -> LayerCache:
+        """One layer's part."""
+        return LayerCache(
+            key=self.keys[index],
+            value=self.values[index],
+            cross_key=self.cross_keys[index],
+            cross_value=self.cross_values[index],
+            length=self.length,
+        )
+
+    def with_layers(self, layers: tuple[LayerCache, ...]) -> "Cache":
+        """The cache with every layer's part in place of its own."""
+        return replace(
+            self,
+            keys=tuple(layer.key for layer in layers),
+            values=tuple(layer.value for layer in layers),
+            cross_keys=tuple(layer.cross_key for layer in layers),
+            cross_values=tuple(layer.cross_value for layer in layers),
+        )
+
     def attending(self, attention_mask: Array | None, count: int) -> "Cache":
         """Takes up the mask of new tokens, (B, T), or of all tokens up to them, (B, S at most)."""
         if attention_mask is None:
@@ -76,35 +138,11 @@ class Cache:
 
     def visible(self, count: int) -> Bool[Array, "B 1 T S"]:
         """Which of the tokens in the cache each of the new ones may see, itself included."""
-        return masks.cached(
-            ops.xp, ops.steps(count, self.mask) + self.length, ops.steps(self.capacity, self.mask), self.mask
-        )
-
-    def extended(
-        self, layer: int, key: Float[Array, "B N T H"], value: Float[Array, "B N T H"]
-    ) -> tuple["Cache", Float[Array, "B N S H"], Float[Array, "B N S H"]]:
-        """Takes up a layer's keys and values of new tokens.
-
-        Returns:
-            The cache that holds them too, and all keys and values of the layer that there are to see.
-        """
-        key, value = self._written(self.keys[layer], key), self._written(self.values[layer], value)
-        keys, values = _with(self.keys, layer, key), _with(self.values, layer, value)
-        return replace(self, keys=keys, values=values), key, value
-
-    def _written(self, held: Array, new: Array) -> Array:
-        # where there is no room, which can't be refused under jit, an update would be moved to the last places
-        new = jnp.where(self.length + new.shape[2] <= self.capacity, new, jnp.nan).astype(held.dtype)
-        zero = jnp.zeros_like(self.length)
-        return jax.lax.dynamic_update_slice(held, new, (zero, zero, self.length, zero))
-
-    def crossed(self, layer: int, key: Float[Array, "B N U H"], value: Float[Array, "B N U H"]) -> "Cache":
-        """Takes up a layer's keys and values of the encoder's tokens."""
-        keys, values = _with(self.cross_keys, layer, key), _with(self.cross_values, layer, value)
-        return replace(self, cross_keys=keys, cross_values=values)
+        slots = ops.steps(self.capacity, self.mask)
+        return masks.cached(ops.xp, ops.steps(count, self.mask) + self.length, slots, self.mask)
 
     def widened(self, count: int) -> "Cache":
-        """A cache with every row `count` times in a row; the encoder's tokens stay, and serve as many rows each."""
+        """A cache with every row `count` times in a row; the encoder's keys stay, and serve as many rows each."""
 
         def repeated(held: Array) -> Array:
             return jnp.repeat(held, count, axis=0)
@@ -113,7 +151,7 @@ class Cache:
         return replace(self, keys=keys, values=values, mask=repeated(self.mask), counted=repeated(self.counted))
 
     def reordered(self, rows: Int[Array, "B"], start: int) -> "Cache":
-        """The cache whose rows go on from these ones, which are alike in what stands before `start`."""
+        """The cache whose rows continue these ones, which are alike in all tokens before `start`."""
 
         def moved(held: Array) -> Array:
             return held.at[:, :, start:].set(held[:, :, start:][rows])
@@ -123,214 +161,3 @@ class Cache:
     def advanced(self, count: int) -> "Cache":
         """Counts new tokens, once every layer has taken them up."""
         return replace(self, length=self.length + count)
-
-
-def _with(parts: tuple[Any, ...], index: int, part: Any) -> tuple[Any, ...]:
-    return (*parts[:index], part, *parts[index + 1 :])
-
-
-def extended(
-    cache: Cache | None, layer: int, key: Float[Array, "B N T H"], value: Float[Array, "B N T H"]
-) -> tuple[Cache | None, Float[Array, "B N S H"], Float[Array, "B N S H"]]:
-    """The keys and values that a layer's new tokens see: their own, and those in the cache if there is one."""
-    return (None, key, value) if cache is None else cache.extended(layer, key, value)
-
-
-def crossed(
-    cache: Cache | None, layer: int, states: Any, project: Callable[[Any], tuple[Array, Array]]
-) -> tuple[Cache | None, Float[Array, "B N U H"], Float[Array, "B N U H"]]:
-    """A layer's keys and values of the encoder's states: computed once if there is a cache, which then has them."""
-    if cache is None:
-        return None, *project(states)
-    key, value = cache.cross_keys[layer], cache.cross_values[layer]
-    if key is None or value is None:
-        key, value = project(states)
-        cache = cache.crossed(layer, key, value)
-    return cache, key, value
-
-
-def crosses(cache: Cache | None, encoder_hidden_states: Array | None) -> bool:
-    """Whether there are tokens of an encoder's to attend to: given, or in the cache."""
-    return encoder_hidden_states is not None or (isinstance(cache, Cache) and cache.cross_keys[0] is not None)
-
-
-def crossed_size(cache: Any) -> tuple[int, int] | None:
-    """How many rows of how many of an encoder's tokens a cache has; None without a cache, or if it has seen none."""
-    key = cache.cross_keys[0] if isinstance(cache, Cache) else None
-    return None if key is None else (key.shape[0], key.shape[2])
-
-
-class Opened(NamedTuple):
-    """How a decoder reads a batch.
-
-    Attributes:
-        cache: that takes up the tokens; None if nothing is kept.
-        mask: (B, 1, T, S), or None.
-        causal: without a mask, whether a token sees only what came before.
-        start: the number of tokens that came before these.
-    """
-
-    cache: Cache | None
-    mask: Array | None
-    causal: bool
-    start: Any
-
-
-def opened(
-    where: str,
-    shape: CacheShape | None,
-    past_key_values: Any,
-    use_cache: bool | None,
-    attention_mask: Any,
-    size: tuple[int, int],
-    like: Any,
-    *,
-    prefix: str = "",
-) -> Opened:
-    """Checks what a caller says of the past, and opens it.
-
-    Args:
-        where: what errors name first.
-        shape: of the decoder's caches; None for an encoder, whose tokens see all others.
-        past_key_values: the caller's cache, or None.
-        use_cache: True makes one that has room for every position there is, where none is given.
-        attention_mask: the caller's, or None; for (B, T) new tokens, or all tokens up to them.
-        size: rows B and new tokens T.
-        like: a shape with the model's dtype.
-        prefix: what stands before the name of the mask, "decoder_" for that of the second text.
-
-    Raises:
-        InputError: an encoder is given a cache, or it is none of ours, of another model or batch, or full; or the mask
-            has another shape.
-    """
-    (batch, count), named = size, f"{prefix}attention_mask"
-    if shape is None:
-        if past_key_values is not None or use_cache:
-            raise InputError(f"{where}: past_key_values and use_cache=True are for decoders, but the config has none")
-        if attention_mask is None:
-            return Opened(None, None, False, 0)
-        mask = ops.boundary_mask(where, named, attention_mask, size, like)
-        return Opened(None, masks.padding(ops.xp, mask), False, 0)
-    if past_key_values is None and not use_cache:
-        if attention_mask is None:
-            return Opened(None, None, True, 0)
-        mask = ops.boundary_mask(where, named, attention_mask, size, like)
-        return Opened(None, masks.causal_padding(ops.xp, ops.steps(count, like), mask), False, 0)
-    cache = Cache.empty(shape, batch, shape.positions, like) if past_key_values is None else past_key_values
-    cache = checked(where, shape, cache, batch, like)
-    seen = known(cache.length)
-    if seen is not None:
-        check.at_most(where, "the number of tokens", seen + count, cache.capacity, "past_key_values.capacity")
-    mask = None
-    if attention_mask is not None:
-        widths = (cache.capacity,) if seen is None else (seen + count, cache.capacity)
-        mask = ops.boundary_mask(where, named, attention_mask, size, like, widths=widths)
-    cache = cache.attending(mask, count)
-    return Opened(cache, cache.visible(count), False, cache.length)
-
-
-def checked(where: str, shape: CacheShape, cache: Any, batch: int, like: Any) -> Cache:
-    """A caller's cache.
-
-    Args:
-        where: what errors name first.
-        shape: of the model's caches.
-        cache: the caller's.
-        batch: rows that it must have.
-        like: what has the model's dtype.
-
-    Raises:
-        InputError: it is none of ours, or of another model or batch.
-    """
-    if not isinstance(cache, Cache):
-        raise InputError(
-            f"{where}: past_key_values is a {type(cache).__name__}, but a cache of diptych's is needed, such as "
-            "model.init_cache(batch_size, max_length) makes"
-        )
-    wanted = (shape.layers, batch, shape.heads, shape.head_width)
-    found = (len(cache.keys), cache.keys[0].shape[0], cache.keys[0].shape[1], cache.keys[0].shape[3])
-    check.shape(where, "past_key_values (layers, batch, heads, head width)", found, wanted)
-    if cache.keys[0].dtype != like.dtype:
-        raise InputError(f"{where}: past_key_values has dtype {cache.keys[0].dtype}, but the model has {like.dtype}")
-    return cache
-
-
-def closed(cache: Cache | None, count: int, use_cache: bool | None) -> Cache | None:
-    """The cache after every layer took up its new tokens, unless the caller does not want it back."""
-    return None if cache is None or use_cache is False else cache.advanced(count)
-
-
-def position_ids(
-    where: str,
-    given: Any,
-    start: Any,
-    size: tuple[int, int],
-    like: Any,
-    *,
-    limit: int,
-    field: str = "max_position_embeddings",
-) -> Int[Array, "#B T"]:
-    """The positions of new tokens: the caller's, checked, or those after the tokens that came before.
-
-    Args:
-        where: what errors name first.
-        given: the caller's, (B, T) or (1, T), or None.
-        start: the number of tokens that came before these.
-        size: rows B and new tokens T.
-        like: a shape with the model's dtype.
-        limit: the number of positions.
-        field: what the config calls it.
-
-    Raises:
-        InputError: there are too few positions, or the caller's are not of this shape or lie outside.
-    """
-    if given is not None:
-        return ops.boundary_rows(where, "position_ids", given, size, like, limit, field)
-    seen = known(start)
-    if seen is not None:
-        check.at_most(where, "the number of tokens", seen + size[1], limit, field)
-    return positions.sequential(ops.xp, ops.steps(size[1], like) + start)
-
-
-def placed(
-    where: str,
-    opened: Opened,
-    given: Any,
-    input_ids: Int[Array, "B T"] | None,
-    size: tuple[int, int],
-    like: Any,
-    *,
-    limit: int,
-    pads: int | None,
-) -> tuple[Cache | None, Int[Array, "#B T"]]:
-    """The cache, and the positions of new tokens as `position_ids` gives them, unless pads have one of their own.
-
-    Args:
-        where, given, size, like, limit: as `position_ids` takes them.
-        opened: how the tokens are read.
-        input_ids: the tokens; None where their embeddings are given, of which none counts as a pad.
-        pads: the id and the position of every pad, after which the other tokens are counted; None if they have none.
-
-    Raises:
-        InputError: there are too few positions, or the caller's are not of this shape or lie outside.
-    """
-    if pads is None:
-        return opened.cache, position_ids(where, given, opened.start, size, like, limit=limit)
-    cache = opened.cache
-    before = ops.xp.zeros_like(ops.steps(size[0], like)) if cache is None else cache.counted
-    tokens = (ops.steps(size[1], like) >= 0)[None] if input_ids is None else input_ids != pads
-    found, counted = positions.skipping_pads(ops.xp, tokens, before, pads)
-    if cache is not None:
-        cache = replace(cache, counted=counted)
-    if given is not None:
-        return cache, position_ids(where, given, opened.start, size, like, limit=limit)
-    seen, room = known(opened.start), limit - pads - 1
-    if seen is not None and seen + size[1] > room and (bounds := ops.bounds(found)) is not None:
-        count = bounds[1] - pads
-        check.at_most(where, "the number of tokens", count, room, "max_position_embeddings - pad_token_id - 1")
-    return cache, found
-
-
-def known(length: Any) -> int | None:
-    """A cache's length as a number, or None where it can't be seen."""
-    return None if isinstance(length, Tracer) else int(length)

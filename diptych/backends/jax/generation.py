@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from diptych.backends.jax import cache as caches
 from diptych.backends.jax import ops
 from diptych.core.generation import Generates, Prompt, Task
 from diptych.core.generation_steps import Step, continued, returned, started
@@ -23,19 +22,12 @@ class Generating(Generates):
     _exact = False
 
     @staticmethod
-    def _ops() -> Any:
-        return ops
-
-    @staticmethod
     def _room(length: int) -> int:
         """The next of 1, 8, 16, 24, 32, 48, 64, 96, 128, …: near lengths share a program."""
         if length == 1:
             return 1
         pace = max(8, 2 ** ((length - 1).bit_length() - 2))
         return -(-length // pace) * pace
-
-    def _check_cache(self, where: str, cache: Any, rows: int) -> None:
-        caches.checked(where, self.config.cache_shape, cache, rows, self._like())
 
     def _run(self, task: Task, streamer: Streamer | None, compile: bool) -> GenerateOutput:
         plan, numbers, prompt = task.plan, task.numbers, task.prompt

@@ -4,7 +4,6 @@ Letters of the shapes: B batch, T target length, S source length, D width, N hea
 V vocabulary, K of it, L tokens.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, TypedDict
@@ -18,7 +17,6 @@ from jaxtyping import Bool, Float, Int
 
 from diptych.core import check
 from diptych.core.errors import InputError
-from diptych.core.semantics import losses, masks
 
 xp: Any = jnp
 """The array namespace in which `core.semantics` is computed."""
@@ -124,13 +122,6 @@ def attention(
     return states.reshape(*states.shape[:2], states.shape[2] * states.shape[3]), probabilities if weights else None
 
 
-def checkpointed(layer: Callable[..., Any], on: bool) -> Callable[..., Any]:
-    """The layer, whose inner values are computed again for the gradient instead of kept, if that is switched on."""
-    if not on:
-        return layer
-    return lambda *arrays, **switches: jax.checkpoint(functools.partial(layer, **switches))(*arrays)
-
-
 def resized(
     table: Float[Array, "P D"], rows: Float[np.ndarray, "Y y"], columns: Float[np.ndarray, "X x"]
 ) -> Float[Array, "Q D"]:
@@ -186,223 +177,56 @@ def added(values: Float[Array, "B V"], ids: Int[Array, "B L"], amounts: Float[Ar
     return values.at[steps(values.shape[0], values)[:, None], places].add(amounts, mode="drop")
 
 
-def boundary_ids(where: str, name: str, value: Any, axes: str, like: Any, *, size: int, table: str) -> Array:
-    """A caller's ids as an array.
+def concrete_array(caller: str, name: str, value: Any) -> Any:
+    """A caller's argument as an array: JAX's as they are, anything else as numpy reads it.
 
-    Raises:
-        InputError: they are not integers, do not have these axes, or one is not a row of the table.
+    JAX would wrap 64-bit integers, also those of its own arrays once the scope that allowed them is left.
     """
-    ids = _seen(where, name, value)
-    check.integer_dtype(where, name, ids.dtype.name)
-    check.rank(where, name, ids.shape, axes)
-    check.ids_in_range(where, name, bounds(ids), size, table)
-    return _indices(jnp.asarray(ids))
+    if not isinstance(value, Array):
+        return check.numbers(caller, name, value)
+    wide = value.dtype.itemsize == 8 and not jax.config.read("jax_enable_x64")
+    return np.asarray(value) if wide and not isinstance(value, Tracer) else value
 
 
-def boundary_floats(where: str, name: str, value: Any, axes: str, like: Any) -> Array:
-    """A caller's numbers as an array of the model's dtype.
+def dtype_name(values: Any) -> str:
+    """The name of a dtype, as numpy spells it."""
+    return values.dtype.name
 
-    Raises:
-        InputError: they are not floating, or do not have these axes.
-    """
-    values = _seen(where, name, value)
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        raise InputError(f"{where}: {name} has dtype {values.dtype.name}, but floats are needed")
-    check.rank(where, name, values.shape, axes)
+
+def as_ids(values: Any, like: Any) -> Array:
+    """Integers in a dtype that indexes; narrow and unsigned ones need not, and could not hold every index."""
+    ids = jnp.asarray(values)
+    return ids if ids.dtype in (jnp.int32, jnp.int64) else ids.astype(jnp.int32)
+
+
+def as_labels(values: Any, like: Any) -> Array:
+    """Integers in a dtype that indexes."""
+    return as_ids(values, like)
+
+
+def as_floats(values: Any, like: Any) -> Array:
+    """Numbers in the model's dtype."""
     return jnp.asarray(values, like.dtype)
 
 
-def boundary_mask(
-    where: str, name: str, value: Any, shape: tuple[int, int], like: Any, *, widths: tuple[int, ...] = ()
-) -> Array:
-    """A caller's attention mask as an array.
-
-    Args:
-        where, name, value: what errors name, and the mask.
-        shape: (B, T).
-        like: what has the model's dtype and device.
-        widths: others than T that it may have, where it speaks of tokens seen before too.
-
-    Raises:
-        InputError: it has another shape.
-    """
-    values = _seen(where, name, value)
-    if len(values.shape) == 2 and values.shape[1] in widths:
-        shape = (shape[0], values.shape[1])
-    check.shape(where, name, values.shape, shape, ", as many as there are tokens")
+def on_device(values: Any, like: Any) -> Array:
+    """An array of JAX's, in the dtype that it has."""
     return jnp.asarray(values)
 
 
-def boundary_words(
-    where: str,
-    input_ids: Any,
-    inputs_embeds: Any,
-    words: Callable[..., Any],
-    like: Any,
-    *,
-    size: int,
-    width: int,
-    prefix: str = "",
-) -> tuple[Array | None, Array]:
-    """A caller's ids, if they are given, and their embeddings or the caller's in their place.
-
-    Args:
-        where, input_ids, inputs_embeds: what errors name, and the caller's arguments, of which one is None.
-        words: the table of embeddings.
-        like: what has the model's dtype and device.
-        size: rows of the table, `vocab_size`.
-        width: of the embeddings, `hidden_size`.
-        prefix: what stands before the arguments' names, "decoder_" for those of the second text.
-
-    Raises:
-        InputError: both are given or none, one is not of its dtype or shape, or an id is not in the vocabulary.
-    """
-    ids, embeds = f"{prefix}input_ids", f"{prefix}inputs_embeds"
-    check.exactly_one(where, **{ids: input_ids, embeds: inputs_embeds})
-    if input_ids is not None:
-        input_ids = boundary_ids(where, ids, input_ids, "batch, tokens", like, size=size, table="vocab_size")
-        check.has_tokens(where, input_ids.shape[1])
-        return input_ids, words(input_ids)
-    inputs_embeds = boundary_floats(where, embeds, inputs_embeds, "batch, tokens, hidden_size", like)
-    check.has_tokens(where, inputs_embeds.shape[1])
-    check.shape(where, embeds, inputs_embeds.shape, (*inputs_embeds.shape[:2], width))
-    return None, inputs_embeds
-
-
-def boundary_rows(where: str, name: str, value: Any, shape: tuple[int, int], like: Any, size: int, table: str) -> Array:
-    """A caller's ids of (B, T) or, for all rows alike, (1, T).
-
-    Raises:
-        InputError: they are not integers, do not have this shape, or one is not a row of the table.
-    """
-    ids = boundary_ids(where, name, value, "batch, tokens", like, size=size, table=table)
-    rows = 1 if ids.shape[0] == 1 else shape[0]
-    check.shape(where, name, ids.shape, (rows, shape[1]), ", as many as there are tokens")
-    return ids
-
-
-def boundary_types(where: str, value: Any, shape: tuple[int, int], like: Any, size: int) -> Array:
-    """A caller's token types of (B, T) or (1, T); without them type 0.
-
-    Raises:
-        InputError: they are not integers, do not have this shape, or one is not below `type_vocab_size`.
-    """
-    if value is None:
-        return xp.zeros_like(steps(shape[1], like))[None]
-    return boundary_rows(where, "token_type_ids", value, shape, like, size, "type_vocab_size")
-
-
-def boundary_memory(
-    where: str,
-    states: Any,
-    attention_mask: Any,
-    batch: int,
-    like: Any,
-    *,
-    width: int,
-    crosses: bool,
-    seen: tuple[int, int] | None = None,
-) -> tuple[Array | None, Array | None]:
-    """What a caller says of the encoder's tokens: their states (B, S, D) if given, and the mask (B, 1, 1, S) over them.
-
-    Args:
-        where: what errors name first.
-        states: `encoder_hidden_states`, or None.
-        attention_mask: `encoder_attention_mask` (B, S), or None.
-        batch: rows of the decoder.
-        like: what has the model's dtype and device.
-        width: D.
-        crosses: whether the decoder has cross-attention.
-        seen: rows and tokens that the cache has of the encoder, which are attended to then; None if it has none.
-
-    Raises:
-        InputError: the decoder has none, one has another dtype or shape, or a mask is given of nothing.
-    """
-    if states is not None:
-        if not crosses:
-            raise InputError(f"{where}: encoder_hidden_states are given, but the config has add_cross_attention=False")
-        states = boundary_floats(where, "encoder_hidden_states", states, "batch, tokens, hidden_size", like)
-        check.shape(where, "encoder_hidden_states", states.shape, (batch, states.shape[1], width))
-    if attention_mask is None:
-        return states, None
-    values = _seen(where, "encoder_attention_mask", attention_mask)
-    size = seen if states is None or seen is not None else (batch, states.shape[1])
-    if size is None:
-        raise InputError(f"{where}: encoder_attention_mask is given, but no encoder_hidden_states")
-    mask = boundary_mask(where, "encoder_attention_mask", values, size, like)
-    return states, masks.padding(xp, mask)
-
-
-def boundary_labels(where: str, name: str, value: Any, logits: Array) -> Array:
-    """A caller's class or word ids as an array.
-
-    Raises:
-        InputError: they are not integers, not one for each row of logits, or one is neither -100 nor a class.
-    """
-    labels = _seen(where, name, value)
-    check.integer_dtype(where, name, labels.dtype.name)
-    check.shape(where, name, labels.shape, logits.shape[:-1])
-    return _labels(where, name, labels, logits.shape[-1], "the output")
-
-
-def boundary_text(where: str, name: str, value: Any, like: Any, *, size: int) -> Array:
-    """A caller's labels of (B, T) words, of which a decoder's inputs are made, as an array.
-
-    Raises:
-        InputError: they are not integers, do not have these axes, or one is neither -100 nor a word.
-    """
-    labels = _seen(where, name, value)
-    check.integer_dtype(where, name, labels.dtype.name)
-    check.rank(where, name, labels.shape, "batch, tokens")
-    return _labels(where, name, labels, size, "vocab_size")
-
-
-def boundary_targets(where: str, name: str, value: Any, logits: Array, problem_type: str | None) -> Array:
-    """A caller's labels of a classifier or regression, as an array.
-
-    Raises:
-        InputError: they do not fit the problem type.
-    """
-    labels = _seen(where, name, value)
-    floating = bool(jnp.issubdtype(labels.dtype, jnp.floating))
-    problem = losses.problem(logits.shape[-1], floating, problem_type)
-    if problem == "single_label_classification":
-        return boundary_labels(where, name, labels, logits)
-    check.targets(where, name, labels.shape, logits.shape, problem)
-    return jnp.asarray(labels)
-
-
-def boundary_rngs(where: str, rngs: Any) -> None:
+def check_rngs(caller: str, rngs: Any) -> None:
     """Calls take a key, never a stateful source of keys: under `jax.jit` that would repeat one mask.
 
     Raises:
         InputError: something else is given.
     """
     if rngs is not None and not isinstance(rngs, Array):
-        raise InputError(f"{where}: rngs is a {type(rngs).__name__}, but a key such as jax.random.key(0) is needed")
+        raise InputError(f"{caller}: rngs is a {type(rngs).__name__}, but a key such as jax.random.key(0) is needed")
 
 
-def _seen(where: str, name: str, value: Any) -> Any:
-    """A JAX array as it is, anything else as numpy has it: before JAX would wrap 64-bit integers.
-
-    It wraps those of its own arrays too, once the scope that allowed them is left.
-    """
-    if not isinstance(value, Array):
-        return check.numbers(where, name, value)
-    wide = value.dtype.itemsize == 8 and not jax.config.read("jax_enable_x64")
-    return np.asarray(value) if wide and not isinstance(value, Tracer) else value
-
-
-def _labels(where: str, name: str, labels: Any, size: int, table: str) -> Array:
-    if not isinstance(labels, Tracer):
-        seen = np.asarray(labels)
-        check.ids_in_range(where, name, bounds(np.where(seen != losses.IGNORED, seen, 0)), size, table)
-    return _indices(jnp.asarray(labels))
-
-
-def _indices(ids: Array) -> Array:
-    """Integers in a dtype that indexes; narrow and unsigned ones need not, and could not hold every index."""
-    return ids if ids.dtype in (jnp.int32, jnp.int64) else ids.astype(jnp.int32)
+def known(length: Any) -> int | None:
+    """A cache's length as a number, or None where it can't be known."""
+    return None if isinstance(length, Tracer) else int(length)
 
 
 def leading(values: Any, count: int) -> Any:
@@ -415,9 +239,10 @@ def host(values: Any) -> Any:
     return np.asarray(values) if isinstance(values, Array) and not isinstance(values, Tracer) else values
 
 
-def bounds(ids: Any) -> tuple[int, int] | None:
-    """Smallest and largest id, or None where the values can't be seen."""
-    if ids.size == 0 or isinstance(ids, Tracer):
+def min_max(values: Any, ignored: int | None = None) -> tuple[int, int] | None:
+    """The smallest and the largest integer, with 0 in place of an ignored one; None where values can't be known."""
+    if values.size == 0 or isinstance(values, Tracer):
         return None
-    seen = np.asarray(ids)  # inside a trace, JAX would trace these too, though the ids themselves can be seen
-    return int(seen.min()), int(seen.max())
+    numbers = np.asarray(values)  # inside a trace, JAX would trace operations on known values too
+    numbers = numbers if ignored is None else np.where(numbers != ignored, numbers, 0)
+    return int(numbers.min()), int(numbers.max())

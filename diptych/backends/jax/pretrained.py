@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from diptych.backends.jax import layers, slots
+from diptych.backends.jax import layers, ops, slots
 from diptych.backends.jax.cache import Cache
 from diptych.backends.jax.ops import Init
 from diptych.core import outputs
@@ -19,7 +19,6 @@ from diptych.core.checkpoint.matching import LoadReport
 from diptych.core.checkpoint.slots import Slot, flax_axes, published_axes
 from diptych.core.checkpoint.strips import permuted
 from diptych.core.checkpoint.tensors import TensorSource
-from diptych.core.composite import Composite
 from diptych.core.config import ModelConfig
 from diptych.core.dtypes import float_name
 from diptych.core.errors import CheckpointError, InputError
@@ -179,6 +178,14 @@ class PreTrainedModel(nnx.Module, PreTrained):
         """
         self._save(directory, max_shard_size)
 
+    @staticmethod
+    def _ops() -> Any:
+        return ops
+
+    @staticmethod
+    def _cache_class() -> Any:
+        return Cache
+
     def _like(self) -> Any:
         """A shape with the dtype that inputs must have."""
         return jax.ShapeDtypeStruct((), jnp.dtype(self._compute_dtype or self.dtype))
@@ -211,50 +218,6 @@ class PreTrainedModel(nnx.Module, PreTrained):
         from diptych.backends import jax as backend
 
         return functools.partial(getattr, backend)
-
-
-class CompositeModel(Composite, PreTrainedModel):
-    """An encoder and a decoder in one."""
-
-    @classmethod
-    def from_encoder_decoder_pretrained(
-        cls,
-        encoder: str | os.PathLike[str],
-        decoder: str | os.PathLike[str],
-        *,
-        dtype: Any = None,
-        compute_dtype: Any = None,
-        sharding: Placement = None,
-        gradient_checkpointing: bool = False,
-        ignore_config: Iterable[str] = (),
-        **config_changes: Any,
-    ) -> Self:
-        """A model with the weights of two checkpoints; what the two lack to work together is drawn anew.
-
-        That is the decoder's cross-attention, its head, the encoder's pooler and the layer between two widths;
-        `fresh_parameters` names it, and so does a log line.
-
-        Args:
-            encoder, decoder: directories, or names on the Hugging Face hub.
-            dtype: of the parameters; None keeps the files'.
-            compute_dtype: that layers compute in; None means the parameters'.
-            sharding: where the parameters go: a device, a Sharding, or a function of published path and stored shape.
-            gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
-            ignore_config: unknown fields of either config.json to leave unread.
-            config_changes: fields of the composite's config, or of a part's behind "encoder_" or "decoder_".
-
-        Raises:
-            CheckpointError: the files cannot be read or do not fit their part, or have several dtypes.
-            ConfigError: a config.json is missing, says what is not supported, or cannot serve as the part.
-        """
-        return cls._load_parts(
-            {"encoder": encoder, "decoder": decoder},
-            dtype=dtype,
-            where=sharding,
-            build={"compute_dtype": compute_dtype, "gradient_checkpointing": gradient_checkpointing},
-            ignore_config=ignore_config,
-            changes=config_changes,
-        )
 
 
 def _jax_dtype(dtype: Any) -> Any:

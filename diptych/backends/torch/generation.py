@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from diptych.backends.torch import cache as caches
 from diptych.backends.torch import ops
 from diptych.core.generation import Generates, Task
 from diptych.core.generation_steps import Step, continued, returned, started
@@ -24,15 +23,8 @@ class Generating(Generates):
     _exact = True
 
     @staticmethod
-    def _ops() -> Any:
-        return ops
-
-    @staticmethod
     def _room(length: int) -> int:
         return length
-
-    def _check_cache(self, where: str, cache: Any, rows: int) -> None:
-        caches.checked(where, self.config.cache_shape, cache, rows, self._like())
 
     @torch.no_grad()
     def _run(self, task: Task, streamer: Streamer | None, compile: bool) -> GenerateOutput:

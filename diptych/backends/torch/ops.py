@@ -4,7 +4,6 @@ Letters of the shapes: B batch, T target length, S source length, D width, N hea
 V vocabulary, K of it, L tokens.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, TypedDict
@@ -15,11 +14,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from diptych.core import check
 from diptych.core.errors import InputError
-from diptych.core.semantics import losses, masks
 
 xp: Any = array_api_compat.torch
 """The array namespace in which `core.semantics` is computed."""
@@ -120,13 +117,6 @@ def attention(
     return (probabilities @ value).transpose(1, 2).flatten(2), probabilities if weights else None
 
 
-def checkpointed(layer: Callable[..., Any], on: bool) -> Callable[..., Any]:
-    """The layer, whose inner values are computed again for the gradient instead of kept, if that is switched on."""
-    if not on or not torch.is_grad_enabled():
-        return layer
-    return functools.partial(checkpoint, layer, use_reentrant=False)
-
-
 def resized(
     table: Float[Tensor, "P D"], rows: Float[np.ndarray, "Y y"], columns: Float[np.ndarray, "X x"]
 ) -> Float[Tensor, "Q D"]:
@@ -190,224 +180,58 @@ def added(values: Float[Tensor, "B V"], ids: Int[Tensor, "B L"], amounts: Float[
     return values.scatter_add(1, places, torch.where(inside, amounts, 0.0))
 
 
-def boundary_ids(where: str, name: str, value: Any, axes: str, like: Tensor, *, size: int, table: str) -> Tensor:
-    """A caller's ids as a tensor on the model's device.
+def concrete_array(caller: str, name: str, value: Any) -> Tensor:
+    """A caller's argument as a tensor: tensors as they are, anything else by way of numpy.
 
-    Raises:
-        InputError: they are not integers, do not have these axes, or one is not a row of the table.
+    numpy reads more dtypes and strides than torch does.
     """
-    ids = _seen(where, name, value)
-    check.integer_dtype(where, name, str(ids.dtype).removeprefix("torch."))
-    ids = _indices(ids)
-    check.rank(where, name, ids.shape, axes)
-    check.ids_in_range(where, name, bounds(ids), size, table)
-    return ids.to(like.device)
+    if isinstance(value, Tensor):
+        return value
+    array = np.require(check.numbers(caller, name, value), requirements=["C", "W"])
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
-def boundary_floats(where: str, name: str, value: Any, axes: str, like: Tensor) -> Tensor:
-    """A caller's numbers as a tensor of the model's dtype and device.
-
-    Raises:
-        InputError: they are not floating, or do not have these axes.
-    """
-    values = _seen(where, name, value)
-    if not values.is_floating_point():
-        raise InputError(f"{where}: {name} has dtype {str(values.dtype).removeprefix('torch.')}, but floats are needed")
-    check.rank(where, name, values.shape, axes)
-    return values.to(like)
+def dtype_name(values: Tensor) -> str:
+    """The name of a dtype, as numpy spells it."""
+    return str(values.dtype).removeprefix("torch.")
 
 
-def boundary_mask(
-    where: str, name: str, value: Any, shape: tuple[int, int], like: Tensor, *, widths: tuple[int, ...] = ()
-) -> Tensor:
-    """A caller's attention mask as a tensor on the model's device.
-
-    Args:
-        where, name, value: what errors name, and the mask.
-        shape: (B, T).
-        like: what has the model's dtype and device.
-        widths: others than T that it may have, where it speaks of tokens seen before too.
-
-    Raises:
-        InputError: it has another shape.
-    """
-    values = _seen(where, name, value)
-    if len(values.shape) == 2 and values.shape[1] in widths:
-        shape = (shape[0], values.shape[1])
-    check.shape(where, name, values.shape, shape, ", as many as there are tokens")
+def as_ids(values: Tensor, like: Tensor) -> Tensor:
+    """Integers in a dtype that indexes, which narrow and unsigned ones don't, on the model's device."""
+    values = values if values.dtype in (torch.int32, torch.int64) else values.to(torch.int64)
     return values.to(like.device)
 
 
-def boundary_words(
-    where: str,
-    input_ids: Any,
-    inputs_embeds: Any,
-    words: Callable[..., Any],
-    like: Tensor,
-    *,
-    size: int,
-    width: int,
-    prefix: str = "",
-) -> tuple[Tensor | None, Tensor]:
-    """A caller's ids, if they are given, and their embeddings or the caller's in their place.
-
-    Args:
-        where, input_ids, inputs_embeds: what errors name, and the caller's arguments, of which one is None.
-        words: the table of embeddings.
-        like: what has the model's dtype and device.
-        size: rows of the table, `vocab_size`.
-        width: of the embeddings, `hidden_size`.
-        prefix: what stands before the arguments' names, "decoder_" for those of the second text.
-
-    Raises:
-        InputError: both are given or none, one is not of its dtype or shape, or an id is not in the vocabulary.
-    """
-    ids, embeds = f"{prefix}input_ids", f"{prefix}inputs_embeds"
-    check.exactly_one(where, **{ids: input_ids, embeds: inputs_embeds})
-    if input_ids is not None:
-        input_ids = boundary_ids(where, ids, input_ids, "batch, tokens", like, size=size, table="vocab_size")
-        check.has_tokens(where, input_ids.shape[1])
-        return input_ids, words(input_ids)
-    inputs_embeds = boundary_floats(where, embeds, inputs_embeds, "batch, tokens, hidden_size", like)
-    check.has_tokens(where, inputs_embeds.shape[1])
-    check.shape(where, embeds, inputs_embeds.shape, (*inputs_embeds.shape[:2], width))
-    return None, inputs_embeds
+def as_labels(values: Tensor, like: Tensor) -> Tensor:
+    """Integers in the only dtype that `gather` takes, on the model's device."""
+    return values.to(device=like.device, dtype=torch.int64)
 
 
-def boundary_rows(
-    where: str, name: str, value: Any, shape: tuple[int, int], like: Tensor, size: int, table: str
-) -> Tensor:
-    """A caller's ids of (B, T) or, for all rows alike, (1, T).
-
-    Raises:
-        InputError: they are not integers, do not have this shape, or one is not a row of the table.
-    """
-    ids = boundary_ids(where, name, value, "batch, tokens", like, size=size, table=table)
-    rows = 1 if ids.shape[0] == 1 else shape[0]
-    check.shape(where, name, ids.shape, (rows, shape[1]), ", as many as there are tokens")
-    return ids
+def as_floats(values: Tensor, like: Tensor) -> Tensor:
+    """Numbers in the model's dtype, on its device."""
+    return values.to(like)
 
 
-def boundary_types(where: str, value: Any, shape: tuple[int, int], like: Tensor, size: int) -> Tensor:
-    """A caller's token types of (B, T) or (1, T); without them type 0.
-
-    Raises:
-        InputError: they are not integers, do not have this shape, or one is not below `type_vocab_size`.
-    """
-    if value is None:
-        return xp.zeros_like(steps(shape[1], like))[None]
-    return boundary_rows(where, "token_type_ids", value, shape, like, size, "type_vocab_size")
+def on_device(values: Tensor, like: Tensor) -> Tensor:
+    """A tensor on the model's device, in the dtype that it has."""
+    return values.to(like.device)
 
 
-def boundary_memory(
-    where: str,
-    states: Any,
-    attention_mask: Any,
-    batch: int,
-    like: Tensor,
-    *,
-    width: int,
-    crosses: bool,
-    seen: tuple[int, int] | None = None,
-) -> tuple[Tensor | None, Tensor | None]:
-    """What a caller says of the encoder's tokens: their states (B, S, D) if given, and the mask (B, 1, 1, S) over them.
-
-    Args:
-        where: what errors name first.
-        states: `encoder_hidden_states`, or None.
-        attention_mask: `encoder_attention_mask` (B, S), or None.
-        batch: rows of the decoder.
-        like: what has the model's dtype and device.
-        width: D.
-        crosses: whether the decoder has cross-attention.
-        seen: rows and tokens that the cache has of the encoder, which are attended to then; None if it has none.
-
-    Raises:
-        InputError: the decoder has none, one has another dtype or shape, or a mask is given of nothing.
-    """
-    if states is not None:
-        if not crosses:
-            raise InputError(f"{where}: encoder_hidden_states are given, but the config has add_cross_attention=False")
-        states = boundary_floats(where, "encoder_hidden_states", states, "batch, tokens, hidden_size", like)
-        check.shape(where, "encoder_hidden_states", states.shape, (batch, states.shape[1], width))
-    if attention_mask is None:
-        return states, None
-    values = _seen(where, "encoder_attention_mask", attention_mask)
-    size = seen if states is None or seen is not None else (batch, states.shape[1])
-    if size is None:
-        raise InputError(f"{where}: encoder_attention_mask is given, but no encoder_hidden_states")
-    mask = boundary_mask(where, "encoder_attention_mask", values, size, like)
-    return states, masks.padding(xp, mask)
-
-
-def boundary_labels(where: str, name: str, value: Any, logits: Tensor) -> Tensor:
-    """A caller's class or word ids as a tensor beside the logits.
-
-    Raises:
-        InputError: they are not integers, not one for each row of logits, or one is neither -100 nor a class.
-    """
-    labels = _seen(where, name, value)
-    check.integer_dtype(where, name, str(labels.dtype).removeprefix("torch."))
-    check.shape(where, name, labels.shape, logits.shape[:-1])
-    return _labels(where, name, labels, logits.shape[-1], "the output").to(logits.device)
-
-
-def boundary_text(where: str, name: str, value: Any, like: Tensor, *, size: int) -> Tensor:
-    """A caller's labels of (B, T) words, of which a decoder's inputs are made, as a tensor on the model's device.
-
-    Raises:
-        InputError: they are not integers, do not have these axes, or one is neither -100 nor a word.
-    """
-    labels = _seen(where, name, value)
-    check.integer_dtype(where, name, str(labels.dtype).removeprefix("torch."))
-    check.rank(where, name, labels.shape, "batch, tokens")
-    return _labels(where, name, labels, size, "vocab_size").to(like.device)
-
-
-def boundary_targets(where: str, name: str, value: Any, logits: Tensor, problem_type: str | None) -> Tensor:
-    """A caller's labels of a classifier or regression, as a tensor beside the logits.
-
-    Raises:
-        InputError: they do not fit the problem type.
-    """
-    labels = _seen(where, name, value)
-    problem = losses.problem(logits.shape[-1], labels.is_floating_point(), problem_type)
-    if problem == "single_label_classification":
-        return boundary_labels(where, name, labels, logits)
-    check.targets(where, name, labels.shape, logits.shape, problem)
-    return labels.to(logits.device)
-
-
-def boundary_rngs(where: str, rngs: Any) -> None:
+def check_rngs(caller: str, rngs: Any) -> None:
     """Torch takes no keys.
 
     Raises:
         InputError: one is given.
     """
     if rngs is not None:
-        raise InputError(f"{where}: rngs={rngs!r}, but torch draws from its global generator; use torch.manual_seed")
+        raise InputError(f"{caller}: rngs={rngs!r}, but torch draws from its global generator; use torch.manual_seed")
 
 
-def _seen(where: str, name: str, value: Any) -> Tensor:
-    """A tensor as it is, anything else by way of numpy, whose dtypes and strides are more than torch takes."""
-    if isinstance(value, Tensor):
-        return value
-    array = np.require(check.numbers(where, name, value), requirements=["C", "W"])
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def _labels(where: str, name: str, labels: Tensor, size: int, table: str) -> Tensor:
-    labels = _indices(labels)
-    counted = labels.where(labels != losses.IGNORED, 0)
-    check.ids_in_range(where, name, bounds(counted), size, table)
-    return labels.to(torch.int64)  # the only dtype that indexes
-
-
-def _indices(ids: Tensor) -> Tensor:
-    """Integers in a dtype that indexes, which narrow and unsigned ones don't."""
-    return ids if ids.dtype in (torch.int32, torch.int64) else ids.to(torch.int64)
+def known(length: int) -> int | None:
+    """A cache's length as a number, or None where it can't be known."""
+    return length
 
 
 def leading(values: Any, count: int) -> Any:
@@ -420,11 +244,12 @@ def host(values: Any) -> Any:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
 
 
-def bounds(ids: Tensor) -> tuple[int, int] | None:
-    """Smallest and largest id, or None where the values can't be seen."""
-    if ids.numel() == 0 or ids.is_meta or torch.compiler.is_compiling():
+def min_max(values: Tensor, ignored: int | None = None) -> tuple[int, int] | None:
+    """The smallest and the largest integer, with 0 in place of an ignored one; None where values can't be known."""
+    if values.numel() == 0 or values.is_meta or torch.compiler.is_compiling():
         return None
-    if ids.is_cuda and torch.cuda.is_current_stream_capturing():
+    if values.is_cuda and torch.cuda.is_current_stream_capturing():
         return None
-    low, high = torch.aminmax(ids)
+    values = values if values.dtype in (torch.int32, torch.int64) else values.to(torch.int64)
+    low, high = torch.aminmax(values if ignored is None else values.where(values != ignored, 0))
     return int(low), int(high)

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from diptych.backends.torch import slots
+from diptych.backends.torch import ops, slots
 from diptych.backends.torch.cache import Cache
 from diptych.backends.torch.ops import Init
 from diptych.core import outputs
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.tensors import TensorSource
-from diptych.core.composite import Composite
 from diptych.core.config import ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError
@@ -154,6 +153,14 @@ class PreTrainedModel(nn.Module, PreTrained):
         """
         self._save(directory, max_shard_size)
 
+    @staticmethod
+    def _ops() -> Any:
+        return ops
+
+    @staticmethod
+    def _cache_class() -> Any:
+        return Cache
+
     def _like(self) -> Tensor:
         """A tensor with the dtype and device that inputs must have."""
         return next(self.parameters())
@@ -186,48 +193,6 @@ class PreTrainedModel(nn.Module, PreTrained):
         from diptych.backends import torch as backend
 
         return functools.partial(getattr, backend)
-
-
-class CompositeModel(Composite, PreTrainedModel):
-    """An encoder and a decoder in one."""
-
-    @classmethod
-    def from_encoder_decoder_pretrained(
-        cls,
-        encoder: str | os.PathLike[str],
-        decoder: str | os.PathLike[str],
-        *,
-        dtype: Any = None,
-        device: torch.device | str | None = None,
-        gradient_checkpointing: bool = False,
-        ignore_config: Iterable[str] = (),
-        **config_changes: Any,
-    ) -> Self:
-        """A model with the weights of two checkpoints; what the two lack to work together is drawn anew.
-
-        That is the decoder's cross-attention, its head, the encoder's pooler and the layer between two widths;
-        `fresh_parameters` names it, and so does a log line.
-
-        Args:
-            encoder, decoder: directories, or names on the Hugging Face hub.
-            dtype: of the parameters; None keeps the files'.
-            device: where the parameters go.
-            gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
-            ignore_config: unknown fields of either config.json to leave unread.
-            config_changes: fields of the composite's config, or of a part's behind "encoder_" or "decoder_".
-
-        Raises:
-            CheckpointError: the files cannot be read or do not fit their part, or have several dtypes.
-            ConfigError: a config.json is missing, says what is not supported, or cannot serve as the part.
-        """
-        return cls._load_parts(
-            {"encoder": encoder, "decoder": decoder},
-            dtype=dtype,
-            where=device,
-            build={"gradient_checkpointing": gradient_checkpointing},
-            ignore_config=ignore_config,
-            changes=config_changes,
-        )
 
 
 def _torch_dtype(dtype: Any) -> torch.dtype:

@@ -183,7 +183,7 @@ FAMILY = Family(
     },
     # an untied head has the decoder's bias; transformers 5 still saves the other beside it, as it was initialised
     superseded=("cls.predictions.bias",),
-    encoders=("BertModel",),
+    encoders={"text": ("BertModel",)},
     decoders=("BertLMHeadModel",),
     grown=("pooler", "cls", "*crossattention*"),
 )

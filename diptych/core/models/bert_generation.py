@@ -42,7 +42,7 @@ FAMILY = Family(
     },
     # an untied head has the decoder's bias; transformers 5 still saves the other beside it, as it was initialised
     superseded=("lm_head.bias",),
-    encoders=("BertGenerationEncoder",),
+    encoders={"text": ("BertGenerationEncoder",)},
     decoders=("BertGenerationDecoder",),
     grown=("lm_head", "*crossattention*"),
 )

@@ -66,7 +66,7 @@ def family(name: str, config: type[RobertaConfig]) -> Family:
         },
         # an untied head has the decoder's bias; transformers 5 still saves the other beside it, as it was initialised
         superseded=("lm_head.bias",),
-        encoders=(f"{name}Model",),
+        encoders={"text": (f"{name}Model",)},
         decoders=(f"{name}ForCausalLM",),
         grown=("pooler", "lm_head", "*crossattention*"),
     )

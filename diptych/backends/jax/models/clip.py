@@ -4,11 +4,13 @@ from typing import Any, Unpack
 
 from flax import nnx
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from diptych.backends.jax import layers, ops
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
-from diptych.core import check
+from diptych.backends.jax.stacks import Attended, LayerInputs, LayerOutput, run_layers, self_attention
+from diptych.core import caching, check
+from diptych.core.calls import Switches
 from diptych.core.models.clip import (
     CLIPConfig,
     CLIPOutput,
@@ -17,8 +19,12 @@ from diptych.core.models.clip import (
     CLIPVisionConfig,
     CLIPVisionModelOutput,
 )
-from diptych.core.outputs import BaseModelOutput, BaseModelOutputWithPooling, ImageClassifierOutput
-from diptych.core.pretrained import Switches
+from diptych.core.outputs import (
+    BaseModelOutputWithPastAndCrossAttentions,
+    BaseModelOutputWithPooling,
+    ImageClassifierOutput,
+    headed,
+)
 from diptych.core.semantics import losses, masks, positions, resize
 
 
@@ -31,21 +37,11 @@ class CLIPAttention(nnx.Module):
         self.out_proj = layers.Linear(config.hidden_size, config.hidden_size, **init)
         self.dropout = layers.Dropout(config.attention_dropout)
 
-    def __call__(
-        self,
-        hidden_states: Float[Array, "B T D"],
-        mask: Bool[Array, "#B 1 T T"] | None,
-        *,
-        causal: bool = False,
-        weights: bool = False,
-        rngs: Any = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T T"] | None]:
+    def __call__(self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs) -> Attended:
         query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
         query, key, value = (ops.split(states, self.heads) for states in (query, key, value))
-        attended, probabilities = ops.attention(
-            query, key, value, mask, causal=causal, dropout=self.dropout, rngs=rngs, weights=weights
-        )
-        return self.out_proj(attended), probabilities
+        attended = self_attention(query, key, value, inputs, None, dropout=self.dropout)
+        return attended._replace(states=self.out_proj(attended.states))
 
 
 class CLIPMLP(nnx.Module):
@@ -65,19 +61,10 @@ class CLIPEncoderLayer(nnx.Module):
         self.mlp = CLIPMLP(config, **init)
         self.layer_norm2 = layers.LayerNorm(config.hidden_size, config.layer_norm_eps, **init)
 
-    def __call__(
-        self,
-        hidden_states: Float[Array, "B T D"],
-        mask: Bool[Array, "#B 1 T T"] | None,
-        *,
-        causal: bool = False,
-        weights: bool = False,
-        rngs: Any = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T T"] | None]:
-        normed = self.layer_norm1(hidden_states)
-        attended, probabilities = self.self_attn(normed, mask, causal=causal, weights=weights, rngs=rngs)
-        hidden_states = hidden_states + attended
-        return hidden_states + self.mlp(self.layer_norm2(hidden_states)), probabilities
+    def __call__(self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs, past: None = None) -> LayerOutput:
+        states, attention, _ = self.self_attn(self.layer_norm1(hidden_states), inputs)
+        hidden_states = hidden_states + states
+        return LayerOutput(hidden_states + self.mlp(self.layer_norm2(hidden_states)), attention)
 
 
 class CLIPEncoder(nnx.Module):
@@ -86,25 +73,14 @@ class CLIPEncoder(nnx.Module):
         self.gradient_checkpointing = False
 
     def __call__(
-        self,
-        hidden_states: Float[Array, "B T D"],
-        mask: Bool[Array, "#B 1 T T"] | None,
-        *,
-        causal: bool = False,
-        weights: bool = False,
-        rngs: Any = None,
-    ) -> BaseModelOutput:
-        """The last layer's output, all of them after the embeddings, and the probabilities if weights are asked for."""
-        states, attentions = [hidden_states], []
-        for layer in self.layers:
-            run = ops.checkpointed(layer, self.gradient_checkpointing)
-            hidden_states, probabilities = run(hidden_states, mask, causal=causal, weights=weights, rngs=rngs)
-            states.append(hidden_states)
-            attentions.append(probabilities)
-        return BaseModelOutput(
-            last_hidden_state=hidden_states,
-            hidden_states=tuple(states),
-            attentions=tuple(attentions) if weights else None,
+        self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs, *, output_hidden_states: bool
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        return run_layers(
+            self.layers,
+            hidden_states,
+            inputs,
+            output_hidden_states=output_hidden_states,
+            gradient_checkpointing=self.gradient_checkpointing,
         )
 
 
@@ -143,7 +119,6 @@ class CLIPVisionEmbeddings(nnx.Module):
 
 class CLIPTextTransformer(nnx.Module):
     def __init__(self, config: CLIPTextConfig, **init: Unpack[ops.Init]) -> None:
-        self.config = config
         self.embeddings = CLIPTextEmbeddings(config, **init)
         self.encoder = CLIPEncoder(config, **init)
         self.final_layer_norm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps, **init)
@@ -151,26 +126,18 @@ class CLIPTextTransformer(nnx.Module):
     def __call__(
         self,
         input_ids: Int[Array, "B T"],
-        attention_mask: Array | None,
         position_ids: Int[Array, "#B T"],
+        end: Int[Array, "B"],
+        inputs: LayerInputs,
         *,
-        weights: bool = False,
-        rngs: Any = None,
+        output_hidden_states: bool,
     ) -> BaseModelOutputWithPooling:
-        mask = None
-        if attention_mask is not None:
-            steps = ops.steps(input_ids.shape[1], input_ids)
-            mask = masks.causal_padding(ops.xp, steps, attention_mask)
-        hidden_states = self.embeddings(input_ids, position_ids)
-        encoded = self.encoder(hidden_states, mask, causal=mask is None, weights=weights, rngs=rngs)
-        last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
-        end = positions.end_of_text(ops.xp, input_ids, self.config.eos_token_id)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=last_hidden_state,
-            pooler_output=ops.at_row(last_hidden_state, end),
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
+        """Encodes texts, and pools the tokens at `end`."""
+        states = self.embeddings(input_ids, position_ids)
+        outputs = self.encoder(states, inputs, output_hidden_states=output_hidden_states)
+        states = self.final_layer_norm(outputs.last_hidden_state)
+        pooled = ops.at_row(states, end)
+        return headed(BaseModelOutputWithPooling, outputs, last_hidden_state=states, pooler_output=pooled)
 
 
 class CLIPVisionTransformer(nnx.Module):
@@ -183,77 +150,59 @@ class CLIPVisionTransformer(nnx.Module):
     def __call__(
         self,
         pixel_values: Float[Array, "B C Y X"],
-        grid: tuple[int, int] | None = None,
+        grid: tuple[int, int] | None,
+        inputs: LayerInputs,
         *,
-        weights: bool = False,
-        rngs: Any = None,
+        output_hidden_states: bool,
     ) -> BaseModelOutputWithPooling:
-        hidden_states = self.pre_layrnorm(self.embeddings(pixel_values, grid))
-        encoded = self.encoder(hidden_states, None, weights=weights, rngs=rngs)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=encoded.last_hidden_state,
-            pooler_output=self.post_layernorm(encoded.last_hidden_state[:, 0]),
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
+        """Encodes images, with positions resampled for a `grid` of (rows, columns) of patches if one is given."""
+        states = self.pre_layrnorm(self.embeddings(pixel_values, grid))
+        outputs = self.encoder(states, inputs, output_hidden_states=output_hidden_states)
+        pooled = self.post_layernorm(outputs.last_hidden_state[:, 0])
+        return headed(BaseModelOutputWithPooling, outputs, pooler_output=pooled)
 
 
 class CLIPPreTrainedModel(PreTrainedModel):
-    """What CLIP's models share: how their towers are called."""
+    """How a call's arguments are checked and reach the towers."""
 
     text_model: CLIPTextTransformer
     vision_model: CLIPVisionTransformer
 
     def _text(
-        self, input_ids: Any, attention_mask: Any, position_ids: Any, config: CLIPTextConfig, switches: Switches
+        self, config: CLIPTextConfig, input_ids: Any, attention_mask: Any, position_ids: Any, switches: Switches
     ) -> BaseModelOutputWithPooling:
         """Checks a batch of texts and runs the text tower on it."""
-        where, like = type(self).__name__, self._like()
+        settled, boundary = self._settled(switches), self._boundary()
         if input_ids is None:
-            raise check.needed(where, "input_ids")
-        size, limit = config.vocab_size, config.max_position_embeddings
-        ids = ops.boundary_ids(where, "input_ids", input_ids, "batch, tokens", like, size=size, table="vocab_size")
-        batch, length = ids.shape
-        check.has_tokens(where, length)
-        if position_ids is None:
-            check.at_most(where, "the number of tokens", length, limit, "max_position_embeddings")
-            position_ids = positions.sequential(ops.xp, ops.steps(length, like))
-        else:
-            table = "max_position_embeddings"
-            position_ids = ops.boundary_ids(
-                where, "position_ids", position_ids, "batch, tokens", like, size=limit, table=table
-            )
-            rows = 1 if position_ids.shape[0] == 1 else batch
-            check.shape(where, "position_ids", position_ids.shape, (rows, length), ", as many as there are tokens")
+            raise check.needed(boundary.caller, "input_ids")
+        ids = boundary.ids("input_ids", input_ids, size=config.vocab_size, table="vocab_size")
+        size = (ids.shape[0], ids.shape[1])
+        check.has_tokens(boundary.caller, size[1])
+        position_ids = caching.position_ids(boundary, position_ids, 0, size, limit=config.max_position_embeddings)
+        mask = None
         if attention_mask is not None:
-            attention_mask = ops.boundary_mask(where, "attention_mask", attention_mask, (batch, length), like)
-        return self._tower(self.text_model, (ids, attention_mask, position_ids), switches)
+            attention_mask = boundary.mask("attention_mask", attention_mask, size)
+            mask = masks.causal_padding(ops.xp, ops.steps(size[1], ids), attention_mask)
+        end = positions.end_of_text(ops.xp, ids, config.eos_token_id)
+        boundary.rngs(settled["rngs"])
+        weights, switch = settled["output_attentions"], settled["output_hidden_states"]
+        inputs = LayerInputs(mask=mask, causal=True, output_attentions=weights, rngs=settled["rngs"])
+        return self.text_model(ids, position_ids, end, inputs, output_hidden_states=switch)
 
     def _vision(
-        self, pixel_values: Any, interpolate_pos_encoding: bool, config: CLIPVisionConfig, switches: Switches
+        self, config: CLIPVisionConfig, pixel_values: Any, interpolate_pos_encoding: bool, switches: Switches
     ) -> BaseModelOutputWithPooling:
         """Checks a batch of images and runs the vision tower on it."""
-        where, like, axes = type(self).__name__, self._like(), "batch, channels, height, width"
-        if pixel_values is None:
-            raise check.needed(where, "pixel_values")
-        pixels = ops.boundary_floats(where, "pixel_values", pixel_values, axes, like)
-        batch, _, height, width = pixels.shape
-        size, patch, grid = config.image_size, config.patch_size, None
-        if interpolate_pos_encoding:
-            check.shape(where, "pixel_values", pixels.shape, (batch, config.num_channels, height, width))
-            check.at_least(where, "pixel_values' smaller side", min(height, width), patch, "patch_size")
-            grid = (height // patch, width // patch) if (height, width) != (size, size) else None
-        else:
-            why = ", or interpolate_pos_encoding=True"
-            check.shape(where, "pixel_values", pixels.shape, (batch, config.num_channels, size, size), why)
-        return self._tower(self.vision_model, (pixels, grid), switches)
-
-    def _tower(self, tower: Any, inputs: tuple[Any, ...], switches: Switches) -> BaseModelOutputWithPooling:
-        """Runs a tower; hidden states only if they are asked for."""
-        settled = self._inner(switches)
-        ops.boundary_rngs(type(self).__name__, settled["rngs"])
-        output = tower(*inputs, weights=settled["output_attentions"], rngs=settled["rngs"])
-        return output if settled["output_hidden_states"] else output.replace(hidden_states=None)
+        settled, boundary, patch = self._settled(switches), self._boundary(), config.patch_size
+        own = (config.image_size, config.image_size)
+        size = None if interpolate_pos_encoding else own
+        pixels = boundary.images(pixel_values, channels=config.num_channels, size=size, least=(patch, patch))
+        height, width = pixels.shape[2:]
+        grid = None if (height, width) == own else (height // patch, width // patch)
+        boundary.rngs(settled["rngs"])
+        weights, switch = settled["output_attentions"], settled["output_hidden_states"]
+        inputs = LayerInputs(output_attentions=weights, rngs=settled["rngs"])
+        return self.vision_model(pixels, grid, inputs, output_hidden_states=switch)
 
 
 class CLIPTextModel(CLIPPreTrainedModel):
@@ -271,14 +220,14 @@ class CLIPTextModel(CLIPPreTrainedModel):
 
         Args:
             input_ids: (B, T) integers.
-            attention_mask: (B, T), 1 = attend; all are attended to without it. Attention is causal in any case.
-            position_ids: (B, T) or (1, T), counted from 0 without it.
+            attention_mask: (B, T), 1 = attend; by default all are attended to. Attention is causal in any case.
+            position_ids: (B, T) or (1, T); by default counted from 0.
             switches: see `Switches`.
 
         Raises:
             InputError: an argument has another dtype or shape, or an id is out of range.
         """
-        output = self._text(input_ids, attention_mask, position_ids, self.config, switches)
+        output = self._text(self.config, input_ids, attention_mask, position_ids, switches)
         return self._returned(output, switches.get("return_dict"))
 
 
@@ -295,13 +244,8 @@ class CLIPTextModelWithProjection(CLIPPreTrainedModel):
         self, input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None, **switches: Unpack[Switches]
     ) -> CLIPTextModelOutput | tuple[Any, ...]:
         """As `CLIPTextModel`."""
-        outputs = self._text(input_ids, attention_mask, position_ids, self.config, switches)
-        output = CLIPTextModelOutput(
-            text_embeds=self.text_projection(outputs.pooler_output),
-            last_hidden_state=outputs.last_hidden_state,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        outputs = self._text(self.config, input_ids, attention_mask, position_ids, switches)
+        output = headed(CLIPTextModelOutput, outputs, text_embeds=self.text_projection(outputs.pooler_output))
         return self._returned(output, switches.get("return_dict"))
 
 
@@ -326,7 +270,7 @@ class CLIPVisionModel(CLIPPreTrainedModel):
         Raises:
             InputError: an argument has another dtype or shape.
         """
-        output = self._vision(pixel_values, interpolate_pos_encoding, self.config, switches)
+        output = self._vision(self.config, pixel_values, interpolate_pos_encoding, switches)
         return self._returned(output, switches.get("return_dict"))
 
 
@@ -343,13 +287,8 @@ class CLIPVisionModelWithProjection(CLIPPreTrainedModel):
         self, pixel_values: Any = None, interpolate_pos_encoding: bool = False, **switches: Unpack[Switches]
     ) -> CLIPVisionModelOutput | tuple[Any, ...]:
         """As `CLIPVisionModel`."""
-        outputs = self._vision(pixel_values, interpolate_pos_encoding, self.config, switches)
-        output = CLIPVisionModelOutput(
-            image_embeds=self.visual_projection(outputs.pooler_output),
-            last_hidden_state=outputs.last_hidden_state,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        outputs = self._vision(self.config, pixel_values, interpolate_pos_encoding, switches)
+        output = headed(CLIPVisionModelOutput, outputs, image_embeds=self.visual_projection(outputs.pooler_output))
         return self._returned(output, switches.get("return_dict"))
 
 
@@ -371,14 +310,15 @@ class CLIPModel(CLIPPreTrainedModel):
     ) -> Float[Array, "B E"]:
         """The projected text vectors, not normalised; arguments as `CLIPTextModel`."""
         text = self.config.text_config
-        outputs = self._text(input_ids, attention_mask, position_ids, text, {"rngs": rngs})
+        outputs = self._text(text, input_ids, attention_mask, position_ids, {"rngs": rngs})
         return self.text_projection(outputs.pooler_output)
 
     def get_image_features(
         self, pixel_values: Any = None, interpolate_pos_encoding: bool = False, *, rngs: Any = None
     ) -> Float[Array, "B E"]:
         """The projected image vectors, not normalised; arguments as `CLIPVisionModel`."""
-        outputs = self._vision(pixel_values, interpolate_pos_encoding, self.config.vision_config, {"rngs": rngs})
+        vision = self.config.vision_config
+        outputs = self._vision(vision, pixel_values, interpolate_pos_encoding, {"rngs": rngs})
         return self.visual_projection(outputs.pooler_output)
 
     def __call__(
@@ -401,8 +341,8 @@ class CLIPModel(CLIPPreTrainedModel):
                 numbers of texts and images differ.
         """
         config = self.config
-        vision = self._vision(pixel_values, interpolate_pos_encoding, config.vision_config, switches)
-        text = self._text(input_ids, attention_mask, position_ids, config.text_config, switches)
+        vision = self._vision(config.vision_config, pixel_values, interpolate_pos_encoding, switches)
+        text = self._text(config.text_config, input_ids, attention_mask, position_ids, switches)
         vision = vision.replace(pooler_output=self.visual_projection(vision.pooler_output))
         text = text.replace(pooler_output=self.text_projection(text.pooler_output))
         image_embeds = vision.pooler_output / ops.norm(vision.pooler_output)
@@ -439,8 +379,9 @@ class CLIPForImageClassification(CLIPPreTrainedModel):
     def __call__(
         self,
         pixel_values: Any = None,
-        labels: Any = None,
         interpolate_pos_encoding: bool = False,
+        *,
+        labels: Any = None,
         **switches: Unpack[Switches],
     ) -> ImageClassifierOutput | tuple[Any, ...]:
         """As `CLIPVisionModel`, and:
@@ -448,15 +389,7 @@ class CLIPForImageClassification(CLIPPreTrainedModel):
         Args:
             labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) to regress.
         """
-        outputs = self._vision(pixel_values, interpolate_pos_encoding, self.config.vision_config, switches)
+        outputs = self._vision(self.config.vision_config, pixel_values, interpolate_pos_encoding, switches)
         pooled = ops.xp.mean(outputs.last_hidden_state[:, 1:], axis=1)
         logits = pooled if self.classifier is None else self.classifier(pooled)
-        loss = None
-        if labels is not None:
-            kind = self.config.problem_type
-            labels = ops.boundary_targets(type(self).__name__, "labels", labels, logits, kind)
-            loss = losses.classification(ops.xp, logits, labels, kind)
-        output = ImageClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-        return self._returned(output, switches.get("return_dict"))
+        return self._with_head(ImageClassifierOutput, outputs, logits, labels, self._class_loss, switches)

@@ -4,22 +4,29 @@ from typing import Any, Unpack
 
 from flax import nnx
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from diptych.backends.jax import cache as caches
 from diptych.backends.jax import layers, ops
-from diptych.backends.jax.cache import Cache
+from diptych.backends.jax.cache import LayerCache
 from diptych.backends.jax.generation import Generating
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
+from diptych.backends.jax.stacks import (
+    Attended,
+    LayerInputs,
+    LayerOutput,
+    cross_attention,
+    run_layers,
+    sees_encoder,
+    self_attention,
+)
+from diptych.core import caching
+from diptych.core.calls import Switches, next_token_loss, passes_through
 from diptych.core.models.gpt2 import GPT2Config
-from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions, headed
-from diptych.core.pretrained import Switches
-from diptych.core.semantics import losses
+from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
 
 
 class GPT2Attention(nnx.Module):
     def __init__(self, config: GPT2Config, index: int, *, crosses: bool = False, **init: Unpack[ops.Init]) -> None:
-        self.index = index
         self.heads = config.n_head
         self.scale = config.attention_scale(index)
         self.upcast = config.reorder_and_upcast_attn
@@ -29,42 +36,23 @@ class GPT2Attention(nnx.Module):
         self.attn_dropout = layers.Dropout(config.attn_pdrop)
         self.resid_dropout = layers.Dropout(config.resid_pdrop)
 
-    def keys(self, source: Float[Array, "B S D"]) -> tuple[Float[Array, "B N S H"], Float[Array, "B N S H"]]:
-        """The keys and the values of an encoder's tokens."""
-        heads = ops.split(self.c_attn(source), 2 * self.heads)
+    def encoder_keys(self, states: Float[Array, "B S D"]) -> tuple[Float[Array, "B N S H"], Float[Array, "B N S H"]]:
+        """The keys and values of an encoder's tokens."""
+        heads = ops.split(self.c_attn(states), 2 * self.heads)
         return heads[:, : self.heads], heads[:, self.heads :]
 
     def __call__(
-        self,
-        hidden_states: Float[Array, "B T D"],
-        mask: Bool[Array, "#K 1 #T S"] | None,
-        encoder_hidden_states: Float[Array, "B U D"] | None = None,
-        cache: Cache | None = None,
-        *,
-        causal: bool = False,
-        weights: bool = False,
-        rngs: Any = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None, Cache | None]:
+        self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
+    ) -> Attended:
+        options = {"scale": self.scale, "upcast": self.upcast, "dropout": self.attn_dropout}
         if self.q_attn is not None:
             query = ops.split(self.q_attn(hidden_states), self.heads)
-            cache, key, value = caches.crossed(cache, self.index, encoder_hidden_states, self.keys)
+            attended = cross_attention(query, self.encoder_keys, inputs, past, **options)
         else:
             heads = ops.split(self.c_attn(hidden_states), 3 * self.heads)
             query, key, value = heads[:, : self.heads], heads[:, self.heads : -self.heads], heads[:, -self.heads :]
-            cache, key, value = caches.extended(cache, self.index, key, value)
-        attended, probabilities = ops.attention(
-            query,
-            key,
-            value,
-            mask,
-            causal=causal,
-            scale=self.scale,
-            dropout=self.attn_dropout,
-            rngs=rngs,
-            weights=weights,
-            upcast=self.upcast,
-        )
-        return self.resid_dropout(self.c_proj(attended), rngs), probabilities, cache
+            attended = self_attention(query, key, value, inputs, past, **options)
+        return attended._replace(states=self.resid_dropout(self.c_proj(attended.states), inputs.rngs))
 
 
 class GPT2MLP(nnx.Module):
@@ -90,35 +78,15 @@ class GPT2Block(nnx.Module):
         self.mlp = GPT2MLP(config, **init)
 
     def __call__(
-        self,
-        hidden_states: Float[Array, "B T D"],
-        mask: Bool[Array, "#B 1 #T S"] | None,
-        encoder_hidden_states: Float[Array, "B U D"] | None = None,
-        encoder_mask: Bool[Array, "#K 1 1 U"] | None = None,
-        cache: Cache | None = None,
-        *,
-        causal: bool = False,
-        weights: bool = False,
-        rngs: Any = None,
-    ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B N T _"] | None, ...], Cache | None]:
-        """The output, the probabilities of self- and cross-attention, and the cache with these tokens."""
-        attended, probabilities, cache = self.attn(
-            self.ln_1(hidden_states), mask, None, cache, causal=causal, weights=weights, rngs=rngs
-        )
-        hidden_states = hidden_states + attended
-        crossed = None
-        crosses = caches.crosses(cache, encoder_hidden_states)
-        if crosses and self.crossattention is not None and self.ln_cross_attn is not None:
-            attended, crossed, cache = self.crossattention(
-                self.ln_cross_attn(hidden_states),
-                encoder_mask,
-                encoder_hidden_states,
-                cache,
-                weights=weights,
-                rngs=rngs,
-            )
-            hidden_states = hidden_states + attended
-        return hidden_states + self.mlp(self.ln_2(hidden_states), rngs), (probabilities, crossed), cache
+        self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
+    ) -> LayerOutput:
+        states, attention, past = self.attn(self.ln_1(hidden_states), inputs, past)
+        hidden_states = hidden_states + states
+        cross = None
+        if self.crossattention is not None and self.ln_cross_attn is not None and sees_encoder(inputs, past):
+            states, cross, past = self.crossattention(self.ln_cross_attn(hidden_states), inputs, past)
+            hidden_states = hidden_states + states
+        return LayerOutput(hidden_states + self.mlp(self.ln_2(hidden_states), inputs.rngs), attention, cross, past)
 
 
 class GPT2Model(PreTrainedModel):
@@ -146,90 +114,66 @@ class GPT2Model(PreTrainedModel):
         past_key_values: Any = None,
         *,
         use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        rngs: Any = None,
+        **switches: Unpack[Switches],
     ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
-        """Reads a batch of texts from left to right.
+        """Decodes a batch of token sequences.
 
         Args:
             input_ids: (B, T) integers, or else:
             inputs_embeds: (B, T, D) floats in their place.
-            attention_mask: (B, T), 1 = attend; all are attended to without it. With a cache it may also speak of all
-                tokens up to these.
-            token_type_ids: (B, T) or (1, T) words, whose embeddings are added; none without it.
-            position_ids: (B, T) or (1, T), counted without it, padding included.
-            encoder_hidden_states: (B, S, D), which a decoder with cross-attention attends to.
-            encoder_attention_mask: (B, S), 1 = attend; all are attended to without it.
-            past_key_values: a cache of the tokens before these; `init_cache` makes one.
-            use_cache: whether the cache comes back; so it does without it where one is given. True makes one, where
-                none is given.
-            output_attentions, output_hidden_states: whether these come too; the config's word without it.
-            return_dict: False returns the record's `to_tuple()`.
-            rngs: in JAX a key, needed in train mode; in torch None.
+            attention_mask: (B, T), 1 = attend, or with a cache over all tokens so far; by default all are attended to.
+            token_type_ids: (B, T) or (1, T) token ids, whose embeddings are added; none by default.
+            position_ids: (B, T) or (1, T); by default counted, padding included.
+            encoder_hidden_states: (B, S, D), to which a decoder with cross-attention attends.
+            encoder_attention_mask: (B, S), 1 = attend; by default all are attended to.
+            past_key_values: a cache of the earlier tokens; `init_cache` makes one.
+            use_cache: whether the cache is returned, as a given one is by default; True makes one if none is given.
+            switches: see `Switches`.
 
         Raises:
             InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
         """
-        where, like, config = type(self).__name__, self._like(), self.config
-        ops.boundary_rngs(where, rngs)
-        input_ids, inputs_embeds = ops.boundary_words(
-            where, input_ids, inputs_embeds, self.wte, like, size=config.vocab_size, width=config.n_embd
+        settled, boundary, config = self._settled(switches), self._boundary(), self.config
+        boundary.rngs(settled["rngs"])
+        vocabulary, width = config.vocab_size, config.n_embd
+        _, hidden_states = boundary.words(input_ids, inputs_embeds, self.wte, size=vocabulary, width=width)
+        size = (hidden_states.shape[0], hidden_states.shape[1])
+        begun = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, size)
+        cached, crosses = None if begun.cache is None else begun.cache.encoder_size, config.add_cross_attention
+        memory, memory_mask = boundary.encoder_states(
+            encoder_hidden_states, encoder_attention_mask, size[0], width=width, crosses=crosses, cached=cached
         )
-        size = (inputs_embeds.shape[0], inputs_embeds.shape[1])
-        opened = caches.opened(where, config.cache_shape, past_key_values, use_cache, attention_mask, size, like)
-        encoder_hidden_states, encoder_mask = ops.boundary_memory(
-            where,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            size[0],
-            like,
-            width=config.n_embd,
-            crosses=config.add_cross_attention,
-            seen=caches.crossed_size(opened.cache),
+        position_ids = caching.position_ids(
+            boundary, position_ids, begun.start, size, limit=config.n_positions, field="n_positions"
         )
-        position_ids = caches.position_ids(
-            where, position_ids, opened.start, size, like, limit=config.n_positions, field="n_positions"
-        )
-
-        hidden_states = inputs_embeds + self.wpe(position_ids)
+        hidden_states = hidden_states + self.wpe(position_ids)
         if token_type_ids is not None:
-            words = config.vocab_size
-            types = ops.boundary_rows(where, "token_type_ids", token_type_ids, size, like, words, "vocab_size")
-            hidden_states = hidden_states + self.wte(types)
-        hidden_states = self.drop(hidden_states, rngs)
-        weights = self._option("output_attentions", output_attentions)
-        cache, states, attentions = opened.cache, [], []
-        for block in self.h:
-            states.append(hidden_states)
-            run = ops.checkpointed(block, self.gradient_checkpointing)
-            hidden_states, probabilities, cache = run(
-                hidden_states,
-                opened.mask,
-                encoder_hidden_states,
-                encoder_mask,
-                cache,
-                causal=opened.causal,
-                weights=weights,
-                rngs=rngs,
+            hidden_states = hidden_states + self.wte(
+                boundary.row_ids("token_type_ids", token_type_ids, size, size=vocabulary, table="vocab_size")
             )
-            attentions.append(probabilities)
-        hidden_states = self.ln_f(hidden_states)
-        states.append(hidden_states)
-        selves, crosses = zip(*attentions, strict=True)
-        output = BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=hidden_states,
-            past_key_values=caches.closed(cache, size[1], use_cache),
-            hidden_states=tuple(states) if self._option("output_hidden_states", output_hidden_states) else None,
-            attentions=selves if weights else None,
-            cross_attentions=crosses if weights and crosses[0] is not None else None,
+        inputs = LayerInputs(
+            mask=begun.mask,
+            encoder_hidden_states=memory,
+            encoder_mask=memory_mask,
+            causal=begun.causal,
+            output_attentions=settled["output_attentions"],
+            rngs=settled["rngs"],
         )
-        return self._returned(output, return_dict)
+        output = run_layers(
+            self.h,
+            self.drop(hidden_states, inputs.rngs),
+            inputs,
+            begun.cache,
+            output_hidden_states=settled["output_hidden_states"],
+            gradient_checkpointing=self.gradient_checkpointing,
+            final=self.ln_f,
+        )
+        output = output.replace(past_key_values=caching.finish(output.past_key_values, size[1], use_cache))
+        return self._returned(output, switches.get("return_dict"))
 
 
 class GPT2LMHeadModel(Generating, PreTrainedModel):
-    """The decoder with a head that predicts the next word."""
+    """The decoder with a head that predicts the next token."""
 
     def __init__(self, config: GPT2Config, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -238,36 +182,17 @@ class GPT2LMHeadModel(Generating, PreTrainedModel):
         self.lm_head = None if tied else layers.Linear(config.n_embd, config.vocab_size, bias=False, **init)
         self._finish(build)
 
+    @passes_through(GPT2Model)
     def __call__(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        position_ids: Any = None,
-        inputs_embeds: Any = None,
-        encoder_hidden_states: Any = None,
-        encoder_attention_mask: Any = None,
-        labels: Any = None,
-        past_key_values: Any = None,
-        *,
-        use_cache: bool | None = None,
-        logits_to_keep: Any = 0,
-        **switches: Unpack[Switches],
+        self, *inputs: Any, labels: Any = None, logits_to_keep: Any = 0, **keywords: Any
     ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
         """As `GPT2Model`, and:
 
         Args:
-            labels: (B, T) words, -100 = not counted; a token is to predict the label of the one that follows it.
-            logits_to_keep: of how many last tokens the logits come, 0 for all, or the places of some.
+            labels: (B, T) token ids, -100 = not counted; each token predicts the next one's.
+            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
         """
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        memory, past = (encoder_hidden_states, encoder_attention_mask), past_key_values
-        outputs: Any = self.transformer(*inputs, *memory, past, use_cache=use_cache, **self._inner(switches))
-        states = ops.kept(outputs.last_hidden_state, logits_to_keep)
+        outputs: Any = self.transformer(*inputs, **self._inner(keywords))
+        states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = self.transformer.wte.attend(states) if self.lm_head is None else self.lm_head(states)
-        loss = None
-        if labels is not None:
-            labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
-            loss = losses.causal(ops.xp, logits, labels)
-        output = headed(CausalLMOutputWithCrossAttentions, outputs, loss=loss, logits=logits)
-        return self._returned(output, switches.get("return_dict"))
+        return self._with_head(CausalLMOutputWithCrossAttentions, outputs, logits, labels, next_token_loss, keywords)

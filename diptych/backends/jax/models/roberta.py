@@ -55,10 +55,10 @@ class RobertaForCausalLM(BertLMHeadModel):
         self.lm_head = RobertaLMHead(config, **init)
         self._finish(build)
 
-    def _tower(self) -> BertModel:
+    def _base(self) -> BertModel:
         return self.roberta
 
-    def _predicted(self, hidden_states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+    def _logits(self, hidden_states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         return self.lm_head(hidden_states, self.roberta.embeddings.word_embeddings)
 
 
@@ -71,10 +71,10 @@ class RobertaForMaskedLM(BertForMaskedLM):
         self.lm_head = RobertaLMHead(config, **init)
         self._finish(build)
 
-    def _tower(self) -> BertModel:
+    def _base(self) -> BertModel:
         return self.roberta
 
-    def _predicted(self, hidden_states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+    def _logits(self, hidden_states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         return self.lm_head(hidden_states, self.roberta.embeddings.word_embeddings)
 
 
@@ -87,8 +87,8 @@ class RobertaForSequenceClassification(BertForSequenceClassification):
         self.classifier = RobertaClassificationHead(config, **init)
         self._finish(build)
 
-    def _tower(self) -> BertModel:
+    def _base(self) -> BertModel:
         return self.roberta
 
-    def _classified(self, outputs: BaseModelOutputWithPoolingAndCrossAttentions, rngs: Any) -> Float[Array, "B V"]:
+    def _logits(self, outputs: BaseModelOutputWithPoolingAndCrossAttentions, rngs: Any) -> Float[Array, "B V"]:
         return self.classifier(outputs.last_hidden_state, rngs)

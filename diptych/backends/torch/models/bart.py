@@ -2,28 +2,34 @@
 
 from typing import Any, Unpack
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diptych.backends.torch import cache as caches
 from diptych.backends.torch import layers, ops
-from diptych.backends.torch.cache import Cache
+from diptych.backends.torch.cache import Cache, LayerCache
 from diptych.backends.torch.generation import Generating
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
-from diptych.core import check
+from diptych.backends.torch.stacks import (
+    Attended,
+    LayerInputs,
+    LayerOutput,
+    cross_attention,
+    run_layers,
+    sees_encoder,
+    self_attention,
+)
+from diptych.core import caching, check
 from diptych.core import outputs as records
+from diptych.core.boundary import STATES
+from diptych.core.calls import Settled, Switches, passes_through, token_loss
 from diptych.core.models.bart import NORM_EPS, OFFSET, BartLikeConfig
-from diptych.core.outputs import BaseModelOutput, encoded, headed, seq2seq
-from diptych.core.pretrained import Settled, Switches
-from diptych.core.semantics import losses, overflow, positions
+from diptych.core.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions, encoded, seq2seq
+from diptych.core.semantics import overflow, positions
 
 
 class BartAttention(nn.Module):
-    def __init__(
-        self, config: BartLikeConfig, heads: int, index: int, *, crosses: bool = False, **init: Unpack[ops.Init]
-    ) -> None:
+    def __init__(self, config: BartLikeConfig, heads: int, *, crosses: bool = False, **init: Unpack[ops.Init]) -> None:
         super().__init__()
-        self.index = index
         self.crosses = crosses
         self.heads = heads
         self.k_proj = layers.Linear(config.d_model, config.d_model, **init)
@@ -33,39 +39,28 @@ class BartAttention(nn.Module):
         self.dropout = layers.Dropout(config.attention_dropout)
         self.output_dropout = layers.Dropout(config.dropout)
 
-    def keys(self, source: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B N S H"], Float[Tensor, "B N S H"]]:
-        """The keys and the values of tokens."""
-        return ops.split(self.k_proj(source), self.heads), ops.split(self.v_proj(source), self.heads)
+    def keys(self, states: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B N S H"], Float[Tensor, "B N S H"]]:
+        """The keys and values of tokens."""
+        return ops.split(self.k_proj(states), self.heads), ops.split(self.v_proj(states), self.heads)
 
     def forward(
-        self,
-        hidden_states: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "#K 1 #T S"] | None,
-        encoder_hidden_states: Float[Tensor, "B U D"] | None = None,
-        cache: Cache | None = None,
-        *,
-        causal: bool = False,
-        weights: bool = False,
-        rngs: Any = None,
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B N T S"] | None, Cache | None]:
+        self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
+    ) -> Attended:
         query = ops.split(self.q_proj(hidden_states), self.heads)
         if self.crosses:
-            cache, key, value = caches.crossed(cache, self.index, encoder_hidden_states, self.keys)
+            attended = cross_attention(query, self.keys, inputs, past, dropout=self.dropout)
         else:
-            cache, key, value = caches.extended(cache, self.index, *self.keys(hidden_states))
-        attended, probabilities = ops.attention(
-            query, key, value, mask, causal=causal, dropout=self.dropout, rngs=rngs, weights=weights
-        )
-        return self.output_dropout(self.out_proj(attended), rngs), probabilities, cache
+            attended = self_attention(query, *self.keys(hidden_states), inputs, past, dropout=self.dropout)
+        return attended._replace(states=self.output_dropout(self.out_proj(attended.states), inputs.rngs))
 
 
 class BartLayer(nn.Module):
-    """What the layers of both stacks have: attention to their own tokens, and an MLP."""
+    """What the layers of both stacks have: self-attention, and an MLP."""
 
-    def __init__(self, config: BartLikeConfig, heads: int, features: int, index: int, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BartLikeConfig, heads: int, features: int, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.pre_norm = config.pre_norm
-        self.self_attn = BartAttention(config, heads, index, **init)
+        self.self_attn = BartAttention(config, heads, **init)
         self.self_attn_layer_norm = layers.LayerNorm(config.d_model, NORM_EPS, **init)
         self.activation = ops.ACTIVATIONS[config.activation_function]
         self.activation_dropout = layers.Dropout(config.activation_dropout)
@@ -75,11 +70,11 @@ class BartLayer(nn.Module):
         self.final_layer_norm = layers.LayerNorm(config.d_model, NORM_EPS, **init)
 
     def before(self, norm: layers.LayerNorm, hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """What a block of the layer reads: MBart's norms stand before it."""
+        """The input of a block of the layer: MBart normalises it."""
         return norm(hidden_states) if self.pre_norm else hidden_states
 
     def after(self, norm: layers.LayerNorm, hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """What a block and its residual leave: BART's norms stand behind them."""
+        """The sum of a block and its residual: BART normalises it."""
         return hidden_states if self.pre_norm else norm(hidden_states)
 
     def mlp(self, hidden_states: Float[Tensor, "B T D"], rngs: Any) -> Float[Tensor, "B T D"]:
@@ -90,62 +85,43 @@ class BartLayer(nn.Module):
 
 
 class BartEncoderLayer(BartLayer):
-    def __init__(self, config: BartLikeConfig, index: int, **init: Unpack[ops.Init]) -> None:
-        super().__init__(config, config.encoder_attention_heads, config.encoder_ffn_dim, index, **init)
+    def __init__(self, config: BartLikeConfig, **init: Unpack[ops.Init]) -> None:
+        super().__init__(config, config.encoder_attention_heads, config.encoder_ffn_dim, **init)
         self.layerdrop = layers.LayerDrop(config.encoder_layerdrop)
 
-    def forward(
-        self,
-        hidden_states: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "#B 1 #T S"] | None,
-        *,
-        weights: bool = False,
-        rngs: Any = None,
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B N T S"] | None]:
-        """The output, and the probabilities if weights are asked for."""
-        states = self.before(self.self_attn_layer_norm, hidden_states)
-        added, probabilities, _ = self.self_attn(states, mask, weights=weights, rngs=rngs)
-        states = self.mlp(self.after(self.self_attn_layer_norm, hidden_states + added), rngs)
+    def forward(self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs, past: None = None) -> LayerOutput:
+        normed = self.before(self.self_attn_layer_norm, hidden_states)
+        attended, attention, _ = self.self_attn(normed, inputs)
+        states = self.mlp(self.after(self.self_attn_layer_norm, hidden_states + attended), inputs.rngs)
         states = overflow.bounded(ops.xp, states, always=self.pre_norm)
-        return self.layerdrop(hidden_states, states, rngs), probabilities
+        return LayerOutput(self.layerdrop(hidden_states, states, inputs.rngs), attention)
 
 
 class BartDecoderLayer(BartLayer):
-    def __init__(self, config: BartLikeConfig, index: int, **init: Unpack[ops.Init]) -> None:
-        super().__init__(config, config.decoder_attention_heads, config.decoder_ffn_dim, index, **init)
-        self.encoder_attn = BartAttention(config, config.decoder_attention_heads, index, crosses=True, **init)
+    def __init__(self, config: BartLikeConfig, **init: Unpack[ops.Init]) -> None:
+        super().__init__(config, config.decoder_attention_heads, config.decoder_ffn_dim, **init)
+        self.encoder_attn = BartAttention(config, config.decoder_attention_heads, crosses=True, **init)
         self.encoder_attn_layer_norm = layers.LayerNorm(config.d_model, NORM_EPS, **init)
         self.layerdrop = layers.LayerDrop(config.decoder_layerdrop)
 
     def forward(
-        self,
-        hidden_states: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "#B 1 #T S"] | None,
-        encoder_hidden_states: Float[Tensor, "B U D"] | None = None,
-        encoder_mask: Bool[Tensor, "#K 1 1 U"] | None = None,
-        cache: Cache | None = None,
-        *,
-        causal: bool = False,
-        weights: bool = False,
-        rngs: Any = None,
-    ) -> tuple[Float[Tensor, "B T D"], tuple[Float[Tensor, "B N T _"] | None, ...], Cache | None]:
-        """The output, the probabilities of self- and cross-attention, and the cache with these tokens."""
-        states = self.before(self.self_attn_layer_norm, hidden_states)
-        added, probabilities, cache = self.self_attn(
-            states, mask, None, cache, causal=causal, weights=weights, rngs=rngs
-        )
-        states, crossed = self.after(self.self_attn_layer_norm, hidden_states + added), None
-        if caches.crosses(cache, encoder_hidden_states):
-            query = self.before(self.encoder_attn_layer_norm, states)
-            added, crossed, cache = self.encoder_attn(
-                query, encoder_mask, encoder_hidden_states, cache, weights=weights, rngs=rngs
-            )
-            states = self.after(self.encoder_attn_layer_norm, states + added)
-        return self.layerdrop(hidden_states, self.mlp(states, rngs), rngs), (probabilities, crossed), cache
+        self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
+    ) -> LayerOutput:
+        normed = self.before(self.self_attn_layer_norm, hidden_states)
+        attended, attention, past = self.self_attn(normed, inputs, past)
+        states, cross = self.after(self.self_attn_layer_norm, hidden_states + attended), None
+        if sees_encoder(inputs, past):
+            normed = self.before(self.encoder_attn_layer_norm, states)
+            attended, cross, past = self.encoder_attn(normed, inputs, past)
+            states = self.after(self.encoder_attn_layer_norm, states + attended)
+        states = self.layerdrop(hidden_states, self.mlp(states, inputs.rngs), inputs.rngs)
+        return LayerOutput(states, attention, cross, past)
 
 
 class BartStack(nn.Module):
-    """What the encoder and the decoder have before and behind their layers; a table of words where none is shared."""
+    """What the encoder and the decoder have in common; with token embeddings of its own where none are shared."""
+
+    layers: layers.ModuleList
 
     def __init__(self, config: BartLikeConfig, *, words: bool, **init: Unpack[ops.Init]) -> None:
         super().__init__()
@@ -157,124 +133,84 @@ class BartStack(nn.Module):
         self.dropout = layers.Dropout(config.dropout)
         self.gradient_checkpointing = False
 
-    def embedded(
-        self, words: Float[Tensor, "B T D"], position_ids: Int[Tensor, "#B T"], rngs: Any
-    ) -> Float[Tensor, "B T D"]:
-        """What the first layer reads."""
-        states = words + self.embed_positions(position_ids + OFFSET)
-        return self.dropout(self.layernorm_embedding(states), rngs)
-
-    def last(self, hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The last layer's output, behind MBart's last norm."""
-        return hidden_states if self.layer_norm is None else self.layer_norm(hidden_states)
+    def forward(
+        self,
+        words: Float[Tensor, "B T D"],
+        position_ids: Int[Tensor, "#B T"],
+        inputs: LayerInputs,
+        cache: Cache | None = None,
+        *,
+        output_hidden_states: bool,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        states = self.layernorm_embedding(words + self.embed_positions(position_ids + OFFSET))
+        return run_layers(
+            self.layers,
+            self.dropout(states, inputs.rngs),
+            inputs,
+            cache,
+            output_hidden_states=output_hidden_states,
+            gradient_checkpointing=self.gradient_checkpointing,
+            final=self.layer_norm,
+        )
 
 
 class BartEncoder(BartStack):
     def __init__(self, config: BartLikeConfig, *, words: bool, **init: Unpack[ops.Init]) -> None:
         super().__init__(config, words=words, **init)
-        count = config.encoder_layers
-        self.layers = layers.ModuleList([BartEncoderLayer(config, index, **init) for index in range(count)])
-
-    def forward(
-        self,
-        words: Float[Tensor, "B T D"],
-        position_ids: Int[Tensor, "#B T"],
-        mask: Bool[Tensor, "#B 1 #T S"] | None,
-        *,
-        weights: bool = False,
-        rngs: Any = None,
-    ) -> BaseModelOutput:
-        """The states of the last layer and all before, and the probabilities if weights are asked for."""
-        hidden_states = self.embedded(words, position_ids, rngs)
-        states, attentions = [hidden_states], []
-        for layer in self.layers:
-            run = ops.checkpointed(layer, self.gradient_checkpointing)
-            hidden_states, probabilities = run(hidden_states, mask, weights=weights, rngs=rngs)
-            states.append(hidden_states)
-            attentions.append(probabilities)
-        last = states[-1] = self.last(hidden_states)
-        return BaseModelOutput(
-            last_hidden_state=last, hidden_states=tuple(states), attentions=tuple(attentions) if weights else None
-        )
+        self.layers = layers.ModuleList([BartEncoderLayer(config, **init) for _ in range(config.encoder_layers)])
 
 
 class BartDecoder(BartStack):
     def __init__(self, config: BartLikeConfig, *, words: bool, **init: Unpack[ops.Init]) -> None:
         super().__init__(config, words=words, **init)
-        count = config.decoder_layers
-        self.layers = layers.ModuleList([BartDecoderLayer(config, index, **init) for index in range(count)])
-
-    def forward(
-        self,
-        words: Float[Tensor, "B T D"],
-        position_ids: Int[Tensor, "#B T"],
-        mask: Bool[Tensor, "#B 1 #T S"] | None,
-        encoder_hidden_states: Float[Tensor, "B U D"] | None = None,
-        encoder_mask: Bool[Tensor, "#K 1 1 U"] | None = None,
-        cache: Cache | None = None,
-        *,
-        causal: bool = False,
-        weights: bool = False,
-        rngs: Any = None,
-    ) -> records.BaseModelOutputWithPastAndCrossAttentions:
-        """The states of the last layer and all before, the cache, and the probabilities if weights are asked for."""
-        hidden_states = self.embedded(words, position_ids, rngs)
-        states, attentions = [hidden_states], []
-        for layer in self.layers:
-            run = ops.checkpointed(layer, self.gradient_checkpointing)
-            inputs = (hidden_states, mask, encoder_hidden_states, encoder_mask, cache)
-            hidden_states, probabilities, cache = run(*inputs, causal=causal, weights=weights, rngs=rngs)
-            states.append(hidden_states)
-            attentions.append(probabilities)
-        last = states[-1] = self.last(hidden_states)
-        selves, crosses = zip(*attentions, strict=True)
-        return records.BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=last,
-            past_key_values=cache,
-            hidden_states=tuple(states),
-            attentions=selves if weights else None,
-            cross_attentions=crosses if weights and crosses[0] is not None else None,
-        )
+        self.layers = layers.ModuleList([BartDecoderLayer(config, **init) for _ in range(config.decoder_layers)])
 
 
 class BartPreTrainedModel(PreTrainedModel):
-    """How a caller's arguments reach the stacks, which are given what is checked."""
+    """How a call's arguments are checked and reach the stacks."""
 
-    def _words(self, ids: Any, embeds: Any, table: Any, prefix: str = "") -> Float[Tensor, "B T D"]:
-        """The scaled embeddings of ids, or a caller's, which are scaled already."""
-        where, config, scale = type(self).__name__, self.config, self.config.embedding_scale
+    def _embed(self, ids: Any, embeds: Any, table: Any, prefix: str = "") -> Float[Tensor, "B T D"]:
+        """The scaled embeddings of ids, or a caller's embeddings, which are scaled already."""
+        config, scale = self.config, self.config.embedding_scale
         scaled = table if scale == 1.0 else lambda ids: table(ids) * scale
-        sizes = {"size": config.vocab_size, "width": config.d_model}
-        return ops.boundary_words(where, ids, embeds, scaled, self._like(), **sizes, prefix=prefix)[1]
+        size, width = config.vocab_size, config.d_model
+        return self._boundary().words(ids, embeds, scaled, size=size, width=width, prefix=prefix)[1]
 
-    def _shifted(self, name: str, ids: Any) -> Int[Tensor, "B T"]:
-        """What the decoder reads while it is taught to write a caller's ids."""
-        where, config = type(self).__name__, self.config
-        ids = ops.boundary_text(where, name, ids, self._like(), size=config.vocab_size)
-        return config.shifted(ops.xp, ids, where)
+    def _shift_right(self, name: str, ids: Any) -> Int[Tensor, "B T"]:
+        """The decoder's inputs when it is trained to predict a caller's ids."""
+        ids = self._boundary().label_ids(name, ids, size=self.config.vocab_size)
+        return self.config.shifted(ops.xp, ids, type(self).__name__)
 
-    def _decoded(
+    def _decode(
         self,
         decoder: BartDecoder,
         words: Float[Tensor, "B T D"],
         attention_mask: Any,
-        memory: tuple[Any, Any],
+        encoder_states: tuple[Any, Any],
         past: tuple[Any, bool | None],
-        switches: Settled,
+        settled: Settled,
         prefix: str = "",
-    ) -> records.BaseModelOutputWithPastAndCrossAttentions:
-        """What the decoder makes of embeddings."""
-        where, like, config = type(self).__name__, self._like(), self.config
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Runs the decoder on embeddings."""
+        boundary, config = self._boundary(), self.config
         size, limit = (words.shape[0], words.shape[1]), config.max_position_embeddings
-        opened = caches.opened(where, config.cache_shape, *past, attention_mask, size, like, prefix=prefix)
-        seen = caches.crossed_size(opened.cache)
-        memory = ops.boundary_memory(where, *memory, size[0], like, width=config.d_model, crosses=True, seen=seen)
-        position_ids = caches.position_ids(where, None, opened.start, size, like, limit=limit)
-        switched = {"weights": switches["output_attentions"], "rngs": switches["rngs"]}
-        output = decoder(words, position_ids, opened.mask, *memory, opened.cache, causal=opened.causal, **switched)
-        states = output.hidden_states if switches["output_hidden_states"] else None
-        cache = caches.closed(output.past_key_values, size[1], past[1])
-        return output.replace(hidden_states=states, past_key_values=cache)
+        begun = caching.begin(boundary, config.cache_shape, *past, attention_mask, size, prefix=prefix)
+        cached = None if begun.cache is None else begun.cache.encoder_size
+        memory, memory_mask = boundary.encoder_states(
+            *encoder_states, size[0], width=config.d_model, crosses=True, cached=cached
+        )
+        inputs = LayerInputs(
+            mask=begun.mask,
+            encoder_hidden_states=memory,
+            encoder_mask=memory_mask,
+            causal=begun.causal,
+            output_attentions=settled["output_attentions"],
+            rngs=settled["rngs"],
+        )
+        position_ids = caching.position_ids(boundary, None, begun.start, size, limit=limit)
+        switch = settled["output_hidden_states"]
+        output = decoder(words, position_ids, inputs, begun.cache, output_hidden_states=switch)
+        return output.replace(past_key_values=caching.finish(output.past_key_values, size[1], past[1]))
 
 
 class BartModel(BartPreTrainedModel):
@@ -303,61 +239,61 @@ class BartModel(BartPreTrainedModel):
         use_cache: bool | None = None,
         **switches: Unpack[Switches],
     ) -> records.Seq2SeqModelOutput | tuple[Any, ...]:
-        """Reads a batch of texts, and for each another one from left to right.
+        """Encodes a batch of token sequences, and decodes another one that attends to it.
 
         Args:
-            input_ids: (B, S) integers to read, or else:
+            input_ids: (B, S) integers for the encoder, or else:
             inputs_embeds: (B, S, D) floats in their place, scaled if the config scales.
-            attention_mask: (B, S), 1 = attend; all are without it.
-            decoder_input_ids: (B, T) integers; without them input_ids, each a place later; or else:
+            attention_mask: (B, S), 1 = attend; by default all are attended to.
+            decoder_input_ids: (B, T) integers; by default input_ids shifted right; or else:
             decoder_inputs_embeds: (B, T, D) floats in their place.
-            decoder_attention_mask: (B, T), 1 = attend, or with a cache of all tokens up to these; all are without it.
-            encoder_outputs: what an earlier call returned of the encoder, or (B, S, D) states, in place of a text to
-                read; a cache that has seen the states needs neither.
-            past_key_values: the decoder's cache of the tokens before these; `init_cache` makes one.
-            use_cache: whether the cache comes back, as one that is given does without it; True makes one if need be.
-            switches: as every model's call has them.
+            decoder_attention_mask: (B, T), 1 = attend, or with a cache over all tokens so far; by default all are.
+            encoder_outputs: what an earlier call returned of the encoder, or its states (B, S, D), in place of the
+                encoder's inputs; a cache that holds the encoder's keys needs neither.
+            past_key_values: the decoder's cache of the earlier tokens; `init_cache` makes one.
+            use_cache: whether the cache is returned, as a given one is by default; True makes one if none is given.
+            switches: see `Switches`.
 
         Raises:
             InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
         """
-        where, settled = type(self).__name__, self._inner(switches)
-        ops.boundary_rngs(where, settled["rngs"])
+        settled, boundary = self._settled(switches), self._boundary()
+        boundary.rngs(settled["rngs"])
         read = encoded(encoder_outputs)
         if encoder_outputs is None:
-            seen = input_ids is None and inputs_embeds is None and caches.crosses(past_key_values, None)
-            read = read if seen else self._read(input_ids, inputs_embeds, attention_mask, settled)
+            nothing = input_ids is None and inputs_embeds is None
+            if not (nothing and caching.has_encoder_keys(past_key_values)):
+                read = self._encode(input_ids, inputs_embeds, attention_mask, settled)
         elif read.last_hidden_state is None:
-            raise check.needed(where, "encoder_outputs.last_hidden_state")
+            raise check.needed(boundary.caller, "encoder_outputs.last_hidden_state")
         else:
-            axes, states = "batch, tokens, hidden_size", read.last_hidden_state
-            states = ops.boundary_floats(where, "encoder_outputs", states, axes, self._like())
-            read = read.replace(last_hidden_state=states)
+            read = read.replace(last_hidden_state=boundary.floats("encoder_outputs", read.last_hidden_state, STATES))
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
-                raise check.needed(where, "decoder_input_ids or decoder_inputs_embeds")
-            decoder_input_ids = self._shifted("input_ids", input_ids)
+                raise check.needed(boundary.caller, "decoder_input_ids or decoder_inputs_embeds")
+            decoder_input_ids = self._shift_right("input_ids", input_ids)
         table = self.decoder.embed_tokens if self.shared is None else self.shared
-        words = self._words(decoder_input_ids, decoder_inputs_embeds, table, "decoder_")
-        memory, past = (read.last_hidden_state, attention_mask), (past_key_values, use_cache)
-        output = self._decoded(self.decoder, words, decoder_attention_mask, memory, past, settled, "decoder_")
+        words = self._embed(decoder_input_ids, decoder_inputs_embeds, table, "decoder_")
+        encoder_states, past = (read.last_hidden_state, attention_mask), (past_key_values, use_cache)
+        output = self._decode(self.decoder, words, decoder_attention_mask, encoder_states, past, settled, "decoder_")
         output = seq2seq(records.Seq2SeqModelOutput, output, read, last_hidden_state=output.last_hidden_state)
         return self._returned(output, switches.get("return_dict"))
 
-    def _read(self, input_ids: Any, inputs_embeds: Any, attention_mask: Any, switches: Settled) -> BaseModelOutput:
-        """What the encoder makes of a text."""
-        where, like, limit = type(self).__name__, self._like(), self.config.max_position_embeddings
-        words = self._words(input_ids, inputs_embeds, self.encoder.embed_tokens if self.shared is None else self.shared)
+    def _encode(self, input_ids: Any, inputs_embeds: Any, attention_mask: Any, settled: Settled) -> BaseModelOutput:
+        """Checks a batch of token sequences and runs the encoder on it."""
+        boundary, limit = self._boundary(), self.config.max_position_embeddings
+        table = self.encoder.embed_tokens if self.shared is None else self.shared
+        words = self._embed(input_ids, inputs_embeds, table)
         size = (words.shape[0], words.shape[1])
-        opened = caches.opened(where, None, None, None, attention_mask, size, like)
-        position_ids = caches.position_ids(where, None, 0, size, like, limit=limit)
-        weights, rngs = switches["output_attentions"], switches["rngs"]
-        output = self.encoder(words, position_ids, opened.mask, weights=weights, rngs=rngs)
-        return output if switches["output_hidden_states"] else output.replace(hidden_states=None)
+        begun = caching.begin(boundary, None, None, None, attention_mask, size)
+        position_ids = caching.position_ids(boundary, None, 0, size, limit=limit)
+        weights, switch = settled["output_attentions"], settled["output_hidden_states"]
+        inputs = LayerInputs(mask=begun.mask, output_attentions=weights, rngs=settled["rngs"])
+        return encoded(self.encoder(words, position_ids, inputs, output_hidden_states=switch))
 
 
 class BartForConditionalGeneration(Generating, BartPreTrainedModel):
-    """The encoder and the decoder with a head that predicts the next word."""
+    """The encoder and the decoder with a head that predicts the next token."""
 
     def __init__(self, config: BartLikeConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -367,43 +303,25 @@ class BartForConditionalGeneration(Generating, BartPreTrainedModel):
         self.lm_head = None if tied else layers.Linear(width, config.vocab_size, bias=False, **init)
         self._finish(build)
 
+    @passes_through(BartModel)
     def forward(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        decoder_input_ids: Any = None,
-        decoder_attention_mask: Any = None,
-        encoder_outputs: Any = None,
-        past_key_values: Any = None,
-        inputs_embeds: Any = None,
-        decoder_inputs_embeds: Any = None,
-        labels: Any = None,
-        *,
-        use_cache: bool | None = None,
-        logits_to_keep: Any = 0,
-        **switches: Unpack[Switches],
+        self, *inputs: Any, labels: Any = None, logits_to_keep: Any = 0, **keywords: Any
     ) -> records.Seq2SeqLMOutput | tuple[Any, ...]:
         """As `BartModel`, and:
 
         Args:
-            labels: (B, T) words to write, -100 = not counted; each a place later, they are what the decoder reads if
-                the call gives it nothing.
-            logits_to_keep: of how many last tokens the logits come, 0 for all, or the places of some.
+            labels: (B, T) target token ids, -100 = not counted; shifted right, they are the decoder's inputs if the
+                call gives none.
+            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
         """
-        if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
-            decoder_input_ids = self._shifted("labels", labels)
-        inputs = (input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs)
-        past, embeds = past_key_values, (inputs_embeds, decoder_inputs_embeds)
-        outputs: Any = self.model(*inputs, past, *embeds, use_cache=use_cache, **self._inner(switches))
-        states = ops.kept(outputs.last_hidden_state, logits_to_keep)
+        given = self._by_name(inputs, keywords)
+        if labels is not None and given.get("decoder_input_ids") is None and given.get("decoder_inputs_embeds") is None:
+            given["decoder_input_ids"] = self._shift_right("labels", labels)
+        outputs: Any = self.model(**self._inner(given))
+        states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = self.model.shared.attend(states) if self.lm_head is None else self.lm_head(states)
         logits = logits + layers.value(self.final_logits_bias, logits)[None]
-        loss = None
-        if labels is not None:
-            labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
-            loss = losses.cross_entropy(ops.xp, logits, labels)
-        output = headed(records.Seq2SeqLMOutput, outputs, loss=loss, logits=logits)
-        return self._returned(output, switches.get("return_dict"))
+        return self._with_head(records.Seq2SeqLMOutput, outputs, logits, labels, token_loss, keywords)
 
     def encode(
         self,
@@ -412,8 +330,8 @@ class BartForConditionalGeneration(Generating, BartPreTrainedModel):
         inputs_embeds: Any = None,
         **switches: Unpack[Switches],
     ) -> BaseModelOutput | tuple[Any, ...]:
-        """What the encoder makes of a batch of texts; the arguments are those of the model's call."""
-        output = self.model._read(input_ids, inputs_embeds, attention_mask, self._inner(switches))
+        """Runs the encoder; the arguments are those of the model's call."""
+        output = self.model._encode(input_ids, inputs_embeds, attention_mask, self._settled(switches))
         return self._returned(output, switches.get("return_dict"))
 
 
@@ -431,7 +349,7 @@ class BartClassificationHead(nn.Module):
 
 
 class BartForSequenceClassification(BartPreTrainedModel):
-    """The encoder and the decoder with a classifier over the last end of text."""
+    """The encoder and the decoder with a classifier over the last end-of-sequence token."""
 
     def __init__(self, config: BartLikeConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -439,6 +357,7 @@ class BartForSequenceClassification(BartPreTrainedModel):
         self.classification_head = BartClassificationHead(config, **init)
         self._finish(build)
 
+    @passes_through(BartModel, without=("past_key_values",))
     def forward(
         self,
         input_ids: Any = None,
@@ -448,49 +367,49 @@ class BartForSequenceClassification(BartPreTrainedModel):
         encoder_outputs: Any = None,
         inputs_embeds: Any = None,
         decoder_inputs_embeds: Any = None,
-        labels: Any = None,
         *,
-        use_cache: bool | None = None,
-        **switches: Unpack[Switches],
+        labels: Any = None,
+        **keywords: Any,
     ) -> records.Seq2SeqSequenceClassifierOutput | tuple[Any, ...]:
-        """As `BartModel`, whose text to write must be as long as `input_ids`, if it isn't made of them; and:
+        """As `BartModel`; the decoder's sequences must be as long as `input_ids`, of which they are made by default.
 
         Args:
             labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) to regress.
 
         Raises:
-            InputError: there are no input_ids, or one of the texts has no end.
+            InputError: there are no input_ids, or a sequence has no eos_token_id.
         """
-        where, end = type(self).__name__, self.config.eos_token_id
+        boundary, end = self._boundary(), self.config.eos_token_id
         if input_ids is None or not isinstance(end, int):
-            raise check.needed(where, "input_ids" if input_ids is None else "an eos_token_id of the config's")
-        ids = ops.boundary_text(where, "input_ids", input_ids, self._like(), size=self.config.vocab_size)
-        check.has_tokens(where, ids.shape[1])
+            raise check.needed(boundary.caller, "input_ids" if input_ids is None else "an eos_token_id of the config's")
+        ids = boundary.label_ids("input_ids", input_ids, size=self.config.vocab_size)
+        check.has_tokens(boundary.caller, ids.shape[1])
         index, found = positions.last_end(ops.xp, ids, end)
-        bounds = ops.bounds(found)
-        if bounds is not None:
-            check.at_least(where, f"the number of ends of text ({end}) in a row", bounds[0], 1, "the number needed")
-        read = None if inputs_embeds is not None or encoder_outputs is not None else ids
+        if (bounds := ops.min_max(found)) is not None:
+            named = f"the number of end-of-sequence tokens ({end}) per row"
+            check.at_least(boundary.caller, named, bounds[0], 1, "the number needed")
         if decoder_input_ids is None and decoder_inputs_embeds is None:
-            decoder_input_ids = self._shifted("input_ids", ids)
-        inputs = (read, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs)
-        embeds = (inputs_embeds, decoder_inputs_embeds)
-        outputs: Any = self.model(*inputs, None, *embeds, use_cache=use_cache, **self._inner(switches))
+            decoder_input_ids = self._shift_right("input_ids", ids)
+        outputs: Any = self.model(
+            input_ids=None if inputs_embeds is not None or encoder_outputs is not None else ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            encoder_outputs=encoder_outputs,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            **self._inner(keywords),
+        )
         states = outputs.last_hidden_state
-        check.shape(where, "the decoder's text", states.shape[:2], ids.shape, ", as input_ids have it")
+        check.shape(boundary.caller, "the decoder's sequences", states.shape[:2], ids.shape, ", as input_ids have it")
         states = ops.xp.where((found > 0)[:, None], ops.at_row(states, index), ops.xp.nan)
-        logits = self.classification_head(states, switches.get("rngs"))
-        loss = None
-        if labels is not None:
-            kind = self.config.problem_type
-            labels = ops.boundary_targets(where, "labels", labels, logits, kind)
-            loss = losses.classification(ops.xp, logits, labels, kind)
-        output = headed(records.Seq2SeqSequenceClassifierOutput, outputs, loss=loss, logits=logits)
-        return self._returned(output, switches.get("return_dict"))
+        logits = self.classification_head(states, keywords.get("rngs"))
+        record = records.Seq2SeqSequenceClassifierOutput
+        return self._with_head(record, outputs, logits, labels, self._class_loss, keywords)
 
 
 class BartDecoderWrapper(nn.Module):
-    """A level of the published names."""
+    """A level of the published names, without anything of its own."""
 
     def __init__(self, config: BartLikeConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
@@ -498,7 +417,7 @@ class BartDecoderWrapper(nn.Module):
 
 
 class BartForCausalLM(Generating, BartPreTrainedModel):
-    """The decoder alone with a head that predicts the next word."""
+    """The decoder alone with a head that predicts the next token."""
 
     def __init__(self, config: BartLikeConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -515,40 +434,36 @@ class BartForCausalLM(Generating, BartPreTrainedModel):
         encoder_attention_mask: Any = None,
         past_key_values: Any = None,
         inputs_embeds: Any = None,
-        labels: Any = None,
         *,
+        labels: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: Any = 0,
         **switches: Unpack[Switches],
     ) -> records.CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
-        """Reads a batch of texts from left to right.
+        """Decodes a batch of token sequences.
 
         Args:
             input_ids: (B, T) integers, or else:
             inputs_embeds: (B, T, D) floats in their place, scaled if the config scales.
-            attention_mask: (B, T), 1 = attend, or with a cache of all tokens up to these; all are without it.
+            attention_mask: (B, T), 1 = attend, or with a cache over all tokens so far; by default all are attended to.
             encoder_hidden_states: (B, S, D) to attend to; without them there is no cross-attention.
-            encoder_attention_mask: (B, S), 1 = attend; all are attended to without it.
-            past_key_values: a cache of the tokens before these; `init_cache` makes one.
-            labels: (B, T) words, -100 = not counted; each token predicts the label in its own place.
-            logits_to_keep: of how many last tokens the logits come, 0 for all, or the places of some.
-            use_cache: whether the cache comes back, as one that is given does without it; True makes one if need be.
-            switches: as every model's call has them.
+            encoder_attention_mask: (B, S), 1 = attend; by default all are attended to.
+            past_key_values: a cache of the earlier tokens; `init_cache` makes one.
+            labels: (B, T) token ids, -100 = not counted; each token predicts the label at its own position.
+            use_cache: whether the cache is returned, as a given one is by default; True makes one if none is given.
+            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
+            switches: see `Switches`.
 
         Raises:
             InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
         """
-        settled = self._inner(switches)
+        settled = self._settled(switches)
         decoder: Any = self.model.decoder
-        ops.boundary_rngs(type(self).__name__, settled["rngs"])
-        words = self._words(input_ids, inputs_embeds, decoder.embed_tokens)
-        memory, past = (encoder_hidden_states, encoder_attention_mask), (past_key_values, use_cache)
-        outputs = self._decoded(decoder, words, attention_mask, memory, past, settled)
-        states = ops.kept(outputs.last_hidden_state, logits_to_keep)
+        self._boundary().rngs(settled["rngs"])
+        words = self._embed(input_ids, inputs_embeds, decoder.embed_tokens)
+        encoder_states, past = (encoder_hidden_states, encoder_attention_mask), (past_key_values, use_cache)
+        outputs = self._decode(decoder, words, attention_mask, encoder_states, past, settled)
+        states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = decoder.embed_tokens.attend(states) if self.lm_head is None else self.lm_head(states)
-        loss = None
-        if labels is not None:
-            labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
-            loss = losses.cross_entropy(ops.xp, logits, labels)
-        output = headed(records.CausalLMOutputWithCrossAttentions, outputs, loss=loss, logits=logits)
-        return self._returned(output, switches.get("return_dict"))
+        record = records.CausalLMOutputWithCrossAttentions
+        return self._with_head(record, outputs, logits, labels, token_loss, switches)

@@ -2,14 +2,24 @@
 
 from typing import Any, Unpack
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diptych.backends.torch import cache as caches
 from diptych.backends.torch import layers, ops
-from diptych.backends.torch.cache import Cache
+from diptych.backends.torch.cache import LayerCache
 from diptych.backends.torch.generation import Generating
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
+from diptych.backends.torch.stacks import (
+    Attended,
+    LayerInputs,
+    LayerOutput,
+    cross_attention,
+    run_layers,
+    sees_encoder,
+    self_attention,
+)
+from diptych.core import caching
+from diptych.core.calls import Switches, next_token_loss, passes_through, token_loss
 from diptych.core.models.bert import BertForPreTrainingOutput, BertLikeConfig, BertStackConfig
 from diptych.core.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
@@ -19,14 +29,12 @@ from diptych.core.outputs import (
     SequenceClassifierOutput,
     headed,
 )
-from diptych.core.pretrained import Settled, Switches
 from diptych.core.semantics import losses
 
 
 class BertSelfAttention(nn.Module):
-    def __init__(self, config: BertStackConfig, index: int, *, crosses: bool = False, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertStackConfig, *, crosses: bool = False, **init: Unpack[ops.Init]) -> None:
         super().__init__()
-        self.index = index
         self.crosses = crosses
         self.heads = config.num_attention_heads
         self.query = layers.Linear(config.hidden_size, config.hidden_size, **init)
@@ -34,30 +42,17 @@ class BertSelfAttention(nn.Module):
         self.value = layers.Linear(config.hidden_size, config.hidden_size, **init)
         self.dropout = layers.Dropout(config.attention_probs_dropout_prob)
 
-    def keys(self, source: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B N S H"], Float[Tensor, "B N S H"]]:
-        """The keys and the values of tokens."""
-        return ops.split(self.key(source), self.heads), ops.split(self.value(source), self.heads)
+    def keys(self, states: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B N S H"], Float[Tensor, "B N S H"]]:
+        """The keys and values of tokens."""
+        return ops.split(self.key(states), self.heads), ops.split(self.value(states), self.heads)
 
     def forward(
-        self,
-        hidden_states: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "#K 1 #T S"] | None,
-        encoder_hidden_states: Float[Tensor, "B U D"] | None = None,
-        cache: Cache | None = None,
-        *,
-        causal: bool = False,
-        weights: bool = False,
-        rngs: Any = None,
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B N T S"] | None, Cache | None]:
+        self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
+    ) -> Attended:
         query = ops.split(self.query(hidden_states), self.heads)
         if self.crosses:
-            cache, key, value = caches.crossed(cache, self.index, encoder_hidden_states, self.keys)
-        else:
-            cache, key, value = caches.extended(cache, self.index, *self.keys(hidden_states))
-        attended, probabilities = ops.attention(
-            query, key, value, mask, causal=causal, dropout=self.dropout, rngs=rngs, weights=weights
-        )
-        return attended, probabilities, cache
+            return cross_attention(query, self.keys, inputs, past, dropout=self.dropout)
+        return self_attention(query, *self.keys(hidden_states), inputs, past, dropout=self.dropout)
 
 
 class BertOutput(nn.Module):
@@ -76,26 +71,16 @@ class BertOutput(nn.Module):
 
 
 class BertAttention(nn.Module):
-    def __init__(self, config: BertStackConfig, index: int, *, crosses: bool = False, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertStackConfig, *, crosses: bool = False, **init: Unpack[ops.Init]) -> None:
         super().__init__()
-        self.self = BertSelfAttention(config, index, crosses=crosses, **init)
+        self.self = BertSelfAttention(config, crosses=crosses, **init)
         self.output = BertOutput(config, config.hidden_size, **init)
 
     def forward(
-        self,
-        hidden_states: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "#K 1 #T S"] | None,
-        encoder_hidden_states: Float[Tensor, "B U D"] | None = None,
-        cache: Cache | None = None,
-        *,
-        causal: bool = False,
-        weights: bool = False,
-        rngs: Any = None,
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B N T S"] | None, Cache | None]:
-        attended, probabilities, cache = self.self(
-            hidden_states, mask, encoder_hidden_states, cache, causal=causal, weights=weights, rngs=rngs
-        )
-        return self.output(attended, hidden_states, rngs), probabilities, cache
+        self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
+    ) -> Attended:
+        attended = self.self(hidden_states, inputs, past)
+        return attended._replace(states=self.output(attended.states, hidden_states, inputs.rngs))
 
 
 class BertIntermediate(nn.Module):
@@ -109,37 +94,23 @@ class BertIntermediate(nn.Module):
 
 
 class BertLayer(nn.Module):
-    def __init__(self, config: BertStackConfig, index: int, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BertStackConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
-        self.attention = BertAttention(config, index, **init)
+        self.attention = BertAttention(config, **init)
         crosses = config.add_cross_attention
-        self.crossattention = BertAttention(config, index, crosses=True, **init) if crosses else None
+        self.crossattention = BertAttention(config, crosses=True, **init) if crosses else None
         self.intermediate = BertIntermediate(config, **init)
         self.output = BertOutput(config, config.intermediate_size, **init)
 
     def forward(
-        self,
-        hidden_states: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "#B 1 #T S"] | None,
-        encoder_hidden_states: Float[Tensor, "B U D"] | None = None,
-        encoder_mask: Bool[Tensor, "#K 1 1 U"] | None = None,
-        cache: Cache | None = None,
-        *,
-        causal: bool = False,
-        weights: bool = False,
-        rngs: Any = None,
-    ) -> tuple[Float[Tensor, "B T D"], tuple[Float[Tensor, "B N T _"] | None, ...], Cache | None]:
-        """The output, the probabilities of self- and cross-attention, and the cache with these tokens."""
-        hidden_states, probabilities, cache = self.attention(
-            hidden_states, mask, None, cache, causal=causal, weights=weights, rngs=rngs
-        )
-        crossed = None
-        if self.crossattention is not None and caches.crosses(cache, encoder_hidden_states):
-            hidden_states, crossed, cache = self.crossattention(
-                hidden_states, encoder_mask, encoder_hidden_states, cache, weights=weights, rngs=rngs
-            )
-        hidden_states = self.output(self.intermediate(hidden_states), hidden_states, rngs)
-        return hidden_states, (probabilities, crossed), cache
+        self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
+    ) -> LayerOutput:
+        hidden_states, attention, past = self.attention(hidden_states, inputs, past)
+        cross = None
+        if self.crossattention is not None and sees_encoder(inputs, past):
+            hidden_states, cross, past = self.crossattention(hidden_states, inputs, past)
+        hidden_states = self.output(self.intermediate(hidden_states), hidden_states, inputs.rngs)
+        return LayerOutput(hidden_states, attention, cross, past)
 
 
 class BertEmbeddings(nn.Module):
@@ -168,36 +139,19 @@ class BertEmbeddings(nn.Module):
 class BertEncoder(nn.Module):
     def __init__(self, config: BertStackConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
-        self.layer = layers.ModuleList([BertLayer(config, index, **init) for index in range(config.num_hidden_layers)])
+        self.layer = layers.ModuleList([BertLayer(config, **init) for _ in range(config.num_hidden_layers)])
         self.gradient_checkpointing = False
 
     def forward(
-        self,
-        hidden_states: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "#B 1 #T S"] | None,
-        encoder_hidden_states: Float[Tensor, "B U D"] | None = None,
-        encoder_mask: Bool[Tensor, "#K 1 1 U"] | None = None,
-        cache: Cache | None = None,
-        *,
-        causal: bool = False,
-        weights: bool = False,
-        rngs: Any = None,
+        self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs, cache: Any, *, output_hidden_states: bool
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """The last layer's output, all of them after the embeddings, and the probabilities if weights are asked for."""
-        states, attentions = [hidden_states], []
-        for layer in self.layer:
-            run = ops.checkpointed(layer, self.gradient_checkpointing)
-            inputs = (hidden_states, mask, encoder_hidden_states, encoder_mask, cache)
-            hidden_states, probabilities, cache = run(*inputs, causal=causal, weights=weights, rngs=rngs)
-            states.append(hidden_states)
-            attentions.append(probabilities)
-        selves, crosses = zip(*attentions, strict=True)
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=hidden_states,
-            past_key_values=cache,
-            hidden_states=tuple(states),
-            attentions=selves if weights else None,
-            cross_attentions=crosses if weights and crosses[0] is not None else None,
+        return run_layers(
+            self.layer,
+            hidden_states,
+            inputs,
+            cache,
+            output_hidden_states=output_hidden_states,
+            gradient_checkpointing=self.gradient_checkpointing,
         )
 
 
@@ -216,34 +170,43 @@ class BertStackModel(PreTrainedModel):
     embeddings: BertEmbeddings
     encoder: BertEncoder
 
-    def _encoded(
-        self, inputs: tuple[Any, ...], memory: tuple[Any, Any], past: tuple[Any, bool | None], switches: Settled
+    def _run_stack(
+        self,
+        text: tuple[Any, ...],
+        encoder_states: tuple[Any, Any],
+        past_key_values: Any,
+        use_cache: bool | None,
+        switches: Switches,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """What the stack makes of a caller's arguments, which are checked."""
-        where, like, config = type(self).__name__, self._like(), self.config
-        input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds = inputs
-        rngs, weights = switches["rngs"], switches["output_attentions"]
-        ops.boundary_rngs(where, rngs)
+        """Checks a call's arguments and runs the stack on them."""
+        settled, boundary, config = self._settled(switches), self._boundary(), self.config
+        input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds = text
+        boundary.rngs(settled["rngs"])
         words, width = self.embeddings.word_embeddings, config.hidden_size
-        input_ids, inputs_embeds = ops.boundary_words(
-            where, input_ids, inputs_embeds, words, like, size=config.vocab_size, width=width
+        input_ids, states = boundary.words(input_ids, inputs_embeds, words, size=config.vocab_size, width=width)
+        size = (states.shape[0], states.shape[1])
+        begun = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, size)
+        cached, crosses = None if begun.cache is None else begun.cache.encoder_size, config.add_cross_attention
+        memory, memory_mask = boundary.encoder_states(
+            *encoder_states, size[0], width=width, crosses=crosses, cached=cached
         )
-        size = (inputs_embeds.shape[0], inputs_embeds.shape[1])
-        opened = caches.opened(where, config.cache_shape, *past, attention_mask, size, like)
-        crosses = config.add_cross_attention
-        seen = caches.crossed_size(opened.cache)
-        memory = ops.boundary_memory(where, *memory, size[0], like, width=width, crosses=crosses, seen=seen)
-        types, rows, pads = config.token_types, config.max_position_embeddings, config.padding_position
-        cache, position_ids = caches.placed(where, opened, position_ids, input_ids, size, like, limit=rows, pads=pads)
-        token_type_ids = ops.boundary_types(where, token_type_ids, size, like, types) if types else None
-
-        hidden_states = self.embeddings(inputs_embeds, position_ids, token_type_ids, rngs)
-        encoded = self.encoder(
-            hidden_states, opened.mask, *memory, cache, causal=opened.causal, weights=weights, rngs=rngs
+        rows, padding = config.max_position_embeddings, config.padding_position
+        cache, position_ids = caching.positions_beside_padding(
+            boundary, begun, position_ids, input_ids, size, limit=rows, padding=padding
         )
-        states = encoded.hidden_states if switches["output_hidden_states"] else None
-        cache = caches.closed(encoded.past_key_values, size[1], past[1])
-        return encoded.replace(hidden_states=states, past_key_values=cache)
+        types = config.token_types
+        token_type_ids = boundary.token_types(token_type_ids, size, size=types) if types else None
+        inputs = LayerInputs(
+            mask=begun.mask,
+            encoder_hidden_states=memory,
+            encoder_mask=memory_mask,
+            causal=begun.causal,
+            output_attentions=settled["output_attentions"],
+            rngs=settled["rngs"],
+        )
+        states = self.embeddings(states, position_ids, token_type_ids, inputs.rngs)
+        output = self.encoder(states, inputs, cache, output_hidden_states=settled["output_hidden_states"])
+        return output.replace(past_key_values=caching.finish(output.past_key_values, size[1], use_cache))
 
 
 class BertModel(BertStackModel):
@@ -270,28 +233,28 @@ class BertModel(BertStackModel):
         use_cache: bool | None = None,
         **switches: Unpack[Switches],
     ) -> BaseModelOutputWithPoolingAndCrossAttentions | tuple[Any, ...]:
-        """Reads a batch of texts.
+        """Encodes a batch of token sequences.
 
         Args:
             input_ids: (B, T) integers, or else:
             inputs_embeds: (B, T, D) floats in their place.
-            attention_mask: (B, T), 1 = attend, or with a cache of all tokens up to these; all are without it.
-            token_type_ids: (B, T) or (1, T), 0 without it.
-            position_ids: (B, T) or (1, T), counted without it.
-            encoder_hidden_states: (B, S, D), which a decoder with cross-attention attends to.
-            encoder_attention_mask: (B, S), 1 = attend; all are attended to without it.
-            past_key_values: a decoder's cache of the tokens before these; `init_cache` makes one.
-            use_cache: whether the cache comes back, as one that is given does without it; True makes one if need be.
-            switches: as every model's call has them.
+            attention_mask: (B, T), 1 = attend, or with a cache over all tokens so far; by default all are attended to.
+            token_type_ids: (B, T) or (1, T); 0 by default.
+            position_ids: (B, T) or (1, T); counted by default.
+            encoder_hidden_states: (B, S, D), to which a decoder with cross-attention attends.
+            encoder_attention_mask: (B, S), 1 = attend; by default all are attended to.
+            past_key_values: a decoder's cache of the earlier tokens; `init_cache` makes one.
+            use_cache: whether the cache is returned, as a given one is by default; True makes one if none is given.
+            switches: see `Switches`.
 
         Raises:
             InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
         """
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        memory, past = (encoder_hidden_states, encoder_attention_mask), (past_key_values, use_cache)
-        encoded = self._encoded(inputs, memory, past, self._inner(switches))
-        pooled = None if self.pooler is None else self.pooler(encoded.last_hidden_state)
-        output = BaseModelOutputWithPoolingAndCrossAttentions(**encoded, pooler_output=pooled)
+        text = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        encoder_states = (encoder_hidden_states, encoder_attention_mask)
+        outputs = self._run_stack(text, encoder_states, past_key_values, use_cache, switches)
+        pooled = None if self.pooler is None else self.pooler(outputs.last_hidden_state)
+        output = BaseModelOutputWithPoolingAndCrossAttentions(**outputs, pooler_output=pooled)
         return self._returned(output, switches.get("return_dict"))
 
 
@@ -356,37 +319,28 @@ class BertForPreTraining(PreTrainedModel):
         self.cls = BertHeads(config, relation=True, **init)
         self._finish(build)
 
+    @passes_through(BertModel)
     def forward(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        position_ids: Any = None,
-        inputs_embeds: Any = None,
-        labels: Any = None,
-        next_sentence_label: Any = None,
-        **switches: Unpack[Switches],
+        self, *inputs: Any, labels: Any = None, next_sentence_label: Any = None, **keywords: Any
     ) -> BertForPreTrainingOutput | tuple[Any, ...]:
         """As `BertModel`, and:
 
         Args:
-            labels: (B, T) word ids, -100 where none is asked for.
+            labels: (B, T) token ids, -100 = not counted.
             next_sentence_label: (B,), 0 if the second text follows the first, 1 if it is random.
         """
-        where = type(self).__name__
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs: Any = self.bert(*inputs, **self._inner(switches))
-        prediction_logits = self.cls(outputs.last_hidden_state, self.bert.embeddings.word_embeddings)
-        relation_logits = self.cls.related(outputs.pooler_output)
+        outputs: Any = self.bert(*inputs, **self._inner(keywords))
+        predictions = self.cls(outputs.last_hidden_state, self.bert.embeddings.word_embeddings)
+        relations = self.cls.related(outputs.pooler_output)
         loss = None
         if labels is not None and next_sentence_label is not None:
-            labels = ops.boundary_labels(where, "labels", labels, prediction_logits)
-            relations = ops.boundary_labels(where, "next_sentence_label", next_sentence_label, relation_logits)
-            loss = losses.cross_entropy(ops.xp, prediction_logits, labels)
-            loss = loss + losses.cross_entropy(ops.xp, relation_logits, relations)
-        logits = {"prediction_logits": prediction_logits, "seq_relationship_logits": relation_logits}
+            boundary = self._boundary()
+            following = boundary.labels("next_sentence_label", next_sentence_label, relations)
+            loss = token_loss(boundary, predictions, labels)
+            loss = loss + losses.cross_entropy(ops.xp, relations, following)
+        logits = {"prediction_logits": predictions, "seq_relationship_logits": relations}
         output = headed(BertForPreTrainingOutput, outputs, loss=loss, **logits)
-        return self._returned(output, switches.get("return_dict"))
+        return self._returned(output, keywords.get("return_dict"))
 
 
 class BertWordsModel(PreTrainedModel):
@@ -398,73 +352,40 @@ class BertWordsModel(PreTrainedModel):
         self.cls = BertHeads(config, **init)
         self._finish(build)
 
-    def _tower(self) -> BertModel:
+    def _base(self) -> BertModel:
         return self.bert
 
-    def _predicted(self, hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+    def _logits(self, hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
         return self.cls(hidden_states, self.bert.embeddings.word_embeddings)
 
 
 class BertLMHeadModel(Generating, BertWordsModel):
-    """The decoder with a head that predicts the next word."""
+    """The decoder with a head that predicts the next token."""
 
+    @passes_through(BertModel)
     def forward(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        position_ids: Any = None,
-        inputs_embeds: Any = None,
-        encoder_hidden_states: Any = None,
-        encoder_attention_mask: Any = None,
-        labels: Any = None,
-        past_key_values: Any = None,
-        *,
-        use_cache: bool | None = None,
-        logits_to_keep: Any = 0,
-        **switches: Unpack[Switches],
+        self, *inputs: Any, labels: Any = None, logits_to_keep: Any = 0, **keywords: Any
     ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
         """As `BertModel`, and:
 
         Args:
-            labels: (B, T) words, -100 = not counted; each token predicts the next one's.
-            logits_to_keep: of how many last tokens the logits come, 0 for all, or the places of some.
+            labels: (B, T) token ids, -100 = not counted; each token predicts the next one's.
+            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
         """
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        memory, past = (encoder_hidden_states, encoder_attention_mask), past_key_values
-        outputs: Any = self._tower()(*inputs, *memory, past, use_cache=use_cache, **self._inner(switches))
-        logits = self._predicted(ops.kept(outputs.last_hidden_state, logits_to_keep))
-        loss = None
-        if labels is not None:
-            labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
-            loss = losses.causal(ops.xp, logits, labels)
-        output = headed(CausalLMOutputWithCrossAttentions, outputs, loss=loss, logits=logits)
-        return self._returned(output, switches.get("return_dict"))
+        outputs: Any = self._base()(*inputs, **self._inner(keywords))
+        logits = self._logits(self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep))
+        return self._with_head(CausalLMOutputWithCrossAttentions, outputs, logits, labels, next_token_loss, keywords)
 
 
 class BertForMaskedLM(BertWordsModel):
     """The encoder with a head that predicts masked words."""
 
-    def forward(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        position_ids: Any = None,
-        inputs_embeds: Any = None,
-        labels: Any = None,
-        **switches: Unpack[Switches],
-    ) -> MaskedLMOutput | tuple[Any, ...]:
-        """As `BertModel`, and `labels`: (B, T) word ids, -100 where none is asked for."""
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs: Any = self._tower()(*inputs, **self._inner(switches))
-        logits = self._predicted(outputs.last_hidden_state)
-        loss = None
-        if labels is not None:
-            labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
-            loss = losses.cross_entropy(ops.xp, logits, labels)
-        output = headed(MaskedLMOutput, outputs, loss=loss, logits=logits)
-        return self._returned(output, switches.get("return_dict"))
+    @passes_through(BertModel)
+    def forward(self, *inputs: Any, labels: Any = None, **keywords: Any) -> MaskedLMOutput | tuple[Any, ...]:
+        """As `BertModel`, and `labels`: (B, T) token ids, -100 = not counted."""
+        outputs: Any = self._base()(*inputs, **self._inner(keywords))
+        logits = self._logits(outputs.last_hidden_state)
+        return self._with_head(MaskedLMOutput, outputs, logits, labels, token_loss, keywords)
 
 
 class BertForSequenceClassification(PreTrainedModel):
@@ -477,34 +398,19 @@ class BertForSequenceClassification(PreTrainedModel):
         self.classifier = layers.Linear(config.hidden_size, config.num_labels, **init)
         self._finish(build)
 
-    def _tower(self) -> BertModel:
+    def _base(self) -> BertModel:
         return self.bert
 
-    def _classified(self, outputs: BaseModelOutputWithPoolingAndCrossAttentions, rngs: Any) -> Float[Tensor, "B V"]:
+    def _logits(self, outputs: BaseModelOutputWithPoolingAndCrossAttentions, rngs: Any) -> Float[Tensor, "B V"]:
         return self.classifier(self.dropout(outputs.pooler_output, rngs))
 
-    def forward(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        position_ids: Any = None,
-        inputs_embeds: Any = None,
-        labels: Any = None,
-        **switches: Unpack[Switches],
-    ) -> SequenceClassifierOutput | tuple[Any, ...]:
+    @passes_through(BertModel)
+    def forward(self, *inputs: Any, labels: Any = None, **keywords: Any) -> SequenceClassifierOutput | tuple[Any, ...]:
         """As `BertModel`, and:
 
         Args:
             labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) to regress.
         """
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs: Any = self._tower()(*inputs, **self._inner(switches))
-        logits = self._classified(outputs, switches.get("rngs"))
-        loss = None
-        if labels is not None:
-            kind = self.config.problem_type
-            labels = ops.boundary_targets(type(self).__name__, "labels", labels, logits, kind)
-            loss = losses.classification(ops.xp, logits, labels, kind)
-        output = headed(SequenceClassifierOutput, outputs, loss=loss, logits=logits)
-        return self._returned(output, switches.get("return_dict"))
+        outputs: Any = self._base()(*inputs, **self._inner(keywords))
+        logits = self._logits(outputs, keywords.get("rngs"))
+        return self._with_head(SequenceClassifierOutput, outputs, logits, labels, self._class_loss, keywords)

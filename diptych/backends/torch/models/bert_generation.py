@@ -5,14 +5,13 @@ from typing import Any, Unpack
 from jaxtyping import Float
 from torch import Tensor
 
-from diptych.backends.torch import layers, ops
+from diptych.backends.torch import layers
 from diptych.backends.torch.generation import Generating
 from diptych.backends.torch.models.bert import BertEmbeddings, BertEncoder, BertStackModel, BertWords
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
+from diptych.core.calls import Switches, next_token_loss, passes_through
 from diptych.core.models.bert_generation import BertGenerationConfig
-from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions, headed
-from diptych.core.pretrained import Switches
-from diptych.core.semantics import losses
+from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
 
 
 class BertGenerationEncoder(BertStackModel):
@@ -37,10 +36,11 @@ class BertGenerationEncoder(BertStackModel):
         use_cache: bool | None = None,
         **switches: Unpack[Switches],
     ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
-        """As `BertModel`, but for `token_type_ids`."""
-        inputs = (input_ids, attention_mask, None, position_ids, inputs_embeds)
-        memory, past = (encoder_hidden_states, encoder_attention_mask), (past_key_values, use_cache)
-        return self._returned(self._encoded(inputs, memory, past, self._inner(switches)), switches.get("return_dict"))
+        """As `BertModel`, without `token_type_ids`."""
+        text = (input_ids, attention_mask, None, position_ids, inputs_embeds)
+        encoder_states = (encoder_hidden_states, encoder_attention_mask)
+        output = self._run_stack(text, encoder_states, past_key_values, use_cache, switches)
+        return self._returned(output, switches.get("return_dict"))
 
 
 class BertGenerationOnlyLMHead(BertWords):
@@ -49,7 +49,7 @@ class BertGenerationOnlyLMHead(BertWords):
 
 
 class BertGenerationDecoder(Generating, PreTrainedModel):
-    """The decoder with a head that predicts the next word."""
+    """The decoder with a head that predicts the next token."""
 
     def __init__(self, config: BertGenerationConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -57,35 +57,17 @@ class BertGenerationDecoder(Generating, PreTrainedModel):
         self.lm_head = BertGenerationOnlyLMHead(config, **init)
         self._finish(build)
 
+    @passes_through(BertGenerationEncoder)
     def forward(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        position_ids: Any = None,
-        inputs_embeds: Any = None,
-        encoder_hidden_states: Any = None,
-        encoder_attention_mask: Any = None,
-        labels: Any = None,
-        past_key_values: Any = None,
-        *,
-        use_cache: bool | None = None,
-        logits_to_keep: Any = 0,
-        **switches: Unpack[Switches],
+        self, *inputs: Any, labels: Any = None, logits_to_keep: Any = 0, **keywords: Any
     ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
         """As `BertGenerationEncoder`, and:
 
         Args:
-            labels: (B, T) words, -100 = not counted; each token predicts the next one's.
-            logits_to_keep: of how many last tokens the logits come, 0 for all, or the places of some.
+            labels: (B, T) token ids, -100 = not counted; each token predicts the next one's.
+            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
         """
-        inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
-        memory, past = (encoder_hidden_states, encoder_attention_mask), past_key_values
-        outputs: Any = self.bert(*inputs, *memory, past, use_cache=use_cache, **self._inner(switches))
-        states = ops.kept(outputs.last_hidden_state, logits_to_keep)
+        outputs: Any = self.bert(*inputs, **self._inner(keywords))
+        states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = self.lm_head(states, self.bert.embeddings.word_embeddings)
-        loss = None
-        if labels is not None:
-            labels = ops.boundary_labels(type(self).__name__, "labels", labels, logits)
-            loss = losses.causal(ops.xp, logits, labels)
-        output = headed(CausalLMOutputWithCrossAttentions, outputs, loss=loss, logits=logits)
-        return self._returned(output, switches.get("return_dict"))
+        return self._with_head(CausalLMOutputWithCrossAttentions, outputs, logits, labels, next_token_loss, keywords)

@@ -1,0 +1,69 @@
+"""What the composites have in common: how one is built, and filled from the checkpoints of its parts."""
+
+import os
+from collections.abc import Iterable
+from typing import Any, Self, Unpack
+
+from diptych.backends.jax import layers
+from diptych.backends.jax.generation import Generating
+from diptych.backends.jax.pretrained import Build, Placement, PreTrainedModel
+from diptych.core.composite import Composite
+from diptych.core.errors import ConfigError
+
+
+class CompositeModel(Generating, Composite, PreTrainedModel):
+    """An encoder, and a decoder that attends to its states and predicts the next token."""
+
+    def __init__(self, config: Any, *, encoder_add_pooling_layer: bool = True, **build: Unpack[Build]) -> None:
+        init = self._begin(config, build)
+        if getattr(config, "tie_encoder_decoder", False):
+            raise ConfigError(
+                f"{type(self).__name__}: tie_encoder_decoder=True says how a file is read; a model is built without it"
+            )
+        self._make_parts(config, init, {"add_pooling_layer": encoder_add_pooling_layer})
+        wide, narrow = config.encoder_width, config.decoder_width
+        self.enc_to_dec_proj = layers.Linear(wide, narrow, **init) if wide != narrow else None
+        self._finish(build)
+
+    @classmethod
+    def from_encoder_decoder_pretrained(
+        cls,
+        encoder: str | os.PathLike[str] | None = None,
+        decoder: str | os.PathLike[str] | None = None,
+        *,
+        dtype: Any = None,
+        compute_dtype: Any = None,
+        sharding: Placement = None,
+        gradient_checkpointing: bool = False,
+        ignore_config: Iterable[str] = (),
+        **config_changes: Any,
+    ) -> Self:
+        """A model with the weights of two checkpoints; what they lack to work together is drawn anew.
+
+        That is the decoder's cross-attention, its head, the encoder's pooler and the layer between two widths;
+        `fresh_parameters` and a log line name it.
+
+        Args:
+            encoder, decoder: directories, or names on the Hugging Face hub; also under the names
+                encoder_pretrained_model_name_or_path and decoder_pretrained_model_name_or_path. Live models may be
+                given in their place, as encoder_model and decoder_model.
+            dtype: of the parameters; None keeps the files'.
+            compute_dtype: that layers compute in; None means the parameters'.
+            sharding: where the parameters go: a device, a Sharding, or a function of published path and stored shape.
+            gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
+            ignore_config: unknown fields of either config.json to leave unread.
+            config_changes: fields of the composite's config, or of a part's after "encoder_" or "decoder_"; or
+                encoder_add_pooling_layer=False for an encoder without its pooler.
+
+        Raises:
+            CheckpointError: the files cannot be read or do not fit their part, or have several dtypes.
+            ConfigError: a config.json is missing, says what is not supported, or cannot serve as the part.
+        """
+        return cls._load_parts(
+            {"encoder": encoder, "decoder": decoder},
+            dtype=dtype,
+            where=sharding,
+            build={"compute_dtype": compute_dtype, "gradient_checkpointing": gradient_checkpointing},
+            ignore_config=ignore_config,
+            changes=config_changes,
+        )

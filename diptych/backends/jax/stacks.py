@@ -1,0 +1,166 @@
+"""Stacks of layers: what a layer reads and returns, attention over a cache, and the one loop over layers.
+
+Letters of the shapes: B batch, K rows of the encoder's keys, T target length, S source length, U the encoder's tokens,
+D width, N heads, H head width.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+from jaxtyping import Float
+
+from diptych.backends.jax import ops
+from diptych.backends.jax.cache import Cache, LayerCache
+from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("mask", "encoder_hidden_states", "encoder_mask", "bias", "rngs"),
+    meta_fields=("causal", "output_attentions"),
+)
+@dataclass(frozen=True, kw_only=True)
+class LayerInputs:
+    """What every layer of a stack reads besides its hidden states; a pytree with static switches.
+
+    Attributes:
+        mask: Bool (B, 1, T, S), True where a query may see a key.
+        encoder_hidden_states: (B, U, D), for cross-attention; None without an encoder, or if a cache has their keys.
+        encoder_mask: Bool (K, 1, 1, U), over the encoder's tokens.
+        bias: (B, N, T, S) or broadcastable, added to the scores of self-attention.
+        causal: without a mask, whether a token sees only itself and earlier ones.
+        output_attentions: whether attention probabilities are returned.
+        rngs: in JAX a key for dropout; in torch None.
+    """
+
+    mask: Array | None = None
+    encoder_hidden_states: Array | None = None
+    encoder_mask: Array | None = None
+    bias: Array | None = None
+    causal: bool = False
+    output_attentions: bool = False
+    rngs: Any = None
+
+
+class LayerOutput(NamedTuple):
+    """What a layer returns: its hidden states (B, T, D), and what it has besides."""
+
+    hidden_states: Array
+    attention: Array | None = None
+    """(B, N, T, S), the probabilities of self-attention, if they are asked for."""
+    cross_attention: Array | None = None
+    """(B, N, T, U), those over the encoder's tokens."""
+    past: LayerCache | None = None
+
+
+class Attended(NamedTuple):
+    """What attention returns: states (B, T, D) before the output projection, and what it has besides."""
+
+    states: Array
+    probabilities: Array | None
+    past: LayerCache | None
+
+
+Keys = Callable[[Array], tuple[Array, Array]]
+"""Projects states (B, S, D) to keys and values (B, N, S, H)."""
+
+
+def self_attention(
+    query: Float[Array, "B N T H"],
+    key: Float[Array, "B M T H"],
+    value: Float[Array, "B M T H"],
+    inputs: LayerInputs,
+    past: LayerCache | None,
+    **options: Any,
+) -> Attended:
+    """Attention of new tokens to themselves and to those in the cache, if any; options as `ops.attention`."""
+    if past is not None:
+        past, key, value = past.append(key, value)
+    if inputs.bias is not None:
+        options["bias"] = inputs.bias
+    weights, causal = inputs.output_attentions, inputs.causal
+    return Attended(
+        *ops.attention(query, key, value, inputs.mask, causal=causal, rngs=inputs.rngs, weights=weights, **options),
+        past,
+    )
+
+
+def cross_attention(
+    query: Float[Array, "B N T H"], keys: Keys, inputs: LayerInputs, past: LayerCache | None, **options: Any
+) -> Attended:
+    """Attention to the encoder's tokens, whose keys a cache keeps once computed; options as `ops.attention`."""
+    if past is None:
+        key, value = keys(inputs.encoder_hidden_states)  # pyright: ignore[reportArgumentType]
+    else:
+        key, value = past.cross_key, past.cross_value
+        if key is None or value is None:
+            key, value = keys(inputs.encoder_hidden_states)  # pyright: ignore[reportArgumentType]
+            past = past.with_encoder(key, value)
+    weights = inputs.output_attentions
+    return Attended(
+        *ops.attention(query, key, value, inputs.encoder_mask, rngs=inputs.rngs, weights=weights, **options), past
+    )
+
+
+def sees_encoder(inputs: LayerInputs, past: LayerCache | None) -> bool:
+    """Whether there are tokens of an encoder to attend to: given, or in the cache."""
+    return inputs.encoder_hidden_states is not None or (past is not None and past.cross_key is not None)
+
+
+def run_layers(
+    layers: Iterable[Callable[..., LayerOutput]],
+    hidden_states: Float[Array, "B T D"],
+    inputs: LayerInputs,
+    cache: Cache | None = None,
+    *,
+    output_hidden_states: bool,
+    gradient_checkpointing: bool,
+    final: Callable[[Array], Array] | None = None,
+) -> BaseModelOutputWithPastAndCrossAttentions:
+    """Runs the layers of a stack one after the other.
+
+    Args:
+        layers: each `layer(hidden_states, inputs, past) -> LayerOutput`.
+        hidden_states: the embeddings.
+        inputs: what every layer reads besides.
+        cache: of a decoder.
+        output_hidden_states: whether the embeddings and every layer's output are kept and returned.
+        gradient_checkpointing: whether a layer's inner values are computed again for the gradient instead of kept.
+        final: the norm after the last layer, whose output takes the place of the last layer's.
+    """
+    states: list[Array] = []
+    attentions: list[Array | None] = []
+    crosses: list[Array | None] = []
+    pasts: list[Any] = []
+    for index, layer in enumerate(layers):
+        if output_hidden_states:
+            states.append(hidden_states)
+        past = None if cache is None else cache.layer(index)
+        hidden_states, attention, cross, past = _call(layer, gradient_checkpointing)(hidden_states, inputs, past)
+        attentions.append(attention)
+        crosses.append(cross)
+        pasts.append(past)
+    if final is not None:
+        hidden_states = final(hidden_states)
+    weights = inputs.output_attentions
+    return BaseModelOutputWithPastAndCrossAttentions(
+        last_hidden_state=hidden_states,
+        past_key_values=None if cache is None else cache.with_layers(tuple(pasts)),
+        hidden_states=(*states, hidden_states) if output_hidden_states else None,
+        attentions=tuple(attentions) if weights else None,
+        cross_attentions=_present(crosses) if weights else None,
+    )
+
+
+def _present(values: list[Array | None]) -> tuple[Array, ...] | None:
+    """The values that are not None; None if all are."""
+    return tuple(value for value in values if value is not None) or None
+
+
+def _call(layer: Callable[..., LayerOutput], gradient_checkpointing: bool) -> Callable[..., LayerOutput]:
+    """The layer, with or without its inner values being kept for the gradient."""
+    return jax.checkpoint(lambda *arguments: layer(*arguments)) if gradient_checkpointing else layer

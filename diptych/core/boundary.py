@@ -1,0 +1,247 @@
+"""The boundary of a call: callers' arrays are checked here, once for both backends, and given to the model as its own.
+
+Only a handful of functions of each backend's `ops` differ: `concrete_array`, `dtype_name`, `min_max`, `as_ids`,
+`as_floats` and `on_device`.
+
+Letters of the shapes: B batch, T target length, S source length, D width, V vocabulary, C Y X images, I images a row.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+
+from diptych.core import check
+from diptych.core.errors import InputError
+from diptych.core.semantics import losses, masks
+
+Size = tuple[int, int]
+"""Rows and tokens of a batch."""
+
+TOKENS = "batch, tokens"
+STATES = "batch, tokens, hidden_size"
+IMAGES = "batch, channels, height, width"
+IMAGE_SEQUENCES = "batch, images, channels, height, width"
+SAMPLES = "batch, samples"
+
+
+class Boundary:
+    """Checks the arguments of one call.
+
+    Args:
+        ops: the backend's functions.
+        cache_class: the backend's cache.
+        caller: what error messages name first, such as the model's class.
+        like: an array or shape with the model's dtype and, in torch, its device.
+
+    Every method raises an InputError that names the caller and the argument, what was found and what is needed.
+    """
+
+    def __init__(self, ops: Any, cache_class: Any, caller: str, like: Any) -> None:
+        self.ops = ops
+        self.cache_class = cache_class
+        self.caller = caller
+        self.like = like
+
+    @property
+    def xp(self) -> Any:
+        """The backend's array namespace."""
+        return self.ops.xp
+
+    def ids(self, name: str, value: Any, axes: str = TOKENS, *, size: int, table: str) -> Any:
+        """Integer ids of the given axes, each a row of a table of `size` rows, which the config calls `table`."""
+        ids = self._integers(name, value)
+        check.rank(self.caller, name, ids.shape, axes)
+        check.ids_in_range(self.caller, name, self.ops.min_max(ids), size, table)
+        return self.ops.as_ids(ids, self.like)
+
+    def row_ids(self, name: str, value: Any, shape: Size, *, size: int, table: str) -> Any:
+        """Ids of shape (B, T) or, the same for all rows, (1, T)."""
+        ids = self.ids(name, value, size=size, table=table)
+        rows = 1 if ids.shape[0] == 1 else shape[0]
+        check.shape(self.caller, name, ids.shape, (rows, shape[1]), ", as many as there are tokens")
+        return ids
+
+    def floats(self, name: str, value: Any, axes: str) -> Any:
+        """Floating numbers of the given axes, in the model's dtype."""
+        values = self.ops.concrete_array(self.caller, name, value)
+        found = self.ops.dtype_name(values)
+        if not found.startswith(("float", "bfloat")):
+            raise InputError(f"{self.caller}: {name} has dtype {found}, but floats are needed")
+        check.rank(self.caller, name, values.shape, axes)
+        return self.ops.as_floats(values, self.like)
+
+    def mask(self, name: str, value: Any, shape: Size, *, widths: tuple[int, ...] = ()) -> Any:
+        """An attention mask of shape (B, T).
+
+        Args:
+            name, value: the argument.
+            shape: (B, T).
+            widths: other lengths than T that are allowed, for masks that include earlier tokens.
+        """
+        values = self.ops.concrete_array(self.caller, name, value)
+        if len(values.shape) == 2 and values.shape[1] in widths:
+            shape = (shape[0], values.shape[1])
+        check.shape(self.caller, name, values.shape, shape, ", as many as there are tokens")
+        return self.ops.on_device(values, self.like)
+
+    def words(
+        self,
+        input_ids: Any,
+        inputs_embeds: Any,
+        embed: Callable[[Any], Any],
+        *,
+        size: int,
+        width: int,
+        prefix: str = "",
+    ) -> tuple[Any, Any]:
+        """Token ids and their embeddings, or embeddings that the caller gives in place of ids.
+
+        Args:
+            input_ids, inputs_embeds: the arguments, exactly one of which must be given.
+            embed: looks ids up.
+            size: ids below it are legal, `vocab_size`.
+            width: of the embeddings, `hidden_size`.
+            prefix: precedes the arguments' names, "decoder_" for a decoder's.
+
+        Returns:
+            The ids (B, T), None without, and the embeddings (B, T, D).
+        """
+        ids, embeds = f"{prefix}input_ids", f"{prefix}inputs_embeds"
+        check.exactly_one(self.caller, **{ids: input_ids, embeds: inputs_embeds})
+        if input_ids is not None:
+            input_ids = self.ids(ids, input_ids, size=size, table="vocab_size")
+            check.has_tokens(self.caller, input_ids.shape[1])
+            return input_ids, embed(input_ids)
+        inputs_embeds = self.floats(embeds, inputs_embeds, STATES)
+        check.has_tokens(self.caller, inputs_embeds.shape[1])
+        check.shape(self.caller, embeds, inputs_embeds.shape, (*inputs_embeds.shape[:2], width))
+        return None, inputs_embeds
+
+    def token_types(self, value: Any, shape: Size, *, size: int) -> Any:
+        """Token types of shape (B, T) or (1, T); type 0 for all if none are given."""
+        if value is None:
+            return self.xp.zeros_like(self.ops.steps(shape[1], self.like))[None]
+        return self.row_ids("token_type_ids", value, shape, size=size, table="type_vocab_size")
+
+    def encoder_states(
+        self, states: Any, attention_mask: Any, batch: int, *, width: int, crosses: bool, cached: Size | None
+    ) -> tuple[Any, Any]:
+        """What a decoder attends to: the encoder's states (B, S, D) and the mask (B, 1, 1, S) over them.
+
+        Args:
+            states: `encoder_hidden_states`, or None.
+            attention_mask: `encoder_attention_mask` (B, S), or None.
+            batch: rows of the decoder.
+            width: D.
+            crosses: whether the decoder has cross-attention.
+            cached: rows and tokens of the encoder that the cache holds keys of, which are used then; None without.
+        """
+        if states is not None:
+            if not crosses:
+                raise InputError(
+                    f"{self.caller}: encoder_hidden_states are given, but the config has add_cross_attention=False"
+                )
+            states = self.floats("encoder_hidden_states", states, STATES)
+            check.shape(self.caller, "encoder_hidden_states", states.shape, (batch, states.shape[1], width))
+        if attention_mask is None:
+            return states, None
+        size = cached if states is None or cached is not None else (batch, states.shape[1])
+        if size is None:
+            raise InputError(f"{self.caller}: encoder_attention_mask is given, but no encoder_hidden_states")
+        return states, masks.padding(self.xp, self.mask("encoder_attention_mask", attention_mask, size))
+
+    def images(self, value: Any, *, channels: int, size: Size | None, least: Size = (1, 1)) -> Any:
+        """`pixel_values` (B, C, Y, X).
+
+        Args:
+            value: the argument.
+            channels: C.
+            size: (Y, X) that the images must have; None takes any.
+            least: (Y, X) that they must have at least, a patch's.
+        """
+        return self._pixels(value, IMAGES, channels, size, least)
+
+    def image_sequences(self, value: Any, *, channels: int, size: Size | None, least: Size = (1, 1)) -> Any:
+        """`pixel_values` (B, I, C, Y, X), several images a row; otherwise as `images`."""
+        return self._pixels(value, IMAGE_SEQUENCES, channels, size, least)
+
+    def _pixels(self, value: Any, axes: str, channels: int, size: Size | None, least: Size) -> Any:
+        name = "pixel_values"
+        if value is None:
+            raise check.needed(self.caller, name)
+        pixels = self.floats(name, value, axes)
+        *leading, _, height, width = pixels.shape
+        if size is not None:
+            why = ", or interpolate_pos_encoding=True"
+            check.shape(self.caller, name, pixels.shape, (*leading, channels, *size), why)
+        check.shape(self.caller, name, pixels.shape, (*leading, channels, height, width))
+        for side, found, limit in (("height", height, least[0]), ("width", width, least[1])):
+            check.at_least(self.caller, f"pixel_values' {side}", found, limit, "patch_size")
+        return pixels
+
+    def sound(self, name: str, value: Any, *, least: int = 1) -> Any:
+        """Samples (B, samples) of sound, at least `least` of them, which make one frame."""
+        if value is None:
+            raise check.needed(self.caller, name)
+        samples = self.floats(name, value, SAMPLES)
+        check.at_least(self.caller, f"the number of samples in {name}", samples.shape[1], least, "one frame")
+        return samples
+
+    def labels(self, name: str, value: Any, logits: Any) -> Any:
+        """Class or word ids, one for each row of logits; -100 takes no part in the loss."""
+        labels = self._integers(name, value)
+        check.shape(self.caller, name, labels.shape, logits.shape[:-1])
+        return self._in_vocabulary(name, labels, logits.shape[-1], "the output")
+
+    def label_ids(self, name: str, value: Any, *, size: int) -> Any:
+        """Labels (B, T) from which a decoder's inputs are made; -100 stands for padding."""
+        labels = self._integers(name, value)
+        check.rank(self.caller, name, labels.shape, TOKENS)
+        return self._in_vocabulary(name, labels, size, "vocab_size")
+
+    def targets(self, name: str, value: Any, logits: Any, problem_type: str | None) -> Any:
+        """Labels of a classifier or targets of a regression, as the problem type asks for."""
+        labels = self.ops.concrete_array(self.caller, name, value)
+        floating = self.ops.dtype_name(labels).startswith(("float", "bfloat"))
+        problem = losses.problem(logits.shape[-1], floating, problem_type)
+        if problem == "single_label_classification":
+            return self.labels(name, labels, logits)
+        check.targets(self.caller, name, labels.shape, logits.shape, problem)
+        return self.ops.on_device(labels, self.like)
+
+    def tokens_to_keep(self, value: Any, length: int) -> Any:
+        """`logits_to_keep`: how many of the last tokens get logits (0 for all), or the positions of those that do."""
+        name = "logits_to_keep"
+        if not isinstance(value, bool) and isinstance(value, int | np.integer):
+            if value < 0:
+                raise InputError(f"{self.caller}: {name}={value}, but 0 (all tokens) or more is needed")
+            return int(cast(int, value))
+        if isinstance(value, bool) or value is None or isinstance(value, float | str):
+            raise InputError(f"{self.caller}: {name}={value!r}, but a whole number or an array of positions is needed")
+        positions = self._integers(name, value)
+        if len(positions.shape) == 0:  # a number of an array library's
+            bounds = self.ops.min_max(positions[None])
+            if bounds is not None:
+                return self.tokens_to_keep(bounds[0], length)
+        check.rank(self.caller, name, positions.shape, "positions")
+        bounds = self.ops.min_max(positions)
+        if bounds is not None and not (-length <= bounds[0] and bounds[1] < length):
+            raise InputError(
+                f"{self.caller}: {name} holds {bounds[0] if bounds[0] < -length else bounds[1]}, but there are "
+                f"{length} tokens"
+            )
+        return self.ops.as_ids(positions, self.like)
+
+    def rngs(self, value: Any) -> None:
+        """The source of randomness: a key in JAX, nothing in torch."""
+        self.ops.check_rngs(self.caller, value)
+
+    def _integers(self, name: str, value: Any) -> Any:
+        values = self.ops.concrete_array(self.caller, name, value)
+        check.integer_dtype(self.caller, name, self.ops.dtype_name(values))
+        return values
+
+    def _in_vocabulary(self, name: str, labels: Any, size: int, table: str) -> Any:
+        check.ids_in_range(self.caller, name, self.ops.min_max(labels, ignored=losses.IGNORED), size, table)
+        return self.ops.as_labels(labels, self.like)

@@ -1,0 +1,177 @@
+"""How a decoder takes up a call: the cache of earlier tokens, the attention mask over all of them, and positions.
+
+Written once for both backends, over their caches, of which only the arrays' updates differ.
+
+Letters of the shapes: B batch, T new tokens, S all tokens.
+"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from diptych.core import check
+from diptych.core.boundary import Boundary, Size
+from diptych.core.config import CacheShape
+from diptych.core.errors import InputError
+from diptych.core.semantics import masks, positions
+
+
+class Past(NamedTuple):
+    """How a batch of new tokens is read.
+
+    Attributes:
+        cache: takes up the tokens; None if nothing is kept.
+        mask: (B, 1, T, S), or None.
+        causal: without a mask, whether a token sees only itself and earlier ones.
+        start: the number of earlier tokens.
+    """
+
+    cache: Any
+    mask: Any
+    causal: bool
+    start: Any
+
+
+def begin(
+    boundary: Boundary,
+    shape: CacheShape | None,
+    past_key_values: Any,
+    use_cache: bool | None,
+    attention_mask: Any,
+    size: Size,
+    *,
+    prefix: str = "",
+) -> Past:
+    """Checks what a caller says of earlier tokens, and prepares the cache and mask of the new ones.
+
+    Args:
+        boundary: of the call.
+        shape: of the decoder's caches; None for an encoder, whose tokens see all others.
+        past_key_values: the caller's cache, or None.
+        use_cache: True makes a cache with room for every position if none is given.
+        attention_mask: the caller's, or None; (B, T) for the new tokens, or for all tokens up to them.
+        size: rows B and new tokens T.
+        prefix: precedes the mask's name, "decoder_" for a decoder beside an encoder.
+
+    Raises:
+        InputError: an encoder is given a cache, or the cache is none of ours, of another model or batch, or full; or
+            the mask has another shape.
+    """
+    (batch, count), name, xp, ops = size, f"{prefix}attention_mask", boundary.xp, boundary.ops
+    if shape is None and (past_key_values is not None or use_cache):
+        raise InputError(
+            f"{boundary.caller}: past_key_values and use_cache=True are for decoders, but the config has none"
+        )
+    if shape is None or (past_key_values is None and not use_cache):
+        if attention_mask is None:
+            return Past(None, None, shape is not None, 0)
+        mask = boundary.mask(name, attention_mask, size)
+        if shape is None:
+            return Past(None, masks.padding(xp, mask), False, 0)
+        return Past(None, masks.causal_padding(xp, ops.steps(count, boundary.like), mask), False, 0)
+    if past_key_values is None:
+        past_key_values = boundary.cache_class.empty(shape, batch, shape.positions, boundary.like)
+    cache = checked_cache(boundary, shape, past_key_values, batch)
+    known = ops.known(cache.length)
+    if known is not None:
+        check.at_most(
+            boundary.caller, "the number of tokens", known + count, cache.capacity, "past_key_values.capacity"
+        )
+    mask = None
+    if attention_mask is not None:
+        widths = (cache.capacity,) if known is None else (known + count, cache.capacity)
+        mask = boundary.mask(name, attention_mask, size, widths=widths)
+    cache = cache.attending(mask, count)
+    return Past(cache, cache.visible(count), False, cache.length)
+
+
+def checked_cache(boundary: Boundary, shape: CacheShape, cache: Any, batch: int) -> Any:
+    """The caller's cache, if it is one of this model's with that many rows.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(cache, boundary.cache_class):
+        raise InputError(
+            f"{boundary.caller}: past_key_values is a {type(cache).__name__}, but a cache of diptych's is needed, "
+            "such as model.init_cache(batch_size, max_length) makes"
+        )
+    wanted = (shape.layers, batch, shape.heads, shape.head_width)
+    found = (len(cache.keys), cache.keys[0].shape[0], cache.keys[0].shape[1], cache.keys[0].shape[3])
+    check.shape(boundary.caller, "past_key_values (layers, batch, heads, head width)", found, wanted)
+    if cache.keys[0].dtype != boundary.like.dtype:
+        raise InputError(
+            f"{boundary.caller}: past_key_values has dtype {cache.keys[0].dtype}, but the model has "
+            f"{boundary.like.dtype}"
+        )
+    return cache
+
+
+def has_encoder_keys(cache: Any) -> bool:
+    """Whether a caller's cache holds keys of an encoder's tokens, so that the decoder needs no states of it."""
+    return getattr(cache, "encoder_size", None) is not None
+
+
+def finish(cache: Any, count: int, use_cache: bool | None) -> Any:
+    """The cache after every layer took up its new tokens; None if the caller does not want it back."""
+    return None if cache is None or use_cache is False else cache.advanced(count)
+
+
+def position_ids(
+    boundary: Boundary, given: Any, start: Any, size: Size, *, limit: int, field: str = "max_position_embeddings"
+) -> Any:
+    """The positions (B, T) or (1, T) of new tokens: the caller's, checked, or those after the earlier tokens.
+
+    Args:
+        boundary: of the call.
+        given: the caller's, or None.
+        start: the number of earlier tokens.
+        size: rows B and new tokens T.
+        limit: the number of positions.
+        field: what the config calls it.
+
+    Raises:
+        InputError: there are too few positions, or the caller's have another shape or are out of range.
+    """
+    if given is not None:
+        return boundary.row_ids("position_ids", given, size, size=limit, table=field)
+    known = boundary.ops.known(start)
+    if known is not None:
+        check.at_most(boundary.caller, "the number of tokens", known + size[1], limit, field)
+    return positions.sequential(boundary.xp, boundary.ops.steps(size[1], boundary.like) + start)
+
+
+def positions_beside_padding(
+    boundary: Boundary, past: Past, given: Any, input_ids: Any, size: Size, *, limit: int, padding: int | None
+) -> tuple[Any, Any]:
+    """The cache, and the positions of new tokens in a model in which padding may have a position of its own.
+
+    Args:
+        boundary: of the call.
+        past: how the tokens are read.
+        given: the caller's positions, or None.
+        input_ids: the tokens (B, T); None where embeddings are given, none of which counts as padding.
+        size: rows B and new tokens T.
+        limit: the number of positions.
+        padding: the id and position of padding, from which the other tokens are counted; None if padding counts like
+            any token.
+
+    Raises:
+        InputError: there are too few positions, or the caller's have another shape or are out of range.
+    """
+    ops, cache = boundary.ops, past.cache
+    if padding is None:
+        return cache, position_ids(boundary, given, past.start, size, limit=limit)
+    before = boundary.xp.zeros_like(ops.steps(size[0], boundary.like)) if cache is None else cache.counted
+    tokens = (ops.steps(size[1], boundary.like) >= 0)[None] if input_ids is None else input_ids != padding
+    found, counted = positions.skipping_pads(boundary.xp, tokens, before, padding)
+    if cache is not None:
+        cache = replace(cache, counted=counted)
+    if given is not None:
+        return cache, position_ids(boundary, given, past.start, size, limit=limit)
+    known, room = ops.known(past.start), limit - padding - 1
+    if known is not None and known + size[1] > room and (bounds := ops.min_max(found)) is not None:
+        needed = bounds[1] - padding
+        check.at_most(
+            boundary.caller, "the number of tokens", needed, room, "max_position_embeddings - pad_token_id - 1"
+        )
+    return cache, found

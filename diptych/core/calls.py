@@ -1,0 +1,215 @@
+"""What every model's call has in common: its switches, its checks, heads over a base model, losses and records."""
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypedDict, TypeVar, cast
+
+from diptych.core.boundary import Boundary
+from diptych.core.outputs import ModelOutput, headed
+from diptych.core.semantics import losses
+
+Output = TypeVar("Output", bound=ModelOutput)
+Method = TypeVar("Method", bound=Callable[..., Any])
+Loss = Callable[[Boundary, Any, Any], Any]
+"""The loss of logits and a caller's labels, which it checks."""
+
+
+class Switches(TypedDict, total=False):
+    """The keywords that every model's call takes.
+
+    output_attentions, output_hidden_states: whether these are returned too; by default as the config says.
+    return_dict: False returns the record's `to_tuple()`.
+    rngs: in JAX a key, needed in train mode; in torch None.
+    """
+
+    output_attentions: bool | None
+    output_hidden_states: bool | None
+    return_dict: bool | None
+    rngs: Any
+
+
+class Settled(TypedDict):
+    """Switches after the config has filled in those that a call leaves open."""
+
+    output_attentions: bool
+    output_hidden_states: bool
+    return_dict: bool
+    rngs: Any
+
+
+def call_of(model_class: type) -> Callable[..., Any]:
+    """The function behind a model's call: `forward` in torch, where `__call__` has no keywords, else `__call__`."""
+    if (forward := getattr(model_class, "forward", None)) is not None:
+        return forward
+    return next((vars(base)["__call__"] for base in model_class.__mro__ if "__call__" in vars(base)), _no_call)
+
+
+def _no_call(model: Any) -> None:
+    """Of a class that others derive from and that has no call of its own."""
+
+
+def passes_through(base: type, *, without: tuple[str, ...] = ()) -> Callable[[Method], Method]:
+    """For a head's call: it takes what its base model's call takes, and its own keywords.
+
+    The call's signature, which `help` and `inspect.signature` show, is made of both.
+
+    Args:
+        base: the class of the base model.
+        without: keywords of the base model that the head does not take.
+    """
+
+    def decorate(method: Method) -> Method:
+        inner = [p for p in inspect.signature(call_of(base)).parameters.values() if p.name not in without]
+        own = inspect.signature(method)
+        extra = [p for p in own.parameters.values() if p.kind is p.KEYWORD_ONLY]
+        named = {p.name for p in extra}
+        positional = [p for p in inner if p.kind is p.POSITIONAL_OR_KEYWORD]
+        keywords = [p for p in inner if p.kind is p.KEYWORD_ONLY and p.name not in named]
+        rest = [p for p in inner if p.kind is p.VAR_KEYWORD]
+        cast(Any, method).__signature__ = own.replace(parameters=[*positional, *extra, *keywords, *rest])
+        return method
+
+    return decorate
+
+
+class Calls:
+    """The part of a model that its calls share."""
+
+    config: Any
+    call_keywords: ClassVar[tuple[str, ...]] = ()
+    """The keywords that the class's call takes, without the switches."""
+    call_positionals: ClassVar[tuple[str, ...]] = ()
+    """Those of them that may be given by position, in order."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        parameters = list(inspect.signature(call_of(cls)).parameters.values())[1:]
+        cls.call_positionals = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+        cls.call_keywords = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+
+    @staticmethod
+    @abstractmethod
+    def _ops() -> Any:
+        """The backend's functions."""
+
+    @staticmethod
+    @abstractmethod
+    def _cache_class() -> Any:
+        """The backend's cache."""
+
+    @abstractmethod
+    def _like(self) -> Any:
+        """What has the dtype and, in torch, the device that inputs must have."""
+
+    def _boundary(self, caller: str | None = None) -> Boundary:
+        """The checks of a call's arguments, in whose errors the caller is named: the class, if none is given."""
+        return Boundary(self._ops(), self._cache_class(), caller or type(self).__name__, self._like())
+
+    def states_mask(self, attention_mask: Any, length: int | None) -> Any:
+        """The mask (B, S) over the states that the model returns as an encoder, from the mask over its inputs.
+
+        Encoders that shorten their inputs, or have no mask over their states, override it.
+
+        Args:
+            attention_mask: the caller's, or None.
+            length: S, where it is known.
+        """
+        return attention_mask
+
+    def _option(self, name: str, given: bool | None) -> bool:
+        """A switch of a call, or the config's if the call leaves it open."""
+        return bool(getattr(self.config, name) if given is None else given)
+
+    def _settled(self, switches: Mapping[str, Any]) -> Settled:
+        """The switches of a call, as the config fills them in; the call of a model inside this one gets them.
+
+        Raises:
+            TypeError: there is another keyword among them.
+        """
+        self._refuse_unknown(name for name in switches if name not in Switches.__annotations__)
+        return {
+            "rngs": switches.get("rngs"),
+            "output_attentions": self._option("output_attentions", switches.get("output_attentions")),
+            "output_hidden_states": self._option("output_hidden_states", switches.get("output_hidden_states")),
+            "return_dict": True,
+        }
+
+    def _inner(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords of a call for the base model inside: what it takes as given, and the settled switches.
+
+        Raises:
+            TypeError: a keyword is neither.
+        """
+        passed = {name: value for name, value in keywords.items() if name in self.call_keywords}
+        switches = {name: value for name, value in keywords.items() if name not in passed}
+        return {**passed, **self._settled(switches)}
+
+    def _by_name(self, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call that takes some by position, all by name.
+
+        Raises:
+            TypeError: there are too many, or one is given twice.
+        """
+        names = self.call_positionals[: len(inputs)]
+        twice = [name for name in names if name in keywords]
+        if len(inputs) > len(names) or twice:
+            found = f"{', '.join(twice)} twice" if twice else f"{len(inputs)} arguments by position"
+            raise TypeError(f"{type(self).__name__}'s call gets {found}; it takes {', '.join(self.call_positionals)}")
+        return {**dict(zip(names, inputs, strict=True)), **keywords}
+
+    def _refuse_unknown(self, names: Any) -> None:
+        unknown = sorted(names)
+        if unknown:
+            listed = ", ".join((*(name for name in self.call_keywords if name != "switches"), *_SWITCHES))
+            raise TypeError(f"{type(self).__name__}'s call has no keyword {', '.join(unknown)}; it takes {listed}")
+
+    def _returned(self, output: Output, return_dict: bool | None) -> Output | tuple[Any, ...]:
+        """The record, or its tuple."""
+        return output if self._option("return_dict", return_dict) else output.to_tuple()
+
+    def _with_head(
+        self,
+        record: type[Output],
+        outputs: Any,
+        logits: Any,
+        labels: Any,
+        loss: Loss,
+        switches: Mapping[str, Any],
+    ) -> Output | tuple[Any, ...]:
+        """What a model with a head returns.
+
+        Args:
+            record: its class.
+            outputs: the base model's record, whose fields the head's record repeats.
+            logits: the head's.
+            labels: the caller's, or None for no loss.
+            loss: of the logits.
+            switches: the call's, of which `return_dict` counts here.
+        """
+        value = None if labels is None else loss(self._boundary(), logits, labels)
+        return self._returned(headed(record, outputs, loss=value, logits=logits), switches.get("return_dict"))
+
+    def _tokens_to_keep(self, hidden_states: Any, logits_to_keep: Any) -> Any:
+        """The states (B, K, D) of the tokens that get logits, of (B, T, D)."""
+        which = self._boundary().tokens_to_keep(logits_to_keep, hidden_states.shape[1])
+        return self._ops().kept(hidden_states, which)
+
+    def _class_loss(self, boundary: Boundary, logits: Any, labels: Any) -> Any:
+        """The loss of a classifier or regression, as the config's problem type says."""
+        problem_type = self.config.problem_type
+        targets = boundary.targets("labels", labels, logits, problem_type)
+        return losses.classification(boundary.xp, logits, targets, problem_type)
+
+
+_SWITCHES = tuple(Switches.__annotations__)
+
+
+def token_loss(boundary: Boundary, logits: Any, labels: Any) -> Any:
+    """The cross-entropy of every token's label, -100 left out."""
+    return losses.cross_entropy(boundary.xp, logits, boundary.labels("labels", labels, logits))
+
+
+def next_token_loss(boundary: Boundary, logits: Any, labels: Any) -> Any:
+    """The cross-entropy of a model that predicts each token's label from the tokens before it."""
+    return losses.causal(boundary.xp, logits, boundary.labels("labels", labels, logits))

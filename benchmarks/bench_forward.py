@@ -1,8 +1,8 @@
-"""How fast is a forward pass? Ours in torch and in JAX against transformers 5 (sdpa) and the last Flax release, both
-as their users run them: torch in inference mode, JAX under jax.jit.
+"""Speed of a forward pass: diptych in torch and in JAX against transformers 5 (sdpa) and the last Flax release, each
+as its users run it: torch in inference mode, JAX under jax.jit.
 
-Every side is one process; they take turns, call by call, so that a ratio compares neighbours in time. Each is also
-compared with the time that the same framework takes for the matrix products of the model alone.
+Every side is a process of its own. The sides take turns, call by call, so that each ratio compares calls that are
+adjacent in time. Each side is also compared with the time that its framework takes for the model's matrix products.
 """
 
 import json
@@ -24,7 +24,7 @@ SIDES = {
     "transformers": "here",
     "transformers flax": "flax",
 }
-"""Each side's name, and the environment that it runs in."""
+"""Name of each side -> the environment in which it runs."""
 
 COMPARED = (
     ("diptych torch", "transformers"),
@@ -32,17 +32,17 @@ COMPARED = (
     ("diptych jax", "diptych torch"),
     ("diptych jax", "transformers"),
 )
-"""The ratios of the table."""
+"""The pairs of sides for which the table has ratios."""
 
-TOLERANCE = 1e-3  # of the largest entry; the sides must compute the same thing
+TOLERANCE = 1e-3  # relative to the largest entry; all sides must compute the same function
 
 
 @dataclass(frozen=True)
 class Case:
-    """A row of the table: a model and how its inputs look.
+    """A row of the table: a model and the form of its inputs.
 
     Attributes:
-        towers: for each encoder (tokens, width, feed-forward width, heads, layers).
+        towers: (tokens, width, feed-forward width, heads, layers) of each encoder.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Case:
     patch: tuple[int, int] | None = None
 
     def inputs(self, batch: int) -> dict[str, np.ndarray]:
-        """A batch as a tokenizer and an image processor give it, every text as long as the longest."""
+        """A batch as a tokenizer and an image processor return it, without padding."""
         rng = np.random.default_rng(batch)
         ids = rng.integers(1000, self.vocabulary - 2, (batch, self.length))
         ids[:, -1] = self.vocabulary - 1
@@ -65,7 +65,7 @@ class Case:
         return arrays
 
     def products(self, batch: int) -> list[dict[str, Any]]:
-        """The shapes of the forward pass's matrix products, and how often each is taken."""
+        """The shapes of the matrix products in a forward pass, and how often each occurs."""
         shapes: list[dict[str, Any]] = []
         for tokens, width, inner, heads, layers in self.towers:
             rows, split = batch * tokens, (batch, heads)
@@ -119,7 +119,7 @@ QUICK = (
 
 
 def measured(case: Case, batch: int, sides: list[str], rounds: int, flax_environment: Path | None) -> dict[str, Any]:
-    """Every measurement of one row, by side."""
+    """All measurements of one row, by side."""
     directory = checkpoints.checkpoint(case.name, case.architecture, case.fields)
     found: dict[str, dict[str, Any]] = {side: {"steady": [], "products": []} for side in sides}
     with tempfile.TemporaryDirectory() as scratch:
@@ -134,7 +134,7 @@ def measured(case: Case, batch: int, sides: list[str], rounds: int, flax_environ
             outputs[worker.side] = np.array(answer["output"])
             worker("prepare_products", shapes=case.products(batch))
         _same(case.title, outputs)
-        for worker in workers:  # what the first calls still set up
+        for worker in workers:  # warm-up: the first calls still initialize things
             worker("steady", calls=2)
             worker("time_products")
         for turn in range(rounds):
@@ -147,7 +147,7 @@ def measured(case: Case, batch: int, sides: list[str], rounds: int, flax_environ
 
 
 def _same(title: str, outputs: dict[str, np.ndarray]) -> None:
-    """Raises RuntimeError unless all sides gave the same numbers."""
+    """Raises RuntimeError unless the outputs of all sides agree."""
     reference = next(iter(outputs.values()))
     for side, values in outputs.items():
         difference = np.abs(values - reference).max() / np.abs(reference).max()
@@ -156,18 +156,20 @@ def _same(title: str, outputs: dict[str, np.ndarray]) -> None:
 
 
 def ratio(numerators: list[float], denominators: list[float]) -> str:
-    """Median of the ratios of neighbours in time with their quartiles, and the ratio of the fastest calls."""
+    """Median and quartiles of the ratios of calls adjacent in time, and the ratio of the fastest calls."""
     ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
     return f"{middle:.2f} ({low:.2f}–{high:.2f}), {min(numerators) / min(denominators):.2f}"
 
 
 def tables(results: list[dict[str, Any]], sides: list[str]) -> list[Table]:
-    """The ratios, the times, and the shares of the product rate."""
+    """The tables of ratios, of times, and of the share of the matrix products."""
     pairs = [(ours, peer) for ours, peer in COMPARED if ours in sides and peer in sides]
-    ratios = Table("model", "batch", title="Time as a ratio: below 1 the first is faster (median, quartiles; fastest)")
-    times = Table("model", "batch", title="Milliseconds of a call (median, fastest), and seconds of the first call")
-    shares = Table("model", "batch", title="Time of the model's matrix products alone, as a share of the whole call's")
+    ratios = Table(
+        "model", "batch", title="Ratio of times: below 1, the first side is faster (median, quartiles; fastest)"
+    )
+    times = Table("model", "batch", title="Milliseconds per call (median, fastest), and seconds of the first call")
+    shares = Table("model", "batch", title="Time of the model's matrix products alone, as a share of the whole call")
     for ours, peer in pairs:
         ratios.add_column(f"{ours} /\n{peer}")
     for side in sides:
@@ -190,16 +192,16 @@ def tables(results: list[dict[str, Any]], sides: list[str]) -> list[Table]:
 
 
 def share(products: list[float], steady: list[float]) -> str:
-    """The product rate that a call reaches: of the medians, and of the fastest."""
+    """Time of the matrix products over that of the call: by medians, and by the fastest."""
     return f"{statistics.median(products) / statistics.median(steady):.0%}, {min(products) / min(steady):.0%}"
 
 
 def main() -> None:
     parser = peers.arguments(__doc__)
-    parser.add_argument("--rounds", type=int, help="calls of each side")
+    parser.add_argument("--rounds", type=int, help="calls per side")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
-    parser.add_argument("--case", help="only the rows with this in their title")
+    parser.add_argument("--case", help="run only the models whose title contains this")
     options = parser.parse_args()
     cases = QUICK if options.quick else FULL
     rounds = options.rounds or (5 if options.quick else 31)

@@ -1,9 +1,10 @@
-"""How fast are texts written? GPT-2, bert2gpt2 (bert-base -> gpt2) and bart-base, greedy and with 4 beams: ours in
-torch and in JAX against transformers 5 (its dynamic and its static cache) and the last Flax release, as called and
-under jax.jit. Prompts have 32 tokens, what encoders read has 128; no text ends early.
+"""Speed of text generation with GPT-2, bert2gpt2 (bert-base -> gpt2) and bart-base, greedy and with 4 beams: diptych
+in torch and in JAX against transformers 5 (with its dynamic and its static cache) and the last Flax release, both as
+called and under jax.jit. Prompts have 32 tokens and encoder inputs 128; no sequence ends early.
 
-Every contestant is one process; they take turns, call by call. Greedy texts of one prompt are also compared with the
-time that the same framework takes to read the decoder's weights once per token, in products of a vector and matrices.
+Every contestant is a process of its own; they take turns, call by call. Greedy generation with batch size 1 is also
+compared with a bound: the time in which the same framework reads the decoder's weights once per token, in products of a
+vector with matrices.
 """
 
 import json
@@ -32,30 +33,30 @@ CONTESTANTS = {
     "transformers flax": ("flax", "flax's jax"),
     "transformers flax jit": ("flax", "flax's jax"),
 }
-"""Each one's environment, and the framework whose products bound it."""
+"""Name -> its environment, and the framework whose matrix products are its bound."""
 
 OURS = ("diptych torch", "diptych jax")
 TRANSFORMERS = ("transformers", "transformers static")
 RECOMPILES = "transformers flax"
-"""What compiles in every call: nothing is to be learned from the difference of two."""
+"""Compiles in every call, so the difference between two calls says nothing about the time per token."""
 
 UNREAD = ("wte", "wpe", "embed_positions", "crossattention.c_attn", "encoder_attn.k_proj", "encoder_attn.v_proj")
-"""Tensors that a step does not read whole: embeddings that are looked up, and what encoder states go through once."""
+"""Tensors that a step doesn't read as a whole: embeddings, and projections of the encoder's states."""
 
 TIE = 1e-4
-"""Scores this close, as a share of the largest, may change places by rounding."""
+"""Rounding may swap two scores whose difference, relative to the largest score, is at most this."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model, what it is called with, and which of its tensors are read for each token.
+    """A model, its inputs, and the tensors that each step reads.
 
     Attributes:
-        architecture: transformers' and our class.
-        generation: the only options of generation that count: there is no end of text.
-        length: tokens of the prompts, or of what the encoder reads.
-        decoder: what the names of the decoder's tensors begin with.
-        vocabulary: the matrix that makes scores of the last state.
+        architecture: class name, the same in transformers and in diptych.
+        generation: the whole generation config; it has no eos_token_id.
+        length: tokens of the prompts, or of the encoder's input.
+        decoder: prefix of the decoder's tensors.
+        vocabulary: the matrix that maps the last hidden state to logits.
     """
 
     architecture: str
@@ -66,16 +67,16 @@ class Case:
     vocabulary: str
 
     def inputs(self, batch: int) -> dict[str, np.ndarray]:
-        """A batch as a tokenizer gives it, every text as long as the longest."""
+        """A batch as a tokenizer returns it, without padding."""
         ids = np.random.default_rng(batch).integers(1000, 30_000, (batch, self.length))
         return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
     def begun(self) -> int:
-        """Tokens that a text begins with."""
+        """Tokens in the output before the first new one."""
         return 1 if "decoder_start_token_id" in self.generation else self.length
 
     def weights(self, directory: Path) -> int:
-        """Bytes of the weights that are read for each token."""
+        """Bytes of the weights that each step reads."""
 
         def read(name: str) -> bool:
             looked_up = any(part in name for part in UNREAD)
@@ -106,7 +107,7 @@ CASES = {
     ),
 }
 PRODUCTS = ((768, 3072, 20), (768, 50_256, 1))
-"""Width, inner width and count of pairs of matrices: 377 MB and 309 MB, which no cache holds."""
+"""Width, inner width and number of pairs of matrices: 377 MB and 309 MB, larger than any CPU cache."""
 QUICK_PRODUCTS = ((96, 384, 20), (96, 50_256, 2))
 
 
@@ -125,12 +126,12 @@ class Row:
 
     @property
     def bounded(self) -> bool:
-        """Whether it is compared with the products."""
+        """Whether it is compared with the bound."""
         return self.batch == 1 and self.mode == "greedy"
 
 
 def measured(row: Row, options: Any) -> dict[str, Any]:
-    """Every measurement of one row, by contestant and, of products, by framework."""
+    """All measurements of one row: by contestant and, for matrix products, by framework."""
     case, rounds = CASES[row.model], options.rounds
     directory = case.checkpoint(small=options.quick)
     found: dict[str, Any] = {name: {"steady": [], "one": []} for name in options.contestants}
@@ -155,7 +156,9 @@ def measured(row: Row, options: Any) -> dict[str, Any]:
         length = case.begun() + row.tokens
         for name, written in texts.items():
             if written.shape != (row.batch, length):
-                raise RuntimeError(f"{row}: {name} wrote {written.shape}, but {row.batch} texts of {length} are due")
+                raise RuntimeError(
+                    f"{row}: {name} returned {written.shape}, but {row.batch} sequences of {length} tokens are expected"
+                )
         agree(row, texts, workers, found)
         multiplies: dict[str, peers.Worker] = {}
         if row.bounded:
@@ -164,7 +167,7 @@ def measured(row: Row, options: Any) -> dict[str, Any]:
             for framework, worker in multiplies.items():
                 shapes = QUICK_PRODUCTS if options.quick else PRODUCTS
                 products[framework] = {"bytes": worker("prepare_products", shapes=shapes), "seconds": []}
-        for turn in range(-1, rounds):  # the turn before the first is for what the first calls still set up
+        for turn in range(-1, rounds):  # turn -1 is a warm-up
             for worker in workers if turn % 2 == 0 else reversed(workers):
                 if turn < 0 and worker.side == RECOMPILES:
                     continue
@@ -184,10 +187,10 @@ def measured(row: Row, options: Any) -> dict[str, Any]:
 
 
 def agree(row: Row, texts: dict[str, np.ndarray], workers: list[peers.Worker], found: dict[str, Any]) -> None:
-    """Notes how many texts are those of the first of transformers, or of the first contestant at all.
+    """Counts the sequences that equal those of transformers or, without it, of the first contestant.
 
     Raises:
-        RuntimeError: greedy texts are different where no tie explains it.
+        RuntimeError: greedy sequences differ, and not because of a tie.
     """
     reference = next((name for name in TRANSFORMERS if name in texts), next(iter(texts)))
     judge = next((worker for worker in workers if CONTESTANTS[worker.side][1] == "torch"), None)
@@ -202,8 +205,8 @@ def agree(row: Row, texts: dict[str, np.ndarray], workers: list[peers.Worker], f
             apart = judge("margin", row=int(index), beginning=written[index, :place].tolist(), one=one, other=other)
             if not apart <= TIE:
                 raise RuntimeError(
-                    f"{row}: token {place} of text {index} is {one} in {name} and {other} in {reference}, "
-                    f"though their scores are {apart:.1e} of the largest apart"
+                    f"{row}: token {place} of sequence {index} is {one} in {name} and {other} in {reference}, "
+                    f"although their scores differ by {apart:.1e} of the largest score"
                 )
 
 
@@ -214,39 +217,39 @@ def spread(values: list[float], digits: int = 0) -> str:
 
 
 def compared(numerators: list[float], denominators: list[float]) -> str:
-    """The ratio of the medians; median and quartiles of the ratios of neighbours in time."""
+    """The ratio of the medians; median and quartiles of the ratios of calls adjacent in time."""
     pairs = [a / b for a, b in zip(numerators, denominators, strict=True)]
     return f"{statistics.median(numerators) / statistics.median(denominators):.2f}; {spread(pairs, 2)}"
 
 
 def bandwidth(products: dict[str, Any]) -> tuple[float, str]:
-    """Bytes per second of the fastest chain of products by medians, and which it is."""
+    """Bytes per second of the fastest chain of products (by medians), and its name."""
     medians = {name: statistics.median(turn[name] for turn in products["seconds"]) for name in products["bytes"]}
     return max((products["bytes"][name] / seconds, name) for name, seconds in medians.items())
 
 
 def tables(results: list[tuple[Row, dict[str, Any]]]) -> list[Table]:
-    """The times, the ratios, and the shares of the bound."""
+    """The tables of times, of ratios, and of the share of the bound."""
     head = ("model", "tokens", "batch", "mode")
     times = Table(
-        *head, "contestant", "ms", "tokens/s", "first call, s", "equal", title="A call: median (quartiles) of its time"
+        *head, "contestant", "ms", "tokens/s", "first call, s", "equal", title="Time per call: median (quartiles)"
     )
     ratios = Table(
         *head,
         "ours",
-        "/ transformers, the faster",
+        "/ faster of transformers",
         "/ transformers flax jit",
-        title="Time as a ratio: below 1 ours is faster (of medians; of neighbours in time: median, quartiles)",
+        title="Ratio of times: below 1, diptych is faster (of medians; of adjacent calls: median, quartiles)",
     )
     bounds = Table(
         *head[:2],
         "contestant",
-        "MB a token",
+        "MB per token",
         "GB/s of products",
         "bound, ms",
-        "ms a token",
+        "ms per token",
         "share",
-        title="Greedy, batch 1: the bound of the framework's own products, and a token behind the first",
+        title="Greedy, batch 1: the bound by the framework's own products, and the time of each token after the first",
     )
     for row, result in results:
         found = {name: values for name, values in result["contestants"].items() if "failed" not in values}
@@ -288,16 +291,16 @@ def tables(results: list[tuple[Row, dict[str, Any]]]) -> list[Table]:
 
 def main() -> None:
     parser = peers.arguments(__doc__)
-    parser.add_argument("--rounds", type=int, help="calls of each contestant, from 2 on")
+    parser.add_argument("--rounds", type=int, help="calls per contestant, at least 2")
     parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--tokens", type=int, nargs="+", help="tokens that are written, from 2 on")
+    parser.add_argument("--tokens", type=int, nargs="+", help="number of new tokens, at least 2")
     parser.add_argument("--batches", type=int, nargs="+")
     parser.add_argument("--modes", nargs="+", choices=list(BEAMS), default=list(BEAMS))
     parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
-    parser.add_argument("--threads", type=int, help="cores that each contestant may use")
+    parser.add_argument("--threads", type=int, help="number of cores that each contestant may use")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
-    if options.threads:  # what the workers inherit, and both frameworks count
+    if options.threads:  # workers inherit it, and both frameworks take their thread count from it
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     facts = peers.session() | {"cores used": len(os.sched_getaffinity(0))}
 

@@ -1,8 +1,8 @@
-"""How long does it take to load a 1.7 GB checkpoint, and how much memory? CLIP ViT-L/14 in float32, from the page
-cache: ours in torch and in JAX against transformers 5, the last Flax release (from_pt=True), and the least that
-loading can mean: copying every tensor out of the mapped file, for JAX with the matrices of linear layers transposed.
+"""Time and memory to load a 1.7 GB checkpoint, CLIP ViT-L/14 in float32, from the page cache: diptych in torch and in
+JAX against transformers 5, the last Flax release (from_pt=True), and a lower bound: copying every tensor out of the
+memory-mapped file, for JAX with the matrices of linear layers transposed.
 
-Every load has a process of its own, in which a small checkpoint was loaded before; the sides take turns.
+Every load runs in a process of its own, which has loaded a small checkpoint before; the sides take turns.
 """
 
 import json
@@ -21,7 +21,7 @@ SIDES = {
     "diptych jax": "here",
     "transformers flax": "flax",
 }
-"""Each side's name, and the environment that it runs in."""
+"""Name of each side -> the environment in which it runs."""
 
 FLOORS = {
     "diptych torch": "copy",
@@ -33,7 +33,7 @@ FLOORS = {
 
 def main() -> None:
     parser = peers.arguments(__doc__)
-    parser.add_argument("--rounds", type=int, help="loads of each side")
+    parser.add_argument("--rounds", type=int, help="loads per side")
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
     options = parser.parse_args()
     rounds = options.rounds or (2 if options.quick else 7)
@@ -60,9 +60,9 @@ def main() -> None:
     table = Table(
         "",
         "seconds (median, fastest)",
-        "over the plain copy",
+        "relative to\nthe plain copy",
         "peak memory\n/ model",
-        "over the model,\nin largest tensors",
+        "above the model,\nin largest tensors",
     )
     for side, times in seconds.items():
         floor = FLOORS.get(side)

@@ -1,8 +1,9 @@
-"""How fast is a bert2gpt2 (bert-base -> gpt2) with 128 tokens on either side: a forward pass with targets, and a step
-of training with dropout and AdamW? Ours in torch and in JAX against transformers 5 (sdpa) and the last Flax release.
+"""Speed of a bert2gpt2 (bert-base -> gpt2) with 128 source and 128 target tokens: a forward pass with labels, and a
+training step with dropout and AdamW; diptych in torch and in JAX against transformers 5 (sdpa) and the last Flax
+release.
 
-Sides of one framework take turns, call by call, so that a ratio compares neighbours in time. Each framework has its own
-turn, because four models with their optimizers at once need more memory than a small machine has.
+The two sides of a framework take turns, call by call, so that each ratio compares calls that are adjacent in time. The
+frameworks run one after the other, because four models with their optimizers need more memory than a small machine has.
 """
 
 import json
@@ -22,14 +23,14 @@ PAIRS = {
     "torch": {"diptych torch": "here", "transformers": "here"},
     "jax": {"diptych jax": "here", "transformers flax": "flax"},
 }
-"""Each framework's sides, ours first, and the environments that they run in."""
+"""The sides of each framework, diptych first, and the environments in which they run."""
 
 TOLERANCE = {"forward": 1e-3, "step": 3e-2}
-"""How far the sides may be apart: rounding, and what two streams of dropout do to a loss of new weights."""
+"""How far the sides may differ: by rounding, and in a training step by the effect of different dropout masks."""
 
 
 def inputs(batch: int, length: int) -> dict[str, np.ndarray]:
-    """A batch of texts and targets, every one as long as the longest; for a forward pass the targets are read only."""
+    """A batch of source and target ids, without padding."""
     rng = np.random.default_rng(batch)
     ids = rng.integers(1000, 30_000, (batch, length))
     return {
@@ -48,7 +49,7 @@ def measured(
     pair: dict[str, str],
     flax_environment: Path | None,
 ) -> dict[str, Any]:
-    """Every measurement of one row and framework, by side."""
+    """All measurements of one row and framework, by side."""
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "inputs.npz")
@@ -62,7 +63,7 @@ def measured(
         difference = np.abs(outputs[0] - outputs[1]).max() / np.abs(outputs[0]).max()
         if not difference <= TOLERANCE[task]:
             raise RuntimeError(f"{task}: {' and '.join(pair)} differ by {difference:.1e} of the largest entry")
-        for worker in workers:  # what the first calls still set up
+        for worker in workers:  # warm-up: the first calls still initialize things
             worker("steady", calls=1)
         for turn in range(rounds):
             for worker in workers if turn % 2 == 0 else reversed(workers):
@@ -73,9 +74,9 @@ def measured(
 
 
 def tables(rows: list[dict[str, Any]]) -> list[Table]:
-    """The ratios and the times."""
-    ratios = Table("task", "batch", title="Time as a ratio: below 1 ours is faster (median, quartiles; fastest)")
-    times = Table("task", "batch", title="Milliseconds of a call (median, fastest), and seconds of the first call")
+    """The tables of ratios and of times."""
+    ratios = Table("task", "batch", title="Ratio of times: below 1, diptych is faster (median, quartiles; fastest)")
+    times = Table("task", "batch", title="Milliseconds per call (median, fastest), and seconds of the first call")
     sides = [side for pair in PAIRS.values() for side in pair]
     for ours, peer in (list(pair) for pair in PAIRS.values()):
         ratios.add_column(f"{ours} /\n{peer}")
@@ -91,14 +92,14 @@ def tables(rows: list[dict[str, Any]]) -> list[Table]:
 
 
 def milliseconds(found: dict[str, Any]) -> str:
-    """Median and fastest of the calls, and seconds of the first."""
+    """Median and fastest time of the calls, and seconds of the first call."""
     steady = found["steady"]
     return f"{statistics.median(steady) * 1e3:.0f}, {min(steady) * 1e3:.0f}; {found['first']:.1f} s"
 
 
 def main() -> None:
     parser = peers.arguments(__doc__)
-    parser.add_argument("--rounds", type=int, help="calls of each side")
+    parser.add_argument("--rounds", type=int, help="calls per side")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--tasks", nargs="+", choices=list(TOLERANCE), default=list(TOLERANCE))
     parser.add_argument("--frameworks", nargs="+", choices=list(PAIRS), default=list(PAIRS))

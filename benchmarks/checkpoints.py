@@ -1,4 +1,4 @@
-"""Checkpoints of published sizes with random weights, made once by transformers, the same files for all sides."""
+"""Checkpoints with random weights at published sizes, created once by transformers; all sides load the same files."""
 
 import logging
 import os
@@ -30,7 +30,8 @@ CLIP_L14: dict[str, Any] = {
         "projection_dim": 768,
     },
 }
-"""What openai/clip-vit-large-patch14 says beyond the defaults, which are bert-base's and clip-vit-base-patch32's."""
+"""The fields of openai/clip-vit-large-patch14 that differ from the defaults, which are those of bert-base and
+clip-vit-base-patch32."""
 
 SMALL_BERT = {"hidden_size": 96, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 384}
 SMALL_GPT2 = {"n_embd": 96, "n_layer": 2, "n_head": 4}
@@ -43,7 +44,7 @@ BART_BASE: dict[str, Any] = {
     "encoder_attention_heads": 12,
     "decoder_attention_heads": 12,
 }
-"""What facebook/bart-base says beyond the defaults, which are bart-large's."""
+"""The fields of facebook/bart-base that differ from the defaults, which are those of bart-large."""
 SMALL_BART = {
     "d_model": 96,
     "encoder_layers": 2,
@@ -61,7 +62,7 @@ SMALL_CLIP = {
 
 
 def checkpoint(name: str, architecture: str, fields: dict[str, Any]) -> Path:
-    """A directory with the checkpoint, in the cache."""
+    """The directory of a cached checkpoint."""
 
     def built() -> Any:
         import transformers
@@ -73,11 +74,11 @@ def checkpoint(name: str, architecture: str, fields: dict[str, Any]) -> Path:
 
 
 VARIED = 0.2
-"""The deviation of new weights with which GPT-2 and bert2gpt2 write many tokens; with 0.02 they repeat one."""
+"""initializer_range with which random GPT-2 and bert2gpt2 generate different tokens; with 0.02, they repeat one."""
 
 
 def bert2gpt2(*, small: bool = False, deviation: float = 0.02) -> Path:
-    """A directory with bert-base and gpt2 as an encoder and a decoder with cross-attention, in the cache."""
+    """The directory of a cached encoder-decoder of bert-base and gpt2."""
 
     def built() -> Any:
         from transformers import BertConfig, EncoderDecoderConfig, EncoderDecoderModel, GPT2Config
@@ -86,14 +87,14 @@ def bert2gpt2(*, small: bool = False, deviation: float = 0.02) -> Path:
         encoder: Any = BertConfig.from_dict((SMALL_BERT if small else {}) | spread)
         decoder: Any = GPT2Config.from_dict((SMALL_GPT2 if small else {}) | spread)
         config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
-        config.decoder_start_token_id, config.pad_token_id = 50_256, 0  # no label is a pad
+        config.decoder_start_token_id, config.pad_token_id = 50_256, 0  # no label is padding
         return EncoderDecoderModel(config)
 
     return _saved(f"{'small-' * small}bert2gpt2{'-varied' * (deviation == VARIED)}", built)
 
 
 def gpt2(*, small: bool = False) -> Path:
-    """A directory with the smallest of GPT-2's sizes, in the cache."""
+    """The directory of a cached GPT-2 of the smallest published size."""
 
     def built() -> Any:
         from transformers import GPT2Config, GPT2LMHeadModel
@@ -104,7 +105,7 @@ def gpt2(*, small: bool = False) -> Path:
 
 
 def bart_base(*, small: bool = False) -> Path:
-    """A directory with bart-base, in the cache; positions say most, or it repeats one token whatever its weights."""
+    """The directory of a cached bart-base, with enlarged position embeddings: otherwise it repeats one token."""
 
     def built() -> Any:
         from transformers import BartConfig, BartForConditionalGeneration
@@ -122,7 +123,7 @@ def _saved(name: str, built: Callable[[], Any]) -> Path:
         import torch
 
         logging.getLogger("transformers").setLevel(logging.ERROR)
-        print(f"making {directory}", flush=True)
+        print(f"creating {directory}", flush=True)
         partial = directory.with_name(f".{name}.{os.getpid()}")
         torch.manual_seed(0)
         built().save_pretrained(partial, max_shard_size="10GB")
@@ -134,10 +135,10 @@ def _saved(name: str, built: Callable[[], Any]) -> Path:
 def largest_tensor(file: Path) -> int:
     """Bytes of the largest tensor of a safetensors file."""
     with safe_open(file, "numpy") as tensors:
-        return max(tensors.get_tensor(name).nbytes for name in tensors.keys())  # noqa: SIM118 -- it is no dict
+        return max(tensors.get_tensor(name).nbytes for name in tensors.keys())  # noqa: SIM118 -- not a dict
 
 
 def size(file: Path, counts: Callable[[str], bool]) -> int:
-    """Bytes of the tensors of a safetensors file whose names count."""
+    """Total bytes of the tensors of a safetensors file whose name `counts` accepts."""
     with safe_open(file, "numpy") as tensors:
         return sum(tensors.get_tensor(name).nbytes for name in tensors.keys() if counts(name))  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""One side of bench_forward.py: loads a model, calls it, multiplies matrices, and says how long that took."""
+"""One side of bench_forward.py: loads a model, and times its calls and the matrix products in them."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ import peers
 
 
 class Torch:
-    """Ours or transformers' in PyTorch."""
+    """diptych or transformers in PyTorch."""
 
     def __init__(self, side: str) -> None:
         import torch
@@ -38,12 +38,12 @@ class Torch:
 
     def product(self, left: np.ndarray, right: np.ndarray, transposed: bool) -> Callable[[], Any]:
         a, b = self.torch.from_numpy(left), self.torch.from_numpy(right)
-        b = b.mT.contiguous().mT if transposed else b  # how torch holds a linear layer
+        b = b.mT.contiguous().mT if transposed else b  # the layout of torch's linear layers
         return lambda: self.torch.matmul(a, b)
 
 
 class Jax:
-    """Ours or transformers' last in JAX, under plain jax.jit."""
+    """diptych or the last Flax release of transformers, under plain jax.jit."""
 
     def __init__(self, side: str) -> None:
         import jax
@@ -86,7 +86,7 @@ class Measured:
         self.products: list[Callable[[], Any]] = []
 
     def first(self, directory: str, name: str, inputs: str) -> dict[str, Any]:
-        """Loads, calls once; gives the seconds of that call and some of its outputs."""
+        """Loads the model and calls it once; returns the seconds of that call and some of its output."""
         arrays = dict(np.load(inputs))
         self.call = self.side.call(self.side.load(directory, name), arrays)
         seconds, output = _timed(self.call)
@@ -94,11 +94,11 @@ class Measured:
         return {"seconds": seconds, "output": np.asarray(states, np.float64).ravel()[:2000].tolist()}
 
     def steady(self, calls: int) -> list[float]:
-        """Seconds of each of some calls."""
+        """Seconds of each call."""
         return [_timed(self.call)[0] for _ in range(calls)]
 
     def prepare_products(self, shapes: list[dict[str, Any]]) -> dict[str, Any]:
-        """Makes matrices of the model's shapes, as many as it has weights, so that none stays in a cache."""
+        """Creates matrices of the model's shapes, as many as the model has, too many to stay in the CPU cache."""
         rng = np.random.default_rng(0)
         draw = partial(rng.random, dtype=np.float32)
         self.products = [
@@ -109,7 +109,7 @@ class Measured:
         return {}
 
     def time_products(self) -> float:
-        """Seconds for all products once."""
+        """Seconds for computing all products once."""
         return sum(_timed(product)[0] for product in self.products)
 
 

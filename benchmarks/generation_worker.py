@@ -1,4 +1,4 @@
-"""One side of bench_generation.py: writes texts, multiplies vectors and matrices, and says how long that took."""
+"""One side of bench_generation.py: times text generation, and products of a vector with matrices."""
 
 import sys
 import time
@@ -11,17 +11,17 @@ import numpy as np
 import peers
 
 BEAMS = {"greedy": 1, "beams": 4}
-"""Beams of each mode."""
+"""Number of beams in each mode."""
 
 PARTS = 16
-"""Into which some ways cut a matrix, since torch gives its threads whole products of a batch."""
+"""Number of blocks into which some methods split a matrix: torch parallelizes a batched product over its batch."""
 
 Ways = dict[str, tuple[bool, Callable[[Any, Any], Any]]]
-"""By name: whether the matrix is (out, in), not (in, out), and (1, in) times it -> (1, out)."""
+"""Name -> whether the matrix is stored as (out, in) instead of (in, out), and the product of (1, in) with it."""
 
 
 class Torch:
-    """Ours or transformers' in PyTorch."""
+    """diptych or transformers in PyTorch."""
 
     def __init__(self, side: str) -> None:
         import torch
@@ -53,7 +53,7 @@ class Torch:
         return write
 
     def scores(self, row: int, beginning: list[int]) -> np.ndarray:
-        """The scores of the token behind the beginning of a row's text."""
+        """The logits of the next token after the beginning of a sequence."""
         begun = self.torch.tensor([beginning])
         if self.reads:
             inputs = {name: values[row : row + 1] for name, values in self.inputs.items()}
@@ -82,7 +82,7 @@ class Torch:
 
 
 class Jax:
-    """Ours or transformers' last in JAX."""
+    """diptych or the last Flax release of transformers."""
 
     def __init__(self, side: str) -> None:
         import jax
@@ -99,8 +99,8 @@ class Jax:
         else:
             import transformers
 
-            warnings.filterwarnings("ignore", "None encountered", FutureWarning)  # there is no end of text
-            peer: Any = transformers  # of another version than the one that types are checked with
+            warnings.filterwarnings("ignore", "None encountered", FutureWarning)  # there is no eos_token_id
+            peer: Any = transformers  # not the version that pyright sees
             self.model = getattr(peer, f"Flax{architecture}").from_pretrained(directory, from_pt=True)
             self.model.generation_config = peer.GenerationConfig(**generation)
 
@@ -111,7 +111,7 @@ class Jax:
                 self.model.generate(**arrays, max_new_tokens=tokens, num_beams=beams).sequences
             )
         if self.composite:
-            # encode() hands them to BERT as token types, so that its own make NaN; BERT counts positions itself
+            # encode() passes them to BERT as token types, so its default leads to NaN; BERT counts positions itself
             arrays["position_ids"] = self.jax.numpy.zeros_like(arrays["input_ids"])
 
         def write(weights: Any, arrays: Any, tokens: int) -> Any:
@@ -143,31 +143,31 @@ class Measured:
     def first(
         self, directory: str, architecture: str, generation: dict[str, Any], inputs: str, mode: str, tokens: int
     ) -> dict[str, Any]:
-        """Loads and writes once; gives that call's seconds and the texts, or why there are none."""
+        """Loads the model and generates once; returns the seconds of that call and the sequences, or the error."""
         self.side.load(directory, architecture, generation)
         self.write = self.side.writer(dict(np.load(inputs)), BEAMS[mode])
         try:
             seconds, texts = _timed(self.write, tokens)
-        except Exception as error:  # whatever a peer cannot do
+        except Exception as error:  # another library may not support the call
             return {"failed": f"{type(error).__name__}: {error}"}
         return {"seconds": seconds, "texts": np.asarray(texts).tolist()}
 
     def steady(self, tokens: int) -> float:
-        """Seconds of a call."""
+        """Seconds of one call."""
         return _timed(self.write, tokens)[0]
 
     def margin(self, row: int, beginning: list[int], one: int, other: int) -> float:
-        """How far apart two tokens are behind the beginning of a text, as a share of the largest score."""
+        """The difference between the logits of two candidates for the next token, relative to the largest logit."""
         scores = self.side.scores(row, beginning)
         return float(abs(scores[one] - scores[other]) / np.abs(scores).max())
 
     def prepare_products(self, shapes: list[tuple[int, int, int]]) -> dict[str, int]:
-        """Makes chains of products from a width to an inner one and back, through more matrices than a cache holds.
+        """Creates chains of products from width to inner width and back, with more matrices than fit in the CPU cache.
 
-        Either direction takes the way that is fastest there.
+        Each direction uses the method that is fastest for it.
 
         Returns:
-            The bytes that each chain reads, by what it is.
+            Name of each chain -> the bytes that it reads.
         """
         bytes_of = {}
         for width, inner, count in shapes:
@@ -179,7 +179,7 @@ class Measured:
         return bytes_of
 
     def _fastest(self, into: int, out: int, count: int) -> tuple[str, list[Any]]:
-        """A way to take products, and matrices that are laid out for it."""
+        """The name of the fastest method, and matrices in the layout that it needs."""
         rng = np.random.default_rng(into)
         values = [(rng.random(into * out, np.float32) - 0.5) * (12 / into) ** 0.5 for _ in range(count)]
         start = self.side.put(np.ones((1, into), np.float32))
@@ -196,7 +196,7 @@ class Measured:
         return [self.side.put(numbers.reshape((out, into) if transposed else (into, out))) for numbers in values]
 
     def _chain(self, width: int, up: str, ups: list[Any], down: str, downs: list[Any]) -> Callable[[], Any]:
-        """Each product takes what the one before gave, as in a step of decoding."""
+        """A chain in which each product takes the result of the previous one, as in a decoding step."""
         (_, rise), (_, fall) = self.side.ways()[up], self.side.ways()[down]
 
         def through(x: Any, ups: list[Any], downs: list[Any]) -> Any:
@@ -208,7 +208,7 @@ class Measured:
         return lambda: run(start, ups, downs)
 
     def time_products(self) -> dict[str, float]:
-        """Seconds of each chain of products."""
+        """Seconds of each chain."""
         return {name: _timed(chain)[0] for name, chain in self.chains.items()}
 
 

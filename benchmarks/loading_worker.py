@@ -1,4 +1,4 @@
-"""One side of bench_loading.py: loads a checkpoint once, and says how long that took and how much memory."""
+"""One side of bench_loading.py: loads a checkpoint once, and measures time and memory."""
 
 import importlib
 import sys
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import peers
 
-INTERVAL = 0.002  # seconds between two looks at the memory
+INTERVAL = 0.002  # seconds between two samples of the memory
 
 
 def loader(side: str) -> Callable[[str], Any]:
-    """The function that loads a directory's CLIPModel the way a user of that side does."""
+    """The function with which a user of that side loads a CLIPModel from a directory."""
     if side == "diptych torch":
         import diptych.backends.torch as library
 
@@ -42,14 +42,14 @@ def loader(side: str) -> Callable[[str], Any]:
 
 
 def copied(directory: str) -> list[np.ndarray]:
-    """Every tensor of the file in memory of its own: the least that loading can mean."""
+    """Copies of all tensors of the file: the lower bound for loading."""
     from diptych.core.checkpoint.safetensors import read_safetensors
 
     return [source.read().copy() for source in read_safetensors(Path(directory, "model.safetensors")).values()]
 
 
 def copied_transposed(directory: str) -> list[np.ndarray]:
-    """The same with the matrices of linear layers transposed, in strips: the least that loading into Flax can mean."""
+    """The same with the matrices of linear layers transposed, in strips: the lower bound for loading into Flax."""
     from diptych.core.checkpoint.safetensors import read_safetensors
     from diptych.core.checkpoint.strips import permuted
 
@@ -64,13 +64,13 @@ def copied_transposed(directory: str) -> list[np.ndarray]:
 
 
 def anonymous() -> int:
-    """Bytes of this process's memory that no file backs."""
+    """Bytes of this process's anonymous memory."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) << 10
 
 
 class Peak:
-    """The largest anonymous memory while the context lasts, looked at from a thread."""
+    """Peak of the anonymous memory within the context, sampled by a thread."""
 
     def __enter__(self) -> "Peak":
         self.start = self.value = anonymous()
@@ -89,19 +89,19 @@ class Peak:
 
 
 def touch(size: int) -> None:
-    """Uses as much memory and frees it again: a virtual machine gives idle memory back to its host, and whoever is the
-    first to use it later waits for it (measured: 1 s for 1.7 GB)."""
+    """Uses and frees this much memory: a virtual machine returns idle memory to its host, and the first one to use it
+    again waits for it (measured: 1 s for 1.7 GB)."""
     np.ones(size, np.uint8)
 
 
 def measure(load: Callable[[str], Any], directory: str, warm: str, watch: bool) -> dict[str, float]:
-    """Seconds of a load, or the memory that it takes at its peak and keeps, over what the process had before.
+    """Seconds of a load; or its peak memory and the memory in use after it, relative to that before.
 
     Args:
         load: loads a directory.
         directory: what to load.
-        warm: a small checkpoint to load first, so that imports and thread pools are not measured.
-        watch: measure memory, not time.
+        warm: a small checkpoint to load first, so that imports and the start of thread pools are not measured.
+        watch: measure memory instead of time.
     """
     load(warm)
     if not watch:

@@ -1,6 +1,6 @@
-"""The sides that benchmarks compare: environments for the peers, and one worker process for each side.
+"""The sides of a benchmark: environments for other libraries, and one worker process for each side.
 
-Workers work on command, so that only one side computes at a time and the sides take turns within one session.
+Workers wait for commands, so that only one side computes at a time and the sides take turns within one session.
 """
 
 import argparse
@@ -17,25 +17,29 @@ from typing import Any, Self
 
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("DIPTYCH_BENCHMARKS", Path(tempfile.gettempdir(), "diptych-benchmarks")))
-"""Where checkpoints and environments stay from run to run."""
+"""Where checkpoints and environments are kept between runs."""
 
 FLAX_PINS = {"torch": "2.13.0", "transformers": "4.57.6", "jax": "0.4.38", "flax": "0.10.2", "optax": "0.2.4"}
-"""The last versions of transformers and JAX between which the Flax classes work."""
+"""The last versions with which the Flax classes of transformers work."""
 
 PYTORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that all benchmarks have."""
+    """A parser with the options of all benchmarks."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--flax-environment", type=Path, metavar="VENV", help="an environment that has the Flax peer")
-    parser.add_argument("--quick", action="store_true", help="small models and few rounds: shows that it works")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement too")
+    parser.add_argument(
+        "--flax-environment", type=Path, metavar="VENV", help="an existing environment with the last Flax release"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small models and few rounds, to check that the benchmark works"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all measurements to this file")
     return parser
 
 
 def interpreter(environment: str, flax_environment: Path | None) -> Path:
-    """The Python of an environment: "here" is this one; "flax", the Flax peer's, is made on first use."""
+    """The Python of an environment: "here" is the current one; "flax", for the Flax release, is created once."""
     if environment == "here":
         return Path(sys.executable)
     where = flax_environment or CACHE / f"flax-transformers-{FLAX_PINS['transformers']}"
@@ -43,7 +47,7 @@ def interpreter(environment: str, flax_environment: Path | None) -> Path:
     done = where / ".complete"
     if not python.exists() or (flax_environment is None and not done.exists()):
         requirements = [f"{name}[cpu]=={pin}" if name == "jax" else f"{name}=={pin}" for name, pin in FLAX_PINS.items()]
-        print(f"making {where}: {' '.join(requirements)}", flush=True)
+        print(f"creating {where}: {' '.join(requirements)}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(where)], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, "--extra-index-url", PYTORCH_INDEX, *requirements], check=True)
@@ -52,11 +56,11 @@ def interpreter(environment: str, flax_environment: Path | None) -> Path:
 
 
 class Worker:
-    """A process that measures one side on command.
+    """A process that runs the measurements of one side.
 
     Args:
-        script: the worker's file in this folder.
-        side: what it measures.
+        script: file name of the worker in this folder.
+        side: name of the side.
         environment, flax_environment: see `interpreter`.
     """
 
@@ -76,7 +80,7 @@ class Worker:
         """The worker's answer to a command.
 
         Raises:
-            RuntimeError: the worker ended; what it said stands on standard error.
+            RuntimeError: the worker exited; its output is on standard error.
         """
         process = self._process
         assert process.stdin is not None and process.stdout is not None
@@ -84,7 +88,7 @@ class Worker:
         process.stdin.flush()
         answer = process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"the worker for {self.side} ended with status {process.wait()}")
+            raise RuntimeError(f"the worker for {self.side} exited with status {process.wait()}")
         return json.loads(answer)
 
     def __enter__(self) -> Self:
@@ -97,7 +101,7 @@ class Worker:
 
 
 def serve(commands: dict[str, Any]) -> None:
-    """Answers commands from standard input until it closes; what libraries print goes to standard error."""
+    """Answers commands from standard input until it is closed; output of libraries goes to standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:
@@ -107,7 +111,7 @@ def serve(commands: dict[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this process's interpreter and of what it measures."""
+    """Versions of the interpreter and of the libraries in this process."""
     found = {"python": platform.python_version()}
     for name in ("diptych", "torch", "jax", "flax", "transformers", "numpy", "safetensors"):
         try:
@@ -118,7 +122,7 @@ def versions() -> dict[str, str]:
 
 
 def session() -> dict[str, Any]:
-    """What a reader must know to judge the numbers."""
+    """Facts about this session that a reader needs to judge the numbers."""
     model = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
     memory = next((int(line.split()[1]) >> 20 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
     return {
@@ -130,7 +134,7 @@ def session() -> dict[str, Any]:
 
 
 def described(facts: dict[str, Any]) -> str:
-    """A session's facts as lines of text."""
+    """The facts of a session as lines of text."""
     texts = {
         name: ", ".join(f"{package} {version}" for package, version in value.items())
         if isinstance(value, dict)

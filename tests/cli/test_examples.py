@@ -41,10 +41,12 @@ def test_a_run_says_what_came_of_it(runs: tuple[Path, dict[str, Any]], backend: 
     out, processes = runs
     run = processes[backend]
     assert run.returncode == 0, run.stderr
-    assert re.search(rf"^{backend}: \d+\.\d% of 1000 unseen strings right after {STEPS} steps", run.stdout)
+    assert re.search(rf"^{backend}: \d+\.\d% of 1000 test strings correct after {STEPS} steps", run.stdout)
     losses = losses_of(out, backend)
     assert losses.shape == (STEPS,)
-    assert f"loss {losses[0]:.4f} at first, {losses[-1]:.4f} at last; curves in {out / 'losses.png'}" in run.stdout
+    assert (
+        f"loss {losses[0]:.4f} at the start, {losses[-1]:.4f} at the end; curves in {out / 'losses.png'}" in run.stdout
+    )
     assert abs(losses[0] - np.log(13)) < 0.1  # it starts from nothing, and 13 tokens are alike to it
 
 

@@ -1,4 +1,4 @@
-"""The documents say what is so: README's examples run and print what is shown, and what is named exists."""
+"""The documents are true: the examples of README and docs/ print what is shown, and what is named exists."""
 
 import re
 import shlex
@@ -13,7 +13,10 @@ from diptych import cli
 from diptych.core.registry import Family, architectures
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+GUIDES = tuple(sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md")))
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", *GUIDES)
+CONTINUES = {"docs/generation.md": "docs/encoder-decoder.md"}
+"""Documents whose examples need files that the examples of another one write."""
 
 ANYTHING = "…"
 PRINTED = "# > "
@@ -56,21 +59,22 @@ def commands(block: Block) -> list[list[str]]:
     return [words[1:] for words in lines if words and words[0] == "diptych"]
 
 
-def test_examples_print_what_is_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("diptych._chosen", None)
-    monkeypatch.delenv("DIPTYCH_BACKEND", raising=False)
+def run_examples(document: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs a document's examples in order and compares what they print with what is shown.
+
+    Raises:
+        AssertionError: an example prints something else, a command fails, or the document has no example.
+    """
     names: dict[str, Any] = {}
     printed, commanded, ran = "", "", 0
-    every = list(blocks("README.md"))
-    for block, following in zip(every, [*every[1:], None], strict=True):
-        where = f"README.md, line {block.line}"
+    every = list(blocks(document))
+    for index, block in enumerate(every):
+        following = every[index + 1] if index + 1 < len(every) else None
+        where = f"{document}, line {block.line}"
         capsys.readouterr()
         if block.language == "python":
-            # empty lines in front, so that a traceback names README's own lines
-            exec(compile("\n" * (block.line - 1) + block.text, str(ROOT / "README.md"), "exec"), names)
+            # empty lines in front, so that a traceback names the document's own lines
+            exec(compile("\n" * (block.line - 1) + block.text, str(ROOT / document), "exec"), names)
             printed = capsys.readouterr().out
             if following is None or following.language != "text":
                 assert_printed(printed, shown(block.text), where)
@@ -87,9 +91,43 @@ def test_examples_print_what_is_shown(
         else:
             continue
         ran += 1
-    assert ran > 10
-    for verdict in re.findall(r"`(EQUAL: [^`]*)`", (ROOT / "README.md").read_text(encoding="utf-8")):
+    assert ran, f"{document} has no examples"
+    for verdict in re.findall(r"`(EQUAL: [^`]*)`", (ROOT / document).read_text(encoding="utf-8")):
         assert verdict in commanded
+
+
+@pytest.mark.parametrize("document", [name for name in ("README.md", *GUIDES) if name not in CONTINUES.values()])
+def test_examples_print_what_is_shown(
+    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DIPTYCH_BACKEND", raising=False)
+    for part in filter(None, (CONTINUES.get(document), document)):
+        monkeypatch.setattr("diptych._chosen", None)
+        run_examples(part, capsys)
+
+
+def test_an_example_that_breaks_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    for text, error in (
+        ("```python\nprint(1)\n# > 2\n```\n", AssertionError),
+        ("```python\nraise KeyError\n```\n", KeyError),
+        ("```python\nprint(1)\n```\n\n```text\n2\n```\n", AssertionError),
+        ("```bash\ndiptych inspect nowhere/at/all\n```\n", AssertionError),
+        ("Equal: `EQUAL: 3 points`\n\n```bash\ndiptych --version\n```\n", AssertionError),
+        ("no example\n", AssertionError),
+    ):
+        Path(tmp_path, "broken.md").write_text(text)
+        with pytest.raises(error):
+            run_examples("broken.md", capsys)
+
+
+def test_readme_links_every_guide() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(GUIDES) > 1
+    assert [guide for guide in GUIDES if f"]({guide})" not in text] == []
 
 
 @pytest.mark.parametrize(
@@ -123,7 +161,9 @@ def _prose(document: str) -> str:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_to_files(document: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", _prose(document)):
-        assert target.startswith("https://") or (ROOT / target).exists(), f"{document}: no {target}"
+        assert target.startswith("https://") or (ROOT / document).parent.joinpath(target).exists(), (
+            f"{document}: no {target}"
+        )
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

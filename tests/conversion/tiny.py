@@ -2,19 +2,23 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 
 from diptych.core import registry
-from diptych.core.checkpoint.tensors import digest
+from diptych.core.checkpoint.directory import open_checkpoint
+from diptych.core.checkpoint.tensors import digest, from_array
 from diptych.core.config import ModelConfig
 from tests.conversion import checkpoints
 
 ARCHITECTURES = tuple(registry.architectures())
+PREFIXES = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}  # 5.23 writes these files flat
 _CONFIGS = {
     "BartConfig": "BartForSequenceClassification",  # with six labels
     "BertConfig": "BertForSequenceClassification",
@@ -105,3 +109,26 @@ def holds(outer: Any, inner: Any) -> bool:
 def bits(array: np.ndarray) -> np.ndarray:
     """The bits of floating numbers, for which every NaN is equal to itself only."""
     return array.view(f"u{array.dtype.itemsize}")
+
+
+def stored(directory: Path, architecture: str = "") -> dict[str, str]:
+    """The digests of a file's tensors by published name."""
+    prefix = PREFIXES.get(architecture, "")
+    tensors = load_file(directory / "model.safetensors")
+    return {
+        name if name.startswith(("text_proj", "visual_proj", prefix)) else prefix + name: digest(from_array(array))
+        for name, array in tensors.items()
+    }
+
+
+def rewrite(directory: Path, change: Callable[[dict[str, np.ndarray]], Any]) -> None:
+    """Replaces the tensors of a directory's only file by what `change` makes of them, in place or as it returns."""
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    tensors = change(tensors) or tensors
+    save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def arrays(directory: Path) -> dict[str, np.ndarray]:
+    """The tensors of a directory's files, of any format."""
+    return {name: source.read() for name, source in open_checkpoint(directory).tensors.items()}

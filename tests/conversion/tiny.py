@@ -16,23 +16,10 @@ from diptych.core.checkpoint.directory import open_checkpoint
 from diptych.core.checkpoint.tensors import digest, from_array
 from diptych.core.config import ModelConfig
 from tests.conversion import checkpoints
+from tests.family import family_of
 
 ARCHITECTURES = tuple(registry.architectures())
 PREFIXES = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}  # 5.23 writes these files flat
-_CONFIGS = {
-    "BartConfig": "BartForSequenceClassification",  # with six labels
-    "BertConfig": "BertForSequenceClassification",
-    "BertGenerationConfig": "BertGenerationEncoder",
-    "CLIPConfig": "CLIPModel",
-    "CLIPTextConfig": "CLIPTextModel",
-    "CLIPVisionConfig": "CLIPVisionModel",
-    "CamembertConfig": "CamembertModel",
-    "EncoderDecoderConfig": "EncoderDecoderModel",
-    "GPT2Config": "GPT2LMHeadModel",  # with cross-attention
-    "MBartConfig": "MBartModel",
-    "RobertaConfig": "RobertaForSequenceClassification",
-    "XLMRobertaConfig": "XLMRobertaModel",
-}
 
 
 def config_class(architecture: str) -> type[ModelConfig]:
@@ -41,7 +28,7 @@ def config_class(architecture: str) -> type[ModelConfig]:
 
 def config_fields(architecture: str) -> dict[str, Any]:
     """The fields of a config.json, without architectures."""
-    fields = checkpoints.config(_CONFIGS[config_class(architecture).__name__])
+    fields = checkpoints.config(family_of(architecture).configs[config_class(architecture).__name__])
     if architecture.endswith(("LMHeadModel", "ForCausalLM", "GenerationDecoder")):
         fields |= {"is_decoder": True}
         fields |= {"is_encoder_decoder": False} if "is_encoder_decoder" in fields else {"add_cross_attention": True}

@@ -1,7 +1,7 @@
 """Tiny checkpoints in the published PyTorch layout, the same bytes on every machine.
 
-`record_flax.py` and the tests write them from the recipes, one file for each kind of model, each in its own
-environment; so only numpy and safetensors may be imported here and there. Every size in a config differs from the
+`record_flax.py` and the tests write them from the descriptions in `tests/families`, each in its own environment; so
+only numpy and safetensors may be imported here and there. Every size in a config differs from the
 others: a transposed or misplaced tensor cannot fit by chance.
 """
 
@@ -9,38 +9,34 @@ import hashlib
 import json
 from math import prod, sqrt
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from tests.conversion.recipes import bart, bert, clip, encoder_decoder, gpt2
-from tests.conversion.recipes.parts import Config, Shapes
+from tests.family import Config, Shapes, families, family_of
 
-_RECIPES = {name: recipe for recipe in (bart, bert, clip, encoder_decoder, gpt2) for name in recipe.NAMES}
-NAMES = tuple(sorted(_RECIPES))
+NAMES = tuple(sorted(name for family in families().values() for name in family.checkpoints))
 
-# The Flax classes that wrote them; those of two families never were.
-_NEVER_FLAX = ("BertGeneration", "Camembert")
-FLAX_CLASSES = {name: f"Flax{name}" for name in NAMES if not name.startswith(_NEVER_FLAX)}
+# The Flax classes that wrote them.
+FLAX_CLASSES = {name: f"Flax{name}" for name in NAMES if family_of(name).in_flax}
 FLAX_CLASSES["BertLMHeadModel"] = "FlaxBertForCausalLM"
 
 
 def config(name: str) -> Config:
     """The config.json of the checkpoint `name`, one of NAMES, with the fields that files on the hub have."""
     common: Config = {"architectures": [name], "torch_dtype": "float32", "transformers_version": "4.57.6"}
-    return common | _recipe(name).config(name)
+    return common | family_of(_known(name)).config(name)
 
 
 def shapes(name: str) -> Shapes:
     """Every published tensor name of the checkpoint `name`, one of NAMES, with its shape."""
-    return _recipe(name).shapes(name)
+    return family_of(_known(name)).shapes(name)
 
 
-def _recipe(name: str) -> ModuleType:
-    if name not in _RECIPES:
+def _known(name: str) -> str:
+    if name not in NAMES:
         raise ValueError(f"checkpoints: name={name!r} must be one of {', '.join(NAMES)}.")
-    return _RECIPES[name]
+    return name
 
 
 def values(name: str, shape: tuple[int, ...], *, seed: int = 0) -> np.ndarray:

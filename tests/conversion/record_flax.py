@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def record() -> None:
-    """Saves every checkpoint of the recipe with its Flax class and writes the listing of what is on disk."""
+    """Saves every tiny checkpoint with its Flax class and writes the listing of what is on disk."""
     checkpoints = _checkpoints()
     listing: Json = {"versions": {name: _version(name) for name in sorted([*PINS, *UNPINNED])}}
     with tempfile.TemporaryDirectory() as scratch:
@@ -88,7 +88,7 @@ def record() -> None:
             checkpoints.write(published, name)
             model, warnings = _load(checkpoints.FLAX_CLASSES[name], published, from_pt=True)
             if warnings:
-                raise SystemExit("\n".join(["The recipe's checkpoint does not fit:", *warnings]))
+                raise SystemExit("\n".join(["The tiny checkpoint does not fit:", *warnings]))
             change(model)
             model.save_pretrained(out, **options)
             return out
@@ -119,7 +119,7 @@ def check(directory: Path, class_name: str | None) -> int:
     """Loads a directory's Flax file with the old class and compares every parameter.
 
     They are compared with the directory's own model.safetensors, read by the old class as a PyTorch checkpoint; where
-    there is none, with the listing (the directory is then a conversion of the recipe's checkpoint).
+    there is none, with the listing (the directory is then a conversion of the tiny checkpoint).
 
     Args:
         directory: holds config.json and flax_model.msgpack, or its shards and index.
@@ -163,7 +163,7 @@ def check(directory: Path, class_name: str | None) -> int:
 
 
 def _checkpoints() -> Any:
-    """The recipes, which are found as tests find each other: from the root of the repository."""
+    """The tiny checkpoints, which are found as tests find each other: from the root of the repository."""
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
     return import_module("tests.conversion.checkpoints")

@@ -1,4 +1,4 @@
-"""The recipes' checkpoints are what transformers reads and writes: every name, every shape, every value."""
+"""The tiny checkpoints are what transformers reads and writes: every name, every shape, every value."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.conversion import checkpoints
 
 
 @pytest.mark.parametrize("name", checkpoints.NAMES)
-def test_transformers_reads_the_recipe_and_writes_it_again(tmp_path, name):
+def test_transformers_reads_the_checkpoint_and_writes_it_again(tmp_path, name):
     checkpoints.write(tmp_path / "recipe", name)
     model, info = getattr(transformers, name).from_pretrained(tmp_path / "recipe", output_loading_info=True)
     assert not any(info.values()), info

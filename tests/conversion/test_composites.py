@@ -37,7 +37,7 @@ GROWN = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Checkpoints of the recipes."""
+    """Tiny checkpoints."""
     root = tmp_path_factory.mktemp("files")
     for name in (*GROWN, "EncoderDecoderModel"):
         checkpoints.write(root / name, name)

@@ -15,7 +15,7 @@ LISTING = json.loads(Path(__file__).with_name("flax_listing.json").read_text(enc
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """The recipe's checkpoints, as safetensors."""
+    """The tiny checkpoints, as safetensors."""
     root = tmp_path_factory.mktemp("published")
     for name in checkpoints.NAMES:
         checkpoints.write(root / name, name)
@@ -38,7 +38,7 @@ def tree(directory: Path) -> dict[str, dict]:
     }
 
 
-def test_the_listing_holds_every_checkpoint_of_the_recipes_that_flax_had_a_class_for():
+def test_the_listing_holds_every_tiny_checkpoint_that_flax_had_a_class_for():
     assert set(LISTING["cases"]) == set(checkpoints.FLAX_CLASSES.values())
 
 

@@ -2,76 +2,32 @@
 
 import json
 import logging
-import shutil
 
-import flax.serialization
 import huggingface_hub
 import jax
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.numpy import load_file, save_file
 
 import diptych
 import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
-from diptych.core.checkpoint.tensors import digest, from_array
-from diptych.core.dtypes import FLOATS
 from diptych.core.errors import CheckpointError, ConfigError
-from tests.conversion.tiny import ARCHITECTURES, config_class, config_of, digests, edit_config, holds, inputs_of, theirs
+from tests.conversion.tiny import (
+    ARCHITECTURES,
+    config_class,
+    config_of,
+    digests,
+    edit_config,
+    holds,
+    inputs_of,
+    stored,
+    theirs,
+)
 
 BACKENDS = {"jax": in_jax, "torch": in_torch}
 PREFIXES = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}  # 5.23 writes these files flat
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    return BACKENDS[request.param]
-
-
-@pytest.fixture(scope="session")
-def saved(tmp_path_factory):
-    """Gives the directory of a tiny model that transformers saved."""
-    directories = {}
-
-    def save(architecture):
-        if architecture not in directories:
-            torch.manual_seed(1)
-            directories[architecture] = tmp_path_factory.mktemp(architecture)
-            model = theirs(architecture)
-            with torch.no_grad():
-                for values in model.state_dict().values():  # biases and norms start from constants
-                    if values.is_floating_point():
-                        values.add_(torch.randn_like(values) * 0.1)
-            model.save_pretrained(directories[architecture])
-        return directories[architecture]
-
-    return save
-
-
-@pytest.fixture
-def copy_of(saved, tmp_path):
-    """Gives a copy of such a directory, to be changed."""
-    return lambda architecture: shutil.copytree(saved(architecture), tmp_path / architecture)
-
-
-def stored(directory, architecture=""):
-    """The digests of a file's tensors by published name."""
-    prefix = PREFIXES.get(architecture, "")
-    tensors = load_file(directory / "model.safetensors")
-    return {
-        name if name.startswith(("text_proj", "visual_proj", prefix)) else prefix + name: digest(from_array(array))
-        for name, array in tensors.items()
-    }
-
-
-def rewrite(directory, change):
-    """Changes a checkpoint's tensors."""
-    path = directory / "model.safetensors"
-    tensors = change(load_file(path))
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, metadata={"format": "pt"})
 
 
 def warnings_of(caplog):
@@ -238,281 +194,6 @@ def test_the_towers_of_a_composite_project_to_its_width(backend, copy_of):
         model = getattr(backend, name).from_pretrained(directory)
         assert model.config.projection_dim == data["projection_dim"] == 18
     assert backend.CLIPModel.from_pretrained(directory).config.text_config.projection_dim == 512
-
-
-# Spellings
-
-
-def test_the_first_bert_files(backend, saved, copy_of):
-    """gamma and beta, tied tensors stored twice, buffers, and no model_type."""
-    directory = copy_of("BertForPreTraining")
-
-    def old(tensors):
-        renamed = {
-            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
-            for name, array in tensors.items()
-        }
-        return renamed | {
-            "cls.predictions.decoder.weight": tensors["bert.embeddings.word_embeddings.weight"],
-            "cls.predictions.decoder.bias": tensors["cls.predictions.bias"],
-            "bert.embeddings.position_ids": np.arange(19)[None],
-        }
-
-    rewrite(directory, old)
-    edit_config(directory, model_type=None)
-    for name in ("BertForPreTraining", "BertForMaskedLM", "BertModel"):
-        model = getattr(backend, name).from_pretrained(directory)
-        assert digests(model) == digests(getattr(backend, name).from_pretrained(saved("BertForPreTraining")))
-        assert "bert.embeddings.position_ids" in model.load_report.ignored
-    assert len(backend.BertForPreTraining.from_pretrained(directory).load_report.ignored) == 3
-    with pytest.raises(ConfigError, match="model_type=None is not known; known: bart, bert, "):
-        backend.load(directory)
-
-
-def test_a_file_without_the_base_models_prefix(backend, saved, copy_of):
-    directory = copy_of("BertForMaskedLM")
-    rewrite(directory, lambda tensors: {name.removeprefix("bert."): array for name, array in tensors.items()})
-    model = backend.BertForMaskedLM.from_pretrained(directory)
-    assert digests(model) == stored(saved("BertForMaskedLM"))
-
-
-@pytest.mark.parametrize("architecture", PREFIXES)
-def test_towers_are_read_flat_and_with_their_prefix(architecture, backend, saved, copy_of, tmp_path):
-    directory = copy_of(architecture)
-    prefix = PREFIXES[architecture]
-    flat = load_file(directory / "model.safetensors")
-    assert not any(name.startswith(prefix) for name in flat)
-    cls = getattr(backend, architecture)
-    model = cls.from_pretrained(directory)
-    rewrite(directory, lambda tensors: {prefix + name: array for name, array in tensors.items()})
-    assert digests(cls.from_pretrained(directory)) == digests(model) == stored(saved(architecture), architecture)
-    model.save_pretrained(tmp_path / "ours")
-    assert all(name.startswith(prefix) for name in load_file(tmp_path / "ours" / "model.safetensors"))
-    # a flat file serves the class with a projection too
-    projected = getattr(backend, f"{architecture}WithProjection")
-    head = "text_projection" if "Text" in architecture else "visual_projection"
-    model = projected.from_pretrained(saved(architecture), allow_fresh=(head,))
-    assert model.load_report.fresh == (f"{head}.weight",)
-
-
-@pytest.fixture
-def untied(tmp_path):
-    """A masked language model of transformers whose output layer is its own, with a bias of its own."""
-    config = theirs("BertForMaskedLM").config
-    config.tie_word_embeddings = False
-    model = transformers.BertForMaskedLM(config).eval()
-    with torch.no_grad():
-        model.cls.predictions.decoder.weight.normal_()
-        model.cls.predictions.decoder.bias.normal_()
-        model.cls.predictions.bias.normal_()  # saved by transformers, read by nothing
-    model.save_pretrained(tmp_path / "untied")
-    return model, tmp_path / "untied"
-
-
-def test_an_output_layer_of_its_own(backend, untied, tmp_path):
-    their_model, directory = untied
-    model = backend.BertForMaskedLM.from_pretrained(directory)
-    file, dead = stored(directory), "cls.predictions.bias"  # which transformers keeps and never reads
-    assert digests(model) == {name: value for name, value in file.items() if name != dead}
-    assert model.load_report.ignored == (dead,)
-    assert model.num_parameters() == their_model.num_parameters() - 61
-    ids = np.arange(10).reshape(2, 5)
-    with torch.no_grad():
-        expected = their_model(torch.from_numpy(ids)).logits.numpy()
-    found = model(ids).logits
-    np.testing.assert_allclose(found if backend is in_jax else found.detach(), expected, rtol=0, atol=2e-5)
-    # transformers reads the same back
-    model.save_pretrained(tmp_path / "ours")
-    again, info = transformers.BertForMaskedLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert set(info["missing_keys"]) == {dead} and not info["unexpected_keys"]
-    with torch.no_grad():
-        np.testing.assert_array_equal(again.eval()(torch.from_numpy(ids)).logits.numpy(), expected)
-
-
-def test_an_output_layer_of_its_own_in_an_old_file(backend, untied):
-    """Before version 5 one bias had both names, and files had it under the first."""
-    _, directory = untied
-    expected = digests(backend.BertForMaskedLM.from_pretrained(directory))
-    old, new = "cls.predictions.bias", "cls.predictions.decoder.bias"
-    rewrite(directory, lambda tensors: {n: t for n, t in tensors.items() if n not in (old, new)} | {old: tensors[new]})
-    assert digests(backend.BertForMaskedLM.from_pretrained(directory)) == expected
-
-
-def test_an_output_layer_of_its_own_belongs_to_no_other_class(backend, untied):
-    _, directory = untied
-    base = backend.BertModel.from_pretrained(directory, add_pooling_layer=False)
-    assert {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"} < set(base.load_report.left_out)
-    two = r"cls\.predictions\.bias and cls\.predictions\.decoder\.bias are one tensor in the model, but the file holds"
-    with pytest.raises(CheckpointError, match=two):
-        backend.BertForMaskedLM.from_pretrained(directory, tie_word_embeddings=True)  # as the caller wants it
-    tied = backend.BertForMaskedLM.from_pretrained(
-        directory, tie_word_embeddings=True, ignore=("cls.predictions.bias",)
-    )
-    assert "cls.predictions.decoder.weight" in tied.load_report.left_out
-    assert digests(tied)["cls.predictions.bias"] == stored(directory)["cls.predictions.decoder.bias"]
-    edit_config(directory, tie_word_embeddings=True)  # the file contradicts itself
-    with pytest.raises(CheckpointError, match=two):
-        backend.BertForMaskedLM.from_pretrained(directory)
-
-
-def test_ignored_tensors(backend, copy_of):
-    directory = copy_of("BertModel")
-    extra = {"adapter.0.weight": np.zeros(3, np.float32), "adapter.1.weight": np.zeros(3, np.float32)}
-    rewrite(directory, lambda tensors: tensors | extra)
-    with pytest.raises(
-        CheckpointError,
-        match=r"2 tensors belong to no class of the family: adapter\.[01]\.weight, adapter\.[01]\.weight \(ignore=\(",
-    ):
-        backend.BertModel.from_pretrained(directory)
-    for ignore in (("adapter",), ("adapter.*.weight",), ["adapter.0.weight", "adapter.1.weight"]):
-        model = backend.BertModel.from_pretrained(directory, ignore=ignore)
-        assert sorted(model.load_report.ignored) == sorted(extra)
-
-
-def test_ignored_config_fields(backend, copy_of):
-    directory = copy_of("BertModel")
-    edit_config(directory, colour="red", flavour="sour")
-    with pytest.raises(ConfigError, match=r"does not know colour, flavour; .* ignore_config=\('colour', 'flavour',\)$"):
-        backend.BertModel.from_pretrained(directory)
-    for load in (backend.BertModel.from_pretrained, backend.load):
-        model = load(directory, ignore_config=("colour", "flavour"))
-        assert model.config == config_of("BertModel") and model.config.to_dict()["colour"] == "red"
-
-
-# Formats
-
-
-@pytest.mark.parametrize("architecture", ["BertForMaskedLM", "CLIPModel"])
-def test_shards_of_transformers(architecture, backend, saved, tmp_path):
-    theirs_again = getattr(transformers, architecture).from_pretrained(saved(architecture))
-    theirs_again.save_pretrained(tmp_path, max_shard_size="10KB")
-    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 3
-    model = getattr(backend, architecture).from_pretrained(tmp_path)
-    assert digests(model) == stored(saved(architecture))
-
-
-@pytest.mark.parametrize("architecture", ["BertForMaskedLM", "CLIPModel"])
-def test_shards_of_ours(architecture, backend, saved, tmp_path):
-    model = getattr(backend, architecture).from_pretrained(saved(architecture))
-    model.save_pretrained(tmp_path, max_shard_size=10_000)
-    shards = {path: load_file(path) for path in tmp_path.glob("model-*-of-*.safetensors")}
-    assert len(shards) > 3
-    for tensors in shards.values():
-        assert len(tensors) == 1 or sum(array.nbytes for array in tensors.values()) <= 10_000
-    assert digests(getattr(backend, architecture).from_pretrained(tmp_path)) == digests(model)
-    _, info = getattr(transformers, architecture).from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(info.values())
-    # a later save in one file leaves no shard, and the other way round
-    model.save_pretrained(tmp_path, max_shard_size=None)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-    model.save_pretrained(tmp_path, max_shard_size="20KB")
-    assert not (tmp_path / "model.safetensors").exists() and (tmp_path / "model.safetensors.index.json").exists()
-    assert digests(getattr(backend, architecture).from_pretrained(tmp_path)) == digests(model)
-
-
-def flax_tree(model):
-    """A JAX model's parameters as Flax stores them: nested by name, in JAX's own layouts."""
-    tree = {}
-    for slot, leaf in model._leaves().items():
-        *parents, last = slot.flax_path.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        held = np.asarray(leaf.get_value())
-        node[last] = held.T if slot.kind == "conv1d" else held  # so the Flax classes of transformers had GPT-2's
-    return tree
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_flax_msgpack(architecture, backend, saved, tmp_path):
-    source = getattr(in_jax, architecture).from_pretrained(saved(architecture))
-    (tmp_path / "flax_model.msgpack").write_bytes(flax.serialization.to_bytes(flax_tree(source)))
-    shutil.copy(saved(architecture) / "config.json", tmp_path)
-    model = getattr(backend, architecture).from_pretrained(tmp_path)
-    assert digests(model) == digests(source)
-
-
-def test_a_flax_msgpack_of_another_class_and_with_wrong_shapes(backend, saved, tmp_path):
-    tree = flax_tree(in_jax.BertForPreTraining.from_pretrained(saved("BertForPreTraining")))
-    shutil.copy(saved("BertForPreTraining") / "config.json", tmp_path)
-    (tmp_path / "flax_model.msgpack").write_bytes(flax.serialization.to_bytes(tree))
-    model = backend.BertModel.from_pretrained(tmp_path)
-    assert model.load_report.left_out and len(model.load_report.left_out) == 7
-    tree["bert"]["encoder"]["layer"]["0"]["intermediate"]["dense"]["kernel"] = np.zeros((44, 20), np.float32)
-    (tmp_path / "flax_model.msgpack").write_bytes(flax.serialization.to_bytes(tree))
-    with pytest.raises(
-        CheckpointError,
-        match=r"1 tensors have another shape: bert\.encoder\.layer\.0\.intermediate\.dense\.kernel has shape "
-        r"\(44, 20\), BertModel needs \(20, 44\)$",
-    ):
-        backend.BertModel.from_pretrained(tmp_path)
-
-
-# Dtypes
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_file_keeps_its_dtype(dtype, backend, saved, tmp_path):
-    their_model = transformers.BertModel.from_pretrained(saved("BertModel"), dtype=getattr(torch, dtype))
-    their_model.save_pretrained(tmp_path)
-    model = backend.BertModel.from_pretrained(tmp_path)
-    assert str(model.dtype).removeprefix("torch.") == dtype
-    with (tmp_path / "model.safetensors").open("rb") as handle:
-        assert ("BF16" if dtype == "bfloat16" else "F16") in handle.read(2_000).decode("latin1")
-    rounded = {
-        name: digest(from_array(array.astype(FLOATS[dtype])))
-        for name, array in load_file(saved("BertModel") / "model.safetensors").items()
-    }
-    assert digests(model) == rounded
-    assert digests(backend.BertModel.from_pretrained(saved("BertModel"), dtype=dtype)) == rounded
-    model.save_pretrained(tmp_path / "again")
-    assert json.loads((tmp_path / "again" / "config.json").read_text())["dtype"] == dtype
-    assert digests(backend.BertModel.from_pretrained(tmp_path / "again")) == rounded
-    widened = digests(backend.BertModel.from_pretrained(tmp_path, dtype="float32"))
-    assert widened != rounded
-    assert widened == digests(in_torch.BertModel.from_pretrained(tmp_path, dtype=torch.float32))
-
-
-@pytest.mark.parametrize("given", ["float16", np.float16, np.dtype("float16"), torch.float16, jax.numpy.float16])
-def test_a_dtype_in_any_spelling(given, backend, saved):
-    model = backend.BertModel.from_pretrained(saved("BertModel"), dtype=given)
-    assert str(model.dtype).removeprefix("torch.") == "float16"
-
-
-def test_double_precision(saved):
-    model = in_torch.BertModel.from_pretrained(saved("BertModel"), dtype="float64")
-    with jax.enable_x64(True):
-        twin = in_jax.BertModel.from_pretrained(saved("BertModel"), dtype="float64")
-        assert digests(model) == digests(twin)
-    assert str(model.dtype) == "torch.float64" and twin.dtype == "float64"
-
-
-def test_a_file_of_several_dtypes(backend, copy_of):
-    directory = copy_of("BertModel")
-
-    def mix(tensors):
-        halves = [name for name in tensors if name.endswith("query.weight")]
-        brain = {"embeddings.word_embeddings.weight": ml_dtypes.bfloat16}
-        return {
-            name: array.astype(np.float16 if name in halves else brain.get(name, np.float32))
-            for name, array in tensors.items()
-        }
-
-    rewrite(directory, mix)
-    with pytest.raises(CheckpointError) as caught:
-        backend.BertModel.from_pretrained(directory)
-    message = str(caught.value)
-    assert message.startswith(f"{directory} holds tensors of several dtypes: ")
-    assert message.endswith("; say dtype=…")
-    assert "3 of float16 (encoder.layer.0.attention.self.query.weight, " in message
-    assert "1 of bfloat16 (embeddings.word_embeddings.weight" in message
-    assert " of float32 (" in message
-    model = backend.BertModel.from_pretrained(directory, dtype="float32")
-    assert str(model.dtype).removeprefix("torch.") == "float32"
-    # those that are not loaded do not count
-    rewrite(directory, lambda tensors: {name: array.astype(np.float32) for name, array in tensors.items()})
-    rewrite(directory, lambda tensors: tensors | {"classifier.bias": np.zeros(6, np.float16)})
-    assert backend.BertModel.from_pretrained(directory).load_report.left_out == ("classifier.bias",)
 
 
 # Options

@@ -67,7 +67,7 @@ OLD = {
 
 @pytest.fixture
 def aged(tmp_path):
-    """Gives the directory of a recipe's checkpoint as old versions stored it, and what they stored besides."""
+    """Gives the directory of a tiny checkpoint as old versions stored it, and what they stored besides."""
 
     def age(name):
         directory = tmp_path / name

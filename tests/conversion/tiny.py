@@ -2,33 +2,24 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 
 from diptych.core import registry
-from diptych.core.checkpoint.tensors import digest
+from diptych.core.checkpoint.directory import open_checkpoint
+from diptych.core.checkpoint.tensors import digest, from_array
 from diptych.core.config import ModelConfig
 from tests.conversion import checkpoints
+from tests.family import family_of
 
 ARCHITECTURES = tuple(registry.architectures())
-_CONFIGS = {
-    "BartConfig": "BartForSequenceClassification",  # with six labels
-    "BertConfig": "BertForSequenceClassification",
-    "BertGenerationConfig": "BertGenerationEncoder",
-    "CLIPConfig": "CLIPModel",
-    "CLIPTextConfig": "CLIPTextModel",
-    "CLIPVisionConfig": "CLIPVisionModel",
-    "CamembertConfig": "CamembertModel",
-    "EncoderDecoderConfig": "EncoderDecoderModel",
-    "GPT2Config": "GPT2LMHeadModel",  # with cross-attention
-    "MBartConfig": "MBartModel",
-    "RobertaConfig": "RobertaForSequenceClassification",
-    "XLMRobertaConfig": "XLMRobertaModel",
-}
+PREFIXES = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}  # 5.23 writes these files flat
 
 
 def config_class(architecture: str) -> type[ModelConfig]:
@@ -37,7 +28,7 @@ def config_class(architecture: str) -> type[ModelConfig]:
 
 def config_fields(architecture: str) -> dict[str, Any]:
     """The fields of a config.json, without architectures."""
-    fields = checkpoints.config(_CONFIGS[config_class(architecture).__name__])
+    fields = checkpoints.config(family_of(architecture).configs[config_class(architecture).__name__])
     if architecture.endswith(("LMHeadModel", "ForCausalLM", "GenerationDecoder")):
         fields |= {"is_decoder": True}
         fields |= {"is_encoder_decoder": False} if "is_encoder_decoder" in fields else {"add_cross_attention": True}
@@ -105,3 +96,26 @@ def holds(outer: Any, inner: Any) -> bool:
 def bits(array: np.ndarray) -> np.ndarray:
     """The bits of floating numbers, for which every NaN is equal to itself only."""
     return array.view(f"u{array.dtype.itemsize}")
+
+
+def stored(directory: Path, architecture: str = "") -> dict[str, str]:
+    """The digests of a file's tensors by published name."""
+    prefix = PREFIXES.get(architecture, "")
+    tensors = load_file(directory / "model.safetensors")
+    return {
+        name if name.startswith(("text_proj", "visual_proj", prefix)) else prefix + name: digest(from_array(array))
+        for name, array in tensors.items()
+    }
+
+
+def rewrite(directory: Path, change: Callable[[dict[str, np.ndarray]], Any]) -> None:
+    """Replaces the tensors of a directory's only file by what `change` makes of them, in place or as it returns."""
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    tensors = change(tensors) or tensors
+    save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def arrays(directory: Path) -> dict[str, np.ndarray]:
+    """The tensors of a directory's files, of any format."""
+    return {name: source.read() for name, source in open_checkpoint(directory).tensors.items()}

@@ -1,66 +1,114 @@
-"""Composites of two texts' models: pairs of them and inputs to compare."""
+"""Composites of two texts' models."""
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import transformers
 
-from tests.families.drawing import EPSILONS, PADDINGS, Case, Drawn, Inputs, unseen
+from tests.families import bert, gpt2
+from tests.family import (
+    CROSSES,
+    PADDINGS,
+    Case,
+    Choices,
+    Config,
+    Family,
+    Inputs,
+    Shapes,
+    affine,
+    families,
+    sequence_inputs,
+    text_labels,
+    unseen,
+)
 
-BERT_LIKE: dict[str, Any] = {
-    "bert": transformers.BertConfig,
-    "bert-generation": transformers.BertGenerationConfig,
-    "camembert": transformers.CamembertConfig,
-    "roberta": transformers.RobertaConfig,
-    "xlm-roberta": transformers.XLMRobertaConfig,
-}
-BART_LIKE: dict[str, Any] = {"bart": transformers.BartConfig, "mbart": transformers.MBartConfig}
-ENCODERS = ("bert", "bert-generation", "roberta")
-DECODERS = (*ENCODERS, "gpt2", "bart", "mbart")
+if TYPE_CHECKING:
+    from tests.drawing import Drawn
 
-MADE: dict[str, list[dict[str, Any]]] = {
-    "EncoderDecoderModel": [
-        # every encoder, decoder and way to write in turn; the rest is left to chance
-        {"encoder": "bert", "decoder": "bert", "written": "labels"},
-        {"encoder": "bert-generation", "decoder": "bert-generation", "written": "embeddings"},
-        {"encoder": "bert", "decoder": "gpt2", "written": "ids and labels"},
-        {"encoder": "roberta", "decoder": "roberta", "written": "ids"},
-        {"encoder": "xlm-roberta", "decoder": "xlm-roberta"},
-        {"encoder": "camembert", "decoder": "camembert"},
-        {"decoder": "bart", "same_width": False},
-        {"decoder": "mbart", "same_width": True},
-    ],
-}
-"""Class -> the choices that a test of its own makes, one after the other."""
-CLASSES = tuple(MADE)
+# A tiny checkpoint: BERT reads, GPT-2 writes, and their widths differ
 
 
-def drawn_case(drawn: Drawn, name: str) -> Case:
-    """A composite, and one call of it."""
+def _config(name: str) -> Config:
+    return {
+        "decoder": gpt2.FAMILY.config("GPT2LMHeadModel"),
+        "decoder_start_token_id": 58,
+        "encoder": bert.FAMILY.config("BertModel"),
+        "is_encoder_decoder": True,
+        "model_type": "encoder-decoder",
+        "pad_token_id": 0,
+    }
+
+
+def _shapes(name: str) -> Shapes:
+    parts = ("encoder", bert.FAMILY.shapes("BertModel")), ("decoder", gpt2.FAMILY.shapes("GPT2LMHeadModel"))
+    found = {f"{part}.{tensor}": shape for part, tensors in parts for tensor, shape in tensors.items()}
+    return found | affine("enc_to_dec_proj", gpt2.SIZES["n_embd"], bert.SIZES["hidden_size"])
+
+
+# Cases
+
+WRITTEN = ("labels", "embeddings", "ids and labels", "ids")
+"""What the decoder is given."""
+
+
+def halves() -> dict[str, Family]:
+    """The families that can be a part of a composite, by model type."""
+    return {family.model_type: family for family in families().values() if family.half is not None}
+
+
+def encoders(*, twins: bool = False) -> list[str]:
+    """Those that can be the encoder."""
+    return [name for name, family in halves().items() if family.half.encodes and twins >= family.twin]
+
+
+def decoders(*, twins: bool = False) -> list[str]:
+    """Those that can be the decoder."""
+    return [name for name, family in halves().items() if twins >= family.twin]
+
+
+def pairs(*, twins: bool = False) -> list[tuple[str, str]]:
+    """An encoder and a decoder each: all of them, as few pairs as there are decoders."""
+    first = encoders(twins=twins)
+    return [
+        (name if name in first else first[index % len(first)], name) for index, name in enumerate(decoders(twins=twins))
+    ]
+
+
+def _choices(name: str) -> Sequence[Choices]:
+    """Every encoder, decoder and way to write in turn; widths that are equal, and that are not."""
+    return [
+        {"encoder": encoder, "decoder": decoder, "written": WRITTEN[index % 4], "same_width": index % 3 == 1}
+        for index, (encoder, decoder) in enumerate(pairs(twins=True))
+    ]
+
+
+def _draw(drawn: Drawn, name: str) -> Case:
     batch, length, count = drawn.size(2, 5), drawn.size(7, 12), drawn.size(7, 12)
     heads, width = drawn.heads()
-    encoder = _bert_like(drawn, drawn.choice("encoder", ENCODERS), heads, width, length, {})
-    side = Drawn(drawn.draw, drawn.made)  # the decoder's sizes differ from each other and from these
-    side.taken = {batch, length, count}
+    encoder = _half(drawn, drawn.choice("encoder", encoders()), heads, width, length, {})
+    side = drawn.part(batch, length, count)
     if not drawn.choice("same_width", [True, False]):
         side.taken |= {heads, width, width // heads}
         heads, width = side.heads()
     side.taken |= {heads, width, width // heads}
-    decodes = {"is_decoder": True, "add_cross_attention": True}
-    kind = drawn.choice("decoder", DECODERS)
-    make: Callable[..., Any] = _gpt2 if kind == "gpt2" else _bart_like if kind in BART_LIKE else _bert_like
-    decoder = make(side, kind, heads, width, count, decodes)
+    kind = drawn.choice("decoder", decoders())
+    decoder = _half(side, kind, heads, width, count, CROSSES)
     vocabulary = decoder.vocab_size
-    pad = drawn.choice("pad", [0, vocabulary - 1])
-    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
-    config.pad_token_id, config.decoder_start_token_id = pad, drawn.choice("start", [1, 4])
+    config = drawn.config(
+        "encoder-decoder",
+        encoder=encoder.to_dict(),
+        decoder=decoder.to_dict(),
+        pad_token_id=drawn.choice("pad", [0, vocabulary - 1]),
+        decoder_start_token_id=drawn.choice("start", [1, 4]),
+    )
 
     inputs: Inputs = {"use_cache": False}
     inputs |= drawn.text(encoder, batch, length, drawn.mask(batch, length, PADDINGS[:-1]))
-    if encoder.model_type != "bert-generation":
+    if hasattr(encoder, "type_vocab_size"):
         inputs |= drawn.ids_or_not("token_type_ids", batch, length, encoder.type_vocab_size)
-    written = drawn.choice("written", ("labels", "ids", "ids and labels", "embeddings"))
+    written = drawn.choice("written", WRITTEN)
     if written == "labels":  # of which the decoder's ids and mask are made; its first token is never masked
         labels = drawn.ids(batch, count, vocabulary)
         labels[drawn.random().random(labels.shape) < 0.3] = -100
@@ -83,48 +131,41 @@ def drawn_case(drawn: Drawn, name: str) -> Case:
     return Case(name, config, inputs, hidden)
 
 
-def _bert_like(drawn: Drawn, kind: str, heads: int, width: int, length: int, options: dict[str, Any]) -> Any:
-    pad = drawn.choice("pad_token_id", [0, 1])
-    types = {} if kind == "bert-generation" else {"type_vocab_size": drawn.size(1, 12)}
-    return BERT_LIKE[kind](
-        vocab_size=drawn.size(20, 40),
-        hidden_size=width,
-        num_hidden_layers=drawn.size(1, 4),
-        num_attention_heads=heads,
-        intermediate_size=drawn.size(5, 40),
-        max_position_embeddings=drawn.size(length + pad + 1, length + 12),
-        layer_norm_eps=drawn.choice("layer_norm_eps", EPSILONS),
-        pad_token_id=pad,
-        **types,
-        **options,
-    )
+def _half(drawn: Drawn, kind: str, *sizes: int | Config):
+    half = halves()[kind].half
+    assert half is not None
+    return half.draw(drawn, *sizes)
 
 
-def _gpt2(drawn: Drawn, kind: str, heads: int, width: int, length: int, options: dict[str, Any]) -> Any:
-    return transformers.GPT2Config(
-        vocab_size=drawn.size(20, 40),
-        n_embd=width,
-        n_layer=drawn.size(1, 4),
-        n_head=heads,
-        n_inner=drawn.size(5, 40),
-        n_positions=drawn.size(length, length + 12),
-        scale_attn_by_inverse_layer_idx=drawn.choice("scale_attn_by_inverse_layer_idx", [True, False]),
-        bos_token_id=0,
-        eos_token_id=0,
-        **options,
-    )
+_TINY: dict[str, Config] = {
+    "encoder": bert.FAMILY.tiny["BertModel"] | {"model_type": "bert", "hidden_size": 9},
+    "decoder": gpt2.FAMILY.tiny["GPT2LMHeadModel"] | {"model_type": "gpt2"},
+}
 
 
-def _bart_like(drawn: Drawn, kind: str, heads: int, width: int, length: int, options: dict[str, Any]) -> Any:
-    return BART_LIKE[kind](
-        vocab_size=drawn.size(20, 40),
-        d_model=width,
-        encoder_layers=2,
-        decoder_layers=drawn.size(1, 4),
-        encoder_attention_heads=width,  # of the encoder that isn't there
-        decoder_attention_heads=heads,
-        decoder_ffn_dim=drawn.size(5, 40),
-        max_position_embeddings=drawn.size(length, length + 12),
-        scale_embedding=drawn.choice("scale_embedding", [True, False]),
-        **options,
-    )
+def _large(name: str) -> Config:
+    """Parts of other widths, and of other deviations."""
+    encoder, decoder = bert.FAMILY.large("BertModel"), gpt2.FAMILY.large("GPT2LMHeadModel")
+    return {
+        "encoder": _TINY["encoder"] | encoder,
+        "decoder": _TINY["decoder"] | decoder | {"n_embd": 72, "initializer_range": 0.03},
+    }
+
+
+FAMILY = Family(
+    model_type="encoder-decoder",
+    classes=("EncoderDecoderModel",),
+    encoder_decoder=True,
+    checkpoints=("EncoderDecoderModel",),
+    config=_config,
+    shapes=_shapes,
+    configs={"EncoderDecoderConfig": "EncoderDecoderModel"},
+    choices=_choices,
+    draw=_draw,
+    tiny={"EncoderDecoderModel": {**_TINY, "decoder_start_token_id": 4, "pad_token_id": 0}},
+    inputs=sequence_inputs,
+    labels=lambda name, random: text_labels(name, random, length=4),
+    decoders={"EncoderDecoderModel": {}},
+    trained={"EncoderDecoderModel": {}},
+    large=_large,
+)

@@ -1,32 +1,20 @@
-"""The models and inputs to compare, of every family that draws some."""
+"""The models and inputs to compare, of every family."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.families.drawing import Case, Drawn
+from tests.drawing import Drawn
+from tests.family import Case, Choices, families, family_of
 
-_FOLDER = Path(__file__).parents[1] / "families"
-_MODULES = [
-    importlib.import_module(f"tests.families.{found.name}")
-    for found in pkgutil.iter_modules([str(_FOLDER)])
-    if found.name != "drawing"
-]
-
-FAMILIES: dict[str, ModuleType] = {name: module for module in _MODULES for name in module.CLASSES}
-"""Class -> the module that draws models of it."""
-MADE: list[tuple[str, dict[str, Any]]] = [
-    (name, made) for name, module in FAMILIES.items() for made in module.MADE[name]
+CHOICES: list[tuple[str, Choices]] = [
+    (name, choices) for family in families().values() for name in family.classes for choices in family.choices(name)
 ]
 """Every class with the choices that are made for it."""
 
 
 @st.composite
-def cases(draw: Callable[..., Any], name: str, **made: Any) -> Case:
-    """Models of the named class with inputs; `made` are choices that are not left to chance."""
-    return FAMILIES[name].drawn_case(Drawn(draw, made), name)
+def cases(draw: Callable[..., Any], name: str, **choices: Any) -> Case:
+    """Models of the named class with inputs; `choices` are not left to chance."""
+    return family_of(name).draw(Drawn(draw, choices), name)

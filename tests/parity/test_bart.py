@@ -14,9 +14,10 @@ import diptych.backends.jax
 import diptych.backends.torch
 from diptych.conversion import to_jax, to_torch
 from diptych.core.errors import InputError
-from tests.parity.tiny import BART, MBART
+from tests.parity.tiny import CONFIGS as TINY
 
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
+BART, MBART = TINY["BartModel"], TINY["MBartForSequenceClassification"]
 CONFIGS = {"Bart": BART, "MBart": MBART}
 END = 2
 

@@ -14,25 +14,13 @@ import diptych.backends.torch
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.parity.sides import QUICK
-from tests.parity.tiny import BART, BERT, BERT_GENERATION, COMPOSITE, GPT2, MBART, ROBERTA, writes
+from tests.parity.tiny import CONFIGS, changed, writes
 
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 LENGTH = 7
 
-DECODER = BERT.replace(is_decoder=True)
-CROSSING = {"is_decoder": True, "add_cross_attention": True}
-DECODERS: dict[str, Any] = {
-    "BertModel": DECODER,
-    "BertLMHeadModel": BERT.replace(**CROSSING),
-    "BertGenerationDecoder": BERT_GENERATION.replace(**CROSSING),
-    "RobertaModel": ROBERTA.replace(is_decoder=True),
-    "RobertaForCausalLM": ROBERTA.replace(**CROSSING),
-    "GPT2Model": GPT2,
-    "GPT2LMHeadModel": GPT2.replace(add_cross_attention=True),
-    "BartForConditionalGeneration": BART,
-    "MBartForCausalLM": MBART,
-    "EncoderDecoderModel": COMPOSITE,
-}
+BERT = CONFIGS["BertModel"]
+DECODERS = changed("decoders")
 """A config for every class that decodes."""
 
 MASKS = {

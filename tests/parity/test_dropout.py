@@ -16,7 +16,7 @@ from diptych.backends.torch import layers as torch_layers
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.parity.sides import QUICK, Jax, Oracle, Torch
-from tests.parity.tiny import BART, CONFIGS, MBART, inputs, theirs, wide
+from tests.parity.tiny import CONFIGS, inputs, theirs, wide
 
 WHERE = ("name", list(CONFIGS))
 
@@ -125,7 +125,7 @@ def test_the_rate_is_the_share_that_is_dropped_and_the_mean_stays(backend: str, 
 @pytest.mark.parametrize("name", ["BartModel", "MBartModel"])
 def test_a_layer_that_is_left_out_changes_nothing(name: str, stack: str, tmp_path: Path) -> None:
     rates = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), 0.0)
-    config = {"BartModel": BART, "MBartModel": MBART}[name].replace(**rates, **{f"{stack}_layerdrop": 1.0})
+    config = CONFIGS[name].replace(**rates, **{f"{stack}_layerdrop": 1.0})
     oracle, call = Oracle(name, theirs(config)), inputs(name)
     still = oracle.outputs(call)["last_hidden_state"]
     oracle.model.train()

@@ -12,7 +12,7 @@ import torch
 
 import diptych.backends.torch as dp
 from diptych.core.errors import InputError
-from tests.parity.tiny import BERT, CONFIGS
+from tests.parity.tiny import CONFIGS
 from tests.parity.writers import ABOUT, ALONE, BACKENDS, SMALL, expected, models, small
 
 GPT2, WRITES = "GPT2LMHeadModel", "BartForConditionalGeneration"
@@ -291,7 +291,7 @@ def test_only_what_can_write_does() -> None:
     assert writers == {*ALONE, *ABOUT, "EncoderDecoderModel"}
     for backend in BACKENDS.values():
         assert {name for name in CONFIGS if hasattr(getattr(backend, name), "generate")} == writers
-        encoder = backend.BertLMHeadModel(BERT, dtype="float64")
+        encoder = backend.BertLMHeadModel(CONFIGS["BertModel"], dtype="float64")
         with pytest.raises(InputError, match=r"^BertLMHeadModel\.generate: the model is no decoder; .*is_decoder=True"):
             encoder.generate(IDS)
 

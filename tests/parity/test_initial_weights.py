@@ -1,7 +1,5 @@
 """The weights that a new model starts from: the same bits in both backends, from the distribution of transformers."""
 
-from typing import Any
-
 import jax
 import numpy as np
 import pytest
@@ -11,11 +9,9 @@ from flax import nnx
 import diptych.backends.jax
 import diptych.backends.torch
 from diptych.core.checkpoint.tensors import TensorSource
-from diptych.core.config import ModelConfig
-from diptych.core.models.clip import CLIPConfig
-from diptych.core.models.encoder_decoder import EncoderDecoderConfig
+from tests.family import family_of
 from tests.parity import oracle
-from tests.parity.tiny import CONFIGS, RENAMED, theirs
+from tests.parity.tiny import CONFIGS, RENAMED, made, theirs
 
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 
@@ -70,95 +66,10 @@ def test_float64_holds_the_float32_values() -> None:
         assert np.array_equal(wide[path], values) and np.array_equal(ours[path], values)
 
 
-# Sizes all differ and are large enough that the standard deviation of a tensor tells which formula it came from.
-_LARGE_STACK = {
-    "vocab_size": 211,
-    "hidden_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 160,
-    "max_position_embeddings": 120,
-    "initializer_range": 0.05,
-    "pad_token_id": 3,
-}
-_LARGE_BERT = {**_LARGE_STACK, "type_vocab_size": 110, "num_labels": 130}
-_LARGE_BART = {
-    "vocab_size": 211,
-    "d_model": 96,
-    "encoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "encoder_ffn_dim": 160,
-    "decoder_layers": 1,
-    "decoder_attention_heads": 6,
-    "decoder_ffn_dim": 144,
-    "max_position_embeddings": 120,
-    "init_std": 0.05,
-    "pad_token_id": 3,
-    "num_labels": 130,
-}
-LARGE: dict[str, dict[str, Any]] = {
-    "bert": _LARGE_BERT,
-    "bert-generation": _LARGE_STACK,
-    "roberta": _LARGE_BERT,
-    "gpt2": {
-        "vocab_size": 211,
-        "n_embd": 96,
-        "n_layer": 3,
-        "n_head": 4,
-        "n_inner": 160,
-        "n_positions": 120,
-        "initializer_range": 0.05,
-    },
-    "bart": _LARGE_BART,
-    "mbart": _LARGE_BART,
-}
-"""Fields by model_type."""
-LARGE_CLIP = {
-    "text_config": {
-        "vocab_size": 211,
-        "hidden_size": 96,
-        "intermediate_size": 160,
-        "projection_dim": 70,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 120,
-        "initializer_range": 0.07,
-        "initializer_factor": 1.3,
-    },
-    "vision_config": {
-        "hidden_size": 144,
-        "intermediate_size": 208,
-        "projection_dim": 82,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 6,
-        "image_size": 88,
-        "patch_size": 8,
-        "initializer_range": 0.04,
-        "initializer_factor": 0.6,
-    },
-    "projection_dim": 110,
-    "initializer_factor": 2.1,
-    "logit_scale_init_value": 1.7,
-    "num_labels": 130,
-}
-
-
-def large(config: ModelConfig) -> ModelConfig:
-    """A tiny model's config, made large."""
-    if config.model_type.startswith("clip"):
-        whole = CLIPConfig.from_dict(LARGE_CLIP)
-        return {"clip": whole, "clip_text_model": whole.text_config, "clip_vision_model": whole.vision_config}[
-            config.model_type
-        ]
-    if isinstance(config, EncoderDecoderConfig):  # whose parts have other widths, and other deviations
-        decoder = large(config.decoder).replace(n_embd=72, initializer_range=0.03)
-        return config.replace(encoder=large(config.encoder), decoder=decoder)
-    return config.replace(**LARGE[config.model_type])
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_tensor_has_the_distribution_of_transformers(name: str) -> None:
-    config = large(CONFIGS[name])
+    family = family_of(name)
+    config = made(name, **{**family.tiny[name], **family.large(name)})
     model = getattr(transformers, name)(theirs(config))
     buffers = {path: values for path, values in model.named_buffers() if path in model.state_dict()}
     tensors = {**dict(model.named_parameters()), **buffers}

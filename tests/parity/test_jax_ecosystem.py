@@ -20,7 +20,7 @@ from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.parity.sides import QUICK
-from tests.parity.tiny import BERT, CONFIGS, RATES, WHOLE, inputs
+from tests.parity.tiny import CONFIGS, RATES, WHOLE, inputs
 
 WHERE = ("name", list(CONFIGS))
 
@@ -161,7 +161,7 @@ def test_values_go_where_sharding_says(tmp_path: Path) -> None:
     assert asked["encoder.layer.0.intermediate.dense.weight"] == (12, 17)  # as JAX stores it
     known = "seed, dtype, gradient_checkpointing, compute_dtype, sharding"
     with pytest.raises(TypeError, match=f"BertModel has no keyword device; it has {known}"):
-        dp.BertModel(BERT, device=device)
+        dp.BertModel(CONFIGS["BertModel"], device=device)
 
 
 TWO_DEVICES = """

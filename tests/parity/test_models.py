@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from diptych.core.registry import architectures
 from tests.assertions import assert_close
-from tests.families.drawing import Case
-from tests.parity.cases import FAMILIES, MADE, cases
+from tests.family import Case, families
+from tests.parity.cases import CHOICES, cases
 from tests.parity.sides import Arrays, Jax, Oracle, Torch, random_weights
 
 
@@ -74,12 +74,12 @@ def compare(case: Case, directory: Path) -> None:
 
 
 def test_every_architecture_is_compared() -> None:
-    assert set(FAMILIES) == set(architectures())
+    assert sorted(name for family in families().values() for name in family.classes) == sorted(architectures())
 
 
 @pytest.mark.parametrize(
-    ("name", "made"),
-    MADE,
+    ("name", "choices"),
+    CHOICES,
     ids=lambda value: value if isinstance(value, str) else "-".join(f"{name}={value[name]}" for name in value),
 )
 @given(data=st.data())
@@ -88,6 +88,6 @@ def test_every_architecture_is_compared() -> None:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a smaller case of what fails would take minutes to find
 )
-def test_all_sides_agree(name: str, made: dict[str, Any], data: st.DataObject) -> None:
+def test_all_sides_agree(name: str, choices: dict[str, Any], data: st.DataObject) -> None:
     with TemporaryDirectory() as directory:
-        compare(data.draw(cases(name, **made)), Path(directory))
+        compare(data.draw(cases(name, **choices)), Path(directory))

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 import diptych.backends.torch as dp
 from tests.assertions import assert_close
-from tests.parity.tiny import BERT, CONFIGS, RATES, WHOLE, inputs, labels_for
+from tests.parity.tiny import CONFIGS, RATES, WHOLE, inputs, labels_for
 
 WHERE = ("name", list(CONFIGS))
 
@@ -127,7 +127,7 @@ def test_values_go_where_device_says(tmp_path: Path) -> None:
     with pytest.raises(
         TypeError, match="BertModel has no keyword sharding; it has seed, dtype, gradient_checkpointing, device"
     ):
-        dp.BertModel(BERT, sharding="cpu")
+        dp.BertModel(CONFIGS["BertModel"], sharding="cpu")
 
 
 def test_inputs_come_to_the_models_device_and_dtype() -> None:

@@ -12,23 +12,14 @@ import diptych.backends.jax
 import diptych.backends.torch
 from tests.assertions import assert_close
 from tests.parity.sides import QUICK
-from tests.parity.tiny import BART, BERT, BERT_GENERATION, COMPOSITE, GPT2, MBART, ROBERTA
+from tests.parity.tiny import changed
 
 STEPS = 20
 # optax and torch disagree in their defaults (weight_decay 1e-4 and 1e-2), so each is said. The epsilon is large on
 # purpose: where a gradient is zero but for rounding, as a key bias's, Adam would turn the rounding into steps.
 RATE, BETAS, EPSILON, DECAY = 1e-2, (0.9, 0.98), 1e-3, 0.05
 
-SUBJECTS: dict[str, Any] = {
-    "BertLMHeadModel": BERT.replace(is_decoder=True),
-    "BertForMaskedLM": BERT,
-    "BertGenerationDecoder": BERT_GENERATION.replace(is_decoder=True, tie_word_embeddings=False),
-    "RobertaForMaskedLM": ROBERTA,
-    "GPT2LMHeadModel": GPT2,
-    "BartForConditionalGeneration": BART,
-    "MBartForConditionalGeneration": MBART.replace(tie_word_embeddings=False),
-    "EncoderDecoderModel": COMPOSITE,
-}
+SUBJECTS = changed("trained")
 
 
 def batches(name: str) -> list[dict[str, np.ndarray]]:

@@ -27,72 +27,49 @@ from diptych.core.models.bart import BartConfig
 from diptych.core.models.bert import BertConfig
 from diptych.core.models.gpt2 import GPT2Config
 from tests.assertions import assert_close
-from tests.families.encoder_decoder import BART_LIKE, BERT_LIKE, DECODERS, ENCODERS
+from tests.families.encoder_decoder import halves, pairs
+from tests.family import CROSSES, Family, Sizes, families
 from tests.parity import oracle
 from tests.parity.sides import QUICK
 
 BACKENDS = {"torch": diptych.backends.torch, "jax": diptych.backends.jax}
-LAYERS, HEADS, WIDTH, VOCABULARY, POSITIONS = 2, 5, 35, 31, 41
+SIZES = {"vocabulary": 31, "width": 35, "layers": 2, "heads": 5, "inner": 17, "positions": 41}
+VOCABULARY = SIZES["vocabulary"]
 READ = 29
 """Words that the encoder of a composite knows."""
 
-ALONE = {
-    "GPT2LMHeadModel": "gpt2",
-    "BertLMHeadModel": "bert",
-    "RobertaForCausalLM": "roberta",
-    "BertGenerationDecoder": "bert-generation",
-    "BartForCausalLM": "bart",
-    "MBartForCausalLM": "mbart",
-}
-"""Classes that go on with a text -> their family."""
-ABOUT = {"BartForConditionalGeneration": "bart", "MBartForConditionalGeneration": "mbart"}
-"""Classes that write about a text -> their family."""
-PAIRS = tuple(f"{encoder} {decoder}" for encoder in ENCODERS for decoder in DECODERS)
-"""Composites, by the families of their encoder and their decoder."""
+_GENERATES = {name: family for family in families().values() for name in family.generates}
+ALONE = tuple(name for name, family in _GENERATES.items() if not family.encodes_and_decodes(name))
+"""Classes that go on with a text."""
+ABOUT = tuple(name for name, family in _GENERATES.items() if family.encodes_and_decodes(name))
+"""Classes that write about a text."""
+PAIRS = tuple(" ".join(pair) for pair in pairs())
+"""Composites, by the families of their encoder and their decoder: each once."""
 NAMES = (*ALONE, *ABOUT, *PAIRS)
 
 
-def _config(kind: str, **options: Any) -> Any:
-    """A decoder of a family; or, with other options, an encoder."""
-    untied = {"tie_word_embeddings": False}  # else a model writes what it reads, again and again
-    if kind == "gpt2":
-        sizes = {"n_layer": LAYERS, "n_head": HEADS, "n_embd": WIDTH, "n_inner": 17, "n_positions": POSITIONS}
-        return transformers.GPT2Config(
-            vocab_size=VOCABULARY, bos_token_id=None, eos_token_id=None, **sizes, **untied, **options
-        )
-    if kind in BART_LIKE:
-        encoder = {"encoder_layers": 3, "encoder_attention_heads": 7, "encoder_ffn_dim": 19}
-        decoder = {"decoder_layers": LAYERS, "decoder_attention_heads": HEADS, "decoder_ffn_dim": 17}
-        sizes = {"vocab_size": VOCABULARY, "d_model": WIDTH, "max_position_embeddings": POSITIONS, "pad_token_id": 0}
-        return BART_LIKE[kind](**sizes, **encoder, **decoder, **untied, scale_embedding=kind == "mbart")
-    sizes = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": WIDTH,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "intermediate_size": 17,
-        "max_position_embeddings": POSITIONS,
-        "pad_token_id": 1 if kind == "roberta" else 0,
-    }
-    types = {} if kind == "bert-generation" else {"type_vocab_size": 9}
-    return BERT_LIKE[kind](**{**sizes, **types, **untied, **options})
+def _config(family: Family, name: str, sizes: Sizes = SIZES, **options: Any) -> Any:
+    """A config of the class `name` that does not tie its output layer, else it writes what it reads again and again."""
+    encoder = ({"layers": 3, "heads": 7, "inner": 19},) if family.encoder_decoder else ()
+    assert family.spell is not None
+    fields = family.spell(sizes, *encoder, **{**family.generates[name], "tie_word_embeddings": False, **options})
+    return transformers.AutoConfig.for_model(family.model_type, **fields)
 
 
 def theirs(name: str) -> Any:
     """A model of transformers."""
-    if name in ABOUT:
-        architecture, config = name, _config(ABOUT[name])
-    elif name in ALONE:
-        architecture, config = name, _config(ALONE[name], **({} if "Bart" in name else {"is_decoder": True}))
+    if name in _GENERATES:
+        architecture, config = name, _config(_GENERATES[name], name)
     else:
-        first, second = name.split()
-        sizes = {"vocab_size": READ, "num_hidden_layers": 1, "intermediate_size": 19, "max_position_embeddings": 43}
+        first, second = (halves()[kind] for kind in name.split())
         # BERT is as wide as the decoders, so that nothing is projected
-        width = {} if first == "bert" else {"hidden_size": 33, "num_attention_heads": 3}
-        crosses = {} if second in BART_LIKE else {"is_decoder": True, "add_cross_attention": True}
-        parts = _config(first, **sizes, **width), _config(second, **crosses)
+        width = {} if first.model_type == "bert" else {"width": 33, "heads": 3}
+        sizes = SIZES | {"vocabulary": READ, "layers": 1, "inner": 19, "positions": 43} | width
+        crosses = {} if second.encoder_decoder else CROSSES
         architecture = "EncoderDecoderModel"
-        config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(*parts)
+        encoder = _config(first, next(iter(first.generates)), sizes, is_decoder=False)
+        decoder = _config(second, next(iter(second.generates)), **crosses)
+        config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     model = oracle.built(architecture, config)
     with torch.no_grad():
         for path, parameter in model.named_parameters():

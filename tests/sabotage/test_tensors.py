@@ -8,7 +8,8 @@ from diptych.conversion.capture import run_torch
 from diptych.conversion.parity import compared, parity
 from diptych.core.random import generator
 from diptych.core.registry import architectures, families
-from tests.sabotage.subjects import CONFIGS, corrupted, torch_model
+from tests.parity.tiny import CONFIGS
+from tests.sabotage.subjects import corrupted, torch_model
 
 # Parameters that no module of their own holds, or that are read without a call: the module whose output shows them.
 SEEN_AT = {

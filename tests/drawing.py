@@ -1,72 +1,18 @@
-"""What the families share that draw models and inputs to compare: tiny, no two sizes of a model alike.
+"""Draws of models and inputs to compare: tiny, no two sizes of a model alike.
 
 Where all sizes differ, an axis that is swapped or a width that is taken for another cannot go unseen.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import transformers
 from hypothesis import reject
 from hypothesis import strategies as st
 
-Inputs = dict[str, Any]
-
-PADDINGS = ("none", "right", "left", "holes", "a row of padding")
-PROBLEMS = (None, "regression", "single_label_classification", "multi_label_classification")
-# So large that one in the wrong place shows, and those of published files.
-EPSILONS = (0.3, 0.02, 1e-5, 1e-12)
-
-
-@dataclass(frozen=True, repr=False)
-class Case:
-    """A model and one call of it.
-
-    Attributes:
-        name: of the model's class.
-        config: of transformers.
-        inputs: the call's keywords, arrays or switches.
-        unseen: (B, T), True where a query may see no key. There the oracle's attention is not defined (its sdpa path
-            gives zeros, its eager path the mean of the values), so that nothing is compared with it there.
-        pooled: (B,), the token that stands for each text in outputs without an axis of tokens; None if there are none
-            such outputs, or if no text's token is unseen.
-        keywords: more for the constructor.
-    """
-
-    name: str
-    config: Any
-    inputs: Inputs
-    unseen: np.ndarray | None = None
-    pooled: np.ndarray | None = None
-    keywords: dict[str, Any] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        inputs = {
-            name: f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else value
-            for name, value in self.inputs.items()
-        }
-        unseen = 0 if self.unseen is None else int(self.unseen.sum())
-        return f"{self.name}{self.keywords or ''}({inputs}, unseen={unseen}) of {self.config.to_diff_dict()}"
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(repr(self))  # which hypothesis would spell out, transformers' config and all
-
-    def defined(self, path: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Which entries of an output the oracle defines; all sizes differ, so the shape tells the axes."""
-        defined = np.ones(shape, bool)
-        if self.unseen is None or path.startswith(("vision_model_output", "encoder_")) or not shape:
-            return defined
-        batch, length = self.unseen.shape
-        if len(shape) == 4:  # attentions
-            assert shape[::2] == (batch, length)
-            defined[np.broadcast_to(self.unseen[:, None, :, None], shape)] = False
-        elif shape[:2] == (batch, length):
-            defined[self.unseen] = False
-        elif self.pooled is not None:
-            assert shape[0] == batch
-            defined[self.unseen[np.arange(batch), self.pooled]] = False
-        return defined
+from diptych.core.config import Activation
+from tests.family import PADDINGS, PROBLEMS, Inputs
 
 
 class Drawn:
@@ -81,6 +27,29 @@ class Drawn:
         """One of the options."""
         return self.made[name] if name in self.made else self.draw(st.sampled_from(options))
 
+    def activation(self, name: str) -> str:
+        """One of the activations that are known; the choice has the name of the config's field."""
+        return self.choice(name, get_args(Activation))
+
+    def config(self, model_type: str, **fields: Any) -> Any:
+        """A config of transformers."""
+        return transformers.AutoConfig.for_model(model_type, **fields)
+
+    def labelled(self, name: str) -> dict[str, Any]:
+        """Fields for the kind of problem and the number of classes, if the class is a classifier's."""
+        if not name.endswith("ForSequenceClassification"):
+            return {}
+        problem_type = self.choice("problem_type", PROBLEMS)
+        single = problem_type == "single_label_classification"  # which needs two labels or more
+        count = self.choice("num_labels", [self.size(2, 12), *([] if single else [1])])
+        return {"problem_type": problem_type, "num_labels": count}
+
+    def part(self, *taken: int) -> "Drawn":
+        """Draws of a model's other part, whose sizes differ from each other and from those that are taken."""
+        other = Drawn(self.draw, self.made)
+        other.taken = set(taken)
+        return other
+
     def often(self) -> bool:
         return self.draw(st.sampled_from([True, True, True, False]))
 
@@ -91,9 +60,13 @@ class Drawn:
     def size(self, low: int, high: int) -> int:
         """A size from low to high."""
         free = [size for size in range(low, high + 1) if size not in self.taken]
-        size = self.draw(st.sampled_from(free)) if free else reject()
+        size = self.one_of(free)
         self.taken.add(size)
         return size
+
+    def one_of(self, free: Sequence[Any]) -> Any:
+        """One of what is left; another example, if nothing is."""
+        return self.draw(st.sampled_from(free)) if free else reject()
 
     def heads(self) -> tuple[int, int]:
         """A number of heads and a width that they divide."""
@@ -101,7 +74,7 @@ class Drawn:
         # a layer norm over two entries gives 1 and -1 whatever they are: its gradient is what cancellation leaves over
         pairs = [(heads, width) for heads, width in pairs if width >= 4]
         free = [(heads, width) for heads, width in pairs if not self.taken & {heads, width, width // heads}]
-        heads, width = self.draw(st.sampled_from(free)) if free else reject()
+        heads, width = self.one_of(free)
         self.taken |= {heads, width, width // heads}
         return heads, width
 
@@ -187,11 +160,3 @@ class Drawn:
             return random.integers(0, 2, (batch, classes)).astype(np.float64)
         shape = (batch,) if classes == 1 and self.draw(st.booleans()) else (batch, classes)
         return random.standard_normal(shape)
-
-
-def unseen(mask: np.ndarray | None, *, causal: bool) -> np.ndarray | None:
-    """Where a query sees no key under an attention mask, (B, T); None if there is no such place."""
-    if mask is None:
-        return None
-    seen = np.logical_or.accumulate(mask != 0, axis=1) if causal else np.any(mask != 0, axis=1, keepdims=True)
-    return None if seen.all() else np.broadcast_to(~seen, mask.shape)

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from diptych.conversion import transfer
 from diptych.conversion.capture import Run, run_jax, run_torch, shifted
 from diptych.conversion.report import Kind, Point, Report
-from diptych.conversion.slots import any_backend
+from diptych.conversion.slots import names_backend
 from diptych.core.checkpoint.dialects import find_shift
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
@@ -279,7 +279,7 @@ def _sides(reference: Any, candidate: Any, against: str | None, backend: Backend
 
 def _check_names(class_name: str, inputs: Mapping[str, Any]) -> None:
     """The inputs must be keywords of the class's call."""
-    model_class = getattr(any_backend(), class_name)
+    model_class = getattr(names_backend(), class_name)
     call = model_class.forward if hasattr(model_class, "forward") else model_class.__call__
     known = [name for name in inspect.signature(call).parameters if name not in ("self", "rngs", "switches")]
     unknown = [name for name in inputs if name not in known and name not in Switches.__annotations__]

@@ -60,7 +60,7 @@ def test_examples_print_what_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("diptych._chosen", None)
+    monkeypatch.setattr("diptych.core.backends._default", None)
     monkeypatch.delenv("DIPTYCH_BACKEND", raising=False)
     names: dict[str, Any] = {}
     printed, commanded, ran = "", "", 0

@@ -630,7 +630,7 @@ def test_the_class_is_that_of_the_config(backend, saved, monkeypatch):
     for architecture in ("CLIPTextModel", "BertForSequenceClassification"):
         model = backend.load(saved(architecture))
         assert type(model) is getattr(backend, architecture)
-        monkeypatch.setattr(diptych, "_chosen", None)
+        monkeypatch.setattr("diptych.core.backends._default", None)
         diptych.use(backend.NAME)
         again = diptych.load(saved(architecture), dtype="bfloat16")
         assert type(again) is type(model) and str(again.dtype).endswith("bfloat16")

@@ -60,7 +60,7 @@ def generate_text(
     Args:
         directory: the checkpoint's, or a name on the Hugging Face hub.
         prompts: texts, for the tokenizer.json of the checkpoint, which may add special tokens; or ids, taken as given.
-        backend: jax or torch; without it that of `diptych.use` or DIPTYCH_BACKEND, or the one that is installed, torch if
+        backend: jax or torch; None takes that of `diptych.use` or DIPTYCH_BACKEND, or else what is installed, torch if
             both are. The tokens are the same.
         dtype: of the parameters; None keeps the file's.
         seed: of do_sample's random choices.

@@ -100,14 +100,13 @@ def inspect_checkpoint(name_or_path: str | os.PathLike[str], *, ignore_config: I
         if any(config.part(wanted) is not None for wanted in family.classes.values())
         for pattern in within(family, config).ignored
     }
-    flax = checkpoint.format == "flax-msgpack" or checkpoint.metadata.get("format") == "flax"
     tensors = tuple(
         Tensor(
             name=name,
             shape=tensor.shape,
             dtype=tensor.dtype.name,
             nbytes=tensor.nbytes,
-            role="buffer" if matches(respelled(name, flax=flax), buffers) else "parameter",
+            role="buffer" if matches(respelled(name, flax=checkpoint.flax), buffers) else "parameter",
         )
         for name, tensor in checkpoint.tensors.items()
     )

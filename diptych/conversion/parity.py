@@ -22,19 +22,18 @@ from tqdm.auto import tqdm
 
 from diptych.conversion import transfer
 from diptych.conversion.capture import Run, run_jax, run_torch, shifted
-from diptych.conversion.report import Kind, Point, Report
+from diptych.conversion.report import Point, PointKind, Report
 from diptych.conversion.slots import names_backend
-from diptych.core.checkpoint.dialects import find_shift
+from diptych.core.backends import BackendName, checked
+from diptych.core.checkpoint.dialects import find_shifts
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.pretrained import PreTrained, Switches
 from diptych.core.random import generator
-from diptych.core.registry import architectures, families
+from diptych.core.registry import architectures, families, read_config, within
 from diptych.core.semantics.losses import IGNORED
-
-Backend = Literal["jax", "torch"]
 
 RELATIVE = 1e-9
 """In float64 a point may differ by this share of the reference's largest value …"""
@@ -53,7 +52,7 @@ class Subject:
 
     name: str
     class_name: str
-    framework: Literal["jax", "torch", "transformers"]
+    framework: transfer.Framework
     make: Callable[[str], Any]
 
     def run(self, inputs: Mapping[str, Any], dtype: str, *, seed: int, gradients: bool) -> tuple[Run, dict[str, str]]:
@@ -84,7 +83,7 @@ def parity(
     dtype: str = "float64",
     gradients: bool = True,
     against: Literal["transformers"] | None = None,
-    backend: Backend | None = None,
+    backend: BackendName | None = None,
     progress: bool | None = None,
 ) -> Report:
     """Compares two models, point by point.
@@ -107,8 +106,8 @@ def parity(
     """
     if against not in (None, "transformers"):
         raise InputError(f"parity: against={against!r} is not known; known: 'transformers'")
-    if backend not in (None, "jax", "torch"):
-        raise InputError(f"parity: backend={backend!r} is not known; known: 'jax', 'torch'")
+    if backend is not None:
+        checked(backend, "parity: backend")
     if against is not None and candidate is not None:
         raise InputError("parity: against='transformers' takes the place of the candidate; give one of them")
     first, second = _sides(reference, candidate, against, backend)
@@ -162,7 +161,7 @@ def compared(reference: Run, candidate: Run, *, dtype: str, exact: Run | None = 
         exact: the reference's float64 run, for a narrower dtype.
     """
     points: list[Point] = []
-    kinds: tuple[tuple[Kind, dict[str, np.ndarray], dict[str, np.ndarray]], ...] = (
+    kinds: tuple[tuple[PointKind, dict[str, np.ndarray], dict[str, np.ndarray]], ...] = (
         ("module", reference.modules, {k: v for k, v in candidate.modules.items() if k in reference.modules}),
         ("output", reference.outputs, candidate.outputs),
         ("gradient", reference.gradients, candidate.gradients),
@@ -200,7 +199,7 @@ def _misshaped(reference: Run, candidate: Run) -> list[Point]:
 
 def _point(
     name: str,
-    kind: Kind,
+    kind: PointKind,
     dtype: str,
     reference: np.ndarray,
     candidate: np.ndarray,
@@ -256,7 +255,7 @@ def _blind(reference: Run, candidate: Run) -> dict[str, str]:
     return found
 
 
-def _sides(reference: Any, candidate: Any, against: str | None, backend: Backend | None) -> tuple[Subject, Subject]:
+def _sides(reference: Any, candidate: Any, against: str | None, backend: BackendName | None) -> tuple[Subject, Subject]:
     if against is not None:
         if not _is_path(reference):
             raise InputError("parity: against='transformers' needs a checkpoint directory as reference")
@@ -267,8 +266,8 @@ def _sides(reference: Any, candidate: Any, against: str | None, backend: Backend
             _loaded(reference, home) if _is_path(reference) else _live(reference),
             _loaded(candidate, backend or "jax") if _is_path(candidate) else _live(candidate),
         )
-    target: Backend = backend or (
-        "torch" if not _is_path(reference) and transfer.opened(reference).framework == "jax" else "jax"
+    target: BackendName = backend or (
+        "torch" if not _is_path(reference) and transfer.inspect_live_model(reference).framework == "jax" else "jax"
     )
     if _is_path(reference):
         return _loaded(reference, "torch" if target == "jax" else "jax"), _loaded(reference, target)
@@ -293,7 +292,7 @@ def _is_path(thing: Any) -> bool:
     return isinstance(thing, str | os.PathLike)
 
 
-def _loaded(path: str | os.PathLike[str], framework: Literal["jax", "torch", "transformers"]) -> Subject:
+def _loaded(path: str | os.PathLike[str], framework: transfer.Framework) -> Subject:
     """A side that is loaded from a directory, in each dtype anew."""
     class_name = architecture_of(path)
     if framework == "transformers":
@@ -310,7 +309,7 @@ def _loaded(path: str | os.PathLike[str], framework: Literal["jax", "torch", "tr
 
 def _live(model: Any) -> Subject:
     """A side that is a model in memory: a copy of that very object in each dtype, whatever was done to it."""
-    found = transfer.opened(model)
+    found = transfer.inspect_live_model(model)
     make = {"jax": _cast_jax, "torch": _cast_torch, "transformers": _cast_transformers}[found.framework]
     return Subject("a live model", found.architecture, found.framework, lambda dtype: make(model, dtype))
 
@@ -383,17 +382,16 @@ def _by_transformers(directory: Path, class_name: str, dtype: str) -> Any:
 def _published(model: Any, class_name: str) -> Callable[[str], str]:
     """Published names from those that transformers has in memory, which for some classes lack a prefix."""
     home = importlib.import_module("diptych.backends.torch")
-    ours: PreTrained = getattr(home, class_name)(transfer.opened(model).config, seed=None)
+    config = transfer.inspect_live_model(model).config
+    ours: PreTrained = getattr(home, class_name)(config, seed=None)
     names = [name for name, _ in model.named_parameters()]
     wanted = [slot.path for slot in ours._leaves()]
-    return shifted(find_shift(names, wanted, families()[architectures()[class_name]].prefixes))
+    return shifted(find_shifts(names, wanted, within(families()[architectures()[class_name]], config)))
 
 
 def _config_of(thing: Any, class_name: str) -> Any:
     if not _is_path(thing):
-        return transfer.opened(thing).config
-    from diptych.core.registry import read_config
-
+        return transfer.inspect_live_model(thing).config
     wanted = families()[architectures()[class_name]].classes[class_name]
     return read_config(locate(thing), assume=wanted.model_type).part(wanted)
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-Kind = Literal["module", "output", "gradient", "parameter"]
+PointKind = Literal["module", "output", "gradient", "parameter"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Point:
     """
 
     name: str
-    kind: Kind
+    kind: PointKind
     dtype: str
     shape: tuple[int, ...]
     max_absolute: float
@@ -105,7 +105,7 @@ class Report:
         """For each dtype and kind, the point that uses most of its bounds; failures first in the order of the calls."""
         rows: list[Point] = []
         for dtype in self.dtypes:
-            for kind in get_args(Kind):
+            for kind in get_args(PointKind):
                 group = [point for point in self.points if point.kind == kind and point.dtype == dtype]
                 failed = [point for point in group if not point.passed]
                 rows += failed[:3] or sorted(group, key=lambda point: point.units, reverse=True)[:3]

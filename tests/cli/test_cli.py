@@ -169,7 +169,9 @@ def test_an_absent_framework_is_exit_code_2(run, tmp_path, source, monkeypatch):
     monkeypatch.setattr("diptych.core.backends.PACKAGES", {})
     code, out, err = run("convert", source, tmp_path / "out")
     assert (code, out) == (2, "")
-    assert "diptych: neither JAX with Flax nor PyTorch is installed; pip install 'diptych[jax]' or 'diptych[torch]'" in err
+    assert (
+        "diptych: neither JAX with Flax nor PyTorch is installed; pip install 'diptych[jax]' or 'diptych[torch]'" in err
+    )
     assert not (tmp_path / "out").exists()
 
 

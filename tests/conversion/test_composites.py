@@ -152,7 +152,7 @@ def test_what_cannot_be_a_part_is_refused(files, tmp_path, backend):
     del tensors["h.0.attn.c_attn.weight"]
     save_file(tensors, half / "model.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"half does not fit GPT2LMHeadModel: 1 tensors are missing: transformer\.h"
+        CheckpointError, match=r"half does not fit GPT2LMHeadModel: 1 tensor is missing: transformer\.h"
     ):
         backend.EncoderDecoderModel.from_encoder_decoder_pretrained(*paths, dtype="float32")
 

@@ -144,7 +144,9 @@ def test_flax_is_needed_too() -> None:
 
 def test_no_framework_at_all() -> None:
     program = f"{without('jax', 'torch')}\nimport diptych; diptych.BertModel"
-    expected = "ImportError: neither JAX with Flax nor PyTorch is installed; pip install 'diptych[jax]' or 'diptych[torch]'"
+    expected = (
+        "ImportError: neither JAX with Flax nor PyTorch is installed; pip install 'diptych[jax]' or 'diptych[torch]'"
+    )
     assert refused(program) == expected
     # configs are core's, so that a backend's absence does not keep them from being read
     assert run(

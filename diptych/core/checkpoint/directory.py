@@ -76,6 +76,11 @@ class Checkpoint:
     tensors: Mapping[str, TensorSource]
     metadata: Mapping[str, str]
 
+    @property
+    def flax(self) -> bool:
+        """Whether the tensors have the names and layouts of a Flax tree, as a safetensors file may have them too."""
+        return self.format == "flax-msgpack" or self.metadata.get("format") == "flax"
+
 
 def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -> Checkpoint:
     """Open the weights in a directory; nothing but headers is read.

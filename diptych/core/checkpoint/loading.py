@@ -10,7 +10,7 @@ from typing import Any
 from diptych.core.checkpoint.directory import Checkpoint, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import writing
 from diptych.core.checkpoint.locate import locate
-from diptych.core.checkpoint.matching import LoadReport, Match, match, names_of
+from diptych.core.checkpoint.matching import LoadReport, Match, NamedTensors, Target, match, names_of
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import ModelConfig
@@ -37,9 +37,9 @@ class Source:
     checkpoint: Checkpoint
 
     @property
-    def flax(self) -> bool:
-        """Whether the tensors have a Flax tree's names and layouts."""
-        return self.checkpoint.format == "flax-msgpack" or self.checkpoint.metadata.get("format") == "flax"
+    def tensors(self) -> NamedTensors:
+        """All tensors of the checkpoint."""
+        return NamedTensors(str(self.directory), self.checkpoint.tensors, self.checkpoint.flax)
 
     @property
     def nbytes(self) -> int:
@@ -88,18 +88,8 @@ def matched(
     ignore: Iterable[str] = (),
 ) -> Match:
     """Matches a source with a model's slots."""
-    return match(
-        slots,
-        source.checkpoint.tensors,
-        family=family,
-        known=known,
-        flax=source.flax,
-        copied=family.copied(source.whole, [slot.path for slot in slots]),
-        allow_fresh=allow_fresh,
-        ignore=ignore,
-        where=str(source.directory),
-        class_name=class_name,
-    )
+    target = Target(class_name, slots, family, known, family.copied(source.whole, [slot.path for slot in slots]))
+    return match(source.tensors, target, allow_fresh=allow_fresh, ignore=ignore)
 
 
 def dtype_of(source: Source, found: Match, asked: Any) -> str:

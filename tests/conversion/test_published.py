@@ -305,7 +305,7 @@ def matched(monkeypatch):
     # where a tensor comes from stands for its values: two are equal that come from one
     monkeypatch.setattr(matching, "read_bytes", lambda source, name: source.where)
 
-    def match(name, architecture, shapes, **options):
+    def match(name, architecture, shapes, copied=None, **options):
         config, copies = config_of(name), PUBLISHED[name].copies
         family = within(family_of(name), config)
         tensors = {
@@ -320,6 +320,7 @@ def matched(monkeypatch):
                 {f"{below}{slot.path}" for slot in slots_of("torch", name, other, part)}
                 for below, other, part in relatives(family, config)
             ],
+            copied or {},
         )
         return matching.match(matching.NamedTensors(name, tensors), target, **options)
 

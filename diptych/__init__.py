@@ -26,7 +26,7 @@ def use(name: str) -> ModuleType:
         InputError: the name is neither "jax" nor "torch".
         ImportError: the backend's framework is not installed; the message names the extra to install.
     """
-    module = importlib.import_module(f"diptych.backends.{_backends.checked(name, 'backend')}")
+    module = importlib.import_module(f"diptych.backends.{_backends.validate_name(name, 'backend')}")
     _backends.set_default(name)
     return module
 

@@ -1,4 +1,4 @@
-"""A checkpoint directory written again in another format or dtype: streaming, atomic, verified by reading it back."""
+"""Conversion of checkpoint directories to another format or dtype: streaming, atomic, verified by reading back."""
 
 import functools
 import json
@@ -30,10 +30,10 @@ from diptych.core.registry import Family, architectures, families, relatives, wi
 
 Progress = bool | Callable[[int], None] | None
 
-# What makes weights usable: the tokenizer's, the processor's and the generation's files, the model's card and licence.
+# Files that are copied along: tokenizer, processor and generation settings, the model card, the licence.
 _COMPANIONS = ("*.json", "*.txt", "*.md", "*.model", "*.jinja", "tokenizer*", "vocab*", "LICENSE*")
 _NO_COMPANIONS = ("config.json", "*.index.json", "*.safetensors", "*.msgpack", "*.bin", "*.h5")
-_STRIP = 1 << 20  # entries that are looked at in one go
+_STRIP = 1 << 20  # entries that are examined at a time
 
 
 @dataclass(frozen=True)
@@ -222,14 +222,14 @@ def convert(
 
 
 def _refuse_foreign_files(destination: Path) -> None:
-    """What is replaced is a checkpoint's files; anything else at the destination must be moved away first."""
+    """Raises an error if replacing the destination would delete files that do not belong to a checkpoint."""
     known = (*_COMPANIONS, *_NO_COMPANIONS)
     entries = destination.iterdir() if destination.is_dir() else ()
     foreign = [p.name for p in entries if p.is_dir() or not any(fnmatchcase(p.name, pattern) for pattern in known)]
     if foreign:
         raise CheckpointError(
-            f"{destination}: holds what is no part of a checkpoint and would be lost: {', '.join(sorted(foreign))}; "
-            "move it away or give another directory"
+            f"{destination}: holds files that are not part of a checkpoint and would be lost: "
+            f"{', '.join(sorted(foreign))}; move them away or give another directory"
         )
 
 
@@ -298,14 +298,14 @@ def _output_name(slot: Slot, format: str) -> str:
 
 
 def _output_tensor(filling: Filling, format: str, dtype: str | None) -> TensorSource:
-    """The tensor as it is written: layout and dtype are settled in one pass, when its turn comes."""
+    """The tensor in the layout and dtype of the output; both are changed in one pass when it is read."""
     slot, source = filling.slot, filling.source
     rank = len(slot.shape)
     layout = tree_axes(slot.kind, rank) if format == "flax-msgpack" else tuple(range(rank))
     axes = tuple(filling.axes[axis] for axis in layout)
     target = source.dtype if dtype is None else FLOATS[dtype]
     shape = tuple(source.shape[axis] for axis in axes)
-    return TensorSource(shape, target, functools.partial(_read, filling, axes, target), source.where)
+    return TensorSource(shape, target, functools.partial(_read, filling, axes, target), source.origin)
 
 
 def _read(filling: Filling, axes: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
@@ -316,7 +316,7 @@ def _read(filling: Filling, axes: tuple[int, ...], dtype: np.dtype[Any]) -> np.n
         copy = permuted(values, axes, dtype)
     if dtype != values.dtype and _infinities(copy) != _infinities(values):
         raise CheckpointError(
-            f"{filling.source.where}: {filling.name} holds {values.dtype} values that are too large for {dtype}; "
+            f"{filling.source.origin}: {filling.name} holds {values.dtype} values that are too large for {dtype}; "
             "choose a wider dtype"
         )
     return copy
@@ -330,7 +330,7 @@ def _infinities(values: np.ndarray) -> int:
 def _verify(
     directory: Path, found: Match, format: str, dtype: str | None, advance: Callable[[int], None]
 ) -> tuple[Converted, ...]:
-    """Reads what was written and compares each tensor with the source, both in the published layout."""
+    """Reads the new files and compares each tensor with its source, both in the published layout."""
     written = open_checkpoint(directory, format).tensors
     converted: list[Converted] = []
     for filling in found.fillings:
@@ -342,7 +342,7 @@ def _verify(
         expected, got = digest(wanted), digest(_output_tensor(filled, "safetensors", None))
         if (expected, wanted.dtype) != (got, back.dtype):
             raise CheckpointError(
-                f"{back.where}: {slot.path} was written but is another when it is read back (SHA-256 {got}, not "
+                f"{back.origin}: {slot.path} differs from what was written when it is read back (SHA-256 {got}, not "
                 f"{expected}); the disk or the memory may be faulty, and nothing was put in place"
             )
         converted.append(Converted(slot.path, slot.shape, back.dtype.name, filling.source.dtype.name, got))
@@ -351,7 +351,7 @@ def _verify(
 
 
 def _write_config(source: Path, target: Path, model_type: str, architecture: str, dtypes: set[str]) -> None:
-    """Writes config.json with every field of the source's; only what the weights decide is brought up to date."""
+    """Writes config.json: every field of the source's, with the model_type, architecture and dtype of the weights."""
     path = config_path(source)
     data = parse_json_object(read_text(path), str(path))
     data["model_type"] = model_type
@@ -364,7 +364,7 @@ def _write_config(source: Path, target: Path, model_type: str, architecture: str
 
 
 def _set_dtype(data: dict[str, Any], dtype: str, *, inner: bool = False) -> None:
-    """Sets the dtype of a config and of its parts, under the names that are there: old files say torch_dtype."""
+    """Sets the dtype of a config and of its parts, under the name that they use: old files have torch_dtype."""
     names = [name for name in ("dtype", "torch_dtype") if name in data]
     for name in names or ([] if inner else ["dtype"]):
         data[name] = dtype
@@ -374,7 +374,7 @@ def _set_dtype(data: dict[str, Any], dtype: str, *, inner: bool = False) -> None
 
 
 def _copy_companions(source: Path, target: Path) -> Iterator[str]:
-    """Copies the small files that belong to the weights, and gives their names."""
+    """Copies the small files that belong to the weights; yields their names."""
     for path in sorted(source.iterdir()):
         wanted = any(fnmatchcase(path.name, pattern) for pattern in _COMPANIONS)
         if wanted and path.is_file() and not any(fnmatchcase(path.name, pattern) for pattern in _NO_COMPANIONS):
@@ -385,7 +385,7 @@ def _copy_companions(source: Path, target: Path) -> Iterator[str]:
 
 @contextmanager
 def _progress_meter(progress: Progress, total: int) -> Iterator[Callable[[int], None]]:
-    """Something to call with each number of bytes done."""
+    """Gives the function to call with each number of bytes done."""
     if callable(progress):
         yield progress
         return

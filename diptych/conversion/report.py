@@ -1,4 +1,4 @@
-"""What a parity check found: every compared point, the first that differs, and a verdict."""
+"""The result of a parity check: every compared point, the first that differs, and a verdict."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -75,7 +75,7 @@ class Report:
 
     @property
     def matched(self) -> float:
-        """The share of called modules that both sides called under one name."""
+        """The share of the called modules that both sides called under the same name."""
         both = len({point.name for point in self.points if point.kind == "module"})
         return both / max(1, both + len(self.only_reference) + len(self.only_candidate))
 

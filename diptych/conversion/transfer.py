@@ -1,4 +1,4 @@
-"""Live models handed from one framework to the other, tensor by tensor and without a disk between them."""
+"""Live models copied from one framework to the other, tensor by tensor, in memory."""
 
 import functools
 import sys
@@ -50,8 +50,8 @@ def to_torch(model: Any, *, dtype: Any = None, device: Any = None) -> Any:
     """The torch model with a live one's weights, configs, dtype and train mode; it shares no memory with it.
 
     Args:
-        model: of either backend, or of `transformers` if its class is known here. A JAX model's `compute_dtype` is left
-            behind: in torch that is a matter of autocast.
+        model: of either backend, or of `transformers` if its class is known here. A JAX model's `compute_dtype` is not
+            carried over: torch has autocast for that.
         dtype: of the parameters; None keeps the model's.
         device: where the parameters go; None is torch's default device.
 
@@ -108,7 +108,7 @@ def inspect_live_model(model: Any) -> LiveModel:
             if base.__module__.startswith("transformers.") and base.__name__ in known:
                 return _inspect_transformers(model, base.__name__)
     raise InputError(
-        f"a {type(model).__module__}.{type(model).__name__} is no model that is known here; known, of diptych and of "
+        f"{type(model).__module__}.{type(model).__name__} is not a known model class; known, from diptych and from "
         f"transformers: {', '.join(known)}"
     )
 
@@ -118,10 +118,10 @@ def _inspect_transformers(model: Any, architecture: str) -> LiveModel:
 
     named = f"the {architecture} of transformers"
     config_class = families()[architectures()[architecture]].classes[architecture]
-    config = config_class.from_json(model.config.to_json_string(use_diff=False), where=f"the config of {named}")
+    config = config_class.from_json(model.config.to_json_string(use_diff=False), source=f"the config of {named}")
     tensors: dict[str, TensorSource] = {}
     saved = model.state_dict()
-    # which give what is tied once, but for the buffers that no checkpoint holds
+    # named_parameters gives tied parameters once; buffers that state_dict leaves out are in no checkpoint
     buffers = [pair for pair in model.named_buffers() if pair[0] in saved and pair[1].is_floating_point()]
     for name, parameter in [*model.named_parameters(), *buffers]:
         if parameter.is_meta:

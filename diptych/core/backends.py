@@ -6,7 +6,7 @@ This module imports nothing but the standard library, so that `import diptych` s
 import importlib.util
 import os
 import sys
-from typing import Literal, get_args
+from typing import Literal
 
 from diptych.core.errors import InputError
 
@@ -45,16 +45,16 @@ def set_default(name: str | None) -> None:
         InputError: the name is not that of a backend.
     """
     global _default
-    _default = None if name is None else checked(name, "backend")
+    _default = None if name is None else validate_name(name, "backend")
 
 
-def checked(name: str, argument: str) -> BackendName:
+def validate_name(name: str, argument: str) -> BackendName:
     """The name, if it is that of a backend.
 
     Raises:
         InputError: it is not; the message begins with the argument and lists the names.
     """
-    for known in get_args(BackendName):
+    for known in PACKAGES:
         if name == known:
             return known
     raise InputError(f"{argument}={name!r} is not known; known: {', '.join(sorted(PACKAGES))}")
@@ -73,11 +73,11 @@ def choose(purpose: Purpose, name: str | None = None, *, argument: str = "backen
         ImportError: neither backend is installed, or both are and the caller must choose.
     """
     if name is not None:
-        return checked(name, argument)
+        return validate_name(name, argument)
     if _default is not None:
         return _default
     if variable := os.environ.get(ENVIRONMENT_VARIABLE):
-        return checked(variable, ENVIRONMENT_VARIABLE)
+        return validate_name(variable, ENVIRONMENT_VARIABLE)
     available = installed()
     if not available:
         raise ImportError(
@@ -86,5 +86,6 @@ def choose(purpose: Purpose, name: str | None = None, *, argument: str = "backen
     if len(available) == 1 or purpose == "result":
         return available[0]
     if purpose == "names":
-        return next((backend for backend in available if PACKAGES[backend][0] in sys.modules), available[0])
+        imported: list[BackendName] = [backend for backend in available if PACKAGES[backend][0] in sys.modules]
+        return (imported or available)[0]
     raise ImportError("JAX and PyTorch are both installed: choose with DIPTYCH_BACKEND or diptych.use('jax' | 'torch')")

@@ -104,7 +104,7 @@ def read_config(directory: str | Path, *, ignore: tuple[str, ...] = (), assume: 
     known = config_classes()
     if not isinstance(model_type, str) or model_type not in known:
         raise ConfigError(f"{path}: model_type={model_type!r} is not known; known: {', '.join(sorted(known))}")
-    return known[model_type].from_dict(data, ignore=ignore, where=str(path))
+    return known[model_type].from_dict(data, ignore=ignore, source=str(path))
 
 
 def described(cls: type) -> tuple[str, Family, type[ModelConfig]]:

@@ -224,8 +224,11 @@ def test_a_shard_that_is_missing_or_another_checkpoints(checkpoint):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (msgpack.packb([1, 2]), "holds type list at the top, not a map of names: it is no tree of Flax weights"),
-        (b"PK\x03\x04" + bytes(50), "holds type integer at the top, not a map of names: it is no tree of Flax weights"),
+        (msgpack.packb([1, 2]), "holds type list at the top, not a map of names: it is not a tree of Flax weights"),
+        (
+            b"PK\x03\x04" + bytes(50),
+            "holds type integer at the top, not a map of names: it is not a tree of Flax weights",
+        ),
         (
             flax.serialization.to_bytes({"a": {"b": 3}}),
             "'a.b' is of type integer, not an array; a tree of Flax weights",

@@ -476,7 +476,7 @@ def test_what_differs_when_it_is_read_back_is_not_put_in_place(tmp_path, source,
         return files
 
     monkeypatch.setattr(module, "write_checkpoint", careless)
-    with pytest.raises(CheckpointError, match=r"\S+ was written but is another when it is read back \(SHA-256"):
+    with pytest.raises(CheckpointError, match=r"\S+ differs from what was written when it is read back \(SHA-256"):
         convert(source, tmp_path / "out", format=format)
     assert os.listdir(tmp_path) == ["source"]
 

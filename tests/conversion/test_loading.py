@@ -586,7 +586,7 @@ def test_token_ids_outside_the_vocabulary_are_one_warning(backend, copy_of, capl
     edit_config(directory, bos_token_id=101, eos_token_id=102)
     model = backend.BertModel.from_pretrained(directory)
     assert warnings_of(caplog) == [
-        f"{directory}: bos_token_id=101, eos_token_id=102 outside the vocabulary; an error only in a call that uses it"
+        f"{directory}: bos_token_id=101, eos_token_id=102 outside the vocabulary; a call that uses it raises an error"
     ]
     assert [record.levelno for record in caplog.records if record.name == "diptych"] == [logging.WARNING]
     model(np.zeros((1, 2), np.int64))

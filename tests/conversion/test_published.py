@@ -260,7 +260,7 @@ def family_of(name):
 @functools.cache
 def config_of(name):
     fields = PUBLISHED[name].config
-    return config_classes()[fields["model_type"]].from_json(json.dumps(fields), where=name)
+    return config_classes()[fields["model_type"]].from_json(json.dumps(fields), source=name)
 
 
 @functools.cache
@@ -303,7 +303,7 @@ def unread():
 def matched(monkeypatch):
     """Matches tensors that have no values with the slots, which are the same in both backends."""
     # where a tensor comes from stands for its values: two are equal that come from one
-    monkeypatch.setattr(matching, "read_bytes", lambda source, name: source.where)
+    monkeypatch.setattr(matching, "read_bytes", lambda source, name: source.origin)
 
     def match(name, architecture, shapes, copied=None, **options):
         config, copies = config_of(name), PUBLISHED[name].copies

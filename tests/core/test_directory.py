@@ -63,7 +63,7 @@ def test_one_file(tmp_path, format):
     assert (checkpoint.format, checkpoint.directory, checkpoint.files) == (format, tmp_path / "new", files)
     assert digests(checkpoint.tensors) == digests(tensors())
     assert checkpoint.metadata == ({"format": "pt"} if format == "safetensors" else {})
-    assert all(source.where == str(files[0]) for source in checkpoint.tensors.values())
+    assert all(source.origin == str(files[0]) for source in checkpoint.tensors.values())
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -86,7 +86,7 @@ def test_shards(tmp_path, format, size, shards):
     assert checkpoint.files == files
     assert digests(checkpoint.tensors) == digests(tensors())
     sizes = [
-        sum(source.nbytes for source in checkpoint.tensors.values() if source.where == str(file)) for file in files
+        sum(source.nbytes for source in checkpoint.tensors.values() if source.origin == str(file)) for file in files
     ]
     assert sizes == shards
     if len(shards) > 1:

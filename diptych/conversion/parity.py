@@ -24,7 +24,7 @@ from diptych.conversion import transfer
 from diptych.conversion.capture import Run, run_jax, run_torch, shifted
 from diptych.conversion.report import Point, PointKind, Report
 from diptych.conversion.slots import names_backend
-from diptych.core.backends import BackendName, validate_name
+from diptych.core.backends import PACKAGES, BackendName, validate_name
 from diptych.core.checkpoint.dialects import find_shifts
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
@@ -66,7 +66,7 @@ class Subject:
             return run, self._description(model)
 
     def _description(self, model: Any) -> dict[str, str]:
-        packages = {"jax": ("jax", "flax"), "torch": ("torch",), "transformers": ("transformers", "torch")}
+        packages = {**PACKAGES, "transformers": ("transformers", "torch")}
         versions = {package: importlib.metadata.version(package) for package in packages[self.framework]}
         return {"from": self.name, "backend": self.framework, **versions, "device": _device(self.framework, model)}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from diptych.core.checkpoint.dialects import matches, respelled
+from diptych.core.checkpoint.dialects import matches, respell
 from diptych.core.checkpoint.directory import open_checkpoint
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import names_of
@@ -106,7 +106,7 @@ def inspect_checkpoint(name_or_path: str | os.PathLike[str], *, ignore_config: I
             shape=tensor.shape,
             dtype=tensor.dtype.name,
             nbytes=tensor.nbytes,
-            role="buffer" if matches(respelled(name, flax=checkpoint.flax), buffers) else "parameter",
+            role="buffer" if matches(respell(name, flax=checkpoint.flax), buffers) else "parameter",
         )
         for name, tensor in checkpoint.tensors.items()
     )

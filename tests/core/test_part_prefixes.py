@@ -130,8 +130,8 @@ def test_spellings_and_the_paths_of_classes():
     assert spellings("proj.x", FAMILY) == {"proj.x"}
     paths = FamilyPaths(FAMILY, [{"decoder.bert.x", "decoder.y"}, {"decoder.x"}])
     assert paths.distinguish("decoder.x", "decoder.bert.y") and not paths.distinguish("decoder.x", "decoder.bert.x")
-    assert paths.include("decoder.bert.y") and not paths.include("encoder.y")
-    assert paths.include("decoder.cls.decoder.weight") is False
+    assert paths.owns("decoder.bert.y") and not paths.owns("encoder.y")
+    assert paths.owns("decoder.cls.decoder.weight") is False
     resolve = resolver(FAMILY, {"decoder.bert.words.weight"})
     assert resolve("decoder.cls.decoder.weight") == ("decoder.bert.words.weight", True)
 

@@ -17,7 +17,7 @@ _RESPELLED = (
 _FLAX_LEAF = re.compile(rf"(?<=\.)({'|'.join(set(FLAX_LEAVES.values()))})$")
 
 
-def respelled(name: str, *, flax: bool = False) -> str:
+def respell(name: str, *, flax: bool = False) -> str:
     """A tensor's name in the present published spelling, whatever model it belongs to.
 
     Args:
@@ -103,7 +103,7 @@ def _prefixes_by_part(family: Family) -> dict[str, tuple[str, ...]]:
 
 
 Resolver = Callable[[str], tuple[str, bool] | None]
-"""From a respelled name to the path that it means, and whether it is an old name of it; None if it means none."""
+"""From a name in present spelling to the path that it means, and whether it is an old name of it; None if it means none."""
 
 
 def resolver(family: Family, wanted: Collection[str], shift: Callable[[str], str] | None = None) -> Resolver:

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from diptych.core.checkpoint.dialects import find_shifts, matches, resolver, respelled, spellings
+from diptych.core.checkpoint.dialects import find_shifts, matches, resolver, respell, spellings
 from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
 from diptych.core.checkpoint.tensors import TensorSource, read_bytes
 from diptych.core.dtypes import FLOATS
@@ -133,7 +133,7 @@ class FamilyPaths:
         self.classes = [frozenset(paths) for paths in classes]
         self.all = frozenset[str]().union(*self.classes)
 
-    def include(self, spelling: str) -> bool:
+    def owns(self, spelling: str) -> bool:
         """Whether a class owns a tensor of this name, whatever its prefix and even under an old name."""
         return resolver(self.family, self.all, find_shifts({spelling}, self.all, self.family))(spelling) is not None
 
@@ -159,7 +159,7 @@ class Matching:
 
     def __init__(self, tensors: NamedTensors, target: Target, ignore: tuple[str, ...] = ()) -> None:
         self.tensors, self.target, self.family, self.ignore = tensors, target, target.family, ignore
-        self.spelling = {name: respelled(name, flax=tensors.flax) for name in tensors.by_name}
+        self.spelling = {name: respell(name, flax=tensors.flax) for name in tensors.by_name}
         paths = {slot.path for slot in target.slots}
         self.resolve = resolver(self.family, paths, find_shifts(set(self.spelling.values()), paths, self.family))
         self.filled_by: dict[str, str] = {}
@@ -235,7 +235,7 @@ class Matching:
         spelling = self.spelling[name]
         for path in (spellings(spelling, self.family) - {spelling}) & set(self.filled_by):
             self._require_equal(self.filled_by[path], name)  # the same tensor under another prefix
-        (self.left_out if self.family_paths.include(spelling) else self.unexpected).append(name)
+        (self.left_out if self.family_paths.owns(spelling) else self.unexpected).append(name)
 
     def _fill_copies(self) -> None:
         wanted = {slot.path for slot in self.target.slots}

@@ -6,10 +6,10 @@ imports neither.
 """
 
 import importlib
-import importlib.util
-import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from diptych.core import backends as _backends
 
 if TYPE_CHECKING:
     from diptych.backends.torch import load as load
@@ -18,47 +18,27 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["GenerationConfig", "__version__", "backend", "load", "use"]
 
-_PACKAGES = {"jax": "JAX", "torch": "PyTorch"}
-_chosen: str | None = None
-
 
 def use(name: str) -> ModuleType:
     """Chooses the backend whose classes diptych gives from now on, and returns it.
 
     Raises:
-        ValueError: the name is neither "jax" nor "torch".
+        InputError: the name is neither "jax" nor "torch".
         ImportError: the backend's framework is not installed; the message names the extra to install.
     """
-    global _chosen
-    if name not in _PACKAGES:
-        raise ValueError(f"backend={name!r} is not known; known: {', '.join(_PACKAGES)}")
-    module = importlib.import_module(f"diptych.backends.{name}")
-    _chosen = name
+    module = importlib.import_module(f"diptych.backends.{_backends.validate_name(name, 'backend')}")
+    _backends.set_default(name)
     return module
 
 
 def backend() -> ModuleType:
-    """The chosen backend.
+    """The chosen backend; from the first call on it stays the same until `use` changes it.
 
     Raises:
         ImportError: none is chosen, and none or both frameworks are installed.
-        ValueError: DIPTYCH_BACKEND names no backend.
+        InputError: DIPTYCH_BACKEND names no backend.
     """
-    if _chosen is not None:
-        return importlib.import_module(f"diptych.backends.{_chosen}")
-    name = os.environ.get("DIPTYCH_BACKEND")
-    if name:
-        if name not in _PACKAGES:
-            raise ValueError(f"DIPTYCH_BACKEND={name!r} is not known; known: {', '.join(_PACKAGES)}")
-        return use(name)
-    installed = [name for name in _PACKAGES if importlib.util.find_spec(name) is not None]
-    if len(installed) == 1:
-        return use(installed[0])
-    if installed:
-        raise ImportError(
-            "JAX and PyTorch are both installed: choose with DIPTYCH_BACKEND or diptych.use('jax' | 'torch')"
-        )
-    raise ImportError("neither JAX nor PyTorch is installed; pip install 'diptych[jax]' or 'diptych[torch]'")
+    return use(_backends.choose("model"))
 
 
 def __getattr__(name: str) -> Any:

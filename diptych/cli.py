@@ -354,7 +354,10 @@ def generate(
         typer.Option(metavar="ID[,ID…]", help="The same as ids, taken as they are; may be repeated."),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="jax or torch; the tokens are the same. By default DIPTYCH_BACKEND's.")
+        str | None,
+        typer.Option(
+            help="jax or torch; same tokens. By default DIPTYCH_BACKEND's, or else the installed one, torch first."
+        ),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float64, float32, float16 or bfloat16; by default the checkpoint's.")

@@ -8,15 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from diptych.conversion.slots import any_backend
+from diptych.core import backends
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.interfaces import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
-
-_BACKENDS = ("jax", "torch")
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,8 @@ def generate_text(
     Args:
         directory: the checkpoint's, or a name on the Hugging Face hub.
         prompts: texts, for the tokenizer.json of the checkpoint, which may add special tokens; or ids, taken as given.
-        backend: jax or torch; without it DIPTYCH_BACKEND's, or one that is installed. The tokens are the same.
+        backend: jax or torch; None takes that of `diptych.use` or DIPTYCH_BACKEND, or else what is installed, torch if
+            both are. The tokens are the same.
         dtype: of the parameters; None keeps the file's.
         seed: of do_sample's random choices.
         compile: whether torch compiles the step of a token; JAX always does.
@@ -146,12 +145,8 @@ class _Shown:
 
 
 def _backend(name: str | None) -> Any:
-    name = name or os.environ.get("DIPTYCH_BACKEND")
-    if not name:
-        return any_backend()
-    if name not in _BACKENDS:
-        raise InputError(f"generate: backend={name!r} is not known; known: {', '.join(_BACKENDS)}")
-    return importlib.import_module(f"diptych.backends.{name}")
+    chosen = backends.choose("result", name, argument="generate: backend")
+    return importlib.import_module(f"diptych.backends.{chosen}")
 
 
 def _tokenizer(path: Path, *, needed: bool) -> Tokenizer | None:

@@ -1,4 +1,4 @@
-"""Between the two backends: convert checkpoints, hand models over in memory, prove that two models are equal.
+"""Between the two backends: convert checkpoints, copy models in memory, prove that two models are equal.
 
     from diptych.conversion import convert, inspect_checkpoint, parity, to_jax, to_torch
 

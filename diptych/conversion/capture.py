@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.checkpoint.dialects import Shift
 from diptych.core.checkpoint.slots import Kind, published_axes
 from diptych.core.random import generator
 
@@ -140,7 +139,7 @@ def run_jax(model: Any, inputs: Mapping[str, Any], *, seed: int, gradients: bool
     return Run(modules, {name: np.asarray(named[name]) for name in named}, found, shapes)
 
 
-def shifted(shift: Shift) -> Callable[[str], str]:
+def shifted(shift: Callable[[str], str]) -> Callable[[str], str]:
     """Published names of modules and parameters from names that lack or exceed a prefix."""
     return lambda name: shift(f"{name}.").removesuffix(".")
 

@@ -1,10 +1,10 @@
-"""A checkpoint directory written again in another format or dtype: streaming, atomic, verified by reading it back."""
+"""Conversion of checkpoint directories to another format or dtype: streaming, atomic, verified by reading back."""
 
 import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -15,11 +15,11 @@ import numpy as np
 
 from diptych.conversion.slots import slots_of
 from diptych.core.checkpoint import loading
-from diptych.core.checkpoint.dialects import Shift, matches, resolver
+from diptych.core.checkpoint.dialects import matches, resolver, spellings
 from diptych.core.checkpoint.directory import FORMATS, new_directory, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import naming, writing
 from diptych.core.checkpoint.locate import locate
-from diptych.core.checkpoint.matching import Filling, Match, match, names_of
+from diptych.core.checkpoint.matching import FamilyPaths, Filling, Match, Target, match, names_of, top_modules
 from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
 from diptych.core.checkpoint.strips import permuted
 from diptych.core.checkpoint.tensors import TensorSource, digest
@@ -30,10 +30,10 @@ from diptych.core.registry import Family, architectures, families, relatives, wi
 
 Progress = bool | Callable[[int], None] | None
 
-# What makes weights usable: the tokenizer's, the processor's and the generation's files, the model's card and licence.
+# Files that are copied along: tokenizer, processor and generation settings, the model card, the licence.
 _COMPANIONS = ("*.json", "*.txt", "*.md", "*.model", "*.jinja", "tokenizer*", "vocab*", "LICENSE*")
 _NO_COMPANIONS = ("config.json", "*.index.json", "*.safetensors", "*.msgpack", "*.bin", "*.h5")
-_STRIP = 1 << 20  # entries that are looked at in one go
+_STRIP = 1 << 20  # entries that are examined at a time
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,19 @@ class ConversionReport:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class FamilyMatch:
+    """The tensors of a checkpoint with their slots in any class of the family.
+
+    Attributes:
+        match: what fills each slot.
+        others: the paths that the asked class does not have.
+    """
+
+    match: Match
+    others: frozenset[str]
+
+
 def convert(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
@@ -163,64 +176,64 @@ def convert(
     if format not in FORMATS:
         raise InputError(f"convert: format={format!r} is not known; known: {', '.join(FORMATS)}")
     directory = locate(source)
-    _stay_apart(directory, Path(destination))
+    _check_apart(directory, Path(destination))
     ignore_config = names_of("ignore_config", ignore_config)
     if architecture is None:
         architecture = loading.architecture_of(directory, ignore_config)
     elif architecture not in architectures():
         raise InputError(f"convert: architecture={architecture!r} is not known; known: {', '.join(architectures())}")
     family = families()[architectures()[architecture]]
-    opened = loading.open_source(directory, wanted=family.classes[architecture], ignore_config=ignore_config)
-    found, others = _matched(opened, architecture, within(family, opened.whole), names_of("ignore", ignore))
-    missing = _missing(opened, architecture, found, others, names_of("allow_missing", allow_missing))
+    origin = loading.open_source(directory, wanted=family.classes[architecture], ignore_config=ignore_config)
+    found = _match_family(origin, architecture, within(family, origin.whole), names_of("ignore", ignore))
+    missing = _missing(origin, architecture, found, names_of("allow_missing", allow_missing))
     tensors = {
-        _written_name(filling.slot, format): _written(filling, format, dtype)
-        for filling in sorted(found.fillings, key=lambda filling: _written_name(filling.slot, format).split("."))
+        _output_name(filling.slot, format): _output_tensor(filling, format, dtype)
+        for filling in sorted(found.match.fillings, key=lambda filling: _output_name(filling.slot, format).split("."))
     }
     if overwrite:
-        _keep_what_is_foreign(Path(destination))
+        _refuse_foreign_files(Path(destination))
     total = sum(tensor.nbytes for tensor in tensors.values())
-    with new_directory(destination, overwrite) as partial, _meter(progress, 2 * total) as advance:
+    with new_directory(destination, overwrite) as partial, _progress_meter(progress, 2 * total) as advance:
         files = write_checkpoint(
             partial,
             tensors,
             format=format,
             max_shard_size=max_shard_size,
-            metadata={**opened.checkpoint.metadata, "format": "pt"},
+            metadata={**origin.checkpoint.metadata, "format": "pt"},
             progress=advance,
         )
-        converted = _verified(partial, found, format, dtype, advance)
+        converted = _verify(partial, found.match, format, dtype, advance)
         dtypes = {tensor.dtype for tensor in converted}
-        _write_config(directory, partial, opened.whole.model_type, architecture, dtypes)
+        _write_config(directory, partial, origin.whole.model_type, architecture, dtypes)
         copied = tuple(_copy_companions(directory, partial))
     return ConversionReport(
         source=str(directory),
         destination=str(destination),
-        source_format=opened.checkpoint.format,
+        source_format=origin.checkpoint.format,
         format=format,
         architecture=architecture,
         tensors=converted,
-        other_classes=tuple(filling.slot.path for filling in found.fillings if filling.slot.path in others),
-        ignored=found.ignored,
+        other_classes=tuple(f.slot.path for f in found.match.fillings if f.slot.path in found.others),
+        ignored=found.match.ignored,
         missing=missing,
         files=tuple(file.name for file in files),
         copied=copied,
     )
 
 
-def _keep_what_is_foreign(destination: Path) -> None:
-    """What is replaced is a checkpoint's files; anything else at the destination must be moved away first."""
+def _refuse_foreign_files(destination: Path) -> None:
+    """Raises an error if replacing the destination would delete files that do not belong to a checkpoint."""
     known = (*_COMPANIONS, *_NO_COMPANIONS)
     entries = destination.iterdir() if destination.is_dir() else ()
     foreign = [p.name for p in entries if p.is_dir() or not any(fnmatchcase(p.name, pattern) for pattern in known)]
     if foreign:
         raise CheckpointError(
-            f"{destination}: holds what is no part of a checkpoint and would be lost: {', '.join(sorted(foreign))}; "
-            "move it away or give another directory"
+            f"{destination}: holds files that are not part of a checkpoint and would be lost: "
+            f"{', '.join(sorted(foreign))}; move them away or give another directory"
         )
 
 
-def _stay_apart(source: Path, destination: Path) -> None:
+def _check_apart(source: Path, destination: Path) -> None:
     before, after = source.resolve(), destination.resolve()
     if before == after:
         raise CheckpointError(f"{destination}: is the source itself; give another directory")
@@ -230,78 +243,69 @@ def _stay_apart(source: Path, destination: Path) -> None:
         raise CheckpointError(f"{destination}: holds the source {source}; give a directory beside it")
 
 
-def _matched(
-    opened: loading.Source, architecture: str, family: Family, ignore: tuple[str, ...]
-) -> tuple[Match, set[str]]:
-    """Every tensor with its slot in some class of the family, and the paths that are not of the class itself."""
-    own = {slot.path: slot for slot in slots_of(architecture, opened.config)}
-    shifts = [Shift()]
-    shifts += [shift for prefix in family.prefixes for shift in (Shift(added=prefix), Shift(removed=prefix))]
+def _match_family(origin: loading.Source, architecture: str, family: Family, ignore: tuple[str, ...]) -> FamilyMatch:
+    """Every tensor with its slot in some class of the family."""
+    own = slots_of(architecture, origin.config)
     classes = [
-        {f"{below}{slot.path}": slot for slot in slots_of(name, part)}
-        for below, name, part in relatives(family, opened.whole)
+        [replace(slot, path=f"{below}{slot.path}") for slot in slots_of(name, config)]
+        for below, name, config in relatives(family, origin.whole)
     ]
-    resolve = resolver(family, own, Shift())
+    others = _slots_of_others(own, classes, family)
+    target = Target(architecture, [*own, *others], family, copied=family.copied(origin.whole, [s.path for s in own]))
+    found = match(origin.tensors, target, allow_fresh=("*",), ignore=ignore)
+    return FamilyMatch(found, frozenset(slot.path for slot in others))
 
-    def owned(path: str) -> bool:
-        """Whether a parameter of another class is the class's own, under another prefix or an old name."""
-        if any(shift(path) in own for shift in shifts):
+
+def _slots_of_others(own: Sequence[Slot], classes: Sequence[Sequence[Slot]], family: Family) -> list[Slot]:
+    """What other classes of the family have, but for the class's own under another prefix or an old name."""
+    paths = {slot.path for slot in own}
+    resolve = resolver(family, paths)
+    family_paths = FamilyPaths(family, [{slot.path for slot in slots} for slots in classes])
+
+    def is_own(path: str) -> bool:
+        if not paths.isdisjoint(spellings(path, family)):
             return True
         resolved = resolve(path)
-        # but what a class has twice, as an output layer that is not tied, is two
-        return resolved is not None and not any(
-            {shift(path) for shift in shifts} & set(slots) and {shift(resolved[0]) for shift in shifts} & set(slots)
-            for slots in classes
-        )
+        # what is one tensor here may be two in another class, as an output layer that is not tied
+        return resolved is not None and not family_paths.distinguish(path, resolved[0])
 
     others: dict[str, Slot] = {}
     for slots in classes:
-        for path, slot in slots.items():
-            if not owned(path):
-                others.setdefault(path, replace(slot, path=path))
-    found = match(
-        [*own.values(), *others.values()],
-        opened.checkpoint.tensors,
-        family=family,
-        known=list,
-        flax=opened.flax,
-        copied=family.copied(opened.whole, [*own]),
-        allow_fresh=("*",),
-        ignore=ignore,
-        where=str(opened.directory),
-        class_name=architecture,
-    )
-    return found, set(others)
+        for slot in slots:
+            if slot.path not in others and not is_own(slot.path):
+                others[slot.path] = slot
+    return [*others.values()]
 
 
 def _missing(
-    opened: loading.Source, architecture: str, found: Match, others: set[str], allowed: tuple[str, ...]
+    origin: loading.Source, architecture: str, found: FamilyMatch, allowed: tuple[str, ...]
 ) -> tuple[str, ...]:
     """The parameters of the class that the source lacks, all of which must be allowed to be missing."""
-    missing = tuple(slot.path for slot in found.fresh if slot.path not in others)
+    missing = tuple(slot.path for slot in found.match.fresh if slot.path not in found.others)
     needed = [path for path in missing if not matches(path, allowed)]
     if needed:
-        heads = ", ".join(map(repr, sorted({path.split(".")[0] for path in needed})))
+        modules = ", ".join(map(repr, top_modules(needed)))
+        counted = "1 tensor is" if len(needed) == 1 else f"{len(needed)} tensors are"
         raise CheckpointError(
-            f"{opened.directory} does not fit {architecture}: {len(needed)} tensors are missing: {', '.join(needed)} "
-            f"(allow_missing=({heads},) converts without them; architecture=… if it is of another class)"
+            f"{origin.directory} does not fit {architecture}: {counted} missing: {', '.join(needed)} "
+            f"(allow_missing=({modules},) converts without them; architecture=… if it is of another class)"
         )
     return missing
 
 
-def _written_name(slot: Slot, format: str) -> str:
+def _output_name(slot: Slot, format: str) -> str:
     return slot.flax_path if format == "flax-msgpack" else slot.path
 
 
-def _written(filling: Filling, format: str, dtype: str | None) -> TensorSource:
-    """The tensor as it is written: layout and dtype are settled in one pass, when its turn comes."""
+def _output_tensor(filling: Filling, format: str, dtype: str | None) -> TensorSource:
+    """The tensor in the layout and dtype of the output; both are changed in one pass when it is read."""
     slot, source = filling.slot, filling.source
     rank = len(slot.shape)
     layout = tree_axes(slot.kind, rank) if format == "flax-msgpack" else tuple(range(rank))
     axes = tuple(filling.axes[axis] for axis in layout)
     target = source.dtype if dtype is None else FLOATS[dtype]
     shape = tuple(source.shape[axis] for axis in axes)
-    return TensorSource(shape, target, functools.partial(_read, filling, axes, target), source.where)
+    return TensorSource(shape, target, functools.partial(_read, filling, axes, target), source.origin)
 
 
 def _read(filling: Filling, axes: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
@@ -312,7 +316,7 @@ def _read(filling: Filling, axes: tuple[int, ...], dtype: np.dtype[Any]) -> np.n
         copy = permuted(values, axes, dtype)
     if dtype != values.dtype and _infinities(copy) != _infinities(values):
         raise CheckpointError(
-            f"{filling.source.where}: {filling.name} holds {values.dtype} values that are too large for {dtype}; "
+            f"{filling.source.origin}: {filling.name} holds {values.dtype} values that are too large for {dtype}; "
             "choose a wider dtype"
         )
     return copy
@@ -323,22 +327,22 @@ def _infinities(values: np.ndarray) -> int:
     return sum(int(np.count_nonzero(np.isinf(flat[start : start + _STRIP]))) for start in range(0, flat.size, _STRIP))
 
 
-def _verified(
+def _verify(
     directory: Path, found: Match, format: str, dtype: str | None, advance: Callable[[int], None]
 ) -> tuple[Converted, ...]:
-    """Reads what was written and compares each tensor with the source, both in the published layout."""
+    """Reads the new files and compares each tensor with its source, both in the published layout."""
     written = open_checkpoint(directory, format).tensors
     converted: list[Converted] = []
     for filling in found.fillings:
         slot, rank = filling.slot, len(filling.slot.shape)
-        wanted = _written(filling, "safetensors", dtype)
-        back = written[_written_name(slot, format)]
+        wanted = _output_tensor(filling, "safetensors", dtype)
+        back = written[_output_name(slot, format)]
         axes = inverse(tree_axes(slot.kind, rank)) if format == "flax-msgpack" else tuple(range(rank))
         filled = Filling(slot, back, slot.path, axes)
-        expected, got = digest(wanted), digest(_written(filled, "safetensors", None))
+        expected, got = digest(wanted), digest(_output_tensor(filled, "safetensors", None))
         if (expected, wanted.dtype) != (got, back.dtype):
             raise CheckpointError(
-                f"{back.where}: {slot.path} was written but is another when it is read back (SHA-256 {got}, not "
+                f"{back.origin}: {slot.path} differs from what was written when it is read back (SHA-256 {got}, not "
                 f"{expected}); the disk or the memory may be faulty, and nothing was put in place"
             )
         converted.append(Converted(slot.path, slot.shape, back.dtype.name, filling.source.dtype.name, got))
@@ -347,7 +351,7 @@ def _verified(
 
 
 def _write_config(source: Path, target: Path, model_type: str, architecture: str, dtypes: set[str]) -> None:
-    """Writes config.json with every field of the source's; only what the weights decide is brought up to date."""
+    """Writes config.json: every field of the source's, with the model_type, architecture and dtype of the weights."""
     path = config_path(source)
     data = parse_json_object(read_text(path), str(path))
     data["model_type"] = model_type
@@ -360,7 +364,7 @@ def _write_config(source: Path, target: Path, model_type: str, architecture: str
 
 
 def _set_dtype(data: dict[str, Any], dtype: str, *, inner: bool = False) -> None:
-    """Sets the dtype of a config and of its parts, under the names that are there: old files say torch_dtype."""
+    """Sets the dtype of a config and of its parts, under the name that they use: old files have torch_dtype."""
     names = [name for name in ("dtype", "torch_dtype") if name in data]
     for name in names or ([] if inner else ["dtype"]):
         data[name] = dtype
@@ -370,7 +374,7 @@ def _set_dtype(data: dict[str, Any], dtype: str, *, inner: bool = False) -> None
 
 
 def _copy_companions(source: Path, target: Path) -> Iterator[str]:
-    """Copies the small files that belong to the weights, and gives their names."""
+    """Copies the small files that belong to the weights; yields their names."""
     for path in sorted(source.iterdir()):
         wanted = any(fnmatchcase(path.name, pattern) for pattern in _COMPANIONS)
         if wanted and path.is_file() and not any(fnmatchcase(path.name, pattern) for pattern in _NO_COMPANIONS):
@@ -380,8 +384,8 @@ def _copy_companions(source: Path, target: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _meter(progress: Progress, total: int) -> Iterator[Callable[[int], None]]:
-    """Something to call with each number of bytes done."""
+def _progress_meter(progress: Progress, total: int) -> Iterator[Callable[[int], None]]:
+    """Gives the function to call with each number of bytes done."""
     if callable(progress):
         yield progress
         return

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from diptych.core.checkpoint.dialects import matches, respelled
+from diptych.core.checkpoint.dialects import matches, respell
 from diptych.core.checkpoint.directory import open_checkpoint
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import names_of
@@ -100,14 +100,13 @@ def inspect_checkpoint(name_or_path: str | os.PathLike[str], *, ignore_config: I
         if any(config.part(wanted) is not None for wanted in family.classes.values())
         for pattern in within(family, config).ignored
     }
-    flax = checkpoint.format == "flax-msgpack" or checkpoint.metadata.get("format") == "flax"
     tensors = tuple(
         Tensor(
             name=name,
             shape=tensor.shape,
             dtype=tensor.dtype.name,
             nbytes=tensor.nbytes,
-            role="buffer" if matches(respelled(name, flax=flax), buffers) else "parameter",
+            role="buffer" if matches(respell(name, flax=checkpoint.flax), buffers) else "parameter",
         )
         for name, tensor in checkpoint.tensors.items()
     )

@@ -22,19 +22,18 @@ from tqdm.auto import tqdm
 
 from diptych.conversion import transfer
 from diptych.conversion.capture import Run, run_jax, run_torch, shifted
-from diptych.conversion.report import Kind, Point, Report
-from diptych.conversion.slots import any_backend
-from diptych.core.checkpoint.dialects import find_shift
+from diptych.conversion.report import Point, PointKind, Report
+from diptych.conversion.slots import names_backend
+from diptych.core.backends import PACKAGES, BackendName, validate_name
+from diptych.core.checkpoint.dialects import find_shifts
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.pretrained import PreTrained, Switches
 from diptych.core.random import generator
-from diptych.core.registry import architectures, families
+from diptych.core.registry import architectures, families, read_config, within
 from diptych.core.semantics.losses import IGNORED
-
-Backend = Literal["jax", "torch"]
 
 RELATIVE = 1e-9
 """In float64 a point may differ by this share of the reference's largest value …"""
@@ -53,21 +52,21 @@ class Subject:
 
     name: str
     class_name: str
-    framework: Literal["jax", "torch", "transformers"]
+    framework: transfer.Framework
     make: Callable[[str], Any]
 
     def run(self, inputs: Mapping[str, Any], dtype: str, *, seed: int, gradients: bool) -> tuple[Run, dict[str, str]]:
-        """The run in a dtype, and what ran."""
+        """The run in a dtype, and a description of what ran: source, backend, versions, device."""
         with _scope(self.framework, dtype):
             model = self.make(dtype)
             if self.framework == "jax":
-                return run_jax(model, inputs, seed=seed, gradients=gradients), self._described(model)
-            published = _published(model, self.class_name) if self.framework == "transformers" else str
+                return run_jax(model, inputs, seed=seed, gradients=gradients), self._description(model)
+            published = _published_names(model, self.class_name) if self.framework == "transformers" else str
             run = run_torch(model, inputs, seed=seed, gradients=gradients, published=published)
-            return run, self._described(model)
+            return run, self._description(model)
 
-    def _described(self, model: Any) -> dict[str, str]:
-        packages = {"jax": ("jax", "flax"), "torch": ("torch",), "transformers": ("transformers", "torch")}
+    def _description(self, model: Any) -> dict[str, str]:
+        packages = {**PACKAGES, "transformers": ("transformers", "torch")}
         versions = {package: importlib.metadata.version(package) for package in packages[self.framework]}
         return {"from": self.name, "backend": self.framework, **versions, "device": _device(self.framework, model)}
 
@@ -84,7 +83,7 @@ def parity(
     dtype: str = "float64",
     gradients: bool = True,
     against: Literal["transformers"] | None = None,
-    backend: Backend | None = None,
+    backend: BackendName | None = None,
     progress: bool | None = None,
 ) -> Report:
     """Compares two models, point by point.
@@ -106,9 +105,9 @@ def parity(
         CheckpointError, ConfigError: a directory cannot be loaded.
     """
     if against not in (None, "transformers"):
-        raise InputError(f"parity: against={against!r} is not known; known: 'transformers'")
-    if backend not in (None, "jax", "torch"):
-        raise InputError(f"parity: backend={backend!r} is not known; known: 'jax', 'torch'")
+        raise InputError(f"parity: against={against!r} is not known; known: transformers")
+    if backend is not None:
+        validate_name(backend, "parity: backend")
     if against is not None and candidate is not None:
         raise InputError("parity: against='transformers' takes the place of the candidate; give one of them")
     first, second = _sides(reference, candidate, against, backend)
@@ -133,9 +132,9 @@ def parity(
     points: list[Point] = []
     for kind in dtypes:
         exact = None if kind == "float64" else runs["reference", "float64"]
-        points += compared(runs["reference", kind], runs["candidate", kind], dtype=kind, exact=exact)
+        points += compare_runs(runs["reference", kind], runs["candidate", kind], dtype=kind, exact=exact)
     one, other = runs["reference", "float64"], runs["candidate", "float64"]
-    points = [*_misshaped(one, other), *points]
+    points = [*_shape_differences(one, other), *points]
     arrays = {name: np.asarray(value) for name, value in inputs.items()}
     return Report(
         reference=who["reference"],
@@ -148,11 +147,11 @@ def parity(
         points=tuple(points),
         only_reference=tuple(name for name in one.modules if name not in other.modules),
         only_candidate=tuple(name for name in other.modules if name not in one.modules),
-        blind=_blind(one, other) if gradients else dict.fromkeys(["every parameter"], _UNKNOWN),
+        blind=_blind_spots(one, other) if gradients else dict.fromkeys(["every parameter"], _UNKNOWN),
     )
 
 
-def compared(reference: Run, candidate: Run, *, dtype: str, exact: Run | None = None) -> list[Point]:
+def compare_runs(reference: Run, candidate: Run, *, dtype: str, exact: Run | None = None) -> list[Point]:
     """The points of two runs: modules that both called, all outputs, all gradients.
 
     Args:
@@ -162,7 +161,7 @@ def compared(reference: Run, candidate: Run, *, dtype: str, exact: Run | None = 
         exact: the reference's float64 run, for a narrower dtype.
     """
     points: list[Point] = []
-    kinds: tuple[tuple[Kind, dict[str, np.ndarray], dict[str, np.ndarray]], ...] = (
+    kinds: tuple[tuple[PointKind, dict[str, np.ndarray], dict[str, np.ndarray]], ...] = (
         ("module", reference.modules, {k: v for k, v in candidate.modules.items() if k in reference.modules}),
         ("output", reference.outputs, candidate.outputs),
         ("gradient", reference.gradients, candidate.gradients),
@@ -188,8 +187,8 @@ def compared(reference: Run, candidate: Run, *, dtype: str, exact: Run | None = 
     return points
 
 
-def _misshaped(reference: Run, candidate: Run) -> list[Point]:
-    """Parameters of both sides whose shapes differ: tables of other lengths, where no input may show it."""
+def _shape_differences(reference: Run, candidate: Run) -> list[Point]:
+    """Parameters whose shapes differ, such as tables of different lengths, which no input may reveal."""
     infinite, kind = float("inf"), "parameter"
     return [
         Point(name, kind, "float64", shape, infinite, infinite, infinite, False, f"the candidate's is {list(other)}")
@@ -200,7 +199,7 @@ def _misshaped(reference: Run, candidate: Run) -> list[Point]:
 
 def _point(
     name: str,
-    kind: Kind,
+    kind: PointKind,
     dtype: str,
     reference: np.ndarray,
     candidate: np.ndarray,
@@ -237,7 +236,7 @@ def _largest(array: np.ndarray) -> float:
     return float(np.abs(array.astype(np.float64)).max(initial=0.0))
 
 
-def _blind(reference: Run, candidate: Run) -> dict[str, str]:
+def _blind_spots(reference: Run, candidate: Run) -> dict[str, str]:
     """Parameters whose gradient is nothing but noise on both sides: a fault in them changes no output here."""
     scale = max((_largest(value) for value in reference.gradients.values()), default=0.0)
     found: dict[str, str] = {}
@@ -256,30 +255,30 @@ def _blind(reference: Run, candidate: Run) -> dict[str, str]:
     return found
 
 
-def _sides(reference: Any, candidate: Any, against: str | None, backend: Backend | None) -> tuple[Subject, Subject]:
+def _sides(reference: Any, candidate: Any, against: str | None, backend: BackendName | None) -> tuple[Subject, Subject]:
     if against is not None:
         if not _is_path(reference):
             raise InputError("parity: against='transformers' needs a checkpoint directory as reference")
-        return _loaded(reference, "transformers"), _loaded(reference, backend or "jax")
+        return _from_directory(reference, "transformers"), _from_directory(reference, backend or "jax")
     if candidate is not None:
         home = backend or "torch"
         return (
-            _loaded(reference, home) if _is_path(reference) else _live(reference),
-            _loaded(candidate, backend or "jax") if _is_path(candidate) else _live(candidate),
+            _from_directory(reference, home) if _is_path(reference) else _from_live_model(reference),
+            _from_directory(candidate, backend or "jax") if _is_path(candidate) else _from_live_model(candidate),
         )
-    target: Backend = backend or (
-        "torch" if not _is_path(reference) and transfer.opened(reference).framework == "jax" else "jax"
+    target: BackendName = backend or (
+        "torch" if not _is_path(reference) and transfer.inspect_live_model(reference).framework == "jax" else "jax"
     )
     if _is_path(reference):
-        return _loaded(reference, "torch" if target == "jax" else "jax"), _loaded(reference, target)
-    first = _live(reference)
+        return _from_directory(reference, "torch" if target == "jax" else "jax"), _from_directory(reference, target)
+    first = _from_live_model(reference)
     twin = transfer.to_jax if target == "jax" else transfer.to_torch
     return first, Subject("its twin", first.class_name, target, lambda dtype: twin(reference, dtype=dtype).eval())
 
 
 def _check_names(class_name: str, inputs: Mapping[str, Any]) -> None:
     """The inputs must be keywords of the class's call."""
-    model_class = getattr(any_backend(), class_name)
+    model_class = getattr(names_backend(), class_name)
     call = model_class.forward if hasattr(model_class, "forward") else model_class.__call__
     known = [name for name in inspect.signature(call).parameters if name not in ("self", "rngs", "switches")]
     unknown = [name for name in inputs if name not in known and name not in Switches.__annotations__]
@@ -293,12 +292,12 @@ def _is_path(thing: Any) -> bool:
     return isinstance(thing, str | os.PathLike)
 
 
-def _loaded(path: str | os.PathLike[str], framework: Literal["jax", "torch", "transformers"]) -> Subject:
-    """A side that is loaded from a directory, in each dtype anew."""
+def _from_directory(path: str | os.PathLike[str], framework: transfer.Framework) -> Subject:
+    """A side that is loaded from a directory, anew for each dtype."""
     class_name = architecture_of(path)
     if framework == "transformers":
         return Subject(
-            str(path), class_name, framework, lambda dtype: _by_transformers(locate(path), class_name, dtype)
+            str(path), class_name, framework, lambda dtype: _load_with_transformers(locate(path), class_name, dtype)
         )
 
     def make(dtype: str) -> Any:
@@ -308,9 +307,9 @@ def _loaded(path: str | os.PathLike[str], framework: Literal["jax", "torch", "tr
     return Subject(str(path), class_name, framework, make)
 
 
-def _live(model: Any) -> Subject:
-    """A side that is a model in memory: a copy of that very object in each dtype, whatever was done to it."""
-    found = transfer.opened(model)
+def _from_live_model(model: Any) -> Subject:
+    """A side that is a model in memory; each dtype has a copy of that very object, with any changes made to it."""
+    found = transfer.inspect_live_model(model)
     make = {"jax": _cast_jax, "torch": _cast_torch, "transformers": _cast_transformers}[found.framework]
     return Subject("a live model", found.architecture, found.framework, lambda dtype: make(model, dtype))
 
@@ -331,8 +330,8 @@ def _cast_transformers(model: Any, dtype: str) -> Any:
 
 
 def _exact_loss(model: Any) -> Any:
-    """Has a language model of transformers take its loss in the logits' dtype, where it would round them to float32."""
-    if model.loss_type in (None, "ForCausalLM"):  # what it takes without a word
+    """Makes a language model of transformers compute its loss in the logits' dtype; it would round them to float32."""
+    if model.loss_type in (None, "ForCausalLM"):  # the default loss
         import torch
 
         def exact(logits: Any, labels: Any, **options: Any) -> Any:
@@ -357,7 +356,7 @@ def _cast_jax(model: Any, dtype: str) -> Any:
     return made.gradient_checkpointing_disable().eval()  # layers that run twice would be compared twice
 
 
-def _by_transformers(directory: Path, class_name: str, dtype: str) -> Any:
+def _load_with_transformers(directory: Path, class_name: str, dtype: str) -> Any:
     try:
         import torch
         import transformers
@@ -376,31 +375,32 @@ def _by_transformers(directory: Path, class_name: str, dtype: str) -> Any:
         if showed_bars:
             transformers.logging.enable_progress_bar()
     if info["missing_keys"]:
-        raise CheckpointError(f"{directory}: transformers misses {', '.join(sorted(info['missing_keys']))}")
+        raise CheckpointError(
+            f"{directory}: transformers finds no tensors for {', '.join(sorted(info['missing_keys']))}"
+        )
     return _exact_loss(model.eval())
 
 
-def _published(model: Any, class_name: str) -> Callable[[str], str]:
-    """Published names from those that transformers has in memory, which for some classes lack a prefix."""
+def _published_names(model: Any, class_name: str) -> Callable[[str], str]:
+    """Published names from those that transformers has in memory, which lack a prefix in some classes."""
     home = importlib.import_module("diptych.backends.torch")
-    ours: PreTrained = getattr(home, class_name)(transfer.opened(model).config, seed=None)
+    config = transfer.inspect_live_model(model).config
+    ours: PreTrained = getattr(home, class_name)(config, seed=None)
     names = [name for name, _ in model.named_parameters()]
     wanted = [slot.path for slot in ours._leaves()]
-    return shifted(find_shift(names, wanted, families()[architectures()[class_name]].prefixes))
+    return shifted(find_shifts(names, wanted, within(families()[architectures()[class_name]], config)))
 
 
 def _config_of(thing: Any, class_name: str) -> Any:
     if not _is_path(thing):
-        return transfer.opened(thing).config
-    from diptych.core.registry import read_config
-
+        return transfer.inspect_live_model(thing).config
     wanted = families()[architectures()[class_name]].classes[class_name]
     return read_config(locate(thing), assume=wanted.model_type).part(wanted)
 
 
 @contextlib.contextmanager
 def _scope(framework: str, dtype: str) -> Iterator[None]:
-    """64-bit mode for a JAX model in float64; nothing of JAX but numpy arrays leaves it."""
+    """64-bit mode for a JAX model in float64; only numpy arrays may leave it."""
     if framework != "jax":
         yield
         return

@@ -1,10 +1,10 @@
-"""What a parity check found: every compared point, the first that differs, and a verdict."""
+"""The result of a parity check: every compared point, the first that differs, and a verdict."""
 
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-Kind = Literal["module", "output", "gradient", "parameter"]
+PointKind = Literal["module", "output", "gradient", "parameter"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Point:
     """
 
     name: str
-    kind: Kind
+    kind: PointKind
     dtype: str
     shape: tuple[int, ...]
     max_absolute: float
@@ -75,7 +75,7 @@ class Report:
 
     @property
     def matched(self) -> float:
-        """The share of called modules that both sides called under one name."""
+        """The share of the called modules that both sides called under the same name."""
         both = len({point.name for point in self.points if point.kind == "module"})
         return both / max(1, both + len(self.only_reference) + len(self.only_candidate))
 
@@ -105,7 +105,7 @@ class Report:
         """For each dtype and kind, the point that uses most of its bounds; failures first in the order of the calls."""
         rows: list[Point] = []
         for dtype in self.dtypes:
-            for kind in get_args(Kind):
+            for kind in get_args(PointKind):
                 group = [point for point in self.points if point.kind == kind and point.dtype == dtype]
                 failed = [point for point in group if not point.passed]
                 rows += failed[:3] or sorted(group, key=lambda point: point.units, reverse=True)[:3]

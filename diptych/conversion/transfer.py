@@ -1,4 +1,4 @@
-"""Live models handed from one framework to the other, tensor by tensor and without a disk between them."""
+"""Live models copied from one framework to the other, tensor by tensor, in memory."""
 
 import functools
 import sys
@@ -8,7 +8,8 @@ from types import ModuleType
 from typing import Any, Literal
 
 from diptych.conversion.slots import options_of
-from diptych.core.checkpoint.matching import Match, match
+from diptych.core.backends import BackendName
+from diptych.core.checkpoint.matching import Match, NamedTensors, Target, match
 from diptych.core.checkpoint.strips import permuted
 from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import ModelConfig
@@ -17,6 +18,9 @@ from diptych.core.errors import CheckpointError, InputError
 from diptych.core.generation_config import OwnOptions
 from diptych.core.pretrained import PreTrained
 from diptych.core.registry import architectures, described, families, within
+
+Framework = BackendName | Literal["transformers"]
+"""Whose a live model is."""
 
 
 def to_jax(model: Any, *, dtype: Any = None, sharding: Any = None) -> Any:
@@ -39,15 +43,15 @@ def to_jax(model: Any, *, dtype: Any = None, sharding: Any = None) -> Any:
 
     computing = getattr(model, "_compute_dtype", None) if isinstance(model, PreTrained) else None
     build = {} if computing is None else {"compute_dtype": computing}
-    return _twin(opened(model), backend, dtype, sharding, build)
+    return _twin(inspect_live_model(model), backend, dtype, sharding, build)
 
 
 def to_torch(model: Any, *, dtype: Any = None, device: Any = None) -> Any:
     """The torch model with a live one's weights, configs, dtype and train mode; it shares no memory with it.
 
     Args:
-        model: of either backend, or of `transformers` if its class is known here. A JAX model's `compute_dtype` is left
-            behind: in torch that is a matter of autocast.
+        model: of either backend, or of `transformers` if its class is known here. A JAX model's `compute_dtype` is not
+            carried over: torch has autocast for that.
         dtype: of the parameters; None keeps the model's.
         device: where the parameters go; None is torch's default device.
 
@@ -58,14 +62,24 @@ def to_torch(model: Any, *, dtype: Any = None, device: Any = None) -> Any:
     """
     from diptych.backends import torch as backend
 
-    return _twin(opened(model), backend, dtype, device, {})
+    return _twin(inspect_live_model(model), backend, dtype, device, {})
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A live model, taken apart."""
+class LiveModel:
+    """What a copy of a model in memory is made from.
 
-    framework: Literal["jax", "torch", "transformers"]
+    Attributes:
+        framework: whose model it is.
+        described_as: what errors call it.
+        architecture: its published class name.
+        config: its config, as one of ours.
+        tensors: its parameters, by the names that they have there.
+        training: whether it is in train mode.
+        own_options: the options of `generate` that it was given.
+    """
+
+    framework: Framework
     described_as: str
     architecture: str
     config: ModelConfig
@@ -74,7 +88,7 @@ class Opened:
     own_options: OwnOptions
 
 
-def opened(model: Any) -> Opened:
+def inspect_live_model(model: Any) -> LiveModel:
     """A live model's class, config and tensors.
 
     Raises:
@@ -87,27 +101,27 @@ def opened(model: Any) -> Opened:
         )
         training: bool = model.training  # pyright: ignore[reportAttributeAccessIssue]
         named, own = f"the {architecture}", model._own_options
-        return Opened(framework, named, architecture, model.config, model._sources(), training, own)
+        return LiveModel(framework, named, architecture, model.config, model._sources(), training, own)
     transformers, known = sys.modules.get("transformers"), architectures()
     if transformers is not None and isinstance(model, transformers.PreTrainedModel):
         for base in type(model).__mro__:
             if base.__module__.startswith("transformers.") and base.__name__ in known:
-                return _opened_transformers(model, base.__name__)
+                return _inspect_transformers(model, base.__name__)
     raise InputError(
-        f"a {type(model).__module__}.{type(model).__name__} is no model that is known here; known, of diptych and of "
+        f"{type(model).__module__}.{type(model).__name__} is not a known model class; known, from diptych and from "
         f"transformers: {', '.join(known)}"
     )
 
 
-def _opened_transformers(model: Any, architecture: str) -> Opened:
+def _inspect_transformers(model: Any, architecture: str) -> LiveModel:
     from diptych.backends.torch.pretrained import as_array
 
     named = f"the {architecture} of transformers"
     config_class = families()[architectures()[architecture]].classes[architecture]
-    config = config_class.from_json(model.config.to_json_string(use_diff=False), where=f"the config of {named}")
+    config = config_class.from_json(model.config.to_json_string(use_diff=False), source=f"the config of {named}")
     tensors: dict[str, TensorSource] = {}
     saved = model.state_dict()
-    # which give what is tied once, but for the buffers that no checkpoint holds
+    # named_parameters gives tied parameters once; buffers that state_dict leaves out are in no checkpoint
     buffers = [pair for pair in model.named_buffers() if pair[0] in saved and pair[1].is_floating_point()]
     for name, parameter in [*model.named_parameters(), *buffers]:
         if parameter.is_meta:
@@ -115,45 +129,40 @@ def _opened_transformers(model: Any, architecture: str) -> Opened:
         read = functools.partial(as_array, parameter)
         tensors[name] = TensorSource(tuple(parameter.shape), FLOATS[float_name(parameter.dtype)], read, named)
     own = OwnOptions.of_live(getattr(model, "generation_config", None), config)
-    return Opened("transformers", named, architecture, config, tensors, model.training, own)
+    return LiveModel("transformers", named, architecture, config, tensors, model.training, own)
 
 
-def _twin(opened: Opened, backend: ModuleType, dtype: Any, where: Any, build: dict[str, Any]) -> Any:
-    found_dtype = float_name(dtype) if dtype is not None else _only_dtype(opened)
-    model_class = getattr(backend, opened.architecture)
-    twin, found = _fitting(model_class, opened, {"dtype": found_dtype, **build})
+def _twin(source: LiveModel, backend: ModuleType, dtype: Any, placement: Any, build: dict[str, Any]) -> Any:
+    found_dtype = float_name(dtype) if dtype is not None else _only_dtype(source)
+    model_class = getattr(backend, source.architecture)
+    twin, found = _match_twin(model_class, source, {"dtype": found_dtype, **build})
     leaves = twin._leaves()
     for filling in found.fillings:
         slot = filling.slot
         values = permuted(filling.source.read(), twin._stored_axes(slot), FLOATS[found_dtype])
-        twin._put(slot, leaves[slot], values, where)
-    twin._draw({slot: leaves[slot] for slot in found.constant}, 0, where)
-    twin._own_options = opened.own_options
-    return twin.train(opened.training)
+        twin._put(slot, leaves[slot], values, placement)
+    twin._draw({slot: leaves[slot] for slot in found.constant}, 0, placement)
+    twin._own_options = source.own_options
+    return twin.train(source.training)
 
 
-def _only_dtype(opened: Opened) -> str:
+def _only_dtype(source: LiveModel) -> str:
     counts: dict[str, int] = {}
-    for tensor in opened.tensors.values():
+    for tensor in source.tensors.values():
         counts[tensor.dtype.name] = counts.get(tensor.dtype.name, 0) + 1
     if len(counts) > 1:
         listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
-        raise InputError(f"{opened.described_as} has parameters of several dtypes ({listed}); say dtype=…")
+        raise InputError(f"{source.described_as} has parameters of several dtypes ({listed}); say dtype=…")
     return next(iter(counts))
 
 
-def _fitting(model_class: type, opened: Opened, build: dict[str, Any]) -> tuple[Any, Match]:
-    """A model without values that has the parameters of the opened one, and which of those fills which of its own."""
+def _match_twin(model_class: type, source: LiveModel, build: dict[str, Any]) -> tuple[Any, Match]:
+    """A model without values that has the source's parameters, and what fills each of them."""
     make: Callable[..., Any] = model_class
-    models = [make(opened.config, seed=None, **options, **build) for options in options_of(model_class)]
+    models = [make(source.config, seed=None, **options, **build) for options in options_of(model_class)]
     counts = [len(model._leaves()) for model in models]
-    twin = models[counts.index(len(opened.tensors))] if len(opened.tensors) in counts else models[0]
-    found = match(
-        [*twin._leaves()],
-        opened.tensors,
-        family=within(described(model_class)[1], opened.config),
-        known=list,
-        where=opened.described_as,
-        class_name=opened.architecture,
-    )
+    twin = models[counts.index(len(source.tensors))] if len(source.tensors) in counts else models[0]
+    family = within(described(model_class)[1], source.config)
+    target = Target(source.architecture, [*twin._leaves()], family)
+    found = match(NamedTensors(source.described_as, source.tensors), target)
     return twin, found

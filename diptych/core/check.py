@@ -1,4 +1,4 @@
-"""Checks that configs and calls share; each raises one error that names the field or argument, found and wanted."""
+"""Checks shared by configs and calls; their errors name the field or argument, what was found and what is needed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +14,11 @@ def _name(config: object) -> str:
 
 
 LARGEST: dict[str, int] = dict.fromkeys(["num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers"], 10_000)
-"""The largest values that a config may give, 2**24 for other sizes; no published one comes near."""
+"""The largest values that a config may have; 2**24 for any other size. No published config comes near them."""
 
 
 def positive(config: object, *fields: str) -> None:
-    """The fields must be 1 or more, and no more than a model can have."""
+    """The fields must be 1 or more, and at most what `LARGEST` allows."""
     values = {name: getattr(config, name) for name in fields}
     wrong = [f"{name}={value}" for name, value in values.items() if value < 1]
     if wrong:
@@ -52,17 +52,17 @@ def divides(config: object, divisor: str, dividend: str) -> None:
     positive(config, dividend)
 
 
-def exactly_one(where: str, **arguments: Any) -> None:
+def exactly_one(caller: str, **arguments: Any) -> None:
     """Exactly one of the arguments must be given."""
     given = [name for name, value in arguments.items() if value is not None]
     if len(given) != 1:
         raise InputError(
-            f"{where}: exactly one of {' and '.join(arguments)} is needed, got {' and '.join(given) or 'none'}"
+            f"{caller}: exactly one of {' and '.join(arguments)} is needed, got {' and '.join(given) or 'none'}"
         )
 
 
-def numbers(where: str, name: str, value: Any) -> np.ndarray:
-    """What isn't an array of the framework, as a numpy array of numbers or booleans in the machine's byte order.
+def numbers(caller: str, name: str, value: Any) -> np.ndarray:
+    """A value that isn't an array of the framework, as a numpy array of numbers or booleans in native byte order.
 
     Raises:
         InputError: it holds something else, or its rows differ in length.
@@ -70,65 +70,65 @@ def numbers(where: str, name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError:
-        raise InputError(f"{where}: {name} has rows of different lengths; pad them to one") from None
+        raise InputError(f"{caller}: {name} has rows of different lengths; pad them to one") from None
     if array.dtype.kind not in "biufc" and array.dtype.name not in FLOATS:
-        raise InputError(f"{where}: {name} must hold numbers, but numpy reads it as {array.dtype.name}")
+        raise InputError(f"{caller}: {name} must hold numbers, but numpy reads it as {array.dtype.name}")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def needed(where: str, name: str) -> InputError:
+def needed(caller: str, name: str) -> InputError:
     """The error for an argument that is missing."""
-    return InputError(f"{where}: {name} is needed, got None")
+    return InputError(f"{caller}: {name} is needed, got None")
 
 
-def at_least(where: str, what: str, found: int, limit: int, field: str) -> None:
-    """A size must reach what the config says."""
+def at_least(caller: str, what: str, found: int, limit: int, field: str) -> None:
+    """A size must not be below the config's."""
     if found < limit:
-        raise InputError(f"{where}: {what} is {found}, but {field}={limit}")
+        raise InputError(f"{caller}: {what} is {found}, but {field}={limit}")
 
 
-def has_tokens(where: str, length: int) -> None:
-    """A text must have a token."""
+def has_tokens(caller: str, length: int) -> None:
+    """Sequences must not be empty."""
     if length < 1:
-        raise InputError(f"{where}: the texts have no tokens, but 1 at least is needed")
+        raise InputError(f"{caller}: the texts have no tokens, but 1 at least is needed")
 
 
-def integer_dtype(where: str, name: str, dtype: str) -> None:
+def integer_dtype(caller: str, name: str, dtype: str) -> None:
     """Ids must be integers; the dtype is given by its name."""
     if not dtype.startswith(("int", "uint")):
-        raise InputError(f"{where}: {name} has dtype {dtype}, but ids must be integers")
+        raise InputError(f"{caller}: {name} has dtype {dtype}, but ids must be integers")
 
 
-def rank(where: str, name: str, shape: Sequence[int], axes: str) -> None:
+def rank(caller: str, name: str, shape: Sequence[int], axes: str) -> None:
     """An array must have as many axes as the names in `axes`."""
     if len(shape) != len(axes.split(", ")):
-        raise InputError(f"{where}: {name} has shape {tuple(shape)}, but ({axes}) is needed")
+        raise InputError(f"{caller}: {name} has shape {tuple(shape)}, but ({axes}) is needed")
 
 
-def shape(where: str, name: str, found: Sequence[int], wanted: Sequence[int], why: str = "") -> None:
+def shape(caller: str, name: str, found: Sequence[int], wanted: Sequence[int], why: str = "") -> None:
     """An array must have exactly this shape."""
     if tuple(found) != tuple(wanted):
-        raise InputError(f"{where}: {name} has shape {tuple(found)}, but {tuple(wanted)} is needed{why}")
+        raise InputError(f"{caller}: {name} has shape {tuple(found)}, but {tuple(wanted)} is needed{why}")
 
 
-def targets(where: str, name: str, found: Sequence[int], logits: Sequence[int], problem: str) -> None:
-    """Labels of several classes at once have the logits' shape; those of a regression may lack a last axis of 1."""
+def targets(caller: str, name: str, found: Sequence[int], logits: Sequence[int], problem: str) -> None:
+    """Multi-label and regression targets must have the logits' shape; a regression's may lack a last axis of 1."""
     flat = problem == "regression" and logits[-1] == 1 and tuple(found) == tuple(logits[:-1])
     if not flat and tuple(found) != tuple(logits):
-        raise InputError(f"{where}: {name} has shape {tuple(found)}, but {tuple(logits)} is needed for a {problem}")
+        raise InputError(f"{caller}: {name} has shape {tuple(found)}, but {tuple(logits)} is needed for a {problem}")
 
 
-def at_most(where: str, what: str, found: int, limit: int, field: str) -> None:
-    """A count must not exceed what the config provides for."""
+def at_most(caller: str, what: str, found: int, limit: int, field: str) -> None:
+    """A size must not exceed the config's."""
     if found > limit:
-        raise InputError(f"{where}: {what} is {found}, but {field}={limit}")
+        raise InputError(f"{caller}: {what} is {found}, but {field}={limit}")
 
 
-def ids_in_range(where: str, name: str, bounds: tuple[int, int] | None, size: int, table: str) -> None:
+def ids_in_range(caller: str, name: str, bounds: tuple[int, int] | None, size: int, table: str) -> None:
     """Ids must be at least 0 and below `size`.
 
     Args:
-        where: what the error names first.
+        caller: what the error names first, such as "BertModel".
         name: the argument.
         bounds: smallest and largest id, or None where the values cannot be seen (under jit).
         size: number of rows in the table.
@@ -136,4 +136,4 @@ def ids_in_range(where: str, name: str, bounds: tuple[int, int] | None, size: in
     """
     for value in bounds or ():
         if not 0 <= value < size:
-            raise InputError(f"{where}: {name} holds {value}, but {table} allows 0 to {size - 1}")
+            raise InputError(f"{caller}: {name} holds {value}, but {table} allows 0 to {size - 1}")

@@ -107,7 +107,7 @@ class CompositeConfig(ModelConfig):
         return self if isinstance(self, wanted) else None
 
     @classmethod
-    def _parts(cls, data: Mapping[str, Any], where: str) -> dict[str, type[ModelConfig]]:
+    def _parts(cls, data: Mapping[str, Any], source: str) -> dict[str, type[ModelConfig]]:
         known = registry.config_classes()
         found: dict[str, type[ModelConfig]] = {}
         wrong: list[str] = []
@@ -122,7 +122,7 @@ class CompositeConfig(ModelConfig):
             else:
                 found[name] = known[model_type]
         if wrong:
-            raise ConfigError(f"{where}: {'; '.join(wrong)}")
+            raise ConfigError(f"{source}: {'; '.join(wrong)}")
         return found
 
 

@@ -1,7 +1,8 @@
 """Model configs: frozen, validated records that read and write every field of a published `config.json`.
 
-A field of a file is one of three things. It is *declared* by the config class, because it changes what the model
-computes; or it is *housekeeping*, kept as it is and written back, because it does not; or it is refused by name.
+Each field of a file falls into one of three groups. A *declared* field changes what the model computes, so the config
+class has it. A *housekeeping* field does not; it is carried along and written back (`core/ledger.py` lists them). Any
+other field is refused by name.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, cast, dataclass_transf
 
 from diptych.core import check
 from diptych.core.errors import ConfigError
+from diptych.core.ledger import ABSENT, HOUSEKEEPING
 
 Activation = Literal[
     "gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "linear", "mish", "quick_gelu",
@@ -27,44 +29,6 @@ Activation = Literal[
 Config = TypeVar("Config")
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
-
-_KEPT: Mapping[str, str] = {
-    "an option of text generation, which generate() reads": """
-        do_sample max_length max_new_tokens min_length min_new_tokens early_stopping num_beams num_beam_groups
-        diversity_penalty temperature top_k top_p top_h min_p typical_p epsilon_cutoff eta_cutoff repetition_penalty
-        encoder_repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
-        force_words_ids constraints num_return_sequences output_scores output_logits return_dict_in_generate
-        forced_bos_token_id forced_eos_token_id decoder_start_token_id remove_invalid_values renormalize_logits
-        exponential_decay_length_penalty suppress_tokens begin_suppress_tokens sequence_bias penalty_alpha
-        guidance_scale assistant_confidence_threshold assistant_lookbehind num_assistant_tokens
-        num_assistant_tokens_schedule target_lookbehind token_healing low_memory cache_implementation cache_config
-        watermarking_config stop_strings""",
-    "where the checkpoint comes from and how its text was tokenised": """
-        _name_or_path name_or_path _commit_hash transformers_version tokenizer_class prefix task_specific_params
-        finetuning_task model_card auto_map sep_token_id cls_token_id mask_token_id unk_token_id language license
-        processor_class feature_extractor_type""",
-    "how another library stores or runs the model; the mathematics stays the same": """
-        torch_dtype dtype use_bfloat16 torchscript tf_legacy_loss xla_device use_return_dict gradient_checkpointing
-        chunk_size_feed_forward use_cache output_past return_legacy_cache attn_implementation _attn_implementation
-        _attn_implementation_internal _attn_implementation_autoset _experts_implementation
-        _experts_implementation_internal _output_attentions""",
-    "names of the classes; only their number counts": "id2label label2id _num_labels",
-}
-
-HOUSEKEEPING: dict[str, str] = {name: reason for reason, names in _KEPT.items() for name in names.split()}
-"""Fields that any published config may carry and that change nothing in what a model computes -> the reason."""
-
-_ABSENT: Mapping[str, tuple[Any, ...]] = {
-    "is_encoder_decoder": (False, None),
-    "is_decoder": (False, None),
-    "add_cross_attention": (False, None),
-    "cross_attention_hidden_size": (None,),
-    "tie_encoder_decoder": (False, None),
-    "pruned_heads": ({}, None),
-    "quantization_config": (None,),
-    "per_layer_config": (None,),
-}
-"""Fields whose feature no family has that doesn't declare them: only these values, which switch it off, are taken."""
 
 
 class FrozenMap(Mapping[str, Any]):
@@ -134,7 +98,7 @@ class CacheShape:
     heads: int
     head_width: int
     positions: int
-    """Tokens that the decoder has positions for: the room of a cache that nobody sized."""
+    """The number of positions that the decoder has: the length of a cache when none is asked for."""
 
 
 @config_class
@@ -150,11 +114,11 @@ class ModelConfig:
 
     model_type: ClassVar[str] = ""
     accepted: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    """Undeclared fields of this family's files: the values that change nothing; an empty tuple takes any value."""
+    """Undeclared fields of this family's files -> the values that change nothing; () stands for any value."""
     live: ClassVar[frozenset[str]] = frozenset({
         "output_attentions", "output_hidden_states", "return_dict", "problem_type", "bos_token_id", "eos_token_id",
     })  # fmt: skip
-    """Fields that a call reads, so that a model's config may change in them; the others are built into the model."""
+    """Fields that calls read, which may therefore change in a built model's config; all others are built in."""
 
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
@@ -190,22 +154,22 @@ class ModelConfig:
         return cast(Any, self).hidden_size
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values; names that only housekeeping knows are taken too.
+        """A copy with some fields changed, housekeeping fields included.
 
         Raises:
             ConfigError: a name is unknown, or a value impossible.
         """
         cls = type(self)
-        known = cls._declared() | {"housekeeping"}
+        known = cls._declared_fields() | {"housekeeping"}
         others = {name: value for name, value in changes.items() if name not in known}
         unsupported = [
             _unsupported(cls, name, value) for name, value in others.items() if _is_refused(cls, name, value)
         ]
         if unsupported:
             raise ConfigError(f"{cls.__name__}: {'; '.join(unsupported)}")
-        unknown = sorted(name for name, value in others.items() if not _is_kept(cls, name, value))
+        unknown = sorted(name for name, value in others.items() if not _is_accepted(cls, name, value))
         if unknown:
-            raise ConfigError(f"{cls.__name__} has no field {', '.join(unknown)}; {cls._known()}")
+            raise ConfigError(f"{cls.__name__} has no field {', '.join(unknown)}; {cls._listed_fields()}")
         if others.get("id2label") is not None:
             names = _class_names(cls, others["id2label"])
             others.setdefault("label2id", {name: index for index, name in names.items()})
@@ -216,61 +180,61 @@ class ModelConfig:
         return dataclasses.replace(self, **values)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, ignore: Iterable[str] = (), where: str = "config") -> Self:
+    def from_dict(cls, data: Mapping[str, Any], *, ignore: Iterable[str] = (), source: str = "config") -> Self:
         """A config from the fields of a `config.json`.
 
         Args:
             data: the JSON object.
             ignore: names of unknown fields that are kept, unread, instead of refused.
-            where: what error messages call the source.
+            source: what error messages call the origin of the data, such as a path.
 
         Raises:
             ConfigError: fields are unknown (all are listed), of the wrong type, or ask for what is not supported.
         """
-        refused = cls._refused(data, where, set(ignore))
+        refused = cls._field_problems(data, source, set(ignore))
         if refused:
             unknown = list(dict.fromkeys(name for *_, names in refused for name in names))
             message = "; ".join(message for message, _ in refused)
             if unknown:
                 message += f". If they change nothing, pass ignore_config=({', '.join(map(repr, unknown))},)"
             raise ConfigError(message)
-        return cls._read(data, where, set(ignore))
+        return cls._read(data, source, set(ignore))
 
     @classmethod
-    def _refused(cls, data: Mapping[str, Any], where: str, ignore: set[str]) -> list[tuple[str, list[str]]]:
-        """What is wrong with the names of a file's fields, parts included: messages, each with the unknown names."""
+    def _field_problems(cls, data: Mapping[str, Any], source: str, ignore: set[str]) -> list[tuple[str, list[str]]]:
+        """Problems with the names of a file's fields, parts included: messages, each with the unknown names."""
         refused: list[tuple[str, list[str]]] = []
         unknown: list[str] = []
-        data = cls._normalised(dict(data), where)
-        parts = cls._parts(data, where)
+        data = cls._normalise(dict(data), source)
+        parts = cls._parts(data, source)
         for name, value in data.items():
             if name == "model_type":
                 if value not in (None, cls.model_type):
-                    message = f"{where}: model_type={value!r}, but {cls.__name__} reads {cls.model_type!r}"
+                    message = f"{source}: model_type={value!r}, but {cls.__name__} reads {cls.model_type!r}"
                     refused.append((message, []))
             elif name in parts and isinstance(value, Mapping):
-                refused += parts[name]._refused(cast(Mapping[str, Any], value), f"{where}: {name}", ignore)
-            elif name in cls._declared() or name in ignore or _is_kept(cls, name, value):
+                refused += parts[name]._field_problems(cast(Mapping[str, Any], value), f"{source}: {name}", ignore)
+            elif name in cls._declared_fields() or name in ignore or _is_accepted(cls, name, value):
                 continue
             elif _is_refused(cls, name, value):
-                refused.append((f"{where}: {_unsupported(cls, name, value)}", []))
+                refused.append((f"{source}: {_unsupported(cls, name, value)}", []))
             else:
                 unknown.append(name)
         if unknown:
-            message = f"{where}: {cls.__name__} does not know {', '.join(unknown)}; {cls._known()}"
+            message = f"{source}: {cls.__name__} does not know {', '.join(unknown)}; {cls._listed_fields()}"
             refused.append((message, unknown))
         return refused
 
     @classmethod
-    def _read(cls, data: Mapping[str, Any], where: str, ignore: set[str]) -> Self:
-        """A config from fields of which none is refused."""
+    def _read(cls, data: Mapping[str, Any], source: str, ignore: set[str]) -> Self:
+        """A config from fields that have all been accepted."""
         values: dict[str, Any] = {}
         kept: dict[str, Any] = {}
-        data = cls._normalised(dict(data), where)
-        parts, fields = cls._parts(data, where), cls._declared()
+        data = cls._normalise(dict(data), source)
+        parts, fields = cls._parts(data, source), cls._declared_fields()
         for name, value in data.items():
             if name in parts and isinstance(value, Mapping):
-                values[name] = parts[name]._read(cast(Mapping[str, Any], value), f"{where}: {name}", ignore)
+                values[name] = parts[name]._read(cast(Mapping[str, Any], value), f"{source}: {name}", ignore)
             elif name in fields:
                 values[name] = frozen(value)
             elif name != "model_type":
@@ -278,19 +242,19 @@ class ModelConfig:
         try:
             return cls(**values, housekeeping=FrozenMap(kept))
         except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
+            raise ConfigError(f"{source}: {error}") from None
 
     @classmethod
-    def _declared(cls) -> set[str]:
+    def _declared_fields(cls) -> set[str]:
         """The fields that a file may have."""
         return {f.name for f in dataclasses.fields(cls)} - {"housekeeping"}
 
     @classmethod
-    def _known(cls) -> str:
-        return f"it knows {', '.join(sorted(cls._declared()))}"
+    def _listed_fields(cls) -> str:
+        return f"it knows {', '.join(sorted(cls._declared_fields()))}"
 
     @classmethod
-    def _parts(cls, data: Mapping[str, Any], where: str) -> dict[str, type["ModelConfig"]]:
+    def _parts(cls, data: Mapping[str, Any], source: str) -> dict[str, type["ModelConfig"]]:
         """The fields of a file that are configs themselves, each with its class."""
         found = {f.name: _config_class(_hints(cls)[f.name]) for f in dataclasses.fields(cls)}
         return {name: part for name, part in found.items() if part is not None}
@@ -305,26 +269,26 @@ class ModelConfig:
         return next((part for part in (self, *vars(self).values()) if isinstance(part, wanted)), None)
 
     @classmethod
-    def _normalised(cls, data: dict[str, Any], where: str) -> dict[str, Any]:
+    def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
         """Old spellings of shared fields in their present form; families extend it."""
         labels = data.get("id2label")
         if isinstance(labels, Mapping):
             count = len(cast(Mapping[str, Any], labels))
             if data.get("num_labels", count) != count:
-                raise ConfigError(f"{where}: num_labels={data['num_labels']}, but id2label names {count} classes")
+                raise ConfigError(f"{source}: num_labels={data['num_labels']}, but id2label names {count} classes")
             data["num_labels"] = count
         return data
 
     @classmethod
-    def from_json(cls, text: str, *, ignore: Iterable[str] = (), where: str = "config.json") -> Self:
+    def from_json(cls, text: str, *, ignore: Iterable[str] = (), source: str = "config.json") -> Self:
         """A config from JSON text; see `from_dict`."""
-        return cls.from_dict(parse_json_object(text, where), ignore=ignore, where=where)
+        return cls.from_dict(parse_json_object(text, source), ignore=ignore, source=source)
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str], *, ignore: Iterable[str] = ()) -> Self:
         """A config from the `config.json` of a directory; see `from_dict`."""
         path = config_path(directory)
-        return cls.from_json(read_text(path), ignore=ignore, where=str(path))
+        return cls.from_json(read_text(path), ignore=ignore, source=str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, housekeeping included, as plain JSON data."""
@@ -362,14 +326,14 @@ class ModelConfig:
 
 @config_class
 class DecoderConfig(ModelConfig):
-    """What the configs of texts share whose models can write: alone, or as the decoder of a composite.
+    """Shared by the configs of models that can generate text, alone or as the decoder of a composite.
 
     Raises:
         ConfigError: cross-attention is asked for without a decoder.
     """
 
     always_decodes: ClassVar[bool] = False
-    """Whether the models read from left to right whatever `is_decoder` says."""
+    """Whether the models attend causally whatever `is_decoder` says."""
     live: ClassVar[frozenset[str]] = ModelConfig.live | {"decoder_start_token_id"}
 
     is_decoder: bool = False
@@ -394,7 +358,11 @@ class DecoderConfig(ModelConfig):
 
 
 def config_path(directory: str | os.PathLike[str]) -> Path:
-    """The path of a directory's `config.json`, which must exist."""
+    """The path of a directory's `config.json`.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; a checkpoint directory holds config.json beside its weights")
@@ -402,21 +370,29 @@ def config_path(directory: str | os.PathLike[str]) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, which must be UTF-8."""
+    """The text of a file.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error})") from None
 
 
-def parse_json_object(text: str, where: str) -> dict[str, Any]:
-    """A JSON object, or a ConfigError that says what is there instead."""
+def parse_json_object(text: str, source: str) -> dict[str, Any]:
+    """The JSON object that a text holds.
+
+    Raises:
+        ConfigError: it is not JSON, or not an object.
+    """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:  # a ValueError of its own for a number of too many digits
-        raise ConfigError(f"{where}: not JSON ({error})") from None
+        raise ConfigError(f"{source}: not JSON ({error})") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{where}: holds a JSON {type(data).__name__}, but a config is a JSON object")
+        raise ConfigError(f"{source}: holds a JSON {type(data).__name__}, but a config is a JSON object")
     return cast(dict[str, Any], data)
 
 
@@ -428,20 +404,20 @@ def _class_names(cls: type[ModelConfig], value: Any) -> dict[int, str]:
     return {int(key): name for key, name in names.items()}
 
 
-def _is_kept(cls: type[ModelConfig], name: str, value: Any) -> bool:
-    """Whether a field that the class does not declare may be carried along with this value."""
+def _is_accepted(cls: type[ModelConfig], name: str, value: Any) -> bool:
+    """Whether an undeclared field may be carried along with this value."""
     if name in cls.accepted:
         return cls.accepted[name] == () or value in cls.accepted[name]
-    return name in HOUSEKEEPING or (name in _ABSENT and value in _ABSENT[name])
+    return name in HOUSEKEEPING or (name in ABSENT and value in ABSENT[name])
 
 
 def _is_refused(cls: type[ModelConfig], name: str, value: Any) -> bool:
-    """Whether a field is known, but only with other values."""
-    return (name in cls.accepted or name in _ABSENT) and not _is_kept(cls, name, value)
+    """Whether an undeclared field is known, but not with this value."""
+    return (name in cls.accepted or name in ABSENT) and not _is_accepted(cls, name, value)
 
 
 def _unsupported(cls: type[ModelConfig], name: str, value: Any) -> str:
-    wanted = ", ".join(map(repr, cls.accepted.get(name) or _ABSENT[name]))
+    wanted = ", ".join(map(repr, cls.accepted.get(name) or ABSENT[name]))
     return f"{name}={value!r} is not supported by {cls.__name__}; supported: {wanted}"
 
 
@@ -474,7 +450,7 @@ def _check_types(config: ModelConfig) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotation's type; no truth value is a number, and numbers are finite."""
+    """Whether a value has an annotation's type; booleans don't count as numbers, and floats must be finite."""
     origin = get_origin(hint)
     if origin is types.UnionType or origin is typing.Union:
         return any(fits(value, choice) for choice in get_args(hint))
@@ -496,7 +472,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def spelled(hint: Any) -> str:
-    """An annotation in words."""
+    """An annotation as error messages spell it."""
     origin = get_origin(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))

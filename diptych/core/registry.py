@@ -44,6 +44,7 @@ class Family:
         grown: patterns of what the file may lack that a part of a new composite is loaded from: cross-attention, heads
             and poolers.
         parts: of a composite's config, path -> the architecture that stands there and its config.
+        part_prefixes: path of a composite's part -> the base prefixes of its family; `within` fills it in.
         copied: of a composite's config and paths, paths -> that of the parameter whose values the file has for them.
     """
 
@@ -59,6 +60,7 @@ class Family:
     decoders: tuple[str, ...] = ()
     grown: tuple[str, ...] = ()
     parts: Callable[[Any], "Parts"] = lambda config: {}
+    part_prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     copied: Callable[[Any, Collection[str]], Mapping[str, str]] = lambda config, paths: {}
 
 
@@ -106,7 +108,7 @@ def read_config(directory: str | Path, *, ignore: tuple[str, ...] = (), assume: 
     known = config_classes()
     if not isinstance(model_type, str) or model_type not in known:
         raise ConfigError(f"{path}: model_type={model_type!r} is not known; known: {', '.join(sorted(known))}")
-    return known[model_type].from_dict(data, ignore=ignore, where=str(path))
+    return known[model_type].from_dict(data, ignore=ignore, source=str(path))
 
 
 def described(cls: type) -> tuple[str, Family, type[ModelConfig]]:
@@ -148,6 +150,11 @@ def within(family: Family, config: ModelConfig) -> Family:
             renamed={**family.renamed, **{f"{below}.{old}": f"{below}.{new}" for old, new in inner.renamed.items()}},
             superseded=(*family.superseded, *(f"{below}.{name}" for name in inner.superseded)),
             optional=(*family.optional, *(f"{below}.{pattern}" for pattern in inner.optional)),
+            part_prefixes={
+                **family.part_prefixes,
+                below: inner.prefixes,
+                **{f"{below}.{path}": prefixes for path, prefixes in inner.part_prefixes.items()},
+            },
         )
     return family
 

@@ -166,12 +166,12 @@ def test_unknown_options_are_exit_code_2(run, source):
 
 
 def test_an_absent_framework_is_exit_code_2(run, tmp_path, source, monkeypatch):
-    from diptych.conversion import slots
-
-    monkeypatch.setattr(slots, "_FRAMEWORKS", ())
+    monkeypatch.setattr("diptych.core.backends.PACKAGES", {})
     code, out, err = run("convert", source, tmp_path / "out")
     assert (code, out) == (2, "")
-    assert "diptych: JAX or PyTorch is needed, and neither is installed; pip install 'diptych[torch]'" in err
+    assert (
+        "diptych: neither JAX with Flax nor PyTorch is installed; pip install 'diptych[jax]' or 'diptych[torch]'" in err
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -103,7 +103,7 @@ def test_examples_print_what_is_shown(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DIPTYCH_BACKEND", raising=False)
     for part in filter(None, (CONTINUES.get(document), document)):
-        monkeypatch.setattr("diptych._chosen", None)
+        monkeypatch.setattr("diptych.core.backends._default", None)
         run_examples(part, capsys)
 
 

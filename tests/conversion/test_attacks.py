@@ -74,7 +74,7 @@ def test_overwriting_loses_nothing_of_somebody_else(directory: Path, tmp_path: P
     shutil.copytree(directory, target)
     (target / "optimizer.pt").write_bytes(b"state")
     (target / "logs").mkdir()
-    with pytest.raises(CheckpointError, match=r"no part of a checkpoint and would be lost: logs, optimizer\.pt; move"):
+    with pytest.raises(CheckpointError, match=r"not part of a checkpoint and would be lost: logs, optimizer\.pt; move"):
         convert(directory, target, overwrite=True)
     assert (target / "optimizer.pt").read_bytes() == b"state"
     (target / "optimizer.pt").unlink()

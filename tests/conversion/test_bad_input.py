@@ -128,8 +128,8 @@ def test_missing_unexpected_misshaped_and_integer_tensors_are_listed_together(ch
         f"{checkpoint} does not fit BertModel: 2 tensors are missing: embeddings.LayerNorm.weight, "
         "encoder.layer.1.output.dense.bias (allow_fresh=('embeddings', 'encoder.layer',) draws them anew). 1 tensors "
         "belong to no class of the family: adapter.down.weight (ignore=('adapter.down.weight',) leaves them unread; "
-        "patterns may have *). 1 tensors have another shape: pooler.dense.bias has shape (3,), BertModel needs (20,). "
-        "1 tensors hold no floating numbers of float64, float32, float16, bfloat16: encoder.layer.0.output.dense.bias "
+        "patterns may have *). 1 tensor has another shape: pooler.dense.bias has shape (3,), BertModel needs (20,). "
+        "1 tensor has a dtype other than float64, float32, float16, bfloat16: encoder.layer.0.output.dense.bias "
         "(int32)"
     )
 
@@ -188,8 +188,11 @@ def test_a_shard_that_is_missing_or_another_checkpoints(checkpoint):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (msgpack.packb([1, 2]), "holds type list at the top, not a map of names: it is no tree of Flax weights"),
-        (b"PK\x03\x04" + bytes(50), "holds type integer at the top, not a map of names: it is no tree of Flax weights"),
+        (msgpack.packb([1, 2]), "holds type list at the top, not a map of names: it is not a tree of Flax weights"),
+        (
+            b"PK\x03\x04" + bytes(50),
+            "holds type integer at the top, not a map of names: it is not a tree of Flax weights",
+        ),
         (
             flax.serialization.to_bytes({"a": {"b": 3}}),
             "'a.b' is of type integer, not an array; a tree of Flax weights",

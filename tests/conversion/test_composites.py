@@ -152,7 +152,7 @@ def test_what_cannot_be_a_part_is_refused(files, tmp_path, backend):
     del tensors["h.0.attn.c_attn.weight"]
     save_file(tensors, half / "model.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"half does not fit GPT2LMHeadModel: 1 tensors are missing: transformer\.h"
+        CheckpointError, match=r"half does not fit GPT2LMHeadModel: 1 tensor is missing: transformer\.h"
     ):
         backend.EncoderDecoderModel.from_encoder_decoder_pretrained(*paths, dtype="float32")
 
@@ -314,7 +314,7 @@ def test_the_parts_of_a_file_must_be_configs():
         ({"encoder": 1, "decoder": {"model_type": "t5"}}, "decoder: model_type='t5' is not known; known: bart, bert, "),
     ):
         with pytest.raises(ConfigError, match=f"^here: .*{message}"):
-            EncoderDecoderConfig.from_dict(data, where="here")
+            EncoderDecoderConfig.from_dict(data, source="here")
 
 
 def test_without_parts_a_config_is_that_of_two_bert_base():
@@ -363,7 +363,9 @@ def test_keywords_of_other_loaders_are_refused(files, backend):
     for name in ("torch_dtype", "encoder_dtype", "decoder_torch_dtype"):
         with pytest.raises(TypeError, match=r"has no keyword (torch_)?dtype; it has dtype="):
             made(backend, files, "GPT2Model", **{name: "float16"})
-    with pytest.raises(CheckpointError, match="None is a NoneType, but a path or a name is needed"):
+    with pytest.raises(
+        CheckpointError, match="None is a NoneType, but a path, or a model's name on the hub, is needed"
+    ):
         backend.GPT2Model.from_pretrained(None)
     with pytest.raises(ConfigError, match="the decoder is a dict, but a config of diptych's is needed"):
         EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(), {})

@@ -281,6 +281,6 @@ def test_overwriting_is_asked_for(tmp_path, source):
     convert(source, tmp_path / "out", format="flax-msgpack", overwrite=True)
     assert set(files_of(tmp_path / "out")) == {"config.json", "flax_model.msgpack"}
     rewrite(source, lambda tensors: {"strange": np.ones(3)})
-    with pytest.raises(CheckpointError, match="does not fit BertModel: 1 tensors belong to no class"):
+    with pytest.raises(CheckpointError, match="does not fit BertModel: 1 tensor belongs to no class"):
         convert(source, tmp_path / "out", overwrite=True)
     assert set(files_of(tmp_path / "out")) == {"config.json", "flax_model.msgpack"}

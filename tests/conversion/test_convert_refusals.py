@@ -74,7 +74,7 @@ BAD_SOURCES = {
     "missing tensor": (
         lambda d: rewrite(d, lambda tensors: {n: a for n, a in tensors.items() if n != "pooler.dense.bias"}),
         CheckpointError,
-        r"1 tensors are missing: pooler\.dense\.bias \(allow_missing=\('pooler',\) converts without them",
+        r"1 tensor is missing: pooler\.dense\.bias \(allow_missing=\('pooler',\) converts without them",
     ),
     "unknown tensors": (
         lambda d: rewrite(d, lambda tensors: tensors | {"lora_A": np.ones(3), "lora_B": np.ones(3)}),
@@ -94,7 +94,7 @@ BAD_SOURCES = {
     "whole numbers": (
         lambda d: rewrite(d, lambda tensors: tensors | {"pooler.dense.bias": np.ones(20, np.int32)}),
         CheckpointError,
-        r"1 tensors hold no floating numbers of float64, .*: pooler\.dense\.bias \(int32\)",
+        r"1 tensor has a dtype other than float64, .*: pooler\.dense\.bias \(int32\)",
     ),
     "index out": (
         lambda d: replace_index(d, first_elsewhere("../x.safetensors")),
@@ -198,7 +198,7 @@ def test_what_differs_when_it_is_read_back_is_not_put_in_place(tmp_path, source,
         return files
 
     monkeypatch.setattr(module, "write_checkpoint", careless)
-    with pytest.raises(CheckpointError, match=r"\S+ was written but is another when it is read back \(SHA-256"):
+    with pytest.raises(CheckpointError, match=r"\S+ differs from what was written when it is read back \(SHA-256"):
         convert(source, tmp_path / "out", format=format)
     assert os.listdir(tmp_path) == ["source"]
 

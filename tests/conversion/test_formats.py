@@ -85,7 +85,7 @@ def test_a_flax_msgpack_of_another_class_and_with_wrong_shapes(backend, saved, t
     (tmp_path / "flax_model.msgpack").write_bytes(flax.serialization.to_bytes(tree))
     with pytest.raises(
         CheckpointError,
-        match=r"1 tensors have another shape: bert\.encoder\.layer\.0\.intermediate\.dense\.kernel has shape "
+        match=r"1 tensor has another shape: bert\.encoder\.layer\.0\.intermediate\.dense\.kernel has shape "
         r"\(44, 20\), BertModel needs \(20, 44\)$",
     ):
         backend.BertModel.from_pretrained(tmp_path)

@@ -267,7 +267,7 @@ def test_token_ids_outside_the_vocabulary_are_one_warning(backend, copy_of, capl
     edit_config(directory, bos_token_id=101, eos_token_id=102)
     model = backend.BertModel.from_pretrained(directory)
     assert warnings_of(caplog) == [
-        f"{directory}: bos_token_id=101, eos_token_id=102 outside the vocabulary; an error only in a call that uses it"
+        f"{directory}: bos_token_id=101, eos_token_id=102 outside the vocabulary; a call that uses it raises an error"
     ]
     assert [record.levelno for record in caplog.records if record.name == "diptych"] == [logging.WARNING]
     model(np.zeros((1, 2), np.int64))
@@ -311,7 +311,7 @@ def test_the_class_is_that_of_the_config(backend, saved, monkeypatch):
     for architecture in ("CLIPTextModel", "BertForSequenceClassification"):
         model = backend.load(saved(architecture))
         assert type(model) is getattr(backend, architecture)
-        monkeypatch.setattr(diptych, "_chosen", None)
+        monkeypatch.setattr("diptych.core.backends._default", None)
         diptych.use(backend.NAME)
         again = diptych.load(saved(architecture), dtype="bfloat16")
         assert type(again) is type(model) and str(again.dtype).endswith("bfloat16")

@@ -260,7 +260,7 @@ def family_of(name):
 @functools.cache
 def config_of(name):
     fields = PUBLISHED[name].config
-    return config_classes()[fields["model_type"]].from_json(json.dumps(fields), where=name)
+    return config_classes()[fields["model_type"]].from_json(json.dumps(fields), source=name)
 
 
 @functools.cache
@@ -303,26 +303,26 @@ def unread():
 def matched(monkeypatch):
     """Matches tensors that have no values with the slots, which are the same in both backends."""
     # where a tensor comes from stands for its values: two are equal that come from one
-    monkeypatch.setattr(matching, "read_bytes", lambda source, name: source.where)
+    monkeypatch.setattr(matching, "read_bytes", lambda source, name: source.origin)
 
-    def match(name, architecture, shapes, **options):
+    def match(name, architecture, shapes, copied=None, **options):
         config, copies = config_of(name), PUBLISHED[name].copies
         family = within(family_of(name), config)
-        return matching.match(
+        tensors = {
+            key: TensorSource(shape, np.dtype(np.float32), unread, copies.get(key, key))
+            for key, shape in shapes.items()
+        }
+        target = matching.Target(
+            architecture,
             slots_of("torch", name, architecture),
-            {
-                key: TensorSource(shape, np.dtype(np.float32), unread, copies.get(key, key))
-                for key, shape in shapes.items()
-            },
-            family=family,
-            known=lambda: [
+            family,
+            lambda: [
                 {f"{below}{slot.path}" for slot in slots_of("torch", name, other, part)}
                 for below, other, part in relatives(family, config)
             ],
-            where=name,
-            class_name=architecture,
-            **options,
+            copied or {},
         )
+        return matching.match(matching.NamedTensors(name, tensors), target, **options)
 
     return match
 
@@ -396,9 +396,9 @@ def test_one_tensor_out_of_place_is_noticed(name, matched):
     shapes = saved_by_transformers(name, architecture)
     for key in list(shapes)[:: max(1, len(shapes) // 20)]:
         without = {other: shape for other, shape in shapes.items() if other != key}
-        with pytest.raises(ValueError, match="1 tensors are missing: "):
+        with pytest.raises(ValueError, match="1 tensor is missing: "):
             matched(name, architecture, without)
-        with pytest.raises(ValueError, match="1 tensors have another shape: "):
+        with pytest.raises(ValueError, match="1 tensor has another shape: "):
             matched(name, architecture, shapes | {key: (*shapes[key][:-1], 3)})
 
 

@@ -145,7 +145,7 @@ def test_every_shared_attribute_of_both_transformers_is_known():
 def test_all_unknown_fields_are_listed_at_once_those_of_parts_too():
     data = {"colour": 1, "vision_config": {"depth": 2, "is_decoder": True}, "text_config": {"width": 3, "colour": 4}}
     with pytest.raises(ConfigError) as caught:
-        CLIPConfig.from_dict(data, where="dir/config.json")
+        CLIPConfig.from_dict(data, source="dir/config.json")
     message = str(caught.value)
     assert "dir/config.json: CLIPConfig does not know colour; it knows architectures, bos_token_id, " in message
     assert "dir/config.json: text_config: CLIPTextConfig does not know width, colour; it knows " in message
@@ -185,7 +185,7 @@ def test_names_that_only_the_class_has_are_no_fields_of_files(name):
 def test_what_is_not_supported_is_refused_by_name(field, value, supported):
     wanted = f"{field}={value!r} is not supported by BertConfig; supported: {supported}"
     with pytest.raises(ConfigError) as caught:
-        BertConfig.from_dict({field: value}, where="here")
+        BertConfig.from_dict({field: value}, source="here")
     assert str(caught.value) == f"here: {wanted}"
     with pytest.raises(ConfigError) as caught:
         BertConfig().replace(**{field: value})
@@ -252,7 +252,7 @@ def test_what_is_not_supported_is_refused_by_name(field, value, supported):
 )  # fmt: skip
 def test_impossible_values_are_refused(cls, values, message):
     with pytest.raises(ConfigError) as caught:
-        cls.from_dict(values, where="here")
+        cls.from_dict(values, source="here")
     assert str(caught.value).startswith(f"here: {message}")
     with pytest.raises(ConfigError) as caught:
         cls().replace(**values)
@@ -265,16 +265,16 @@ def test_an_unknown_activation_lists_the_known():
         BertConfig(hidden_act="gelu_10")
     assert str(caught.value) == f"BertConfig: hidden_act='gelu_10' (str) must be one of {known}"
     with pytest.raises(ConfigError, match=r"^here: text_config: CLIPTextConfig: hidden_act='swiglu' \(str\) must be"):
-        CLIPConfig.from_dict({"text_config": {"hidden_act": "swiglu"}}, where="here")
+        CLIPConfig.from_dict({"text_config": {"hidden_act": "swiglu"}}, source="here")
     for name in get_args(Activation):
         assert BertConfig.from_dict({"hidden_act": name}).hidden_act == name
 
 
 def test_a_model_type_of_another_family_is_refused():
     with pytest.raises(ConfigError, match=r"^here: model_type='gpt2', but BertConfig reads 'bert'$"):
-        BertConfig.from_dict({"model_type": "gpt2"}, where="here")
+        BertConfig.from_dict({"model_type": "gpt2"}, source="here")
     with pytest.raises(ConfigError, match=r"^here: text_config: model_type='bert', but CLIPTextConfig reads 'clip_te"):
-        CLIPConfig.from_dict({"text_config": {"model_type": "bert"}}, where="here")
+        CLIPConfig.from_dict({"text_config": {"model_type": "bert"}}, source="here")
     assert BertConfig.from_dict({"model_type": None}) == BertConfig.from_dict({}) == BertConfig()
 
 
@@ -296,7 +296,7 @@ def test_number_and_names_of_classes():
     assert BertConfig.from_json(renamed.to_json()).id2label == renamed.id2label
     assert BertConfig.from_dict({"num_labels": 5}).num_labels == 5
     with pytest.raises(ConfigError, match=r"^here: num_labels=5, but id2label names 2 classes$"):
-        BertConfig.from_dict({"num_labels": 5, "id2label": {"0": "a", "1": "b"}}, where="here")
+        BertConfig.from_dict({"num_labels": 5, "id2label": {"0": "a", "1": "b"}}, source="here")
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
@@ -381,7 +381,7 @@ def test_frozen_maps():
 )
 def test_text_that_is_no_config(text, message):
     with pytest.raises(ConfigError) as caught:
-        BertConfig.from_json(text, where="here")
+        BertConfig.from_json(text, source="here")
     assert str(caught.value).startswith(message)
 
 

@@ -116,13 +116,13 @@ def test_other_names_may_repeat_a_field_but_not_contradict_it(cls):
     assert cls.from_dict(aliases | same) == cls.from_dict(same)
     for alias, name in cls.aliases.items():
         with pytest.raises(ConfigError) as caught:
-            cls.from_dict(aliases | same | {alias: 96}, where="here")
+            cls.from_dict(aliases | same | {alias: 96}, source="here")
         assert str(caught.value) == f"here: {alias}=96, but {name}={same[name]}, which it is another name of"
 
 
 def test_a_file_is_read_by_its_own_class():
     with pytest.raises(ConfigError, match=r"^here: model_type='mbart', but BartConfig reads 'bart'$"):
-        BartConfig.from_dict({"model_type": "mbart"}, where="here")
+        BartConfig.from_dict({"model_type": "mbart"}, source="here")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_file_is_read_by_its_own_class():
 )
 def test_what_is_not_supported_is_refused_by_name(cls, field, value, supported):
     with pytest.raises(ConfigError) as caught:
-        cls.from_dict({field: value}, where="here")
+        cls.from_dict({field: value}, source="here")
     assert str(caught.value) == f"here: {field}={value!r} is not supported by {cls.__name__}; supported: {supported}"
 
 
@@ -166,7 +166,7 @@ def test_what_is_not_supported_is_refused_by_name(cls, field, value, supported):
 )  # fmt: skip
 def test_impossible_values_are_refused(values, message):
     with pytest.raises(ConfigError) as caught:
-        BartConfig.from_dict(values, where="here")
+        BartConfig.from_dict(values, source="here")
     assert str(caught.value).removeprefix("here: ").removeprefix("BartConfig: ").startswith(message)
 
 

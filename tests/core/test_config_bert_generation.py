@@ -73,7 +73,7 @@ def test_there_are_no_token_types_and_pads_are_counted():
 )
 def test_what_is_not_supported_is_refused_by_name(field, value, supported):
     with pytest.raises(ConfigError) as caught:
-        BertGenerationConfig.from_dict({field: value}, where="here")
+        BertGenerationConfig.from_dict({field: value}, source="here")
     expected = f"here: {field}={value!r} is not supported by BertGenerationConfig; supported: {supported}"
     assert str(caught.value) == expected
 
@@ -97,5 +97,5 @@ def test_what_is_not_supported_is_refused_by_name(field, value, supported):
 )  # fmt: skip
 def test_impossible_values_are_refused(values, message):
     with pytest.raises(ConfigError) as caught:
-        BertGenerationConfig.from_dict(values, where="here")
+        BertGenerationConfig.from_dict(values, source="here")
     assert str(caught.value).removeprefix("here: ").removeprefix("BertGenerationConfig: ").startswith(message)

@@ -73,7 +73,7 @@ def test_names_that_transformers_takes_too():
     assert not aliases.keys() & config.to_dict().keys()
     assert GPT2Config.from_dict(aliases | {"n_embd": 48}) == config
     with pytest.raises(ConfigError, match=r"^here: n_embd=96, but hidden_size=48, which means the same$"):
-        GPT2Config.from_dict(aliases | {"n_embd": 96}, where="here")
+        GPT2Config.from_dict(aliases | {"n_embd": 96}, source="here")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_the_width_of_the_mlp():
 )
 def test_what_is_not_supported_is_refused_by_name(field, value, supported):
     with pytest.raises(ConfigError) as caught:
-        GPT2Config.from_dict({field: value}, where="here")
+        GPT2Config.from_dict({field: value}, source="here")
     assert str(caught.value) == f"here: {field}={value!r} is not supported by GPT2Config; supported: {supported}"
 
 
@@ -134,7 +134,7 @@ def test_what_is_not_supported_is_refused_by_name(field, value, supported):
 )  # fmt: skip
 def test_impossible_values_are_refused(values, message):
     with pytest.raises(ConfigError) as caught:
-        GPT2Config.from_dict(values, where="here")
+        GPT2Config.from_dict(values, source="here")
     assert str(caught.value).removeprefix("here: ").removeprefix("GPT2Config: ").startswith(message)
 
 

@@ -82,7 +82,7 @@ def test_the_defaults_are_those_of_transformers_which_no_published_file_has():
 def test_a_file_is_read_by_its_own_class():
     assert len({cls.model_type for cls in CLASSES}) == 3
     with pytest.raises(ConfigError, match=r"^here: model_type='xlm-roberta', but RobertaConfig reads 'roberta'$"):
-        RobertaConfig.from_dict(XLM, where="here")
+        RobertaConfig.from_dict(XLM, source="here")
 
 
 def test_pads_have_a_position_and_the_rows_up_to_it_are_no_tokens():
@@ -113,7 +113,7 @@ def test_the_dropout_before_a_classifier():
 )
 def test_what_is_not_supported_is_refused_by_name(cls, field, value, supported):
     with pytest.raises(ConfigError) as caught:
-        cls.from_dict({field: value}, where="here")
+        cls.from_dict({field: value}, source="here")
     assert str(caught.value) == f"here: {field}={value!r} is not supported by {cls.__name__}; supported: {supported}"
 
 
@@ -142,7 +142,7 @@ OUTSIDE = "must be 0 or more and below vocab_size=50265: the positions of tokens
 )  # fmt: skip
 def test_impossible_values_are_refused(values, message):
     with pytest.raises(ConfigError) as caught:
-        RobertaConfig.from_dict(values, where="here")
+        RobertaConfig.from_dict(values, source="here")
     assert str(caught.value).removeprefix("here: ").removeprefix("RobertaConfig: ").startswith(message)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from diptych.core.checkpoint.dialects import Shift, find_shift, matches, resolver, respelled
+from diptych.core.checkpoint.dialects import Shift, find_shift, matches, resolver, respell
 from diptych.core.models.bert import FAMILY as BERT
 from diptych.core.models.clip import FAMILY as CLIP
 
@@ -26,7 +26,7 @@ from diptych.core.models.clip import FAMILY as CLIP
     ],
 )
 def test_old_spellings(old, new):
-    assert respelled(old) == new
+    assert respell(old) == new
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_old_spellings(old, new):
     ],
 )
 def test_the_leaves_of_a_flax_tree(old, new):
-    assert respelled(old, flax=True) == new
+    assert respell(old, flax=True) == new
 
 
 @pytest.mark.parametrize(

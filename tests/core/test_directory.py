@@ -31,7 +31,7 @@ def test_one_file(tmp_path, format):
     assert (checkpoint.format, checkpoint.directory, checkpoint.files) == (format, tmp_path / "new", files)
     assert digests(checkpoint.tensors) == digests(tensors())
     assert checkpoint.metadata == ({"format": "pt"} if format == "safetensors" else {})
-    assert all(source.where == str(files[0]) for source in checkpoint.tensors.values())
+    assert all(source.origin == str(files[0]) for source in checkpoint.tensors.values())
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -54,7 +54,7 @@ def test_shards(tmp_path, format, size, shards):
     assert checkpoint.files == files
     assert digests(checkpoint.tensors) == digests(tensors())
     sizes = [
-        sum(source.nbytes for source in checkpoint.tensors.values() if source.where == str(file)) for file in files
+        sum(source.nbytes for source in checkpoint.tensors.values() if source.origin == str(file)) for file in files
     ]
     assert sizes == shards
     if len(shards) > 1:
@@ -115,12 +115,12 @@ def test_safetensors_is_preferred_and_the_format_can_be_chosen(tmp_path):
 
 @pytest.mark.parametrize("size", ["5MB", "5 mb", "5000KB", "5000000", "0.005GB", 5_000_000])
 def test_sizes_in_thousands(size):
-    assert module._bytes(size) == 5_000_000
+    assert module._size_in_bytes(size) == 5_000_000
 
 
 @pytest.mark.parametrize(("size", "expected"), [("1KiB", 2**10), ("1GiB", 2**30), ("2TB", 2 * 10**12), ("7B", 7)])
 def test_other_sizes(size, expected):
-    assert module._bytes(size) == expected
+    assert module._size_in_bytes(size) == expected
 
 
 @pytest.mark.parametrize("size", ["", "GB", "5XB", "-5GB", "5 G B", "five", 0, -1, True, 1.5, "0MB"])

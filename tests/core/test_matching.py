@@ -2,7 +2,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from diptych.core.checkpoint.matching import LoadReport, match, names_of
+from diptych.core.checkpoint.matching import LoadReport, NamedTensors, Target, match, names_of
 from diptych.core.checkpoint.slots import FLAX_LEAVES, Slot, flax_axes, published_axes
 from diptych.core.checkpoint.tensors import from_array
 from diptych.core.errors import CheckpointError, InputError
@@ -33,9 +33,9 @@ def file_of(slots, **others):
     return {slot.path: tensor(slot.path, slot.shape) for slot in slots} | others
 
 
-def matched(slots, tensors, **options):
-    given = {"family": BERT, "known": lambda: [FAMILY_PATHS], "where": "dir", "class_name": "BertForMaskedLM"} | options
-    return match(slots, tensors, **given)
+def matched(slots, tensors, *, family=BERT, known=lambda: [FAMILY_PATHS], flax=False, **options):
+    target = Target(options.pop("class_name", "BertForMaskedLM"), slots, family, known)
+    return match(NamedTensors("dir", tensors, flax), target, **options)
 
 
 def refused(slots, tensors, **options):
@@ -129,7 +129,7 @@ def test_the_output_layer_of_an_untied_model_is_left_out_of_its_base_model():
     assert found.left_out == (DECODER, "cls.predictions.bias")
     del tensors[WORDS]
     message = refused(BASE, tensors, known=lambda: [FAMILY_PATHS | {DECODER}])
-    assert "1 tensors are missing: embeddings.word_embeddings.weight (" in message
+    assert "1 tensor is missing: embeddings.word_embeddings.weight (" in message
 
 
 @pytest.mark.parametrize("prefix", ["bert.", ""])
@@ -178,7 +178,7 @@ def test_what_no_class_owns_is_refused_and_all_is_listed():
 
 def test_an_ignored_tensor_is_not_read_even_where_the_model_has_it():
     message = refused(MODEL, file_of(MODEL), ignore=("cls",))
-    assert "1 tensors are missing: cls.predictions.bias (allow_fresh=('cls',) draws them anew)" in message
+    assert "1 tensor is missing: cls.predictions.bias (allow_fresh=('cls',) draws them anew)" in message
     found = matched(MODEL, file_of(MODEL), ignore=("cls",), allow_fresh=("cls",))
     assert found.ignored == ("cls.predictions.bias",) and found.fresh == (MODEL[3],)
 
@@ -206,7 +206,7 @@ def test_parts_that_may_be_fresh(names):
 
 def test_what_is_allowed_to_be_fresh_allows_nothing_else():
     message = refused((*BASE, *POOLER), file_of(BASE[1:]), allow_fresh=("pooler",))
-    assert "1 tensors are missing: embeddings.word_embeddings.weight (" in message
+    assert "1 tensor is missing: embeddings.word_embeddings.weight (" in message
 
 
 def test_every_problem_is_in_one_error():
@@ -214,10 +214,10 @@ def test_every_problem_is_in_one_error():
     tensors[f"{NORM}.weight"] = tensor("w", (4,))
     tensors[f"{NORM}.bias"] = tensor("w", (3,), np.int8)
     assert refused(MODEL, tensors) == (
-        "dir does not fit BertForMaskedLM: 1 tensors are missing: cls.predictions.bias (allow_fresh=('cls',) draws "
-        "them anew). 1 tensors belong to no class of the family: lora.a (ignore=('lora.a',) leaves them unread; "
+        "dir does not fit BertForMaskedLM: 1 tensor is missing: cls.predictions.bias (allow_fresh=('cls',) draws "
+        "them anew). 1 tensor belongs to no class of the family: lora.a (ignore=('lora.a',) leaves them unread; "
         f"patterns may have *). 2 tensors have another shape: {WORDS} has shape (3, 5), BertForMaskedLM needs (5, 3); "
-        f"{NORM}.weight has shape (4,), BertForMaskedLM needs (3,). 1 tensors hold no floating numbers of float64, "
+        f"{NORM}.weight has shape (4,), BertForMaskedLM needs (3,). 1 tensor has a dtype other than float64, "
         f"float32, float16, bfloat16: {NORM}.bias (int8)"
     )
 
@@ -231,7 +231,7 @@ def test_floating_tensors_are_taken(dtype):
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.bool_, ml_dtypes.float8_e4m3fn])
 def test_other_tensors_are_not(dtype):
     message = refused(MODEL, file_of(MODEL) | {WORDS: tensor("w", (5, 3), dtype)})
-    assert f"1 tensors hold no floating numbers of float64, float32, float16, bfloat16: {WORDS} (" in message
+    assert f"1 tensor has a dtype other than float64, float32, float16, bfloat16: {WORDS} (" in message
 
 
 LAYERS = (

@@ -144,7 +144,9 @@ def test_flax_is_needed_too() -> None:
 
 def test_no_framework_at_all() -> None:
     program = f"{without('jax', 'torch')}\nimport diptych; diptych.BertModel"
-    expected = "ImportError: neither JAX nor PyTorch is installed; pip install 'diptych[jax]' or 'diptych[torch]'"
+    expected = (
+        "ImportError: neither JAX with Flax nor PyTorch is installed; pip install 'diptych[jax]' or 'diptych[torch]'"
+    )
     assert refused(program) == expected
     # configs are core's, so that a backend's absence does not keep them from being read
     assert run(
@@ -176,9 +178,9 @@ print(diptych.use({OTHER[backend]!r}).NAME, diptych.CLIPModel.__module__, diptyc
 
 def test_unknown_backends_and_names() -> None:
     known = "is not known; known: jax, torch"
-    assert refused("import diptych; diptych.use('mxnet')") == f"ValueError: backend='mxnet' {known}"
+    assert refused("import diptych; diptych.use('mxnet')") == f"diptych.core.errors.InputError: backend='mxnet' {known}"
     assert refused("import diptych; diptych.backend()", DIPTYCH_BACKEND="tf") == (
-        f"ValueError: DIPTYCH_BACKEND='tf' {known}"
+        f"diptych.core.errors.InputError: DIPTYCH_BACKEND='tf' {known}"
     )
     # an unknown name is one whatever is chosen, and loads no framework
     assert refused("import diptych; diptych.OtherNet") == (

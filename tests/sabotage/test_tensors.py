@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diptych.conversion.capture import run_torch
-from diptych.conversion.parity import compared, parity
+from diptych.conversion.parity import compare_runs, parity
 from diptych.core.random import generator
 from diptych.core.registry import architectures, families
 from tests.parity.tiny import CONFIGS
@@ -29,7 +29,7 @@ def test_every_corrupted_tensor_is_found_where_it_is(name: str) -> None:
     model = torch_model(name)
     example = families()[architectures()[name]].example(CONFIGS[name], name, generator(0, "inputs"))
     reference = run_torch(model, example, seed=0, gradients=True)
-    assert all(point.passed for point in compared(reference, reference, dtype="float64"))
+    assert all(point.passed for point in compare_runs(reference, reference, dtype="float64"))
     unseen = set()
     for path, parameter in model.named_parameters():
         before = parameter.detach().clone()
@@ -39,7 +39,7 @@ def test_every_corrupted_tensor_is_found_where_it_is(name: str) -> None:
         candidate = run_torch(model, example, seed=0, gradients=True)
         with torch.no_grad():
             parameter.copy_(before)
-        failed = [point for point in compared(reference, candidate, dtype="float64") if not point.passed]
+        failed = [point for point in compare_runs(reference, candidate, dtype="float64") if not point.passed]
         if not failed:
             unseen.add(path)
             continue

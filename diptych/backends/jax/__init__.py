@@ -1,11 +1,12 @@
 """The models in Flax NNX: `from diptych.backends.jax import CLIPModel`, or `load(directory)` for whatever it holds."""
 
 import importlib
-import importlib.util
 import os
 from typing import Any
 
-if importlib.util.find_spec("jax") is None or importlib.util.find_spec("flax") is None:
+from diptych.core import backends
+
+if "jax" not in backends.installed():
     raise ImportError("diptych.backends.jax needs JAX and Flax, which are not installed; pip install 'diptych[jax]'")
 
 from diptych.core import registry

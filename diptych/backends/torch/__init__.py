@@ -1,11 +1,12 @@
 """The models in PyTorch: `from diptych.backends.torch import CLIPModel`, or `load(directory)` for whatever it holds."""
 
 import importlib
-import importlib.util
 import os
 from typing import Any
 
-if importlib.util.find_spec("torch") is None:
+from diptych.core import backends
+
+if "torch" not in backends.installed():
     raise ImportError("diptych.backends.torch needs PyTorch, which is not installed; pip install 'diptych[torch]'")
 
 from diptych.core import registry

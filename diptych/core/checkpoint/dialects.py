@@ -17,7 +17,7 @@ _RESPELLED = (
 _FLAX_LEAF = re.compile(rf"(?<=\.)({'|'.join(set(FLAX_LEAVES.values()))})$")
 
 
-def respelled(name: str, *, flax: bool = False) -> str:
+def respell(name: str, *, flax: bool = False) -> str:
     """A tensor's name in the present published spelling, whatever model it belongs to.
 
     Args:
@@ -38,31 +38,81 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 @dataclass(frozen=True)
 class Shift:
-    """A base-model prefix that a file lacks (`added`) or has in excess (`removed`)."""
+    """A base-model prefix that the names of a file lack (`added`) or have in excess (`removed`).
+
+    Attributes:
+        part: what stands before the prefix: "" for the model itself, or a part's path with a dot, such as "encoder.".
+            Names that don't begin with it stay as they are.
+    """
 
     added: str = ""
     removed: str = ""
+    part: str = ""
 
     def __call__(self, name: str) -> str:
         """The name without what is removed and with what is added."""
-        return self.added + name.removeprefix(self.removed) if name.startswith(self.removed) else name
+        excess = f"{self.part}{self.removed}"
+        return f"{self.part}{self.added}{name.removeprefix(excess)}" if name.startswith(excess) else name
 
 
-def find_shift(names: Collection[str], wanted: Collection[str], prefixes: Iterable[str]) -> Shift:
-    """The one shift of prefixes under which most of a file's names are wanted; none if nothing is better than none."""
-    targets = set(wanted)
-    shifts = [Shift()]
+@dataclass(frozen=True)
+class PartShifts:
+    """One shift for each part of a model, of which a name gets that of the innermost part that it lies in."""
+
+    shifts: tuple[Shift, ...] = ()
+
+    def __call__(self, name: str) -> str:
+        """The name under the shift of its part."""
+        inside = [shift for shift in self.shifts if name.startswith(shift.part)]
+        return max(inside, key=lambda shift: len(shift.part))(name) if inside else name
+
+
+def possible_shifts(prefixes: Iterable[str], part: str = "") -> list[Shift]:
+    """No shift, then each prefix added and removed."""
+    shifts = [Shift(part=part)]
     for prefix in prefixes:
-        shifts += [Shift(added=prefix), Shift(removed=prefix)]
-    return max(shifts, key=lambda shift: len(targets.intersection(map(shift, names))))
+        shifts += [Shift(added=prefix, part=part), Shift(removed=prefix, part=part)]
+    return shifts
 
 
-def resolver(family: Family, wanted: Collection[str], shift: Shift) -> Callable[[str], tuple[str, bool] | None]:
-    """A function from a respelled name to the wanted path that it means, and whether it is an old name of it."""
+def find_shift(names: Iterable[str], wanted: Collection[str], prefixes: Iterable[str], part: str = "") -> Shift:
+    """The shift under which most names of a part are wanted; none where no other is better."""
+    targets, inside = set(wanted), {name for name in names if name.startswith(part)}
+    return max(possible_shifts(prefixes, part), key=lambda shift: len(targets.intersection(map(shift, inside))))
+
+
+def find_shifts(names: Collection[str], wanted: Collection[str], family: Family) -> PartShifts:
+    """For each part of a model, the shift under which most of its names are wanted.
+
+    A composite's parts are shifted independently: its encoder's names may lack a prefix while its decoder's don't.
+    """
+    return PartShifts(
+        tuple(find_shift(names, wanted, prefixes, part) for part, prefixes in _prefixes_by_part(family).items())
+    )
+
+
+def spellings(name: str, family: Family) -> set[str]:
+    """The name under every possible shift of the model and of its parts, itself included."""
+    return {
+        shift(name) for part, prefixes in _prefixes_by_part(family).items() for shift in possible_shifts(prefixes, part)
+    }
+
+
+def _prefixes_by_part(family: Family) -> dict[str, tuple[str, ...]]:
+    return {"": family.prefixes} | {f"{path}.": prefixes for path, prefixes in family.part_prefixes.items()}
+
+
+Resolver = Callable[[str], tuple[str, bool] | None]
+"""From a name in present spelling to the path that it means, and whether it is an old name of it; None if it means none."""
+
+
+def resolver(family: Family, wanted: Collection[str], shift: Callable[[str], str] | None = None) -> Resolver:
+    """Resolves names to the wanted paths, by the family's old names and a shift of prefixes."""
     targets = set(wanted)
+    shifted = PartShifts() if shift is None else shift
 
     def resolve(name: str) -> tuple[str, bool] | None:
-        present = (shift(name), name)
+        present = (shifted(name), name)
         candidates = present
         for _ in range(len(family.renamed) + 1):  # an old name may lead to another one
             for candidate in candidates:
@@ -71,7 +121,7 @@ def resolver(family: Family, wanted: Collection[str], shift: Shift) -> Callable[
             new = next((family.renamed[old] for old in candidates if old in family.renamed), None)
             if new is None:
                 return None
-            candidates = (new, shift(new))
+            candidates = (new, shifted(new))
         return None
 
     return resolve

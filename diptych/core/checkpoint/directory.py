@@ -20,7 +20,7 @@ from diptych.core.errors import CheckpointError, InputError
 
 @dataclass(frozen=True)
 class _Format:
-    """How the Hugging Face world names the files of a format, and the tensors in its index."""
+    """How files of a format, and the tensors in its index, are named on the Hugging Face hub."""
 
     stem: str
     suffix: str
@@ -76,6 +76,11 @@ class Checkpoint:
     tensors: Mapping[str, TensorSource]
     metadata: Mapping[str, str]
 
+    @property
+    def flax(self) -> bool:
+        """Whether the tensors have the names and layouts of a Flax tree, as a safetensors file may have them too."""
+        return self.format == "flax-msgpack" or self.metadata.get("format") == "flax"
+
 
 def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -> Checkpoint:
     """Open the weights in a directory; nothing but headers is read.
@@ -90,7 +95,7 @@ def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -
         OSError: A file cannot be read.
     """
     directory = Path(directory)
-    candidates = FORMATS if format is None else (_known(format),)
+    candidates = FORMATS if format is None else (_known_format(format),)
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory")
     for name in candidates:
@@ -136,8 +141,8 @@ def write_checkpoint(
         OSError: The disk failed.
     """
     directory = Path(directory)
-    layout = _FORMATS[_known(format)]
-    shards = _shards(tensors, None if max_shard_size is None else _bytes(max_shard_size))
+    layout = _FORMATS[_known_format(format)]
+    shards = _shards(tensors, None if max_shard_size is None else _size_in_bytes(max_shard_size))
     names = [layout.shard(number + 1, len(shards)) for number in range(len(shards))]
     if len(shards) == 1:
         names = [layout.single]
@@ -175,7 +180,7 @@ def write_checkpoint(
 
 @contextmanager
 def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> Generator[Path, None, None]:
-    """Fill a hidden directory that takes its place under `destination` when the block ends without an error.
+    """Gives a hidden directory to fill, which is renamed to `destination` when the block ends without an error.
 
     Args:
         destination: The directory to make; parents are made too. One that exists and is empty is taken.
@@ -218,7 +223,7 @@ def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> 
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _known(format: str) -> str:
+def _known_format(format: str) -> str:
     if format not in _FORMATS:
         raise InputError(f"format: {format!r} is unknown; give one of {', '.join(FORMATS)}")
     return format
@@ -311,7 +316,7 @@ def _nothing_found(directory: Path, formats: Iterable[str]) -> CheckpointError:
     return CheckpointError(message)
 
 
-def _bytes(size: int | str) -> int:
+def _size_in_bytes(size: int | str) -> int:
     """Turn `"5GB"` (1000s) or `"5GiB"` (1024s) into bytes."""
     parsed = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", size) if isinstance(size, str) else None
     if parsed is not None and parsed[2].upper() in _UNITS:

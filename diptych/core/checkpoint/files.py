@@ -44,12 +44,12 @@ def view(mapped: mmap.mmap, start: int, dtype: np.dtype[Any], shape: tuple[int, 
     return np.frombuffer(mapped, dtype, count=size, offset=start).reshape(shape)
 
 
-def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
+def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
     """Parse a JSON object.
 
     Args:
         text: The JSON.
-        where: The file and the part of it, for messages.
+        source: The file and the part of it, for messages.
 
     Raises:
         CheckpointError: It is no JSON, no object, or has the same key twice.
@@ -58,7 +58,7 @@ def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         duplicates = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
         if duplicates:
-            raise CheckpointError(f"{where}: has the same name twice: {', '.join(duplicates)}. Save it again")
+            raise CheckpointError(f"{source}: has the same name twice: {', '.join(duplicates)}. Save it again")
         return dict(pairs)
 
     try:
@@ -66,9 +66,9 @@ def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
     except CheckpointError:
         raise
     except (ValueError, RecursionError) as error:  # the first also for a number with more digits than Python reads
-        raise CheckpointError(f"{where}: is not valid JSON ({error}). Download or save the file again") from error
+        raise CheckpointError(f"{source}: is not valid JSON ({error}). Download or save the file again") from error
     if not isinstance(parsed, dict):
-        raise CheckpointError(f"{where}: must be a JSON object, not {type(parsed).__name__}")
+        raise CheckpointError(f"{source}: must be a JSON object, not {type(parsed).__name__}")
     return parsed  # pyright: ignore[reportUnknownVariableType]
 
 

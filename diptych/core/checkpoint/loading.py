@@ -1,4 +1,4 @@
-"""What both backends do alike to load and save: find, read the config, match; then place tensor by tensor."""
+"""Loading and saving as both backends do it: find a checkpoint, read its config, match its tensors, write a new one."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from typing import Any
 from diptych.core.checkpoint.directory import Checkpoint, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import writing
 from diptych.core.checkpoint.locate import locate
-from diptych.core.checkpoint.matching import LoadReport, Match, match, names_of
+from diptych.core.checkpoint.matching import LoadReport, Match, NamedTensors, Target, match, names_of
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import ModelConfig
@@ -24,11 +24,13 @@ logger = logging.getLogger("diptych")
 
 @dataclass(frozen=True)
 class Source:
-    """An opened checkpoint directory.
+    """A checkpoint directory whose config and tensor headers have been read.
 
     Attributes:
-        whole: the config of the directory.
-        config: the config of the class that is loaded from it, which may be a part, with the caller's changes.
+        directory: where it is.
+        whole: the config in the directory.
+        config: the config of the class to load, which may be a part of the whole one, with the caller's changes.
+        checkpoint: the weights.
     """
 
     directory: Path
@@ -37,9 +39,9 @@ class Source:
     checkpoint: Checkpoint
 
     @property
-    def flax(self) -> bool:
-        """Whether the tensors have a Flax tree's names and layouts."""
-        return self.checkpoint.format == "flax-msgpack" or self.checkpoint.metadata.get("format") == "flax"
+    def tensors(self) -> NamedTensors:
+        """All tensors of the checkpoint."""
+        return NamedTensors(str(self.directory), self.checkpoint.tensors, self.checkpoint.flax)
 
     @property
     def nbytes(self) -> int:
@@ -48,7 +50,7 @@ class Source:
 
     @property
     def dtype_name(self) -> str:
-        """A first guess at the dtype: that of the largest tensor a model could hold."""
+        """A first guess at the model's dtype: that of the largest floating-point tensor."""
         floats = [tensor for tensor in self.checkpoint.tensors.values() if tensor.dtype.name in FLOATS]
         return max(floats, key=lambda tensor: tensor.nbytes).dtype.name if floats else "float32"
 
@@ -87,23 +89,13 @@ def matched(
     allow_fresh: Iterable[str] = (),
     ignore: Iterable[str] = (),
 ) -> Match:
-    """Matches a source with a model's slots."""
-    return match(
-        slots,
-        source.checkpoint.tensors,
-        family=family,
-        known=known,
-        flax=source.flax,
-        copied=family.copied(source.whole, [slot.path for slot in slots]),
-        allow_fresh=allow_fresh,
-        ignore=ignore,
-        where=str(source.directory),
-        class_name=class_name,
-    )
+    """Matches a source's tensors with a model's slots; see `matching.match` for the arguments and errors."""
+    target = Target(class_name, slots, family, known, family.copied(source.whole, [slot.path for slot in slots]))
+    return match(source.tensors, target, allow_fresh=allow_fresh, ignore=ignore)
 
 
 def dtype_of(source: Source, found: Match, asked: Any) -> str:
-    """The name of the dtype that a model is to have: the one asked for, or the file's.
+    """The name of the dtype to give a model: the one asked for, or else the file's.
 
     Raises:
         CheckpointError: none is asked for and the tensors have several; all are counted.
@@ -120,7 +112,7 @@ def dtype_of(source: Source, found: Match, asked: Any) -> str:
 
 
 def report_of(source: Source, found: Match) -> LoadReport:
-    """The account of a load, with one log line if anything was left out or drawn anew, and one for odd token ids."""
+    """The report on a load, which is logged too; see `announce`."""
     report = LoadReport(
         directory=str(source.directory),
         loaded=len(found.fillings),
@@ -133,13 +125,13 @@ def report_of(source: Source, found: Match) -> LoadReport:
 
 
 def announce(report: LoadReport, config: ModelConfig) -> None:
-    """One log line if anything was left out or drawn anew, and one for odd token ids."""
+    """Logs a line if anything was left out or drawn anew, and one for token ids outside the vocabulary."""
     if report.left_out or report.fresh:
         logger.warning("%s", report)
     outside = config.token_ids_outside()
     if outside:
         listed = ", ".join(f"{name}={value}" for name, value in outside.items())
-        logger.warning("%s: %s outside the vocabulary; an error only in a call that uses it", report.directory, listed)
+        logger.warning("%s: %s outside the vocabulary; a call that uses it raises an error", report.directory, listed)
 
 
 def save(
@@ -152,10 +144,10 @@ def save(
     dtype: str,
     max_shard_size: int | str | None,
 ) -> None:
-    """Writes config.json and safetensors; nothing that stood there is lost unless all of it succeeds.
+    """Writes config.json and safetensors; older weights are replaced only once the new ones are complete.
 
-    A generation_config.json holds a model's own options; where it has none, one that stood there is removed, or it
-    would speak for a model that it was not written for.
+    A model's own options go into generation_config.json. If it has none, an older such file is removed, since it
+    belonged to another model.
     """
     target = Path(directory)
     if not os.fspath(directory):

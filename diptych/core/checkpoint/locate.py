@@ -41,7 +41,7 @@ def locate(
         name_or_path: A directory, which wins, or the id of a model on the Hugging Face hub (`name` or `owner/name`).
         revision: Branch, tag or commit on the hub.
         cache_dir: Where downloads are kept; by default where huggingface_hub keeps them.
-        local_files_only: Use what is in the cache and ask nobody.
+        local_files_only: Use only what is in the cache; no network access.
         token: The hub's access token.
 
     Raises:
@@ -49,7 +49,9 @@ def locate(
         ImportError: It is not a directory, and huggingface_hub is not installed.
     """
     if not isinstance(name_or_path, str | PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise CheckpointError(f"{name_or_path!r} is a {type(name_or_path).__name__}, but a path or a name is needed")
+        raise CheckpointError(
+            f"{name_or_path!r} is a {type(name_or_path).__name__}, but a path, or a model's name on the hub, is needed"
+        )
     name, path = str(name_or_path), Path(name_or_path)
     if name and path.is_dir():  # Path("") is the working directory
         return path

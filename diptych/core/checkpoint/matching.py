@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from diptych.core.checkpoint.dialects import Shift, find_shift, matches, resolver, respelled
+from diptych.core.checkpoint.dialects import find_shifts, matches, resolver, respell, spellings
 from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
 from diptych.core.checkpoint.tensors import TensorSource, read_bytes
 from diptych.core.dtypes import FLOATS
@@ -16,13 +16,13 @@ from diptych.core.registry import Family
 class LoadReport:
     """What became of a checkpoint's tensors.
 
-    Any two reports compare equal, so that they never part compiled programs.
+    Any two reports compare equal, so that models which differ in nothing else share compiled programs.
 
     Attributes:
         directory: where the weights came from.
         loaded: number of tensors loaded.
         left_out: tensors of the file that other classes of the family own.
-        ignored: tensors of the file that carry no weights, or that the call said to ignore.
+        ignored: tensors of the file that hold no weights, or that the call said to ignore.
         fresh: parameters that the file does not have and that were drawn anew, as allowed.
     """
 
@@ -44,6 +44,40 @@ class LoadReport:
 
 
 @dataclass(frozen=True)
+class NamedTensors:
+    """The tensors of a checkpoint or of a live model.
+
+    Attributes:
+        source: what errors call their origin, such as the directory.
+        by_name: the tensors.
+        flax: whether they have the names and layouts of a Flax tree.
+    """
+
+    source: str
+    by_name: Mapping[str, TensorSource]
+    flax: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """The model that tensors are matched with.
+
+    Attributes:
+        class_name: what errors call it.
+        slots: its parameters.
+        family: what is known of its files, those of its parts included (see `registry.within`).
+        known_paths: gives the paths that each class of the family owns; called only where a tensor has no slot.
+        copied: parameters that a file may lack -> the ones whose tensors serve for them too.
+    """
+
+    class_name: str
+    slots: Sequence[Slot]
+    family: Family
+    known_paths: Callable[[], Sequence[Collection[str]]] = list[set[str]]
+    copied: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
 class Filling:
     """Where a slot's value comes from: the tensor, and the axes that bring it to the published layout."""
 
@@ -55,7 +89,15 @@ class Filling:
 
 @dataclass(frozen=True)
 class Match:
-    """A full account: each slot is filled, fresh or one that files may lack; each tensor used, left out or ignored."""
+    """What fills each slot, and what becomes of each tensor.
+
+    Attributes:
+        fillings: the slots that have a tensor.
+        fresh: those that have none and are drawn anew, as allowed.
+        left_out: tensors that other classes of the family own.
+        ignored: tensors that hold no weights, are there twice, or were to be ignored.
+        constant: slots that files may lack and that keep the constant that they start from.
+    """
 
     fillings: tuple[Filling, ...]
     fresh: tuple[Slot, ...]
@@ -65,113 +107,189 @@ class Match:
 
 
 def match(
-    slots: Sequence[Slot],
-    tensors: Mapping[str, TensorSource],
-    *,
-    family: Family,
-    known: Callable[[], Sequence[Collection[str]]],
-    flax: bool = False,
-    copied: Mapping[str, str] | None = None,
-    allow_fresh: Iterable[str] = (),
-    ignore: Iterable[str] = (),
-    where: str,
-    class_name: str,
+    tensors: NamedTensors, target: Target, *, allow_fresh: Iterable[str] = (), ignore: Iterable[str] = ()
 ) -> Match:
     """Matches tensors with slots by meaning: old spellings, prefixes, and parts of other classes of the family.
 
     Args:
-        slots: the model's parameters.
-        tensors: the file's, by name.
-        family: its prefixes, ignored and renamed tensors.
-        known: gives the paths that each class of the family owns; asked only when a tensor has no slot of its own.
-        flax: whether the tensors have a Flax tree's names and layouts.
-        copied: parameters that a file may lack -> the ones whose tensors serve for them too.
-        allow_fresh: parameters, or modules, that may be missing.
-        ignore: tensors of the file, patterns or modules, to leave unread.
-        where: what errors call the file.
-        class_name: what errors call the model.
+        tensors: of the file or live model.
+        target: the model.
+        allow_fresh: parameters or modules that may be missing; names, or patterns with *.
+        ignore: tensors of the file to leave unread; names, modules, or patterns with *.
 
     Raises:
-        CheckpointError: tensors are missing, unexpected, misshaped or not floating, or two that should be one differ;
+        CheckpointError: tensors are missing, unexpected, misshapen or not floating, or two that should be one differ;
             all are listed.
     """
-    allow_fresh, ignore = names_of("allow_fresh", allow_fresh), names_of("ignore", ignore)
-    wanted = {slot.path: slot for slot in slots}
-    spelled = {name: respelled(name, flax=flax) for name in tensors}
-    resolve = resolver(family, wanted, find_shift(set(spelled.values()), wanted, family.prefixes))
+    allow_fresh = names_of("allow_fresh", allow_fresh)
+    return Matching(tensors, target, names_of("ignore", ignore)).result(allow_fresh)
 
-    shifts = [Shift()]
-    shifts += [shift for prefix in family.prefixes for shift in (Shift(added=prefix), Shift(removed=prefix))]
-    found: dict[str, str] = {}
-    left_out: list[str] = []
-    ignored: list[str] = []
-    strangers: list[str] = []
-    unexpected: list[str] = []
-    olds: list[tuple[str, str]] = []
 
-    classes = functools.cache(known)  # builds every class of the family, without values
-    everything = functools.cache(lambda: {path for paths in classes() for path in paths})
+class FamilyPaths:
+    """The paths that each class of a family owns."""
 
-    def elsewhere(spelling: str) -> tuple[str, bool] | None:
-        return resolver(family, everything(), find_shift({spelling}, everything(), family.prefixes))(spelling)
+    def __init__(self, family: Family, classes: Sequence[Collection[str]]) -> None:
+        self.family = family
+        self.classes = [frozenset(paths) for paths in classes]
+        self.all = frozenset[str]().union(*self.classes)
 
-    def apart(one: str, other: str) -> bool:
-        """Whether a class of the family has two tensors of these names."""
-        for paths in classes():
-            first, second = ({shift(name) for shift in shifts} & set(paths) for name in (one, other))
+    def owns(self, spelling: str) -> bool:
+        """Whether a class owns a tensor of this name, whatever its prefix and even under an old name."""
+        return resolver(self.family, self.all, find_shifts({spelling}, self.all, self.family))(spelling) is not None
+
+    def distinguish(self, one: str, other: str) -> bool:
+        """Whether some class owns two different tensors under these names, whatever their prefixes."""
+        for paths in self.classes:
+            first, second = (spellings(name, self.family) & paths for name in (one, other))
             if first and second and first != second:
                 return True
         return False
 
-    def fill(path: str, name: str) -> None:
-        if path in found:
-            _must_be_equal(where, found[path], tensors[found[path]], name, tensors[name])
-            ignored.append(name)
-        else:
-            found[path] = name
 
-    for name, spelling in spelled.items():
-        if matches(name, ignore) or matches(spelling, ignore):
-            ignored.append(name)
-        elif (resolved := resolve(spelling)) is not None:
+class Matching:
+    """The steps from tensors' names to a `Match`.
+
+    Attributes:
+        spelling: a tensor's name in the file -> the present spelling of it.
+        filled_by: a slot's path -> the name of the tensor that fills it.
+        legacy: old names of slots: (path, name of the tensor).
+        without_slot: names that mean no slot of this model.
+        left_out, ignored, unexpected: names of tensors by what becomes of them.
+    """
+
+    def __init__(self, tensors: NamedTensors, target: Target, ignore: tuple[str, ...] = ()) -> None:
+        self.tensors, self.target, self.family, self.ignore = tensors, target, target.family, ignore
+        self.spelling = {name: respell(name, flax=tensors.flax) for name in tensors.by_name}
+        paths = {slot.path for slot in target.slots}
+        self.resolve = resolver(self.family, paths, find_shifts(set(self.spelling.values()), paths, self.family))
+        self.filled_by: dict[str, str] = {}
+        self.legacy: list[tuple[str, str]] = []
+        self.without_slot: list[str] = []
+        self.left_out: list[str] = []
+        self.ignored: list[str] = []
+        self.unexpected: list[str] = []
+
+    @functools.cached_property
+    def family_paths(self) -> FamilyPaths:
+        """The paths of every class of the family, which are built for it, without values."""
+        return FamilyPaths(self.family, self.target.known_paths())
+
+    def result(self, allow_fresh: tuple[str, ...]) -> Match:
+        """The full account.
+
+        Raises:
+            CheckpointError: see `match`.
+        """
+        for name in self.spelling:
+            self._sort(name)
+        for path, name in self.legacy:
+            self._place_legacy(path, name)
+        for name in self.without_slot:
+            self._place_without_slot(name)
+        self._fill_copies()
+        absent = [slot for slot in self.target.slots if slot.path not in self.filled_by]
+        constant = tuple(slot for slot in absent if matches(slot.path, self.family.optional))
+        fresh = tuple(slot for slot in absent if slot not in constant and matches(slot.path, allow_fresh))
+        missing = [slot.path for slot in absent if slot not in constant and slot not in fresh]
+        fillings = tuple(self._filling(slot) for slot in self.target.slots if slot.path in self.filled_by)
+        self._refuse(missing, fillings)
+        return Match(fillings, fresh, tuple(self.left_out), tuple(self.ignored), constant)
+
+    def _sort(self, name: str) -> None:
+        """Says what a tensor is by its name alone."""
+        spelling = self.spelling[name]
+        if matches(name, self.ignore) or matches(spelling, self.ignore):
+            self.ignored.append(name)
+        elif (resolved := self.resolve(spelling)) is not None:
             path, old = resolved
-            olds.append((path, name)) if old else fill(path, name)
-        elif matches(spelling, family.ignored):
-            ignored.append(name)
+            if old:
+                self.legacy.append((path, name))
+            else:
+                self._fill(path, name)
+        elif matches(spelling, self.family.ignored):
+            self.ignored.append(name)
         else:
-            strangers.append(name)
-    for path, name in olds:
-        # what one class holds twice may be two tensors of another, as the output layer of a model without tied weights
-        if path in found and (spelled[name] in family.superseded or _equal(tensors[found[path]], tensors[name])):
-            ignored.append(name)
-        elif apart(spelled[name], spelled[found[path]] if path in found else path):
-            left_out.append(name)
-        else:
-            fill(path, name)
-    for name in strangers:
-        spelling = spelled[name]
-        for path in {shift(spelling) for shift in shifts[1:]} & set(found):  # the same tensor under another prefix
-            _must_be_equal(where, found[path], tensors[found[path]], name, tensors[name])
-        (left_out if elsewhere(spelled[name]) is not None else unexpected).append(name)
+            self.without_slot.append(name)
 
-    for path, other in (copied or {}).items():
-        if path in wanted and path not in found and other in found:
-            found[path] = found[other]
-    absent = [slot for slot in slots if slot.path not in found]
-    constant = tuple(slot for slot in absent if matches(slot.path, family.optional))
-    fresh = tuple(slot for slot in absent if slot not in constant and matches(slot.path, allow_fresh))
-    missing = [slot.path for slot in absent if slot not in constant and slot not in fresh]
-    fillings = tuple(
-        _filling(slot, tensors[found[slot.path]], found[slot.path], flax) for slot in slots if slot.path in found
-    )
-    misshaped = [
-        f"{f.name} has shape {f.source.shape}, {class_name} needs {f.slot.flax_shape if flax else f.slot.shape}"
-        for f in fillings
-        if tuple(f.source.shape[axis] for axis in f.axes) != f.slot.shape
-    ]
-    unfloating = [f"{f.name} ({f.source.dtype})" for f in fillings if f.source.dtype not in FLOATS.values()]
-    _raise_all(where, class_name, missing, unexpected, misshaped, unfloating)
-    return Match(fillings, fresh, tuple(left_out), tuple(ignored), constant)
+    def _fill(self, path: str, name: str) -> None:
+        if path in self.filled_by:
+            self._require_equal(self.filled_by[path], name)
+            self.ignored.append(name)
+        else:
+            self.filled_by[path] = name
+
+    def _place_legacy(self, path: str, name: str) -> None:
+        """Decides whether an old name is the slot's tensor, a second copy of it, or a tensor of another class.
+
+        What one class holds twice may be two tensors of another, such as an output layer that is not tied.
+        """
+        present = self.filled_by.get(path)
+        if present is not None and (self.spelling[name] in self.family.superseded or self._equal(present, name)):
+            self.ignored.append(name)
+        elif self.family_paths.distinguish(self.spelling[name], path if present is None else self.spelling[present]):
+            self.left_out.append(name)
+        else:
+            self._fill(path, name)
+
+    def _place_without_slot(self, name: str) -> None:
+        spelling = self.spelling[name]
+        for path in (spellings(spelling, self.family) - {spelling}) & set(self.filled_by):
+            self._require_equal(self.filled_by[path], name)  # the same tensor under another prefix
+        (self.left_out if self.family_paths.owns(spelling) else self.unexpected).append(name)
+
+    def _fill_copies(self) -> None:
+        wanted = {slot.path for slot in self.target.slots}
+        for path, other in self.target.copied.items():
+            if path in wanted and path not in self.filled_by and other in self.filled_by:
+                self.filled_by[path] = self.filled_by[other]
+
+    def _filling(self, slot: Slot) -> Filling:
+        name = self.filled_by[slot.path]
+        source = self.tensors.by_name[name]
+        rank = len(source.shape)
+        transposed = self.tensors.flax and rank == len(slot.shape)
+        axes = inverse(tree_axes(slot.kind, rank)) if transposed else tuple(range(rank))
+        return Filling(slot, source, name, axes)
+
+    def _equal(self, one: str, other: str) -> bool:
+        """Whether two tensors are bitwise the same."""
+        first, second = self.tensors.by_name[one], self.tensors.by_name[other]
+        alike = first.shape == second.shape and first.dtype == second.dtype
+        return alike and read_bytes(first, one) == read_bytes(second, other)
+
+    def _require_equal(self, one: str, other: str) -> None:
+        if not self._equal(one, other):
+            raise CheckpointError(
+                f"{self.tensors.source}: {one} and {other} are one tensor in the model, but the file holds two "
+                f"different ones; ignore=({other!r},) takes the first"
+            )
+
+    def _refuse(self, missing: list[str], fillings: tuple[Filling, ...]) -> None:
+        """Raises one error for all that does not fit, if anything does not."""
+        class_name, flax = self.target.class_name, self.tensors.flax
+        misshapen = [
+            f"{f.name} has shape {f.source.shape}, {class_name} needs {f.slot.flax_shape if flax else f.slot.shape}"
+            for f in fillings
+            if tuple(f.source.shape[axis] for axis in f.axes) != f.slot.shape
+        ]
+        not_floating = [f"{f.name} ({f.source.dtype})" for f in fillings if f.source.dtype not in FLOATS.values()]
+        unexpected, problems = self.unexpected, list[str]()
+        if missing:
+            problems.append(
+                f"{_count(missing, 'is missing', 'are missing')}: {', '.join(missing)} ({_way_out(missing)})"
+            )
+        if unexpected:
+            problems.append(
+                f"{_count(unexpected, 'belongs', 'belong')} to no class of the family: {', '.join(unexpected)} "
+                f"(ignore=({', '.join(map(repr, unexpected[:3]))},) leaves them unread; patterns may have *)"
+            )
+        if misshapen:
+            problems.append(f"{_count(misshapen, 'has', 'have')} another shape: {'; '.join(misshapen)}")
+        if not_floating:
+            said = _count(not_floating, "has", "have")
+            problems.append(f"{said} a dtype other than {', '.join(FLOATS)}: {', '.join(not_floating)}")
+        if problems:
+            raise CheckpointError(f"{self.tensors.source} does not fit {class_name}: " + ". ".join(problems))
 
 
 def names_of(argument: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -185,58 +303,24 @@ def names_of(argument: str, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _filling(slot: Slot, source: TensorSource, name: str, flax: bool) -> Filling:
-    rank = len(source.shape)
-    same_rank = rank == len(slot.shape)
-    axes = inverse(tree_axes(slot.kind, rank)) if flax and same_rank else tuple(range(rank))
-    return Filling(slot, source, name, axes)
+def _count(names: Sequence[str], one: str, several: str) -> str:
+    """How many tensors there are, and the verb that follows."""
+    return f"1 tensor {one}" if len(names) == 1 else f"{len(names)} tensors {several}"
 
 
-def _equal(one: TensorSource, other: TensorSource) -> bool:
-    """Whether two tensors are bitwise the same."""
-    same = one.shape == other.shape and one.dtype == other.dtype
-    return same and read_bytes(one, "") == read_bytes(other, "")
+def _way_out(missing: list[str]) -> str:
+    """What a caller may do about missing tensors."""
+    modules = top_modules(missing)
+    allowed = f"allow_fresh=({', '.join(map(repr, modules))},) draws them anew"
+    if modules == ["pooler"]:
+        return f"add_pooling_layer=False builds the model without; {allowed}"
+    return allowed
 
 
-def _must_be_equal(where: str, first: str, one: TensorSource, second: str, other: TensorSource) -> None:
-    if not _equal(one, other):
-        raise CheckpointError(
-            f"{where}: {first} and {second} are one tensor in the model, but the file holds two different ones; "
-            f"ignore=({second!r},) takes the first"
-        )
-
-
-def _head(path: str) -> str:
-    """The module at the top of a path, or next to it where that is half of the model."""
-    first, *rest = path.split(".")
-    return f"{first}.{rest[0]}" if first in ("encoder", "decoder") and len(rest) > 1 else first
-
-
-def _raise_all(
-    where: str,
-    class_name: str,
-    missing: list[str],
-    unexpected: list[str],
-    misshaped: list[str],
-    unfloating: list[str],
-) -> None:
-    problems: list[str] = []
-    if missing:
-        heads = sorted(set(map(_head, missing)))
-        way_out = f"allow_fresh=({', '.join(map(repr, heads))},) draws them anew"
-        if heads == ["pooler"]:
-            way_out = f"add_pooling_layer=False builds the model without; {way_out}"
-        problems.append(f"{len(missing)} tensors are missing: {', '.join(missing)} ({way_out})")
-    if unexpected:
-        problems.append(
-            f"{len(unexpected)} tensors belong to no class of the family: {', '.join(unexpected)} "
-            f"(ignore=({', '.join(map(repr, unexpected[:3]))},) leaves them unread; patterns may have *)"
-        )
-    if misshaped:
-        problems.append(f"{len(misshaped)} tensors have another shape: {'; '.join(misshaped)}")
-    if unfloating:
-        problems.append(
-            f"{len(unfloating)} tensors hold no floating numbers of {', '.join(FLOATS)}: " + ", ".join(unfloating)
-        )
-    if problems:
-        raise CheckpointError(f"{where} does not fit {class_name}: " + ". ".join(problems))
+def top_modules(paths: Iterable[str]) -> list[str]:
+    """The modules at the top of these paths, or below an encoder or decoder that is half of the model."""
+    modules: set[str] = set()
+    for path in paths:
+        first, *rest = path.split(".")
+        modules.add(f"{first}.{rest[0]}" if first in ("encoder", "decoder") and len(rest) > 1 else first)
+    return sorted(modules)

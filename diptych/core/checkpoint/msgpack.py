@@ -56,7 +56,7 @@ _Layout: TypeAlias = "dict[str, _Layout | str]"  # a tree that holds a tensor's 
 
 @dataclass(frozen=True)
 class _Scalar:
-    """A leaf that is no array: an error, unless it belongs to the description of a chunked array."""
+    """A leaf that is not an array: an error, unless it describes a chunked array."""
 
     kind: str
     value: int
@@ -82,7 +82,7 @@ def read_msgpack(path: str | PathLike[str]) -> dict[str, TensorSource]:
     kind, count = reader.token()
     if kind != "map":
         raise CheckpointError(
-            f"{path}: holds type {kind} at the top, not a map of names: it is no tree of Flax weights"
+            f"{path}: holds type {kind} at the top, not a map of names: it is not a tree of Flax weights"
         )
     tree = reader.tree(count, ())
     if reader.position < len(mapped):
@@ -91,7 +91,7 @@ def read_msgpack(path: str | PathLike[str]) -> dict[str, TensorSource]:
             "Download or save it again"
         )
     tensors: dict[str, TensorSource] = {}
-    _flatten(tree, (), path, tensors)
+    _collect_arrays(tree, (), path, tensors)
     return tensors
 
 
@@ -114,7 +114,7 @@ def write_msgpack(
         OSError: The disk failed.
     """
     path = Path(path)
-    layout = _nested(tensors, path)
+    layout = _tree_layout(tensors, path)
     for name, source in tensors.items():
         dtype_name(source, name)
 
@@ -179,7 +179,7 @@ class _Reader:
         """Read the pairs of a map that stands at `keys`."""
         place = ".".join(keys) or "the top"
         if len(keys) > _DEEPEST:
-            raise CheckpointError(f"{self.path}: goes deeper than {_DEEPEST} levels: it is no tree of Flax weights")
+            raise CheckpointError(f"{self.path}: goes deeper than {_DEEPEST} levels: it is not a tree of Flax weights")
         tree: _Tree = {}
         for _ in range(count):
             kind, size = self.token()
@@ -210,7 +210,7 @@ class _Reader:
         elif kind in ("string", "bytes"):
             self.skip(value)
         elif kind == "list":
-            raise _no_array(self.path, ".".join(keys), kind)
+            raise _not_an_array(self.path, ".".join(keys), kind)
         return _Scalar(kind, value)
 
     def array(self, name: str) -> TensorSource:
@@ -239,30 +239,30 @@ class _Reader:
         return value
 
 
-def _no_array(path: Path, name: str, kind: str) -> CheckpointError:
+def _not_an_array(path: Path, name: str, kind: str) -> CheckpointError:
     return CheckpointError(
         f"{path}: {name!r} is of type {kind}, not an array; a tree of Flax weights holds nothing but arrays. "
         "Save the parameters alone"
     )
 
 
-def _flatten(tree: _Tree, keys: tuple[str, ...], path: Path, tensors: dict[str, TensorSource]) -> None:
+def _collect_arrays(tree: _Tree, keys: tuple[str, ...], path: Path, tensors: dict[str, TensorSource]) -> None:
     """Collect the arrays of a tree under their joined keys."""
     for key, node in tree.items():
         name = ".".join((*keys, key))
         if isinstance(node, _Scalar):
-            raise _no_array(path, name, node.kind)
+            raise _not_an_array(path, name, node.kind)
         if isinstance(node, TensorSource):
             tensors[name] = node
         elif _CHUNKED in node:
-            tensors[name] = _joined(node, name, path)
+            tensors[name] = _join_chunks(node, name, path)
         else:
-            _flatten(node, (*keys, key), path, tensors)
+            _collect_arrays(node, (*keys, key), path, tensors)
 
 
-def _joined(node: _Tree, name: str, path: Path) -> TensorSource:
+def _join_chunks(node: _Tree, name: str, path: Path) -> TensorSource:
     """Describe an array that is stored as flat chunks."""
-    shape, chunks = _numbered(node.get("shape")), _numbered(node.get("chunks"))
+    shape, chunks = _numbered_values(node.get("shape")), _numbered_values(node.get("chunks"))
     sizes = tuple(size.value for size in shape if isinstance(size, _Scalar) and size.kind == "integer")
     parts = tuple(chunk for chunk in chunks if isinstance(chunk, TensorSource) and len(chunk.shape) == 1)
     if (
@@ -288,12 +288,12 @@ def _joined(node: _Tree, name: str, path: Path) -> TensorSource:
     return TensorSource(sizes, dtype, read, str(path))
 
 
-def _numbered(node: "_Tree | _Scalar | TensorSource | None") -> "list[_Tree | _Scalar | TensorSource | None]":
+def _numbered_values(node: "_Tree | _Scalar | TensorSource | None") -> "list[_Tree | _Scalar | TensorSource | None]":
     """Give the values of a map with the keys "0", "1", ..., with None for a missing one."""
     return [node.get(str(index)) for index in range(len(node))] if isinstance(node, dict) else [None]
 
 
-def _nested(names: Iterable[str], path: Path) -> _Layout:
+def _tree_layout(names: Iterable[str], path: Path) -> _Layout:
     """Turn joined names into a tree."""
     layout: _Layout = {}
     for name in names:

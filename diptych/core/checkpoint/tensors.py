@@ -43,13 +43,13 @@ class TensorSource:
         dtype: Its element type.
         read: Gives the values as a C-contiguous array; for a file a read-only view of the mapped bytes, which may start
             at any address (a copy made by `strips.permuted` is aligned).
-        where: The file that holds it, or another origin, for messages.
+        origin: The file that holds it, or what else error messages call its origin.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[], np.ndarray]
-    where: str
+    origin: str
 
     @property
     def nbytes(self) -> int:
@@ -57,19 +57,19 @@ class TensorSource:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def from_array(array: np.ndarray, where: str = "memory") -> TensorSource:
+def from_array(array: np.ndarray, origin: str = "memory") -> TensorSource:
     """Wrap an array that is in memory already."""
     array = np.asarray(array, order="C")
-    return TensorSource(array.shape, array.dtype, lambda: array, where)
+    return TensorSource(array.shape, array.dtype, lambda: array, origin)
 
 
-def dtype_from_name(name: str, tensor: str, where: str, known: Mapping[str, np.dtype[Any]] = DTYPES) -> np.dtype[Any]:
+def dtype_from_name(name: str, tensor: str, source: str, known: Mapping[str, np.dtype[Any]] = DTYPES) -> np.dtype[Any]:
     """Translate a dtype name of a file.
 
     Args:
         name: The name in the file.
         tensor: The tensor it belongs to, for the message.
-        where: The file, for the message.
+        source: The file, for the message.
         known: The names of the format: `DTYPES` for safetensors (`"BF16"`), `NUMPY_DTYPES` for Flax (`"bfloat16"`).
 
     Raises:
@@ -78,7 +78,7 @@ def dtype_from_name(name: str, tensor: str, where: str, known: Mapping[str, np.d
     dtype = known.get(name)
     if dtype is None:
         raise CheckpointError(
-            f"{where}: tensor {tensor!r} has dtype {name!r}; supported are {', '.join(known)}. "
+            f"{source}: tensor {tensor!r} has dtype {name!r}; supported are {', '.join(known)}. "
             "Save it with one of these"
         )
     return dtype
@@ -93,7 +93,7 @@ def dtype_name(source: TensorSource, tensor: str) -> str:
     name = DTYPE_NAMES.get(source.dtype)
     if name is None:
         raise CheckpointError(
-            f"{source.where}: tensor {tensor!r} has dtype {source.dtype.str!r} ({source.dtype.name}); "
+            f"{source.origin}: tensor {tensor!r} has dtype {source.dtype.str!r} ({source.dtype.name}); "
             f"supported are {', '.join(DTYPES)}. Convert it to one of these"
         )
     return name
@@ -108,7 +108,7 @@ def read_bytes(source: TensorSource, tensor: str) -> memoryview:
     array = np.asarray(source.read(), order="C")
     if array.shape != source.shape or array.dtype != source.dtype:
         raise CheckpointError(
-            f"{source.where}: tensor {tensor!r} was announced as {source.dtype.name} {source.shape}, "
+            f"{source.origin}: tensor {tensor!r} was announced as {source.dtype.name} {source.shape}, "
             f"but reading it gave {array.dtype.name} {array.shape}"
         )
     return array.reshape(-1).view(np.uint8).data

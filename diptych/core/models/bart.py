@@ -88,13 +88,13 @@ class BartLikeConfig(DecoderConfig):
         check.not_negative(self, "init_std")
 
     @classmethod
-    def _normalised(cls, data: dict[str, Any], where: str) -> dict[str, Any]:
-        data = super()._normalised(data, where)
+    def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
+        data = super()._normalise(data, source)
         for alias, name in cls.aliases.items():
             value = data.get(name, getattr(cls, name))
             if alias in data and data[alias] != value:
                 raise ConfigError(
-                    f"{where}: {alias}={data[alias]!r}, but {name}={value!r}, which it is another name of"
+                    f"{source}: {alias}={data[alias]!r}, but {name}={value!r}, which it is another name of"
                 )
         return data
 

@@ -109,16 +109,16 @@ class CLIPConfig(ModelConfig):
         return part.replace(projection_dim=self.projection_dim) if part not in (None, self) else part
 
     @classmethod
-    def _normalised(cls, data: dict[str, Any], where: str) -> dict[str, Any]:
+    def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
         """Old files repeat the towers' configs as text_config_dict and vision_config_dict, which win field by field."""
-        data = super()._normalised(data, where)
+        data = super()._normalise(data, source)
         for name in ("text_config", "vision_config"):
             data[name] = data.get(name) or {}
             override = data.pop(f"{name}_dict", None)
             if isinstance(override, Mapping) and isinstance(data[name], Mapping):
                 data[name] = {**data[name], **cast(Mapping[str, Any], override)}
             elif override is not None:
-                raise ConfigError(f"{where}: {name}_dict={override!r} must be a JSON object")
+                raise ConfigError(f"{source}: {name}_dict={override!r} must be a JSON object")
         return data
 
 

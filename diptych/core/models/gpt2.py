@@ -89,14 +89,14 @@ class GPT2Config(DecoderConfig):
         return scale / (index + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
     @classmethod
-    def _normalised(cls, data: dict[str, Any], where: str) -> dict[str, Any]:
-        data = super()._normalised(data, where)
+    def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
+        data = super()._normalise(data, source)
         for alias, name in _ALIASES.items():
             if alias not in data:
                 continue
             value = data.pop(alias)
             if data.setdefault(name, value) != value:
-                raise ConfigError(f"{where}: {name}={data[name]!r}, but {alias}={value!r}, which means the same")
+                raise ConfigError(f"{source}: {name}={data[name]!r}, but {alias}={value!r}, which means the same")
         return data
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych.backends.torch import layers
+from diptych.backends.torch import layers, products
 from tests.assertions import assert_close
 
 ONEDNN = "mkldnn::_linear_pointwise"
@@ -24,7 +24,7 @@ ONEDNN = "mkldnn::_linear_pointwise"
 SHAPES = [(512, 272), (387, 347), (1552, 96), (1601, 83), (2**17, 1)]
 ROWS = [*range(10), 16, 33]
 
-needs_onednn = pytest.mark.skipif(layers._onednn is None, reason="torch is built without oneDNN")
+needs_onednn = pytest.mark.skipif(products._onednn_linear is None, reason="torch is built without oneDNN")
 
 
 class Table(layers.Embedding):
@@ -141,7 +141,7 @@ def test_a_tiling_convolution_goes_the_same_way() -> None:
     pixels = torch.randn(1, 3, 96, 64)
     with torch.no_grad():
         found, operations = called(lambda: layer(pixels))
-    assert layers._onednn is None or (ONEDNN in operations and "aten::linear" not in operations)
+    assert products._onednn_linear is None or (ONEDNN in operations and "aten::linear" not in operations)
     assert layer.bias is not None
     expected = torch.conv2d(pixels.double(), layer.weight.double(), layer.bias.double(), 32)
     assert_close(found, expected.detach(), kind="float32")
@@ -425,7 +425,7 @@ def test_sparse_tensors_are_torchs() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_onednn_the_product_is_torchs(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = made(kind)
-    monkeypatch.setattr(layers, "_onednn", None)
+    monkeypatch.setattr(products, "_onednn_linear", None)
     for rows in (0, 1, 2, 6):
         values = torch.randn(rows, 512)
         with torch.no_grad():

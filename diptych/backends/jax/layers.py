@@ -45,7 +45,7 @@ class Linear(nnx.Linear):
         super().__init__(in_features, out_features, use_bias=bias, **made, **_flax(init))
 
 
-class Conv1D(Linear):
+class LinearInOut(Linear):
     """x W + b, with W of shape (in, out): GPT-2's linear layer, published in Flax's layout."""
 
     def __init__(self, in_features: int, out_features: int, **init: Unpack[Init]) -> None:

@@ -14,7 +14,7 @@ from diptych.core.checkpoint.slots import FLAX_LEAVES, Kind, Slot, published_axe
 
 KINDS: dict[type[nnx.Module], Kind] = {
     nnx.Linear: "linear",
-    layers.Conv1D: "conv1d",
+    layers.LinearInOut: "linear_in_out",
     nnx.Conv: "conv",
     nnx.Embed: "embedding",
     nnx.LayerNorm: "norm",

@@ -29,7 +29,7 @@ class Linear(nn.Linear):
         return products.linear_product(input, self.weight, self.bias)
 
 
-class Conv1D(nn.Module):
+class LinearInOut(nn.Module):
     """x W + b, with W of shape (in, out): GPT-2's linear layer, published in Flax's layout."""
 
     def __init__(self, in_features: int, out_features: int, **init: Unpack[Init]) -> None:

@@ -7,7 +7,7 @@ from diptych.core.checkpoint.slots import Kind, Slot
 
 KINDS: dict[type[nn.Module], Kind] = {
     nn.Linear: "linear",
-    layers.Conv1D: "conv1d",
+    layers.LinearInOut: "linear_in_out",
     nn.Conv1d: "conv",
     nn.Conv2d: "conv",
     nn.Embedding: "embedding",

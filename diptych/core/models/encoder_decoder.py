@@ -1,12 +1,13 @@
 """Composites of a text encoder and a text decoder (Rothe et al. 2019, arXiv:1907.12461): config, and files."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
 from diptych.core import registry
+from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import CacheShape, DecoderConfig, ModelConfig, config_class
 from diptych.core.errors import ConfigError
 from diptych.core.models.bert import BertConfig
@@ -143,12 +144,12 @@ def parts(config: EncoderDecoderConfig) -> Parts:
     }
 
 
-def _initial(config: EncoderDecoderConfig, path: str, kind: str) -> Distribution:
-    below, _, inner = path.partition(".")
+def _initial(config: EncoderDecoderConfig, slot: Slot) -> Distribution:
+    below, _, inner = slot.path.partition(".")
     if below in ("encoder", "decoder"):
         name, part = parts(config)[below]
-        return registry.families()[registry.architectures()[name]].initial(part, inner, kind)
-    return Constant(0.0) if kind == "plain" else Normal(getattr(config.decoder, "initializer_range", 0.02))
+        return registry.families()[registry.architectures()[name]].initial(part, replace(slot, path=inner))
+    return Constant(0.0) if slot.kind == "plain" else Normal(getattr(config.decoder, "initializer_range", 0.02))
 
 
 def _example(config: EncoderDecoderConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:

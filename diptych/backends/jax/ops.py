@@ -124,6 +124,49 @@ def attention(
     return states.reshape(*states.shape[:2], states.shape[2] * states.shape[3]), probabilities if weights else None
 
 
+@jax.tree_util.register_pytree_node_class
+class ForwardKey:
+    """The random key of one forward pass, which counts how often each layer has drawn from it.
+
+    So a layer that is called twice in a pass has two masks, and the next pass with the same key has the same ones. The
+    counts are Python's, taken while the pass runs or is traced: `jax.checkpoint` computes the same masks again, and jit
+    and eager calls agree. What JAX traces once and runs many times, such as the body of a scan, repeats its masks
+    unless it is given a key of its own for each turn.
+    """
+
+    def __init__(self, key: Any, draws: "_Draws | None" = None) -> None:
+        self.key = key
+        self._draws = _Draws() if draws is None else draws
+
+    def draw(self, salt: int) -> Any:
+        """A layer's next key, for a number that tells it from the other layers."""
+        count = self._draws.counts.get(salt, 0)
+        self._draws.counts[salt] = count + 1
+        own = jax.random.fold_in(self.key, salt)
+        return jax.random.fold_in(own, count) if count else own
+
+    def tree_flatten(self) -> tuple[tuple[Any], "_Draws"]:
+        """The key, and the counts as a static part, which all copies of this one share."""
+        return (self.key,), self._draws
+
+    @classmethod
+    def tree_unflatten(cls, draws: "_Draws", children: tuple[Any]) -> "ForwardKey":
+        """A copy that goes on with the same counts."""
+        return cls(*children, draws)
+
+
+class _Draws:
+    """How often each layer has drawn; hashed by identity, as a static part of a pytree must be."""
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+
+
+def forward_key(rngs: Any) -> Any:
+    """The key of a forward pass, from a caller's key or that of the pass around it; None without one."""
+    return rngs if rngs is None or isinstance(rngs, ForwardKey) else ForwardKey(rngs)
+
+
 def checkpointed(layer: Callable[..., Any], on: bool) -> Callable[..., Any]:
     """The layer, whose inner values are computed again for the gradient instead of kept, if that is switched on."""
     if not on:

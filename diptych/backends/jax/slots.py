@@ -18,6 +18,9 @@ KINDS: dict[type[nnx.Module], Kind] = {
     nnx.Conv: "conv",
     nnx.Embed: "embedding",
     nnx.LayerNorm: "norm",
+    nnx.GroupNorm: "norm",
+    nnx.RMSNorm: "norm",
+    layers.BatchNorm: "norm",
 }
 """Type of layer -> what its kernel, embedding or scale is; looked up along the type's bases."""
 

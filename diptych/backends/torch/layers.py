@@ -77,8 +77,63 @@ class LayerNorm(nn.LayerNorm):
         """Leaves the parameters without values."""
 
 
-class Conv2d(nn.Conv2d):
-    """A convolution without padding over (batch, channels, height, width)."""
+class GroupNorm(nn.GroupNorm):
+    """Normalises groups of neighbouring channels over all places of a row; channels come last, in and out."""
+
+    returns_channels_last = True
+
+    def __init__(self, groups: int, features: int, eps: float, **init: Unpack[Init]) -> None:
+        super().__init__(groups, features, eps, device="meta", **init)
+
+    def reset_parameters(self) -> None:
+        """Leaves the parameters without values."""
+
+    def forward(self, states: Float[Tensor, "B *T C"]) -> Float[Tensor, "B *T C"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The states with mean 0 and variance 1 in each group, scaled and shifted."""
+        return super().forward(states.movedim(-1, 1)).movedim(1, -1)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Divides by the root mean square of the last axis, as Llama does: rounded to the states' dtype before the scale.
+
+    The mean is taken in float32 or wider.
+    """
+
+    def __init__(self, features: int, eps: float, **init: Unpack[Init]) -> None:
+        super().__init__(features, eps, device="meta", **init)
+
+    def reset_parameters(self) -> None:
+        """Leaves the parameters without values."""
+
+    def forward(self, hidden_states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The states with a mean square of 1, times the scale."""
+        wide = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True).add(self.eps or 0.0))
+        return self.weight * normed.to(hidden_states.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm by the stored statistics, in train mode too; channels come last, in and out."""
+
+    returns_channels_last = True
+
+    def __init__(self, features: int, eps: float, **init: Unpack[Init]) -> None:
+        super().__init__()
+        self.weight, self.bias = parameter((features,), **init), parameter((features,), **init)
+        self.running_mean, self.running_var = buffer((features,), **init), buffer((features,), **init)
+        self.eps = eps
+
+    def forward(self, states: Float[Tensor, "B *T C"]) -> Float[Tensor, "B *T C"]:
+        """The states of every channel, shifted and scaled."""
+        statistics = (self.running_mean, self.running_var)
+        first = states.movedim(-1, 1)
+        return nn.functional.batch_norm(first, *statistics, self.weight, self.bias, eps=self.eps).movedim(1, -1)
+
+
+class Conv1d(nn.Conv1d):
+    """A convolution over the places of a sequence; channels come last, in and out."""
+
+    returns_channels_last = True
 
     def __init__(
         self,
@@ -87,17 +142,84 @@ class Conv2d(nn.Conv2d):
         kernel_size: int,
         *,
         stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
         bias: bool = True,
         **init: Unpack[Init],
     ) -> None:
-        super().__init__(in_features, out_features, kernel_size, stride, bias=bias, device="meta", **init)
+        made: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
+        super().__init__(in_features, out_features, kernel_size, stride, padding, **made, **init)
+
+    def reset_parameters(self) -> None:
+        """Leaves the parameters without values."""
+
+    def forward(self, states: Float[Tensor, "B T C"]) -> Float[Tensor, "B L F"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The features at every step of the kernel, (T + 2 padding - kernel) // stride + 1 of them."""
+        return super().forward(states.mT).mT
+
+
+class WeightNormConv1d(nn.Module):
+    """A Conv1d whose weight is `weight_v`, with the norm `weight_g` at each place of the kernel.
+
+    So Wav2Vec2 publishes its convolution of positions: torch's `weight_norm(…, dim=2)`.
+    """
+
+    returns_channels_last = True
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        bias: bool = True,
+        **init: Unpack[Init],
+    ) -> None:
+        super().__init__()
+        self.weight_g = parameter((1, 1, kernel_size), **init)
+        self.weight_v = parameter((out_features, in_features // groups, kernel_size), **init)
+        self.bias = parameter((out_features,), **init) if bias else None
+        self.stride, self.padding, self.groups = stride, padding, groups
+
+    def forward(self, states: Float[Tensor, "B T C"]) -> Float[Tensor, "B L F"]:
+        """The features at every step of the kernel, (T + 2 padding - kernel) // stride + 1 of them."""
+        wide = self.weight_v.to(torch.promote_types(self.weight_v.dtype, torch.float32))
+        lengths = torch.linalg.vector_norm(wide, dim=(0, 1), keepdim=True)
+        weight = (wide * (self.weight_g / lengths)).to(self.weight_v.dtype)
+        options: dict[str, int] = {"stride": self.stride, "padding": self.padding, "groups": self.groups}
+        return nn.functional.conv1d(states.mT, weight, self.bias, **options).mT
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution over images, (batch, channels, height, width); what a last whole step leaves over is dropped.
+
+    Kernel, stride and padding are (height, width), or one number for both.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        **init: Unpack[Init],
+    ) -> None:
+        made: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
+        super().__init__(in_features, out_features, kernel_size, stride, padding, **made, **init)
 
     def reset_parameters(self) -> None:
         """Leaves the parameters without values."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         size = self.kernel_size
-        if self.stride != size:
+        if self.stride != size or self.padding != (0, 0) or self.groups != 1:
             return super()._conv_forward(input, weight, bias)
         # windows that tile the image: one matrix product, which takes a third of the time for a single image
         rows, columns = input.shape[2] // size[0], input.shape[3] // size[1]
@@ -110,24 +232,24 @@ class Conv2d(nn.Conv2d):
         return self(pixel_values).flatten(2).mT
 
 
-class Dropout(nn.Module):
-    """Zeroes entries at a rate in train mode and scales up the rest."""
+class RandomLayer(nn.Module):
+    """A layer that draws at a rate in train mode, from torch's global generator."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+
+
+class Dropout(RandomLayer):
+    """Zeroes entries at a rate in train mode and scales up the rest."""
 
     def forward(self, values: Float[Tensor, "*B"], rngs: None = None) -> Float[Tensor, "*B"]:
         """The values, thinned out in train mode by torch's global generator."""
         return nn.functional.dropout(values, self.rate, self.training)
 
 
-class LayerDrop(nn.Module):
+class LayerDrop(RandomLayer):
     """Leaves a layer out at a rate in train mode, for the whole batch (Fan et al. 2019, arXiv:1909.11556)."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
 
     def forward(
         self, before: Float[Tensor, "*B"], after: Float[Tensor, "*B"], rngs: None = None
@@ -136,6 +258,20 @@ class LayerDrop(nn.Module):
         if not self.training or self.rate == 0.0:
             return after
         return torch.where(torch.rand((), device=after.device) < self.rate, before, after)
+
+
+class StochasticDepth(RandomLayer):
+    """Leaves a residual branch out at a rate in train mode, row by row (Huang et al. 2016, arXiv:1603.09382)."""
+
+    def forward(self, branch: Float[Tensor, "B *T"], rngs: None = None) -> Float[Tensor, "B *T"]:
+        """What the branch adds to each row: nothing, or itself scaled up by 1 / (1 - rate)."""
+        if not self.training or self.rate == 0.0:
+            return branch
+        if self.rate == 1.0:
+            return torch.zeros_like(branch)
+        rows = (branch.shape[0], *(1,) * (branch.ndim - 1))
+        dropped = torch.rand(rows, device=branch.device) < self.rate
+        return torch.where(dropped, 0.0, branch / (1.0 - self.rate))
 
 
 def buffer(shape: tuple[int, ...], **init: Unpack[Init]) -> Any:

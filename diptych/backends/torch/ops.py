@@ -120,6 +120,11 @@ def attention(
     return (probabilities @ value).transpose(1, 2).flatten(2), probabilities if weights else None
 
 
+def forward_key(rngs: None) -> None:
+    """The key of a forward pass: none, since torch's global generator goes on from draw to draw."""
+    return rngs
+
+
 def checkpointed(layer: Callable[..., Any], on: bool) -> Callable[..., Any]:
     """The layer, whose inner values are computed again for the gradient instead of kept, if that is switched on."""
     if not on or not torch.is_grad_enabled():

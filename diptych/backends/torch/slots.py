@@ -12,6 +12,9 @@ KINDS: dict[type[nn.Module], Kind] = {
     nn.Conv2d: "conv",
     nn.Embedding: "embedding",
     nn.LayerNorm: "norm",
+    nn.GroupNorm: "norm",
+    nn.RMSNorm: "norm",
+    layers.BatchNorm: "norm",
 }
 """Type of layer -> what its `weight` is; looked up along the type's bases."""
 

@@ -458,7 +458,7 @@ def boundary_rngs(where: str, rngs: Any) -> None:
     Raises:
         InputError: something else is given.
     """
-    if rngs is not None and not isinstance(rngs, Array):
+    if rngs is not None and not isinstance(rngs, Array | ForwardKey):
         raise InputError(f"{where}: rngs is a {type(rngs).__name__}, but a key such as jax.random.key(0) is needed")
 
 

@@ -28,7 +28,8 @@ assert not any(name.startswith("diptych.") for name in sys.modules)
 CHECKED = [
     f"diptych.backends.{name}.{part}" for name in ("jax", "torch") for part in ("layers", "models", "ops", "slots")
 ]
-jaxtyping.install_import_hook([*CHECKED, "diptych.core.semantics"], "beartype.beartype")
+CHECKED += ["diptych.backends.torch.products", "diptych.core.semantics"]
+jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 # A test that wants more or fewer cases scales the profile: @settings(max_examples=settings().max_examples // 5).
 CASES = 100

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.checkpoint.slots import Kind, published_axes
+from diptych.core.checkpoint.slots import published_axes
 from diptych.core.random import generator
 
 _one_at_a_time = threading.Lock()
@@ -109,11 +109,11 @@ def run_jax(model: Any, inputs: Mapping[str, Any], *, seed: int, gradients: bool
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
     arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray) and value.ndim}
     plain = {name: _plain_input(value) for name, value in inputs.items() if name not in arrays}
-    kinds: dict[str, Kind] = {}
+    channels_last: dict[str, bool] = {}
 
     def objective(parameters: Any, arrays: dict[str, Any]) -> Any:
         rebuilt = nnx.merge(graph, parameters, rest)
-        with _calls_of(rebuilt, kinds) as captured:
+        with _calls_of(rebuilt, channels_last) as captured:
             output = rebuilt(**arrays, **plain)
         named = _named(output, lambda value: hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating))
         weighed = [
@@ -133,8 +133,12 @@ def run_jax(model: Any, inputs: Mapping[str, Any], *, seed: int, gradients: bool
         for slot, leaf in slots.leaves(holder).items():
             stored = np.asarray(leaf.get_value())
             found[slot.path] = stored.transpose(published_axes(slot.kind, stored.ndim))
-    # jax.jit returns dictionaries sorted by key; `kinds` remembers the order of the calls
-    modules = {name: _channels_first(np.asarray(captured[name]), kind) for name, kind in kinds.items()}
+    # jax.jit returns dictionaries sorted by key; `channels_last` remembers the order of the calls
+    modules = {
+        name: np.moveaxis(held, -1, 1) if moved else held
+        for name, moved in channels_last.items()
+        for held in [np.asarray(captured[name])]
+    }
     shapes = {slot.path: slot.shape for slot in slots.leaves(model)}
     return Run(modules, {name: np.asarray(named[name]) for name in named}, found, shapes)
 
@@ -181,18 +185,23 @@ def _torch_hook(captured: dict[str, Any], path: str) -> Callable[..., None]:
     def keep(module: Any, arguments: Any, output: Any) -> None:
         main = _first(output, lambda value: isinstance(value, torch.Tensor) and value.is_floating_point())
         if main is not None:
-            captured[_unused(path, captured)] = main.detach()
+            moved = _returns_channels_last(module)
+            captured[_unused(path, captured)] = main.detach().movedim(-1, 1) if moved else main.detach()
 
     return keep
 
 
 @contextlib.contextmanager
-def _calls_of(model: Any, kinds: dict[str, Kind]) -> Iterator[dict[str, Any]]:
-    """Records the main output of every module with parameters that is called inside the block."""
+def _calls_of(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[str, Any]]:
+    """Records the main output of every module with parameters that is called inside the block.
+
+    Args:
+        model: whose modules are meant.
+        channels_last: filled with each output's name, in the order of the calls, and whether its channels come last
+            where the published layout has them second.
+    """
     import jax.numpy as jnp
     from flax import nnx
-
-    from diptych.backends.jax import slots
 
     owners = {
         path[:depth] for path in nnx.to_flat_state(nnx.state(model, nnx.Param)).paths for depth in range(len(path))
@@ -202,7 +211,7 @@ def _calls_of(model: Any, kinds: dict[str, Kind]) -> Iterator[dict[str, Any]]:
     }
     types = {type(module) for _, module in nnx.iter_modules(model) if callable(module)}
     captured: dict[str, Any] = {}
-    kinds.clear()
+    channels_last.clear()
 
     def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
         def keep(module: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -211,7 +220,7 @@ def _calls_of(model: Any, kinds: dict[str, Kind]) -> Iterator[dict[str, Any]]:
             main = _first(output, lambda value: hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating))
             if path is not None and main is not None:
                 name = _unused(path, captured)
-                captured[name], kinds[name] = main, slots.kind_of(module)
+                captured[name], channels_last[name] = main, _returns_channels_last(module)
             return output
 
         return keep
@@ -262,6 +271,6 @@ def _plain_input(value: Any) -> Any:
     return value.item() if isinstance(value, np.ndarray | np.generic) else value
 
 
-def _channels_first(array: np.ndarray, kind: Kind) -> np.ndarray:
-    """A convolution's output in the published layout."""
-    return np.moveaxis(array, -1, 1) if kind == "conv" else array
+def _returns_channels_last(module: Any) -> bool:
+    """Whether a module's output has its channels last where the published layout has them second, as it says itself."""
+    return bool(getattr(module, "returns_channels_last", False))

@@ -25,12 +25,13 @@ from diptych.conversion.capture import Run, run_jax, run_torch, shifted
 from diptych.conversion.report import Point, PointKind, Report
 from diptych.conversion.slots import names_backend
 from diptych.core.backends import PACKAGES, BackendName, validate_name
+from diptych.core.calls import Switches
 from diptych.core.checkpoint.dialects import find_shifts
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
-from diptych.core.pretrained import PreTrained, Switches
+from diptych.core.pretrained import PreTrained
 from diptych.core.random import generator
 from diptych.core.registry import architectures, families, read_config, within
 from diptych.core.semantics.losses import IGNORED

@@ -129,7 +129,7 @@ class Calls:
         """
         self._refuse_unknown(name for name in switches if name not in Switches.__annotations__)
         return {
-            "rngs": switches.get("rngs"),
+            "rngs": self._ops().forward_key(switches.get("rngs")),
             "output_attentions": self._option("output_attentions", switches.get("output_attentions")),
             "output_hidden_states": self._option("output_hidden_states", switches.get("output_hidden_states")),
             "return_dict": True,

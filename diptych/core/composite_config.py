@@ -1,11 +1,13 @@
 """Configs of composites: an encoder of one kind of input, and a decoder of token ids that attends to it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
 from diptych.core import registry
+from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import CacheShape, DecoderConfig, ModelConfig, config_class
 from diptych.core.errors import ConfigError
 from diptych.core.random import Constant, Distribution, Normal
@@ -134,13 +136,13 @@ def parts(config: CompositeConfig) -> Parts:
     }
 
 
-def initial(config: CompositeConfig, path: str, kind: str) -> Distribution:
+def initial(config: CompositeConfig, slot: Slot) -> Distribution:
     """The distribution that a parameter starts from: its part's."""
-    below, _, inner = path.partition(".")
+    below, _, inner = slot.path.partition(".")
     if below in ("encoder", "decoder"):
         name, part = parts(config)[below]
-        return registry.families()[registry.architectures()[name]].initial(part, inner, kind)
-    return Constant(0.0) if kind == "plain" else Normal(getattr(config.decoder, "initializer_range", 0.02))
+        return registry.families()[registry.architectures()[name]].initial(part, replace(slot, path=inner))
+    return Constant(0.0) if slot.kind == "plain" else Normal(getattr(config.decoder, "initializer_range", 0.02))
 
 
 def example(config: CompositeConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:

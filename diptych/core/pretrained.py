@@ -194,10 +194,18 @@ class PreTrained(Calls):
 
     def _draw(self, leaves: Mapping[Slot, Any], seed: int, where: Any) -> None:
         """Gives parameters their initial values, drawn in float32."""
-        initial = described(type(self))[1].initial
+        initial, drawn = described(type(self))[1].initial, {slot.path: slot for slot in leaves}
+
+        def values_of(slot: Slot) -> np.ndarray:
+            return random.draw(initial(self.config, slot), slot.shape, seed=seed, path=slot.path, other=other)
+
+        def other(path: str) -> np.ndarray:
+            return values_of(drawn[path]) if path in drawn else self._sources()[path].read()
+
         for slot, leaf in _bar(leaves.items(), "drawing"):
-            values = random.draw(initial(self.config, slot.path, slot.kind), slot.shape, seed=seed, path=slot.path)
-            self._put(slot, leaf, permuted(values, self._stored_axes(slot), FLOATS[self._dtype_name(leaf)]), where)
+            self._put(
+                slot, leaf, permuted(values_of(slot), self._stored_axes(slot), FLOATS[self._dtype_name(leaf)]), where
+            )
 
     def _check_config(self, config: object) -> None:
         wanted = described(type(self))[2]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import ModelConfig, config_path, parse_json_object, read_text
 from diptych.core.errors import ConfigError
 from diptych.core.random import Distribution
@@ -36,7 +37,7 @@ class Family:
             the model itself has is left alone.
         superseded: old names in `renamed` that no code reads where the file has the present name too.
         optional: patterns of tensors that a file may lack; they then have the constant that they start from.
-        initial: the distribution that a parameter starts from, given config, path and layer kind.
+        initial: the distribution that a parameter starts from, given config and slot.
         example: small inputs that reach every part of a model, given config, architecture name and random numbers: the
             keywords of a call, as numpy arrays and plain values.
         encoders: kind of input -> the classes that encode it inside a composite, one for each config class.
@@ -49,7 +50,7 @@ class Family:
     """
 
     classes: Mapping[str, type[ModelConfig]]
-    initial: Callable[[Any, str, str], Distribution]
+    initial: Callable[[Any, Slot], Distribution]
     example: Callable[[Any, str, np.random.Generator], dict[str, Any]]
     prefixes: tuple[str, ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -62,7 +62,7 @@ def flax_tree(model):
         for parent in parents:
             node = node.setdefault(parent, {})
         held = np.asarray(leaf.get_value())
-        node[last] = held.T if slot.kind == "conv1d" else held  # so the Flax classes of transformers had GPT-2's
+        node[last] = held.T if slot.kind == "linear_in_out" else held  # so the Flax classes of transformers had GPT-2's
     return tree
 
 

@@ -23,7 +23,7 @@ def test_the_kinds_of_layers(backend):
     for architecture in FAMILY.classes:
         slots = getattr(BACKENDS[backend], architecture)(config_of(architecture), seed=None)._leaves()
         kinds = {slot.path.split(".")[-2]: slot.kind for slot in slots if slot.path.endswith("weight")}
-        assert kinds == dict.fromkeys(("c_attn", "c_fc", "c_proj", "q_attn"), "conv1d") | {
+        assert kinds == dict.fromkeys(("c_attn", "c_fc", "c_proj", "q_attn"), "linear_in_out") | {
             "wte": "embedding", "wpe": "embedding",
             "ln_1": "norm", "ln_2": "norm", "ln_cross_attn": "norm", "ln_f": "norm",
         }  # fmt: skip

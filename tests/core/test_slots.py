@@ -4,7 +4,7 @@ import pytest
 
 from diptych.core.checkpoint.slots import FLAX_LEAVES, Slot, flax_axes, inverse, published_axes, tree_axes
 
-KINDS = [("linear", 2), ("conv1d", 2), ("conv", 3), ("conv", 4), ("embedding", 2), ("norm", 1), ("plain", 3)]
+KINDS = [("linear", 2), ("linear_in_out", 2), ("conv", 3), ("conv", 4), ("embedding", 2), ("norm", 1), ("plain", 3)]
 
 
 @pytest.mark.parametrize(("kind", "rank"), KINDS)
@@ -20,9 +20,9 @@ def test_inverse_of_a_cycle():
 
 
 def test_files_of_flax_hold_what_models_hold_but_for_the_layers_of_gpt2():
-    assert {kind for kind, rank in KINDS if tree_axes(kind, rank) != flax_axes(kind, rank)} == {"conv1d"}
-    assert flax_axes("conv1d", 2) == (0, 1)
-    slot = Slot("h.0.attn.c_attn.weight", (4, 12), "conv1d")
+    assert {kind for kind, rank in KINDS if tree_axes(kind, rank) != flax_axes(kind, rank)} == {"linear_in_out"}
+    assert flax_axes("linear_in_out", 2) == (0, 1)
+    slot = Slot("h.0.attn.c_attn.weight", (4, 12), "linear_in_out")
     assert (slot.flax_path, slot.flax_shape) == ("h.0.attn.c_attn.kernel", (12, 4))
 
 

@@ -72,17 +72,19 @@ def _shapes(name: str) -> Shapes:
     for index in range(SIZES["n_layer"]):
         layer = f"{prefix}h.{index}"
         found |= affine(f"{layer}.ln_1", width) | affine(f"{layer}.ln_2", width)
-        found |= _conv1d(f"{layer}.attn.c_attn", 3 * width, width) | _conv1d(f"{layer}.attn.c_proj", width, width)
-        found |= _conv1d(f"{layer}.mlp.c_fc", inner, width) | _conv1d(f"{layer}.mlp.c_proj", width, inner)
+        found |= _linear_in_out(f"{layer}.attn.c_attn", 3 * width, width) | _linear_in_out(
+            f"{layer}.attn.c_proj", width, width
+        )
+        found |= _linear_in_out(f"{layer}.mlp.c_fc", inner, width) | _linear_in_out(f"{layer}.mlp.c_proj", width, inner)
         if crosses:
             found |= affine(f"{layer}.ln_cross_attn", width)
-            found |= _conv1d(f"{layer}.crossattention.c_attn", 2 * width, width)
+            found |= _linear_in_out(f"{layer}.crossattention.c_attn", 2 * width, width)
             for projection in ("q_attn", "c_proj"):
-                found |= _conv1d(f"{layer}.crossattention.{projection}", width, width)
+                found |= _linear_in_out(f"{layer}.crossattention.{projection}", width, width)
     return found
 
 
-def _conv1d(path: str, out: int, width: int) -> Shapes:
+def _linear_in_out(path: str, out: int, width: int) -> Shapes:
     """GPT-2's linear layer, published the other way round."""
     return {f"{path}.weight": (width, out), f"{path}.bias": (out,)}
 

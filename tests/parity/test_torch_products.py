@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych.backends.torch import layers
+from diptych.backends.torch import layers, products
 from tests.assertions import assert_close
 
 ONEDNN = "mkldnn::_linear_pointwise"
@@ -24,7 +24,7 @@ ONEDNN = "mkldnn::_linear_pointwise"
 SHAPES = [(512, 272), (387, 347), (1552, 96), (1601, 83), (2**17, 1)]
 ROWS = [*range(10), 16, 33]
 
-needs_onednn = pytest.mark.skipif(layers._onednn is None, reason="torch is built without oneDNN")
+needs_onednn = pytest.mark.skipif(products._onednn_linear is None, reason="torch is built without oneDNN")
 
 
 class Table(layers.Embedding):
@@ -44,11 +44,11 @@ def linear_without_bias(*shape: int, **init: Any) -> layers.Linear:
 KINDS: dict[str, Callable[..., Any]] = {
     "Linear": layers.Linear,
     "Linear without bias": linear_without_bias,
-    "Conv1D": layers.Conv1D,
+    "LinearInOut": layers.LinearInOut,
     "Embedding": Table,
 }
 PARTS = [(kind, part) for kind in KINDS for part in ("values", "weight", "bias")]
-PARTS = [(kind, part) for kind, part in PARTS if part != "bias" or kind in ("Linear", "Conv1D")]
+PARTS = [(kind, part) for kind, part in PARTS if part != "bias" or kind in ("Linear", "LinearInOut")]
 """What a product is made of."""
 
 
@@ -63,7 +63,7 @@ def made(kind: str, shape: tuple[int, int] = SHAPES[0], dtype: torch.dtype = tor
 def truth(layer: Any, values: Tensor) -> np.ndarray:
     weight = layer.weight.detach().double().numpy()
     bias = getattr(layer, "bias", None)
-    product = values.detach().double().numpy() @ (weight if isinstance(layer, layers.Conv1D) else weight.T)
+    product = values.detach().double().numpy() @ (weight if isinstance(layer, layers.LinearInOut) else weight.T)
     return product if bias is None else product + bias.detach().double().numpy()
 
 
@@ -75,7 +75,7 @@ def called(function: Callable[[], Any]) -> tuple[Any, set[str]]:
 
 
 def assert_own(kind: str, operations: set[str]) -> None:
-    own = "aten::addmm" if kind == "Conv1D" else "aten::linear"
+    own = "aten::addmm" if kind == "LinearInOut" else "aten::linear"
     assert own in operations and not operations & {ONEDNN, "aten::bmm"}, sorted(operations)
 
 
@@ -105,10 +105,10 @@ def test_numbers_without_a_gradient_are_those_of_the_product(kind: str, shape: t
         ("Linear", (1552, 90), 1, {ONEDNN}),
         ("Linear without bias", (512, 272), 1, {"aten::cat", "aten::mm"}),
         ("Embedding", (512, 272), 4, {"aten::mm"}),
-        ("Conv1D", (512, 272), 1, {"aten::bmm"}),
-        ("Conv1D", (512, 272), 3, {"aten::bmm"}),
-        ("Conv1D", (512, 272), 4, {ONEDNN}),
-        ("Conv1D", (387, 347), 1, {ONEDNN}),
+        ("LinearInOut", (512, 272), 1, {"aten::bmm"}),
+        ("LinearInOut", (512, 272), 3, {"aten::bmm"}),
+        ("LinearInOut", (512, 272), 4, {ONEDNN}),
+        ("LinearInOut", (387, 347), 1, {ONEDNN}),
     ],
 )
 def test_the_way_follows_from_rows_and_width(kind: str, shape: tuple[int, int], rows: int, way: set[str]) -> None:
@@ -123,7 +123,7 @@ def test_the_way_follows_from_rows_and_width(kind: str, shape: tuple[int, int], 
 @pytest.mark.parametrize("lead", [(), (1,), (2, 1), (2, 2), (2, 3), (2, 1, 4), (0, 3), (3, 0)], ids=str)
 def test_values_may_have_any_axes_and_strides(kind: str, lead: tuple[int, ...]) -> None:
     layer = made(kind)
-    width = layer.weight.shape[0 if kind == "Conv1D" else 1]
+    width = layer.weight.shape[0 if kind == "LinearInOut" else 1]
     turned = torch.randn(width, *reversed(lead)).permute(*reversed(range(len(lead) + 1)))
     stepped = torch.randn(*lead, 2 * width)[..., ::2]
     for values in (torch.randn(*lead, width), turned, stepped):
@@ -141,14 +141,14 @@ def test_a_tiling_convolution_goes_the_same_way() -> None:
     pixels = torch.randn(1, 3, 96, 64)
     with torch.no_grad():
         found, operations = called(lambda: layer(pixels))
-    assert layers._onednn is None or (ONEDNN in operations and "aten::linear" not in operations)
+    assert products._onednn_linear is None or (ONEDNN in operations and "aten::linear" not in operations)
     assert layer.bias is not None
     expected = torch.conv2d(pixels.double(), layer.weight.double(), layer.bias.double(), 32)
     assert_close(found, expected.detach(), kind="float32")
 
 
 def test_gradients_are_those_of_torchs_products() -> None:
-    first, second, last = made("Linear"), made("Conv1D", (272, 512)), made("Embedding")
+    first, second, last = made("Linear"), made("LinearInOut", (272, 512)), made("Embedding")
 
     def ours(values: Tensor) -> Tensor:
         return last(second(first(values).tanh()).tanh())
@@ -245,7 +245,7 @@ def test_shapes_that_do_not_fit_are_torchs_errors() -> None:
         for values in (torch.randn(2, 256), torch.randn(6, 511), torch.randn(256), torch.randn(2, 0)):
             with torch.no_grad(), pytest.raises(RuntimeError, match=r"shape|invalid for input|size"):
                 made(kind)(values)
-    for kind in ("Linear", "Conv1D"):
+    for kind in ("Linear", "LinearInOut"):
         layer = made(kind)
         layer.bias = nn.Parameter(torch.randn(200))
         for rows in (1, 2, 6):
@@ -328,7 +328,7 @@ def test_transformations_are_torchs(kind: str) -> None:
         assert_close(together, truth(layer, values), kind="float32")
         straight = torch.randn(6, 512)
         found = torch.func.jvp(layer, (straight,), (tangent,))[1]
-        weight = layer.weight if kind == "Conv1D" else layer.weight.T
+        weight = layer.weight if kind == "LinearInOut" else layer.weight.T
         expected = (tangent.double() @ weight.double()).numpy()
         assert_close(found, expected, kind="float32")
         with forward_ad.dual_level():
@@ -354,7 +354,7 @@ def test_those_who_watch_see_torchs_product(kind: str) -> None:
 
     with Watch():
         layer(values)
-    assert (torch.addmm if kind == "Conv1D" else nn.functional.linear) in seen
+    assert (torch.addmm if kind == "LinearInOut" else nn.functional.linear) in seen
 
     traced: Any = torch.jit.trace(layer, values, check_trace=False)  # which forgives no rounding
     assert "mkldnn" not in str(traced.graph)
@@ -386,7 +386,7 @@ def test_tensors_of_other_classes_are_torchs(kind: str, part: str) -> None:
     Marked.seen.clear()
     found, operations = called(lambda: layer(values))
     assert_own(kind, operations)
-    assert (torch.addmm if kind == "Conv1D" else nn.functional.linear) in Marked.seen
+    assert (torch.addmm if kind == "LinearInOut" else nn.functional.linear) in Marked.seen
     assert_close(found.as_subclass(Tensor), expected, kind="float32")
 
 
@@ -425,7 +425,7 @@ def test_sparse_tensors_are_torchs() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_onednn_the_product_is_torchs(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = made(kind)
-    monkeypatch.setattr(layers, "_onednn", None)
+    monkeypatch.setattr(products, "_onednn_linear", None)
     for rows in (0, 1, 2, 6):
         values = torch.randn(rows, 512)
         with torch.no_grad():

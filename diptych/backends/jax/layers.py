@@ -12,7 +12,7 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float, Int
 
-from diptych.backends.jax.ops import Init
+from diptych.backends.jax.ops import ForwardKey, Init
 from diptych.core.errors import InputError
 
 ModuleList = nnx.List
@@ -45,7 +45,7 @@ class Linear(nnx.Linear):
         super().__init__(in_features, out_features, use_bias=bias, **made, **_flax(init))
 
 
-class Conv1D(Linear):
+class LinearInOut(Linear):
     """x W + b, with W of shape (in, out): GPT-2's linear layer, published in Flax's layout."""
 
     def __init__(self, in_features: int, out_features: int, **init: Unpack[Init]) -> None:
@@ -86,20 +86,65 @@ class LayerNorm(nnx.LayerNorm):
         super().__init__(features, epsilon=eps, use_fast_variance=False, **made, **_flax(init))
 
 
-def _convolution(inputs: Array, kernel: Array, strides: tuple[int, ...], *padding: Any, **options: Any) -> Array:
-    size = kernel.shape[:2]
-    if strides != size:
-        return jax.lax.conv_general_dilated(inputs, kernel, strides, *padding, **options)
-    # windows that tile the image: one matrix product, which XLA's CPU compiler takes half the time for
-    rows, columns = inputs.shape[1] // size[0], inputs.shape[2] // size[1]
-    covered = inputs[:, : rows * size[0], : columns * size[1]]
-    tiles = covered.reshape(-1, rows, size[0], columns, size[1], inputs.shape[-1]).swapaxes(2, 3)
-    flat = tiles.reshape(-1, rows, columns, kernel[..., 0].size)
-    return jnp.matmul(flat, kernel.reshape(-1, kernel.shape[-1]), precision=options["precision"])
+class GroupNorm(nnx.GroupNorm):
+    """Normalises groups of neighbouring channels over all places of a row; channels come last, in and out."""
+
+    returns_channels_last = True
+
+    def __init__(self, groups: int, features: int, eps: float, **init: Unpack[Init]) -> None:
+        made = {"scale_init": _abstract, "bias_init": _abstract, "use_fast_variance": False}
+        super().__init__(features, groups, epsilon=eps, **made, **_flax(init))
 
 
-class Conv2d(nnx.Conv):
-    """A convolution without padding over (batch, height, width, channels)."""
+class RMSNorm(nnx.RMSNorm):
+    """Divides by the root mean square of the last axis, as Llama does: rounded to the states' dtype before the scale.
+
+    The mean is taken in float32 or wider.
+    """
+
+    def __init__(self, features: int, eps: float, **init: Unpack[Init]) -> None:
+        super().__init__(features, epsilon=eps, scale_init=_abstract, **_flax(init))
+
+    def __call__(self, hidden_states: Float[Array, "*B D"]) -> Float[Array, "*B D"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The states with a mean square of 1, times the scale."""
+        states, scale = _in_one_dtype(self.dtype, hidden_states, self.scale)
+        wide = states.astype(jnp.promote_types(states.dtype, jnp.float32))
+        normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
+        return scale.reshape((1,) * (states.ndim - 1) + scale.shape) * normed.astype(states.dtype)
+
+
+class BatchNorm(nnx.Module):
+    """Batch norm by the stored statistics, in train mode too; channels come last, in and out."""
+
+    returns_channels_last = True
+
+    def __init__(self, features: int, eps: float, **init: Unpack[Init]) -> None:
+        self.scale, self.bias = parameter((features,), **init), parameter((features,), **init)
+        self.running_mean, self.running_var = buffer((features,), **init), buffer((features,), **init)
+        self.eps, self.dtype = eps, init.get("compute_dtype")
+
+    def __call__(self, states: Float[Array, "B *T C"]) -> Float[Array, "B *T C"]:
+        """The states of every channel, shifted and scaled."""
+        own = (self.scale, self.bias, self.running_mean, self.running_var)
+        states, scale, bias, mean, variance = _in_one_dtype(self.dtype, states, *own)
+        axes = (1,) * (states.ndim - 1)
+        wide = jnp.promote_types(states.dtype, jnp.float32)
+        scale = scale.astype(wide) * jax.lax.rsqrt(jax.lax.stop_gradient(variance).astype(wide) + self.eps)
+        shift = bias.astype(wide) - jax.lax.stop_gradient(mean).astype(wide) * scale
+        return (states.astype(wide) * scale.reshape(*axes, -1) + shift.reshape(*axes, -1)).astype(states.dtype)
+
+
+def _in_one_dtype(dtype: Any, states: Array, *variables: Any) -> tuple[Array, ...]:
+    """States and variables' arrays in the dtype to compute in, or without one in what JAX promotes them to."""
+    arrays = (states, *(variable[...] for variable in variables))
+    dtype = jnp.result_type(*arrays) if dtype is None else dtype
+    return tuple(array.astype(dtype) for array in arrays)
+
+
+class Conv1d(nnx.Conv):
+    """A convolution over the places of a sequence; channels come last, in and out."""
+
+    returns_channels_last = True
 
     def __init__(
         self,
@@ -108,13 +153,101 @@ class Conv2d(nnx.Conv):
         kernel_size: int,
         *,
         stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
         bias: bool = True,
         **init: Unpack[Init],
     ) -> None:
-        made: dict[str, Any] = {"kernel_init": _abstract, "bias_init": _abstract}
-        made |= {"padding": "VALID", "conv_general_dilated": _convolution}
-        size, strides = (kernel_size, kernel_size), (stride, stride)
-        super().__init__(in_features, out_features, size, strides, use_bias=bias, **made, **_flax(init))
+        made: dict[str, Any] = {"kernel_init": _abstract, "bias_init": _abstract, "padding": padding}
+        made |= {"feature_group_count": groups, "use_bias": bias}
+        super().__init__(in_features, out_features, kernel_size, stride, **made, **_flax(init))
+
+    def __call__(self, states: Float[Array, "B T C"]) -> Float[Array, "B L F"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The features at every step of the kernel, (T + 2 padding - kernel) // stride + 1 of them."""
+        return super().__call__(states)
+
+
+class WeightNormConv1d(nnx.Module):
+    """A Conv1d whose weight is `weight_v`, with the norm `weight_g` at each place of the kernel.
+
+    So Wav2Vec2 publishes its convolution of positions: torch's `weight_norm(…, dim=2)`.
+    """
+
+    returns_channels_last = True
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        bias: bool = True,
+        **init: Unpack[Init],
+    ) -> None:
+        self.weight_g = parameter((1, 1, kernel_size), **init)
+        self.weight_v = parameter((out_features, in_features // groups, kernel_size), **init)
+        self.bias = parameter((out_features,), **init) if bias else None
+        self.stride, self.padding, self.groups = stride, padding, groups
+        self.dtype = init.get("compute_dtype")
+
+    def __call__(self, states: Float[Array, "B T C"]) -> Float[Array, "B L F"]:
+        """The features at every step of the kernel, (T + 2 padding - kernel) // stride + 1 of them."""
+        states, norms, directions = _in_one_dtype(self.dtype, states, self.weight_g, self.weight_v)
+        wide = directions.astype(jnp.promote_types(directions.dtype, jnp.float32))
+        lengths = jnp.sqrt(jnp.sum(jnp.square(wide), axis=(0, 1), keepdims=True))
+        features = jax.lax.conv_general_dilated(
+            states,
+            (wide * (norms / lengths)).astype(states.dtype),
+            (self.stride,),
+            [(self.padding, self.padding)],
+            dimension_numbers=("NTC", "OIT", "NTC"),
+            feature_group_count=self.groups,
+        )
+        return features if self.bias is None else features + value(self.bias, features)[None, None]
+
+
+def _convolution(inputs: Array, kernel: Array, strides: tuple[int, ...], padding: Any, **options: Any) -> Array:
+    size = kernel.shape[:2]
+    if strides != size or options["feature_group_count"] != 1 or any(map(any, padding)):
+        return jax.lax.conv_general_dilated(inputs, kernel, strides, padding, **options)
+    # windows that tile the image: one matrix product, which XLA's CPU compiler takes half the time for
+    rows, columns = inputs.shape[1] // size[0], inputs.shape[2] // size[1]
+    covered = inputs[:, : rows * size[0], : columns * size[1]]
+    tiles = covered.reshape(-1, rows, size[0], columns, size[1], inputs.shape[-1]).swapaxes(2, 3)
+    flat = tiles.reshape(-1, rows, columns, kernel[..., 0].size)
+    return jnp.matmul(flat, kernel.reshape(-1, kernel.shape[-1]), precision=options["precision"])
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+class Conv2d(nnx.Conv):
+    """A convolution over images, (batch, height, width, channels); what a last whole step leaves over is dropped.
+
+    Kernel, stride and padding are (height, width), or one number for both.
+    """
+
+    returns_channels_last = True
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        **init: Unpack[Init],
+    ) -> None:
+        made: dict[str, Any] = {"kernel_init": _abstract, "bias_init": _abstract, "padding": _pair(padding)}
+        made |= {"feature_group_count": groups, "use_bias": bias, "conv_general_dilated": _convolution}
+        super().__init__(in_features, out_features, _pair(kernel_size), _pair(stride), **made, **_flax(init))
 
     def patches(self, pixel_values: Float[Array, "B C Y X"]) -> Float[Array, "B P D"]:
         """The output as a sequence, row by row."""
@@ -122,13 +255,28 @@ class Conv2d(nnx.Conv):
         return output.reshape(output.shape[0], -1, output.shape[-1])
 
 
-class Dropout(nnx.Module):
-    """Zeroes entries at a rate in train mode and scales up the rest."""
+class RandomLayer(nnx.Module):
+    """A layer that draws at a rate in train mode, from the key of the call.
+
+    The mask depends on the key, on where the layer stands in its model, and on how often the layer was called before in
+    the same forward pass: `ops.forward_key` counts that. With a bare key, every call of one layer has the same mask.
+    """
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
         self.deterministic = True
         self.salt = 0  # the model sets it from the layer's path, so that no two layers share a mask
+
+    def _own_key(self, name: str, rngs: Any) -> Any:
+        if rngs is None:
+            raise InputError(
+                f"{name}={self.rate} in train mode needs a key: call the model with rngs=jax.random.key(…)"
+            )
+        return rngs.draw(self.salt) if isinstance(rngs, ForwardKey) else jax.random.fold_in(rngs, self.salt)
+
+
+class Dropout(RandomLayer):
+    """Zeroes entries at a rate in train mode and scales up the rest."""
 
     def __call__(self, values: Float[Array, "*B"], rngs: Any = None) -> Float[Array, "*B"]:
         """The values, thinned out in train mode by a key.
@@ -140,17 +288,12 @@ class Dropout(nnx.Module):
             return values
         if self.rate == 1.0 and rngs is not None:
             return jnp.zeros_like(values)
-        kept = jax.random.bernoulli(_own_key("dropout", self.rate, self.salt, rngs), 1.0 - self.rate, values.shape)
+        kept = jax.random.bernoulli(self._own_key("dropout", rngs), 1.0 - self.rate, values.shape)
         return jnp.where(kept, values / (1.0 - self.rate), 0.0)
 
 
-class LayerDrop(nnx.Module):
+class LayerDrop(RandomLayer):
     """Leaves a layer out at a rate in train mode, for the whole batch (Fan et al. 2019, arXiv:1909.11556)."""
-
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-        self.deterministic = True
-        self.salt = 0  # as Dropout's
 
     def __call__(self, before: Float[Array, "*B"], after: Float[Array, "*B"], rngs: Any = None) -> Float[Array, "*B"]:
         """What the layer made of its input, or the input itself.
@@ -160,14 +303,26 @@ class LayerDrop(nnx.Module):
         """
         if self.deterministic or self.rate == 0.0:
             return after
-        kept = jax.random.bernoulli(_own_key("layerdrop", self.rate, self.salt, rngs), 1.0 - self.rate)
+        kept = jax.random.bernoulli(self._own_key("layerdrop", rngs), 1.0 - self.rate)
         return jnp.where(kept, after, before)
 
 
-def _own_key(what: str, rate: float, salt: int, rngs: Any) -> Any:
-    if rngs is None:
-        raise InputError(f"{what}={rate} in train mode needs a key: call the model with rngs=jax.random.key(…)")
-    return jax.random.fold_in(rngs, salt)
+class StochasticDepth(RandomLayer):
+    """Leaves a residual branch out at a rate in train mode, row by row (Huang et al. 2016, arXiv:1603.09382)."""
+
+    def __call__(self, branch: Float[Array, "B *T"], rngs: Any = None) -> Float[Array, "B *T"]:
+        """What the branch adds to each row: nothing, or itself scaled up by 1 / (1 - rate).
+
+        Raises:
+            InputError: no key is given where one is needed.
+        """
+        if self.deterministic or self.rate == 0.0:
+            return branch
+        if self.rate == 1.0 and rngs is not None:
+            return jnp.zeros_like(branch)
+        rows = (branch.shape[0], *(1,) * (branch.ndim - 1))
+        kept = jax.random.bernoulli(self._own_key("drop_path_rate", rngs), 1.0 - self.rate, rows)
+        return jnp.where(kept, branch / (1.0 - self.rate), 0.0)
 
 
 class Buffer(nnx.Variable[Any]):

@@ -71,10 +71,11 @@ def split(values: Float[Array, "B T D"], heads: int) -> Float[Array, "B N T H"]:
 
 def attention(
     query: Float[Array, "B N T H"],
-    key: Float[Array, "K N S H"],
-    value: Float[Array, "K N S H"],
+    key: Float[Array, "K M S H"],
+    value: Float[Array, "K M S H"],
     mask: Bool[Array, "#K 1 #T S"] | None = None,
     *,
+    bias: Float[Array, "#B #N #T S"] | None = None,
     causal: bool = False,
     scale: float | None = None,
     dropout: Callable[..., Any],
@@ -86,8 +87,9 @@ def attention(
 
     Args:
         query, key, value: projected states, as `split` gives them. K, the rows of keys, may be a part of B: each then
-            serves as many rows of queries, one after the other.
+            serves as many rows of queries, one after the other. M, their heads, may be a part of N likewise.
         mask: True where a query may see a key.
+        bias: what is added to the scaled scores.
         causal: without a mask, a query sees itself and what came before.
         scale: what scores are multiplied with; 1 / sqrt(H) without it.
         dropout: the layer that drops probabilities.
@@ -95,31 +97,109 @@ def attention(
         weights: whether the probabilities are returned too, after dropout.
         upcast: whether the scores are products in float32 or wider, whatever the states are.
     """
-    if key.shape[0] != query.shape[0]:
-        side_by_side = query.reshape(key.shape[0], -1, *query.shape[1:]).swapaxes(1, 2)
-        rows, heads, count, length, width = side_by_side.shape
-        switches = {"scale": scale, "dropout": dropout, "rngs": rngs, "weights": weights, "upcast": upcast}
-        query = side_by_side.reshape(rows, heads, count * length, width)
-        states, probabilities = attention(query, key, value, mask, **switches)
-        if probabilities is not None:
-            probabilities = probabilities.reshape(rows, heads, count, length, -1).swapaxes(1, 2)
-            probabilities = probabilities.reshape(rows * count, heads, length, -1)
-        return states.reshape(rows * count, length, -1), probabilities
-    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    batch, heads, length, width = query.shape
+    rows, key_heads, size, _ = key.shape
     if causal and mask is None:
-        mask = jnp.tril(jnp.ones((query.shape[-2], key.shape[-2]), bool))[None, None]
+        mask = jnp.tril(jnp.ones((length, size), bool))[None, None]
+    if rows != batch:
+        # the rows that share keys stand one after the other in one row's queries
+        shared = batch // rows
+        side_by_side = query.reshape(rows, shared, heads, length, width).swapaxes(1, 2)
+        if mask is not None and mask.shape[2] != 1:
+            mask = jnp.tile(mask, (1, 1, shared, 1))
+        if bias is not None:
+            bias = jnp.broadcast_to(bias, (batch, bias.shape[1], length, size))
+            bias = bias.reshape(rows, shared, -1, length, size).swapaxes(1, 2).reshape(rows, -1, shared * length, size)
+        switches = {"scale": scale, "dropout": dropout, "rngs": rngs, "weights": weights, "upcast": upcast}
+        query = side_by_side.reshape(rows, heads, shared * length, width)
+        states, probabilities = attention(query, key, value, mask, bias=bias, **switches)
+        if probabilities is not None:
+            probabilities = probabilities.reshape(rows, heads, shared, length, size).swapaxes(1, 2)
+            probabilities = probabilities.reshape(batch, heads, length, size)
+        return states.reshape(batch, length, -1), probabilities
+    scale = 1.0 / math.sqrt(width) if scale is None else scale
     wide = jnp.promote_types(query.dtype, jnp.float32)
     if upcast:
         query, key = query.astype(wide), key.astype(wide)
+    # the heads that share keys stand one after the other in one head's queries
+    together = (batch, key_heads, heads // key_heads * length)
+    query = query.reshape(*together, width)
     scores = jnp.einsum("BNTH,BNSH->BNTS", query, key, preferred_element_type=wide) * scale
+    scores = scores.reshape(batch, heads, length, size)
+    if bias is not None:
+        scores = scores + bias.astype(wide)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(wide).min)
     probabilities = jax.nn.softmax(scores, axis=-1)
     if mask is not None:
         probabilities = jnp.where(mask, probabilities, 0.0)
     probabilities = dropout(probabilities.astype(value.dtype), rngs)
-    states = (probabilities @ value).swapaxes(1, 2)
-    return states.reshape(*states.shape[:2], states.shape[2] * states.shape[3]), probabilities if weights else None
+    states = probabilities.reshape(*together, size) @ value
+    states = states.reshape(batch, heads, length, value.shape[-1]).swapaxes(1, 2)
+    return states.reshape(batch, length, heads * value.shape[-1]), probabilities if weights else None
+
+
+def rotate(
+    states: Float[Array, "B N T H"], cos: Float[Array, "#B T H"], sin: Float[Array, "#B T H"]
+) -> Float[Array, "B N T H"]:
+    """States turned by their positions' angles, the first half of each head against the second (RoPE as in Llama).
+
+    Args:
+        states: queries or keys, as `split` gives them.
+        cos, sin: rows of the tables of `core.semantics.positions.rotary`.
+    """
+    first, second = jnp.split(states, 2, -1)
+    return states * cos[:, None] + jnp.concatenate((-second, first), -1) * sin[:, None]
+
+
+def scan(
+    step: Callable[[Any, Any], Any], carry: Any, items: tuple[Float[Array, "T ..."] | Int[Array, "T ..."], ...]
+) -> Any:
+    """What is left after `carry = step(carry, item)` for each of the items, a tuple of one row of each array."""
+    return jax.lax.scan(lambda held, item: (step(held, item), None), carry, items)[0]
+
+
+@jax.tree_util.register_pytree_node_class
+class ForwardKey:
+    """The random key of one forward pass, which counts how often each layer has drawn from it.
+
+    So a layer that is called twice in a pass has two masks, and the next pass with the same key has the same ones. The
+    counts are Python's, taken while the pass runs or is traced: `jax.checkpoint` computes the same masks again, and jit
+    and eager calls agree. What JAX traces once and runs many times, such as the body of a scan, repeats its masks
+    unless it is given a key of its own for each turn.
+    """
+
+    def __init__(self, key: Any, draws: "_Draws | None" = None) -> None:
+        self.key = key
+        self._draws = _Draws() if draws is None else draws
+
+    def draw(self, salt: int) -> Any:
+        """A layer's next key, for a number that tells it from the other layers."""
+        count = self._draws.counts.get(salt, 0)
+        self._draws.counts[salt] = count + 1
+        own = jax.random.fold_in(self.key, salt)
+        return jax.random.fold_in(own, count) if count else own
+
+    def tree_flatten(self) -> tuple[tuple[Any], "_Draws"]:
+        """The key, and the counts as a static part, which all copies of this one share."""
+        return (self.key,), self._draws
+
+    @classmethod
+    def tree_unflatten(cls, draws: "_Draws", children: tuple[Any]) -> "ForwardKey":
+        """A copy that goes on with the same counts."""
+        return cls(*children, draws)
+
+
+class _Draws:
+    """How often each layer has drawn; hashed by identity, as a static part of a pytree must be."""
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+
+
+def forward_key(rngs: Any) -> Any:
+    """The key of a forward pass, from a caller's key or that of the pass around it; None without one."""
+    return rngs if rngs is None or isinstance(rngs, ForwardKey) else ForwardKey(rngs)
 
 
 def resized(
@@ -220,7 +300,7 @@ def check_rngs(caller: str, rngs: Any) -> None:
     Raises:
         InputError: something else is given.
     """
-    if rngs is not None and not isinstance(rngs, Array):
+    if rngs is not None and not isinstance(rngs, Array | ForwardKey):
         raise InputError(f"{caller}: rngs is a {type(rngs).__name__}, but a key such as jax.random.key(0) is needed")
 
 

@@ -69,7 +69,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
     def _finish(self, build: Build) -> None:
         """Gives the complete model its first values."""
         for path, module in nnx.iter_modules(self):
-            if isinstance(module, layers.Dropout | layers.LayerDrop):
+            if isinstance(module, layers.RandomLayer):
                 module.salt = zlib.crc32(".".join(map(str, path)).encode())
         self._compute_dtype = build.get("compute_dtype") and float_name(build.get("compute_dtype"))
         self.gradient_checkpointing_enable(build.get("gradient_checkpointing", False))

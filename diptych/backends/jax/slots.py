@@ -14,10 +14,13 @@ from diptych.core.checkpoint.slots import FLAX_LEAVES, Kind, Slot, published_axe
 
 KINDS: dict[type[nnx.Module], Kind] = {
     nnx.Linear: "linear",
-    layers.Conv1D: "conv1d",
+    layers.LinearInOut: "linear_in_out",
     nnx.Conv: "conv",
     nnx.Embed: "embedding",
     nnx.LayerNorm: "norm",
+    nnx.GroupNorm: "norm",
+    nnx.RMSNorm: "norm",
+    layers.BatchNorm: "norm",
 }
 """Type of layer -> what its kernel, embedding or scale is; looked up along the type's bases."""
 

@@ -8,8 +8,8 @@ from typing import Any, Unpack
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
+from diptych.backends.torch import products
 from diptych.backends.torch.ops import Init
 
 ModuleList = nn.ModuleList
@@ -26,10 +26,10 @@ class Linear(nn.Linear):
 
     def forward(self, input: Float[Tensor, "*B D"]) -> Float[Tensor, "*B F"]:
         """The product for every row."""
-        return _product(input, self.weight, self.bias)
+        return products.linear_product(input, self.weight, self.bias)
 
 
-class Conv1D(nn.Module):
+class LinearInOut(nn.Module):
     """x W + b, with W of shape (in, out): GPT-2's linear layer, published in Flax's layout."""
 
     def __init__(self, in_features: int, out_features: int, **init: Unpack[Init]) -> None:
@@ -40,7 +40,7 @@ class Conv1D(nn.Module):
 
     def forward(self, values: Float[Tensor, "*B D"]) -> Float[Tensor, "*B F"]:
         """The product for every row."""
-        return _product_of_columns(values, self.weight, self.bias)
+        return products.column_product(values, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """What the model's printout says of the layer."""
@@ -64,7 +64,7 @@ class Embedding(nn.Embedding):
 
     def attend(self, query: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Products with every row: the output layer that is tied to this table."""
-        return _product(query, self.weight)
+        return products.linear_product(query, self.weight)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -77,8 +77,63 @@ class LayerNorm(nn.LayerNorm):
         """Leaves the parameters without values."""
 
 
-class Conv2d(nn.Conv2d):
-    """A convolution without padding over (batch, channels, height, width)."""
+class GroupNorm(nn.GroupNorm):
+    """Normalises groups of neighbouring channels over all places of a row; channels come last, in and out."""
+
+    returns_channels_last = True
+
+    def __init__(self, groups: int, features: int, eps: float, **init: Unpack[Init]) -> None:
+        super().__init__(groups, features, eps, device="meta", **init)
+
+    def reset_parameters(self) -> None:
+        """Leaves the parameters without values."""
+
+    def forward(self, states: Float[Tensor, "B *T C"]) -> Float[Tensor, "B *T C"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The states with mean 0 and variance 1 in each group, scaled and shifted."""
+        return super().forward(states.movedim(-1, 1)).movedim(1, -1)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Divides by the root mean square of the last axis, as Llama does: rounded to the states' dtype before the scale.
+
+    The mean is taken in float32 or wider.
+    """
+
+    def __init__(self, features: int, eps: float, **init: Unpack[Init]) -> None:
+        super().__init__(features, eps, device="meta", **init)
+
+    def reset_parameters(self) -> None:
+        """Leaves the parameters without values."""
+
+    def forward(self, hidden_states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The states with a mean square of 1, times the scale."""
+        wide = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True).add(self.eps or 0.0))
+        return self.weight * normed.to(hidden_states.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm by the stored statistics, in train mode too; channels come last, in and out."""
+
+    returns_channels_last = True
+
+    def __init__(self, features: int, eps: float, **init: Unpack[Init]) -> None:
+        super().__init__()
+        self.weight, self.bias = parameter((features,), **init), parameter((features,), **init)
+        self.running_mean, self.running_var = buffer((features,), **init), buffer((features,), **init)
+        self.eps = eps
+
+    def forward(self, states: Float[Tensor, "B *T C"]) -> Float[Tensor, "B *T C"]:
+        """The states of every channel, shifted and scaled."""
+        statistics = (self.running_mean, self.running_var)
+        first = states.movedim(-1, 1)
+        return nn.functional.batch_norm(first, *statistics, self.weight, self.bias, eps=self.eps).movedim(1, -1)
+
+
+class Conv1d(nn.Conv1d):
+    """A convolution over the places of a sequence; channels come last, in and out."""
+
+    returns_channels_last = True
 
     def __init__(
         self,
@@ -87,47 +142,114 @@ class Conv2d(nn.Conv2d):
         kernel_size: int,
         *,
         stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
         bias: bool = True,
         **init: Unpack[Init],
     ) -> None:
-        super().__init__(in_features, out_features, kernel_size, stride, bias=bias, device="meta", **init)
+        made: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
+        super().__init__(in_features, out_features, kernel_size, stride, padding, **made, **init)
+
+    def reset_parameters(self) -> None:
+        """Leaves the parameters without values."""
+
+    def forward(self, states: Float[Tensor, "B T C"]) -> Float[Tensor, "B L F"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The features at every step of the kernel, (T + 2 padding - kernel) // stride + 1 of them."""
+        return super().forward(states.mT).mT
+
+
+class WeightNormConv1d(nn.Module):
+    """A Conv1d whose weight is `weight_v`, with the norm `weight_g` at each place of the kernel.
+
+    So Wav2Vec2 publishes its convolution of positions: torch's `weight_norm(…, dim=2)`.
+    """
+
+    returns_channels_last = True
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        bias: bool = True,
+        **init: Unpack[Init],
+    ) -> None:
+        super().__init__()
+        self.weight_g = parameter((1, 1, kernel_size), **init)
+        self.weight_v = parameter((out_features, in_features // groups, kernel_size), **init)
+        self.bias = parameter((out_features,), **init) if bias else None
+        self.stride, self.padding, self.groups = stride, padding, groups
+
+    def forward(self, states: Float[Tensor, "B T C"]) -> Float[Tensor, "B L F"]:
+        """The features at every step of the kernel, (T + 2 padding - kernel) // stride + 1 of them."""
+        wide = self.weight_v.to(torch.promote_types(self.weight_v.dtype, torch.float32))
+        lengths = torch.linalg.vector_norm(wide, dim=(0, 1), keepdim=True)
+        weight = (wide * (self.weight_g / lengths)).to(self.weight_v.dtype)
+        options: dict[str, int] = {"stride": self.stride, "padding": self.padding, "groups": self.groups}
+        return nn.functional.conv1d(states.mT, weight, self.bias, **options).mT
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution over images, (batch, channels, height, width); what a last whole step leaves over is dropped.
+
+    Kernel, stride and padding are (height, width), or one number for both.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        **init: Unpack[Init],
+    ) -> None:
+        made: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
+        super().__init__(in_features, out_features, kernel_size, stride, padding, **made, **init)
 
     def reset_parameters(self) -> None:
         """Leaves the parameters without values."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         size = self.kernel_size
-        if self.stride != size:
+        if self.stride != size or self.padding != (0, 0) or self.groups != 1:
             return super()._conv_forward(input, weight, bias)
         # windows that tile the image: one matrix product, which takes a third of the time for a single image
         rows, columns = input.shape[2] // size[0], input.shape[3] // size[1]
         covered = input[..., : rows * size[0], : columns * size[1]]
         tiles = covered.unflatten(3, (columns, size[1])).unflatten(2, (rows, size[0])).permute(0, 2, 4, 1, 3, 5)
-        return _product(tiles.flatten(3), weight.flatten(1), bias).permute(0, 3, 1, 2)
+        return products.linear_product(tiles.flatten(3), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
     def patches(self, pixel_values: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B P D"]:
         """The output as a sequence, row by row."""
         return self(pixel_values).flatten(2).mT
 
 
-class Dropout(nn.Module):
-    """Zeroes entries at a rate in train mode and scales up the rest."""
+class RandomLayer(nn.Module):
+    """A layer that draws at a rate in train mode, from torch's global generator."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+
+
+class Dropout(RandomLayer):
+    """Zeroes entries at a rate in train mode and scales up the rest."""
 
     def forward(self, values: Float[Tensor, "*B"], rngs: None = None) -> Float[Tensor, "*B"]:
         """The values, thinned out in train mode by torch's global generator."""
         return nn.functional.dropout(values, self.rate, self.training)
 
 
-class LayerDrop(nn.Module):
+class LayerDrop(RandomLayer):
     """Leaves a layer out at a rate in train mode, for the whole batch (Fan et al. 2019, arXiv:1909.11556)."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
 
     def forward(
         self, before: Float[Tensor, "*B"], after: Float[Tensor, "*B"], rngs: None = None
@@ -136,6 +258,20 @@ class LayerDrop(nn.Module):
         if not self.training or self.rate == 0.0:
             return after
         return torch.where(torch.rand((), device=after.device) < self.rate, before, after)
+
+
+class StochasticDepth(RandomLayer):
+    """Leaves a residual branch out at a rate in train mode, row by row (Huang et al. 2016, arXiv:1603.09382)."""
+
+    def forward(self, branch: Float[Tensor, "B *T"], rngs: None = None) -> Float[Tensor, "B *T"]:
+        """What the branch adds to each row: nothing, or itself scaled up by 1 / (1 - rate)."""
+        if not self.training or self.rate == 0.0:
+            return branch
+        if self.rate == 1.0:
+            return torch.zeros_like(branch)
+        rows = (branch.shape[0], *(1,) * (branch.ndim - 1))
+        dropped = torch.rand(rows, device=branch.device) < self.rate
+        return torch.where(dropped, 0.0, branch / (1.0 - self.rate))
 
 
 def buffer(shape: tuple[int, ...], **init: Unpack[Init]) -> Any:
@@ -151,100 +287,3 @@ def parameter(shape: tuple[int, ...], **init: Unpack[Init]) -> nn.Parameter:
 def value(free: Any, like: Tensor) -> Tensor:
     """A free parameter's or a buffer's tensor, for use beside another."""
     return free
-
-
-_KNOWN = ("_is_tracing", "_functorch", "_len_torch_dispatch_stack", "_len_torch_function_stack", "_get_mkldnn_enabled")
-"""What of torch's private names `_is_plain` asks."""
-
-_onednn: Any = (
-    getattr(torch.ops.mkldnn, "_linear_pointwise", None) if all(hasattr(torch._C, n) for n in _KNOWN) else None
-)
-"""oneDNN's product of rows, private to torch: a build without oneDNN lacks it, and other versions may."""
-
-_PLAIN = (Tensor, nn.Parameter)
-
-_WORTHWHILE = 2**17
-"""Entries of a weight from which the ways below take less time; a call of theirs costs up to 15 µs more."""
-
-_GROUPS = 16
-"""Parts into which a product for one row is cut, since torch gives its threads whole products of a batch."""
-
-_CACHED = 3072
-"""Entries that the rows may have for a product with few columns to run as fast as the weight can be read."""
-
-
-def _product(
-    values: Float[Tensor, "*B D"], weight: Float[Tensor, "F D"], bias: Float[Tensor, "F"] | None = None
-) -> Float[Tensor, "*B F"]:
-    """x W^T + b for every row, in the way that was fastest on a CPU (AMD Zen 4, torch 2.13) if no gradient is needed.
-
-    Torch takes MKL's product, which needs up to twice the time for many rows and up to five times for few, where it
-    does not read W as fast as memory gives it.
-    """
-    if (
-        not _is_plain(values, weight, bias)
-        or values.shape[-1:] != weight.shape[1:]
-        or not (bias is None or bias.shape == weight.shape[:1])
-    ):
-        return nn.functional.linear(values, weight, bias)
-    outputs, inputs = weight.shape
-    rows = values.numel() // inputs
-    shape = (*values.shape[:-1], outputs)
-    if 1 <= rows <= 4 and max(rows, 2) * inputs <= _CACHED:
-        few = values.reshape(rows, inputs)
-        few = torch.cat((few, few)) if rows == 1 else few  # two columns take less time than one
-        columns = weight @ few.T if bias is None else torch.addmm(bias.unsqueeze(1), weight, few.T)
-        return columns.T[:rows].contiguous().view(shape)
-    if rows == 1 and outputs % _GROUPS == 0:
-        repeated = values.reshape(1, 1, inputs).expand(_GROUPS, 1, inputs)
-        product = torch.bmm(repeated, weight.view(_GROUPS, -1, inputs).mT).view(shape)
-        return product if bias is None else product.add_(bias)
-    return _onednn(values, weight, bias, "none", [], "")
-
-
-def _product_of_columns(
-    values: Float[Tensor, "*B D"], weight: Float[Tensor, "D F"], bias: Float[Tensor, "F"]
-) -> Float[Tensor, "*B F"]:
-    """x W + b for every row, likewise; columns of W lie apart, so that a few rows are cut into parts instead."""
-    shape = (*values.shape[:-1], weight.shape[-1])
-    if not _is_plain(values, weight, bias) or values.shape[-1:] != weight.shape[:-1] or bias.shape != weight.shape[1:]:
-        return torch.addmm(bias, values.reshape(-1, weight.shape[0]), weight).view(shape)
-    inputs, outputs = weight.shape
-    rows = values.numel() // inputs
-    if 1 <= rows <= 3 and inputs % _GROUPS == 0:
-        parts = values.reshape(rows, _GROUPS, -1).transpose(0, 1)
-        return torch.bmm(parts, weight.view(_GROUPS, -1, outputs)).sum(0).add_(bias).view(shape)
-    return _onednn(values, weight.T, bias, "none", [], "")
-
-
-def _is_plain(values: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether a product is one of large float32 matrices on a CPU, and nothing but its numbers is asked for.
-
-    oneDNN's has no gradient, and those who trace, transform, count or intercept operations know torch's own.
-    """
-    return (
-        _onednn is not None
-        and not torch.compiler.is_compiling()
-        and not torch._C._is_tracing()
-        and type(values) in _PLAIN
-        and type(weight) in _PLAIN
-        and values.is_cpu
-        and weight.is_cpu
-        and values.dtype is torch.float32
-        and weight.dtype is torch.float32
-        and weight.numel() >= _WORTHWHILE
-        and values.layout is torch.strided
-        and weight.layout is torch.strided
-        and weight.is_contiguous()
-        and (bias is None or (type(bias) in _PLAIN and bias.is_cpu and bias.dtype is torch.float32))
-        and not (
-            torch.is_grad_enabled()
-            and (values.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
-        )
-        and not torch.is_autocast_enabled("cpu")
-        and torch._C._functorch.maybe_current_level() is None  # pyright: ignore[reportAttributeAccessIssue]
-        and forward_ad._current_level < 0
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._len_torch_function_stack() == 0
-        and torch._C._get_mkldnn_enabled()
-    )

@@ -63,10 +63,11 @@ def split(values: Float[Tensor, "B T D"], heads: int) -> Float[Tensor, "B N T H"
 
 def attention(
     query: Float[Tensor, "B N T H"],
-    key: Float[Tensor, "K N S H"],
-    value: Float[Tensor, "K N S H"],
+    key: Float[Tensor, "K M S H"],
+    value: Float[Tensor, "K M S H"],
     mask: Bool[Tensor, "#K 1 #T S"] | None = None,
     *,
+    bias: Float[Tensor, "#B #N #T S"] | None = None,
     causal: bool = False,
     scale: float | None = None,
     dropout: Callable[..., Any],
@@ -78,8 +79,9 @@ def attention(
 
     Args:
         query, key, value: projected states, as `split` gives them. K, the rows of keys, may be a part of B: each then
-            serves as many rows of queries, one after the other.
+            serves as many rows of queries, one after the other. M, their heads, may be a part of N likewise.
         mask: True where a query may see a key.
+        bias: what is added to the scaled scores.
         causal: without a mask, a query sees itself and what came before.
         scale: what scores are multiplied with; 1 / sqrt(H) without it.
         dropout: the layer that drops probabilities.
@@ -87,34 +89,81 @@ def attention(
         weights: whether the probabilities are returned too, after dropout.
         upcast: whether the scores are products in float32 or wider, whatever the states and autocast say.
     """
-    if key.shape[0] != query.shape[0]:
-        side_by_side = query.unflatten(0, (key.shape[0], -1)).transpose(1, 2)
-        switches = {"scale": scale, "dropout": dropout, "rngs": rngs, "weights": weights, "upcast": upcast}
-        states, probabilities = attention(side_by_side.flatten(2, 3), key, value, mask, **switches)
-        if probabilities is not None:
-            probabilities = probabilities.unflatten(2, side_by_side.shape[2:4]).transpose(1, 2).flatten(0, 1)
-        return states.unflatten(1, side_by_side.shape[2:4]).flatten(0, 1), probabilities
+    batch, heads, length, width = query.shape
+    rows, key_heads, size, _ = key.shape
+    if causal and mask is None and (weights or upcast or rows != batch or bias is not None):
+        mask = torch.ones(length, size, dtype=torch.bool, device=query.device).tril()[None, None]
     causal = causal and mask is None
-    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    if rows != batch:
+        # the rows that share keys stand one after the other in one row's queries
+        shared = batch // rows
+        side_by_side = query.unflatten(0, (rows, shared)).transpose(1, 2)
+        if mask is not None and mask.shape[2] != 1:
+            mask = mask.repeat(1, 1, shared, 1)
+        if bias is not None:
+            bias = bias.expand(batch, -1, length, -1).unflatten(0, (rows, shared)).transpose(1, 2).flatten(2, 3)
+        switches = {"scale": scale, "dropout": dropout, "rngs": rngs, "weights": weights, "upcast": upcast}
+        states, probabilities = attention(side_by_side.flatten(2, 3), key, value, mask, bias=bias, **switches)
+        if probabilities is not None:
+            probabilities = probabilities.unflatten(2, (shared, length)).transpose(1, 2).flatten(0, 1)
+        return states.unflatten(1, (shared, length)).flatten(0, 1), probabilities
+    scale = 1.0 / math.sqrt(width) if scale is None else scale
     if not weights and not upcast:
         rate = dropout.rate if dropout.training else 0.0  # pyright: ignore[reportFunctionMemberAccess]
-        states = F.scaled_dot_product_attention(query, key, value, mask, rate, is_causal=causal, scale=scale)
+        added = mask
+        if bias is not None:
+            added = bias.to(query.dtype)
+            added = added if mask is None else torch.where(mask, added, -math.inf)
+        switched = {"is_causal": causal, "scale": scale, "enable_gqa": key_heads != heads}
+        states = F.scaled_dot_product_attention(query, key, value, added, rate, **switched)
         return states.transpose(1, 2).flatten(2), None
-    if causal:
-        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()[None, None]
     wide = torch.promote_types(query.dtype, torch.float32)
+    # the heads that share keys stand one after the other in one head's queries
+    together = (batch, key_heads, heads // key_heads * length)
+    query = query.reshape(*together, width)
     if upcast:
         with torch.autocast(query.device.type, enabled=False):
             scores = query.to(wide) @ key.to(wide).mT * scale
     else:
         scores = (query @ key.mT * scale).to(wide)
+    scores = scores.reshape(batch, heads, length, size)
+    if bias is not None:
+        scores = scores + bias.to(wide)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     probabilities = scores.softmax(-1)
     if mask is not None:
         probabilities = probabilities.masked_fill(~mask, 0.0)
     probabilities = dropout(probabilities.to(query.dtype), rngs)
-    return (probabilities @ value).transpose(1, 2).flatten(2), probabilities if weights else None
+    states = (probabilities.reshape(*together, size) @ value).reshape(batch, heads, length, value.shape[-1])
+    return states.transpose(1, 2).flatten(2), probabilities if weights else None
+
+
+def rotate(
+    states: Float[Tensor, "B N T H"], cos: Float[Tensor, "#B T H"], sin: Float[Tensor, "#B T H"]
+) -> Float[Tensor, "B N T H"]:
+    """States turned by their positions' angles, the first half of each head against the second (RoPE as in Llama).
+
+    Args:
+        states: queries or keys, as `split` gives them.
+        cos, sin: rows of the tables of `core.semantics.positions.rotary`.
+    """
+    first, second = states.chunk(2, -1)
+    return states * cos[:, None] + torch.cat((-second, first), -1) * sin[:, None]
+
+
+def scan(
+    step: Callable[[Any, Any], Any], carry: Any, items: tuple[Float[Tensor, "T ..."] | Int[Tensor, "T ..."], ...]
+) -> Any:
+    """What is left after `carry = step(carry, item)` for each of the items, a tuple of one row of each array."""
+    for item in zip(*items, strict=True):
+        carry = step(carry, item)
+    return carry
+
+
+def forward_key(rngs: None) -> None:
+    """The key of a forward pass: none, since torch's global generator goes on from draw to draw."""
+    return rngs
 
 
 def resized(

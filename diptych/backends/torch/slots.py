@@ -7,11 +7,14 @@ from diptych.core.checkpoint.slots import Kind, Slot
 
 KINDS: dict[type[nn.Module], Kind] = {
     nn.Linear: "linear",
-    layers.Conv1D: "conv1d",
+    layers.LinearInOut: "linear_in_out",
     nn.Conv1d: "conv",
     nn.Conv2d: "conv",
     nn.Embedding: "embedding",
     nn.LayerNorm: "norm",
+    nn.GroupNorm: "norm",
+    nn.RMSNorm: "norm",
+    layers.BatchNorm: "norm",
 }
 """Type of layer -> what its `weight` is; looked up along the type's bases."""
 

@@ -103,7 +103,7 @@ def _prefixes_by_part(family: Family) -> dict[str, tuple[str, ...]]:
 
 
 Resolver = Callable[[str], tuple[str, bool] | None]
-"""From a name in present spelling to the path that it means, and whether it is an old name of it; None if it means none."""
+"""From a name in present spelling to the path that it means, and whether it is an old name; None if it means none."""
 
 
 def resolver(family: Family, wanted: Collection[str], shift: Callable[[str], str] | None = None) -> Resolver:

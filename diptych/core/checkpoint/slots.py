@@ -7,15 +7,15 @@ below: the JAX backend's models and the Flax msgpack files both follow it, but f
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["linear", "conv1d", "conv", "embedding", "norm", "plain", "buffer"]
+Kind = Literal["linear", "linear_in_out", "conv", "embedding", "norm", "plain", "buffer"]
 """What a parameter is: a layer's weight by type of layer, plain (biases, free parameters), or what nothing trains.
 
-"conv1d" is the linear layer of GPT-2, whose name is its authors': a convolution of width 1.
+"linear_in_out" is GPT-2's linear layer (Conv1D in its published code), whose weight is published as (in, out).
 """
 
 FLAX_LEAVES: dict[Kind, str] = {
     "linear": "kernel",
-    "conv1d": "kernel",
+    "linear_in_out": "kernel",
     "conv": "kernel",
     "embedding": "embedding",
     "norm": "scale",
@@ -52,7 +52,7 @@ class Slot:
 def flax_axes(kind: Kind, rank: int) -> tuple[int, ...]:
     """The axes of the published tensor in the order in which a layer of Flax, so a JAX model, holds them.
 
-    A "conv1d" is published as Flax holds a linear layer.
+    A "linear_in_out" weight is published as Flax holds a linear layer's.
     """
     if kind == "linear":  # (out, in) -> (in, out)
         return (1, 0)
@@ -68,7 +68,7 @@ def published_axes(kind: Kind, rank: int) -> tuple[int, ...]:
 
 def tree_axes(kind: Kind, rank: int) -> tuple[int, ...]:
     """The axes of the published tensor in the order in which the tree of a Flax msgpack file has them."""
-    if kind == "conv1d":  # (in, out) -> (out, in): the Flax classes of transformers held it the other way round
+    if kind == "linear_in_out":  # (in, out) -> (out, in): the Flax classes of transformers held it the other way round
         return (1, 0)
     return flax_axes(kind, rank)
 

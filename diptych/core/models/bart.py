@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from diptych.core import check
+from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import Activation, CacheShape, DecoderConfig, config_class
 from diptych.core.errors import ConfigError
 from diptych.core.random import Constant, Distribution, Normal
@@ -151,13 +152,13 @@ class BartConfig(BartLikeConfig):
     decoder_start_token_id: int | None = 2
 
 
-def initial(config: BartLikeConfig, path: str, kind: str) -> Distribution:
+def initial(config: BartLikeConfig, slot: Slot) -> Distribution:
     """The distribution that a parameter starts from."""
-    if kind == "norm":
+    if slot.kind == "norm":
         return Constant(1.0)
-    if kind == "embedding" and not path.endswith("embed_positions.weight"):
+    if slot.kind == "embedding" and not slot.path.endswith("embed_positions.weight"):
         return Normal(config.init_std, config.padding_idx)
-    return Constant(0.0) if kind in ("plain", "buffer") else Normal(config.init_std)
+    return Constant(0.0) if slot.kind in ("plain", "buffer") else Normal(config.init_std)
 
 
 def example(config: BartLikeConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:

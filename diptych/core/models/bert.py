@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from diptych.core import check
+from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import Activation, CacheShape, DecoderConfig, config_class
 from diptych.core.outputs import ModelOutput
 from diptych.core.random import Constant, Distribution, Normal
@@ -125,14 +126,15 @@ class BertForPreTrainingOutput(ModelOutput):
     attentions: tuple[Any, ...] | None = None
 
 
-def initial(config: BertStackConfig, path: str, kind: str) -> Distribution:
+def initial(config: BertStackConfig, slot: Slot) -> Distribution:
     """The distribution that a parameter starts from."""
-    if kind == "norm":
+    if slot.kind == "norm":
         return Constant(1.0)
-    if kind == "plain":
+    if slot.kind == "plain":
         return Constant(0.0)
     zeros = {"word_embeddings": config.padding_idx, "position_embeddings": config.padding_position}
-    return Normal(config.initializer_range, zeros.get(path.split(".")[-2]) if kind == "embedding" else None)
+    zero_row = zeros.get(slot.path.split(".")[-2]) if slot.kind == "embedding" else None
+    return Normal(config.initializer_range, zero_row)
 
 
 def example(config: BertStackConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from diptych.core import check
+from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import Activation, ModelConfig, config_class
 from diptych.core.errors import ConfigError
 from diptych.core.outputs import BaseModelOutputWithPooling, ModelOutput
@@ -166,10 +167,11 @@ class CLIPOutput(ModelOutput):
     """The vision tower's record; its pooler_output is the projected image, not normalised."""
 
 
-def _initial(config: CLIPConfig | CLIPTextConfig | CLIPVisionConfig, path: str, kind: str) -> Distribution:
+def _initial(config: CLIPConfig | CLIPTextConfig | CLIPVisionConfig, slot: Slot) -> Distribution:
+    path = slot.path
     if path == "logit_scale":
         return Constant(cast(CLIPConfig, config).logit_scale_init_value)
-    if kind == "norm":
+    if slot.kind == "norm":
         return Constant(1.0)
     leaf = ".".join(path.split(".")[-2:])
     if leaf.endswith("bias"):
@@ -185,7 +187,7 @@ def _initial(config: CLIPConfig | CLIPTextConfig | CLIPVisionConfig, path: str, 
         return Normal(width * depth)
     if leaf == "fc1.weight":
         return Normal((2 * tower.hidden_size) ** -0.5 * factor)
-    if kind == "linear" or leaf.endswith("class_embedding"):
+    if slot.kind == "linear" or leaf.endswith("class_embedding"):
         return Normal(width)
     # the text tower's tables start from 0.02 whatever its initializer_range
     return Normal((0.02 if isinstance(tower, CLIPTextConfig) else tower.initializer_range) * factor)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from diptych.core import check
+from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import Activation, CacheShape, DecoderConfig, config_class
 from diptych.core.errors import ConfigError
 from diptych.core.random import Constant, Distribution, Normal
@@ -100,13 +101,13 @@ class GPT2Config(DecoderConfig):
         return data
 
 
-def _initial(config: GPT2Config, path: str, kind: str) -> Distribution:
-    if kind == "norm":
+def _initial(config: GPT2Config, slot: Slot) -> Distribution:
+    if slot.kind == "norm":
         return Constant(1.0)
-    if kind == "plain":
+    if slot.kind == "plain":
         return Constant(0.0)
     # every layer adds to its input twice; section 2.3 of the paper
-    residual = path.endswith(".c_proj.weight")
+    residual = slot.path.endswith(".c_proj.weight")
     return Normal(config.initializer_range / math.sqrt(2 * config.n_layer) if residual else config.initializer_range)
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 
 def sequential(xp: Any, steps: Any) -> Any:
     """(T,) counted from 0 -> (1, T): the same positions for every row, padded or not."""
@@ -42,3 +44,23 @@ def last_end(xp: Any, input_ids: Any, eos_token_id: int) -> tuple[Any, Any]:
     """(B, T) ids -> (B,): where BART's classifier reads, the last end of text, and how many of them each row has."""
     ends = xp.astype(input_ids == eos_token_id, xp.int32)
     return input_ids.shape[1] - 1 - xp.argmax(xp.flip(ends, axis=1), axis=1), xp.sum(ends, axis=1)
+
+
+def rotary(length: int, width: int, base: float = 10000.0) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines of rotary positions (Su et al. 2021, arXiv:2104.09864), (T, H) each, in float64.
+
+    The angles are those that transformers has in float32: the exponents and the powers are rounded to it one by one,
+    and a float32 reciprocal is taken. Frequencies in float64 differ in 6e-5 at position 2047. Round the tables once,
+    with `ops.constant`.
+
+    Args:
+        length: T, number of positions.
+        width: H, the size of a head, even; entry i and entry i + H / 2 are turned by one angle.
+        base: of the frequencies, `rope_theta`.
+    """
+    exponents = np.arange(0, width, 2).astype(np.float32) / np.float32(width)
+    powers = (np.float64(base) ** exponents.astype(np.float64)).astype(np.float32)
+    frequencies = np.float32(1.0) / powers
+    angles = np.arange(length).astype(np.float32)[:, None] * frequencies[None, :]
+    angles = np.concatenate((angles, angles), axis=1).astype(np.float64)
+    return np.cos(angles), np.sin(angles)

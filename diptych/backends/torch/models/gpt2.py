@@ -30,9 +30,9 @@ class GPT2Attention(nn.Module):
         self.heads = config.n_head
         self.scale = config.attention_scale(index)
         self.upcast = config.reorder_and_upcast_attn
-        self.c_attn = layers.Conv1D(config.n_embd, (2 if crosses else 3) * config.n_embd, **init)
-        self.q_attn = layers.Conv1D(config.n_embd, config.n_embd, **init) if crosses else None
-        self.c_proj = layers.Conv1D(config.n_embd, config.n_embd, **init)
+        self.c_attn = layers.LinearInOut(config.n_embd, (2 if crosses else 3) * config.n_embd, **init)
+        self.q_attn = layers.LinearInOut(config.n_embd, config.n_embd, **init) if crosses else None
+        self.c_proj = layers.LinearInOut(config.n_embd, config.n_embd, **init)
         self.attn_dropout = layers.Dropout(config.attn_pdrop)
         self.resid_dropout = layers.Dropout(config.resid_pdrop)
 
@@ -59,8 +59,8 @@ class GPT2MLP(nn.Module):
     def __init__(self, config: GPT2Config, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.activation = ops.ACTIVATIONS[config.activation_function]
-        self.c_fc = layers.Conv1D(config.n_embd, config.intermediate_size, **init)
-        self.c_proj = layers.Conv1D(config.intermediate_size, config.n_embd, **init)
+        self.c_fc = layers.LinearInOut(config.n_embd, config.intermediate_size, **init)
+        self.c_proj = layers.LinearInOut(config.intermediate_size, config.n_embd, **init)
         self.dropout = layers.Dropout(config.resid_pdrop)
 
     def forward(self, hidden_states: Float[Tensor, "B T D"], rngs: Any = None) -> Float[Tensor, "B T D"]:

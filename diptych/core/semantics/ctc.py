@@ -1,0 +1,86 @@
+"""Connectionist temporal classification (Graves et al. 2006): the loss of a text whose places in time are unknown.
+
+Letters of the shapes: B batch, T frames, V vocabulary, L labels, S = 2 L + 1 states: the labels with blanks between
+them and around them.
+"""
+
+from typing import Any
+
+_NEVER = -1e30
+"""The logarithm of the probability of what cannot be; finite, so that gradients are."""
+
+
+def loss(
+    ops: Any,
+    log_probabilities: Any,
+    labels: Any,
+    frame_counts: Any,
+    label_counts: Any,
+    *,
+    blank: int,
+    reduction: str = "mean",
+    zero_infinity: bool = False,
+) -> Any:
+    """-log of the probability of all ways to say the labels in the frames, as `torch.nn.functional.ctc_loss` has it.
+
+    A row whose frames do not suffice has the loss inf, without a gradient (in torch the gradient is NaN).
+
+    Args:
+        ops: the backend's functions.
+        log_probabilities: (B, T, V), whose exponentials sum to 1 over V.
+        labels: (B, L) ids; of each row the first `label_counts` count, and the others may be anything.
+        frame_counts: (B,), of each row's frames the first so many count.
+        label_counts: (B,).
+        blank: the id that says nothing and parts two equal labels.
+        reduction: "sum" over the rows, or "mean" of each row's loss by its number of labels, at least 1.
+        zero_infinity: whether rows whose frames do not suffice count as 0.
+
+    Returns:
+        A scalar, in float32 or wider.
+    """
+    xp = ops.xp
+    wide = log_probabilities.dtype if log_probabilities.dtype == xp.float64 else xp.float32
+    log_probabilities = xp.astype(log_probabilities, wide)
+    batch, frames, words = log_probabilities.shape
+    places = ops.steps(2 * labels.shape[1] + 1, labels)
+    said = xp.logical_and(labels >= 0, labels < words)
+    padded = xp.where(said, labels, xp.full_like(labels, blank))
+    blanks = xp.full_like(padded[:, :, None], blank)
+    states = xp.concat([blanks, padded[:, :, None]], axis=2)
+    states = xp.concat([xp.reshape(states, (batch, -1)), xp.full_like(labels[:, :1], blank)], axis=1)
+    # a label may follow the one before it at once, unless the two are equal
+    before = xp.concat([xp.full_like(states[:, :2], blank), states[:, :-2]], axis=1)
+    skips = xp.logical_and(states != blank, states != before)
+
+    chosen = xp.broadcast_to(states[:, None, :], (batch, frames, states.shape[1]))
+    emitted = xp.permute_dims(xp.take_along_axis(log_probabilities, chosen, axis=2), (1, 0, 2))
+    zeros = xp.zeros_like(xp.astype(states, wide))
+    never = zeros[:, :1] + _NEVER
+    start = xp.where((places == 0)[None, :], zeros, zeros + _NEVER)
+
+    def step(alpha: Any, item: Any) -> Any:
+        emission, frame = item
+        one = xp.concat([never, alpha[:, :-1]], axis=1)
+        two = xp.where(skips, xp.concat([never, never, alpha[:, :-2]], axis=1), xp.zeros_like(alpha) + _NEVER)
+        reached = xp.logaddexp(xp.logaddexp(alpha, one), two) + emission
+        return xp.where((frame < frame_counts)[:, None], reached, alpha)
+
+    alpha = ops.scan(step, start, (emitted, ops.steps(frames, labels)))
+    ends = xp.logical_and(
+        places[None, :] <= 2 * label_counts[:, None], places[None, :] >= 2 * label_counts[:, None] - 1
+    )
+    alpha = xp.where(ends, alpha, xp.zeros_like(alpha) + _NEVER)
+    peak = xp.max(alpha, axis=1, keepdims=True)
+    total = (peak + xp.log(xp.sum(xp.exp(alpha - peak), axis=1, keepdims=True)))[:, 0]
+    impossible = total < _NEVER / 2
+    losses = xp.where(impossible, xp.zeros_like(total) + (0.0 if zero_infinity else float("inf")), -total)
+    if reduction == "sum":
+        return xp.sum(losses)
+    counts = xp.where(label_counts > 0, label_counts, xp.full_like(label_counts, 1))
+    return xp.mean(losses / xp.astype(counts, wide))
+
+
+def packed(xp: Any, labels: Any, counted: Any) -> tuple[Any, Any]:
+    """(B, L) labels and which of them count -> the same with these first, in their order, and (B,) their number."""
+    order = xp.argsort(xp.astype(~counted, xp.int32), axis=1, stable=True)
+    return xp.take_along_axis(labels, order, axis=1), xp.sum(xp.astype(counted, labels.dtype), axis=1)

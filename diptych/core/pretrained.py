@@ -1,9 +1,7 @@
 """What the models of both backends do alike: settle switches, load, save and draw weights, over a few hooks."""
 
-import dataclasses
 import inspect
 import os
-from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, Self, TypedDict, TypeVar, cast
@@ -16,10 +14,11 @@ from diptych.core.checkpoint import loading
 from diptych.core.checkpoint.matching import LoadReport, Match
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permuted
-from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import CacheShape, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
-from diptych.core.errors import ConfigError, InputError
+from diptych.core.embeddings import Embedded
+from diptych.core.errors import InputError
+from diptych.core.freezing import Freezable
 from diptych.core.generation_config import GenerationConfig, OwnOptions
 from diptych.core.outputs import ModelOutput
 from diptych.core.registry import Family, described, relatives, within
@@ -37,12 +36,12 @@ _FOREIGN = ("attn_implementation", "_attn_implementation", "torch_dtype", "dtype
 """Keywords of transformers' loaders that are fields of its config files too, where nothing reads them."""
 
 
-def refuse_foreign(where: str, changes: Iterable[str]) -> None:
-    """Raises a TypeError for changes of a config that would only seem to do something."""
+def refuse_foreign(caller: str, changes: Iterable[str]) -> None:
+    """Raises a TypeError for changes of a config that would have no effect."""
     for name in changes:
         if name in _FOREIGN:
             instead = "dtype=" if name.endswith("dtype") else "no choice of an attention"
-            raise TypeError(f"{where} has no keyword {name}; it has {instead}")
+            raise TypeError(f"{caller} has no keyword {name}; it has {instead}")
 
 
 class Switches(TypedDict, total=False):
@@ -68,53 +67,12 @@ class Settled(TypedDict):
     rngs: Any
 
 
-class PreTrained:
+class PreTrained(Embedded, Freezable):
     """A model with a config, whose parameters have the names of its published checkpoints."""
 
-    config: Any
     load_report: LoadReport = LoadReport()
     """What became of each tensor of the checkpoint; empty if the model was not loaded."""
     _own_options: OwnOptions = OwnOptions()
-
-    # The hooks, one for each thing that only a framework can do.
-
-    @abstractmethod
-    def _submodules(self) -> Iterable[Any]:
-        """Every module in the model."""
-
-    @abstractmethod
-    def _leaves(self) -> dict[Slot, Any]:
-        """Every parameter's slot, with what holds it."""
-
-    @staticmethod
-    @abstractmethod
-    def _stored_axes(slot: Slot) -> tuple[int, ...]:
-        """The axes of the published tensor in the order in which the backend holds them."""
-
-    @staticmethod
-    @abstractmethod
-    def _put(slot: Slot, leaf: Any, values: np.ndarray, where: Any) -> None:
-        """Gives a parameter its stored values, an array that nobody else holds."""
-
-    @staticmethod
-    @abstractmethod
-    def _dtype_name(leaf: Any) -> str:
-        """The name of a parameter's dtype."""
-
-    @abstractmethod
-    def _sources(self) -> dict[str, TensorSource]:
-        """Every parameter by published name, as a tensor that can be read in the published layout."""
-
-    @classmethod
-    @abstractmethod
-    def _siblings(cls) -> Callable[[str], Any]:
-        """Finds a model class of this backend by name."""
-
-    @abstractmethod
-    def _like(self) -> Any:
-        """What has the dtype, and in torch the device, that inputs must have."""
-
-    # What follows from them.
 
     @property
     def generation_config(self) -> GenerationConfig:
@@ -131,7 +89,7 @@ class PreTrained:
 
     def gradient_checkpointing_enable(self, mode: bool = True) -> Self:
         """Has every layer computed again for the gradient instead of keeping its inner values; returns the model."""
-        for module in self._submodules():
+        for _, module in self._submodules():
             if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = mode
         return self
@@ -146,7 +104,7 @@ class PreTrained:
         name_or_path: str | os.PathLike[str],
         *,
         dtype: Any,
-        where: Any,
+        placement: Any,
         build: Mapping[str, Any],
         allow_fresh: Iterable[str],
         ignore: Iterable[str],
@@ -181,18 +139,18 @@ class PreTrained:
         if settled != guess:
             model = made(source.config, seed=None, dtype=settled, **options)
             leaves = model._leaves()
-        model._fill(leaves, found, FLOATS[settled], where)
+        model._fill(leaves, found, FLOATS[settled], placement)
         model.load_report = loading.report_of(source, found)
         model._own_options = own_options
         return model
 
-    def _fill(self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], where: Any) -> None:
+    def _fill(self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], placement: Any) -> None:
         """Gives parameters the values that were found for them, tensor by tensor, and the others new ones."""
         for filling in _bar(found.fillings, "loading"):
             slot = filling.slot
             axes = tuple(filling.axes[axis] for axis in self._stored_axes(slot))
-            self._put(slot, leaves[slot], permuted(filling.source.read(), axes, dtype), where)
-        self._draw({slot: leaves[slot] for slot in (*found.fresh, *found.constant)}, 0, where)
+            self._put(slot, leaves[slot], permuted(filling.source.read(), axes, dtype), placement)
+        self._draw({slot: leaves[slot] for slot in (*found.fresh, *found.constant)}, 0, placement)
 
     @property
     def fresh_parameters(self) -> tuple[str, ...]:
@@ -221,30 +179,12 @@ class PreTrained:
             max_shard_size=max_shard_size,
         )
 
-    def _draw(self, leaves: Mapping[Slot, Any], seed: int, where: Any) -> None:
+    def _draw(self, leaves: Mapping[Slot, Any], seed: int, placement: Any) -> None:
         """Gives parameters their initial values, drawn in float32."""
         initial = described(type(self))[1].initial
         for slot, leaf in _bar(leaves.items(), "drawing"):
             values = random.draw(initial(self.config, slot.path, slot.kind), slot.shape, seed=seed, path=slot.path)
-            self._put(slot, leaf, permuted(values, self._stored_axes(slot), FLOATS[self._dtype_name(leaf)]), where)
-
-    def _check_config(self, config: object) -> None:
-        wanted = described(type(self))[2]
-        built = vars(self).get("config", vars(self).get("_config"))
-        if isinstance(config, wanted) and built is not None:
-            fields = [f.name for f in dataclasses.fields(config) if f.compare and f.name not in wanted.live]
-            changed = [
-                f"{name}={getattr(config, name)!r}" for name in fields if getattr(config, name) != getattr(built, name)
-            ]
-            if changed:
-                raise ConfigError(
-                    f"{type(self).__name__}: {', '.join(changed)} cannot change in a built model; build another "
-                    "with from_pretrained(…) or from the config"
-                )
-        if not isinstance(config, wanted):
-            raise ConfigError(
-                f"{type(self).__name__}: config is a {type(config).__name__}, {wanted.__name__} is needed"
-            )
+            self._put(slot, leaf, permuted(values, self._stored_axes(slot), FLOATS[self._dtype_name(leaf)]), placement)
 
     def _check_build(self, given: Iterable[str], known: Sequence[str]) -> None:
         unknown = sorted(set(given) - set(known))
@@ -257,12 +197,12 @@ class PreTrained:
         Raises:
             InputError: the model is no decoder, or a size is not positive.
         """
-        where, shape = f"{type(self).__name__}.init_cache", self.config.cache_shape
+        caller, shape = f"{type(self).__name__}.init_cache", self.config.cache_shape
         if shape is None:
-            raise InputError(f"{where}: the model is no decoder, so it has no cache")
+            raise InputError(f"{caller}: the model is no decoder, so it has no cache")
         for name, value in (("batch_size", batch_size), ("max_length", max_length)):
             if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= 2**31:
-                raise InputError(f"{where}: {name}={value!r}, but a whole number from 1 on is needed")
+                raise InputError(f"{caller}: {name}={value!r}, but a whole number from 1 on is needed")
         return shape
 
     def _option(self, name: str, given: bool | None) -> bool:

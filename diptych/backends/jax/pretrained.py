@@ -57,7 +57,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
     def _begin(self, config: ModelConfig, build: Build) -> Init:
         """What the layers are built with."""
         self._check_build(build, list(Build.__annotations__))
-        self.config = config
+        self._begin_config(config)
         self.deterministic = True
         self.load_report = LoadReport()  # of its own, or a loaded model would be another pytree than a drawn one
         self._own_options = OwnOptions()  # for the same reason
@@ -73,15 +73,14 @@ class PreTrainedModel(nnx.Module, PreTrained):
             if isinstance(module, layers.Dropout | layers.LayerDrop):
                 module.salt = zlib.crc32(".".join(map(str, path)).encode())
         self._compute_dtype = build.get("compute_dtype") and float_name(build.get("compute_dtype"))
+        self._finish_config()
         self.gradient_checkpointing_enable(build.get("gradient_checkpointing", False))
         seed = build.get("seed", 0)
         if seed is not None:
             self._draw(self._leaves(), seed, build.get("sharding"))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "config":
-            self._check_config(value)
-        if name == "generation_config":  # a property, which nnx would take for a part of the pytree
+        if name in ("config", "generation_config"):  # properties, which nnx would take for parts of the pytree
             return object.__setattr__(self, name, value)
         super().__setattr__(name, value)
 
@@ -103,6 +102,19 @@ class PreTrainedModel(nnx.Module, PreTrained):
     def eval(self, **attributes: Any) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Switches dropout off; returns the model."""
         return self.train(False, **attributes)
+
+    def trainable_parameters(self) -> Self:
+        """A tree like the model with True for each parameter that trains, False for those that are frozen and buffers.
+
+        It is the mask of `optax.masked(optimizer, model.trainable_parameters())`, which leaves the others as they are.
+        """
+        variables, _ = jax.tree.flatten(self, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+        flags = [is_trainable((), variable) for variable in variables]
+        return jax.tree.unflatten(jax.tree.structure(self), flags)
+
+    def trainable_filter(self) -> nnx.filterlib.Filter:
+        """The `nnx` filter of the parameters that train: for `nnx.split`, `nnx.DiffState`, `nnx.Optimizer(wrt=…)`."""
+        return is_trainable
 
     def num_parameters(self) -> int:
         """The number of parameters' entries, tied ones counted once."""
@@ -155,7 +167,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         return cls._load(
             name_or_path,
             dtype=dtype,
-            where=sharding,
+            placement=sharding,
             build={"compute_dtype": compute_dtype, "gradient_checkpointing": gradient_checkpointing},
             allow_fresh=allow_fresh,
             ignore=ignore,
@@ -183,28 +195,49 @@ class PreTrainedModel(nnx.Module, PreTrained):
         """A shape with the dtype that inputs must have."""
         return jax.ShapeDtypeStruct((), jnp.dtype(self._compute_dtype or self.dtype))
 
-    def _submodules(self) -> Iterable[Any]:
-        return (module for _, module in nnx.iter_modules(self))
+    def _submodules(self) -> Iterable[tuple[str, Any]]:
+        return ((".".join(map(str, path)), module) for path, module in nnx.iter_modules(self))
 
     def _leaves(self) -> dict[Slot, Any]:
         return slots.leaves(self)
+
+    @staticmethod
+    def _slots_of(module: Any) -> list[Slot]:
+        return [*slots.leaves(module)]
 
     @staticmethod
     def _stored_axes(slot: Slot) -> tuple[int, ...]:
         return flax_axes(slot.kind, len(slot.shape))
 
     @staticmethod
-    def _put(slot: Slot, leaf: Any, values: np.ndarray, where: Any) -> None:
-        target = where(slot.path, values.shape) if callable(where) else where
+    def _put(slot: Slot, leaf: Any, values: np.ndarray, placement: Any) -> None:
+        target = placement(slot.path, values.shape) if callable(placement) else placement
         # nobody else holds the values, so the array may keep their memory
         leaf.set_value(jax.device_put(values, target, may_alias=True))
+
+    @staticmethod
+    def _placement(leaf: Any) -> Any:
+        return getattr(leaf.get_value(), "sharding", None)
 
     @staticmethod
     def _dtype_name(leaf: Any) -> str:
         return float_name(leaf.get_value().dtype)
 
-    def _sources(self) -> dict[str, TensorSource]:
-        return {slot.path: _source(slot, leaf, type(self).__name__) for slot, leaf in self._leaves().items()}
+    @staticmethod
+    def _is_frozen(leaf: Any) -> bool:
+        return without_gradient in _get_hooks(leaf)
+
+    @staticmethod
+    def _set_frozen(leaf: Any, frozen: bool) -> None:
+        others = tuple(hook for hook in _get_hooks(leaf) if hook is not without_gradient)
+        hooks = (*others, without_gradient) if frozen else others
+        if hooks:
+            leaf.set_metadata("on_get_value", hooks)
+        elif leaf.has_metadata("on_get_value"):  # a parameter that was never frozen has none
+            leaf.del_metadata("on_get_value")
+
+    def _source(self, slot: Slot, leaf: Any) -> TensorSource:
+        return _source(slot, leaf, type(self).__name__)
 
     @classmethod
     def _siblings(cls) -> Callable[[str], Any]:
@@ -250,11 +283,26 @@ class CompositeModel(Composite, PreTrainedModel):
         return cls._load_parts(
             {"encoder": encoder, "decoder": decoder},
             dtype=dtype,
-            where=sharding,
+            placement=sharding,
             build={"compute_dtype": compute_dtype, "gradient_checkpointing": gradient_checkpointing},
             ignore_config=ignore_config,
             changes=config_changes,
         )
+
+
+def without_gradient(variable: nnx.Variable[Any], value: Any) -> Any:
+    """The hook of a frozen parameter: what reads it gets its value as a constant, so that its gradient is zero."""
+    return jax.lax.stop_gradient(value) if isinstance(value, jax.core.Tracer) else value
+
+
+def is_trainable(path: Any, value: Any) -> bool:
+    """Whether a variable is a parameter that is not frozen: a filter of `nnx`."""
+    return isinstance(value, nnx.Param) and without_gradient not in _get_hooks(value)
+
+
+def _get_hooks(variable: nnx.Variable[Any]) -> tuple[Any, ...]:
+    hooks = variable.get_metadata("on_get_value", ())
+    return hooks if isinstance(hooks, tuple) else (hooks,)
 
 
 def _jax_dtype(dtype: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypedDict
 
 import numpy as np
@@ -44,32 +44,21 @@ class PreTrainedModel(nn.Module, PreTrained):
     It starts in eval mode. `train()` and `eval()` return the model.
     """
 
-    _config: ModelConfig
-
     def _begin(self, config: ModelConfig, build: Build) -> Init:
         """What the layers are built with."""
         super().__init__()
         self._check_build(build, list(Build.__annotations__))
-        self.config = config
+        self._begin_config(config)
         return {"dtype": _torch_dtype(build.get("dtype"))}
 
     def _finish(self, build: Build) -> None:
         """Gives the complete model its first values."""
         self.eval()
+        self._finish_config()
         self.gradient_checkpointing_enable(build.get("gradient_checkpointing", False))
         seed = build.get("seed", 0)
         if seed is not None:
             self._draw(self._leaves(), seed, build.get("device"))
-
-    @property
-    def config(self) -> Any:
-        """The model's config; frozen, so a change is `model.config = model.config.replace(…)`."""
-        return self._config
-
-    @config.setter
-    def config(self, config: ModelConfig) -> None:
-        self._check_config(config)
-        self._config = config
 
     @property
     def dtype(self) -> torch.dtype:
@@ -80,6 +69,13 @@ class PreTrainedModel(nn.Module, PreTrained):
     def device(self) -> torch.device:
         """The parameters' device."""
         return next(self.parameters()).device
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that train, with their published paths: not those that are frozen, and no buffers.
+
+        An optimizer takes them so: `torch.optim.AdamW(model.trainable_parameters())`.
+        """
+        return ((path, parameter) for path, parameter in self.named_parameters() if parameter.requires_grad)
 
     def num_parameters(self) -> int:
         """The number of parameters' entries, tied ones counted once."""
@@ -130,7 +126,7 @@ class PreTrainedModel(nn.Module, PreTrained):
         return cls._load(
             name_or_path,
             dtype=dtype,
-            where=device,
+            placement=device,
             build={"gradient_checkpointing": gradient_checkpointing},
             allow_fresh=allow_fresh,
             ignore=ignore,
@@ -158,28 +154,47 @@ class PreTrainedModel(nn.Module, PreTrained):
         """A tensor with the dtype and device that inputs must have."""
         return next(self.parameters())
 
-    def _submodules(self) -> Iterable[Any]:
-        return self.modules()
+    def _submodules(self) -> Iterable[tuple[str, Any]]:
+        return self.named_modules()
 
     def _leaves(self) -> dict[Slot, Any]:
         return slots.leaves(self)
+
+    @staticmethod
+    def _slots_of(module: Any) -> list[Slot]:
+        return [*slots.leaves(module)]
 
     @staticmethod
     def _stored_axes(slot: Slot) -> tuple[int, ...]:
         return tuple(range(len(slot.shape)))
 
     @staticmethod
-    def _put(slot: Slot, leaf: Any, values: np.ndarray, where: Any) -> None:
+    def _put(slot: Slot, leaf: Any, values: np.ndarray, placement: Any) -> None:
         module, name = leaf
-        tensor = as_tensor(values, where)
-        setattr(module, name, nn.Buffer(tensor) if slot.kind == "buffer" else nn.Parameter(tensor))
+        tensor, before = as_tensor(values, placement), getattr(module, name)
+        trains = before.requires_grad
+        setattr(module, name, nn.Buffer(tensor) if slot.kind == "buffer" else nn.Parameter(tensor, trains))
+
+    @staticmethod
+    def _placement(leaf: Any) -> Any:
+        return getattr(*leaf).device
 
     @staticmethod
     def _dtype_name(leaf: Any) -> str:
         return float_name(getattr(*leaf).dtype)
 
-    def _sources(self) -> dict[str, TensorSource]:
-        return {slot.path: _source(slot, getattr(*leaf), type(self).__name__) for slot, leaf in self._leaves().items()}
+    @staticmethod
+    def _is_frozen(leaf: Any) -> bool:
+        return not getattr(*leaf).requires_grad
+
+    @staticmethod
+    def _set_frozen(leaf: Any, frozen: bool) -> None:
+        parameter = getattr(*leaf).requires_grad_(not frozen)
+        if frozen:  # an optimizer that has the parameter already would take another step with it
+            parameter.grad = None
+
+    def _source(self, slot: Slot, leaf: Any) -> TensorSource:
+        return _source(slot, getattr(*leaf), type(self).__name__)
 
     @classmethod
     def _siblings(cls) -> Callable[[str], Any]:
@@ -223,7 +238,7 @@ class CompositeModel(Composite, PreTrainedModel):
         return cls._load_parts(
             {"encoder": encoder, "decoder": decoder},
             dtype=dtype,
-            where=device,
+            placement=device,
             build={"gradient_checkpointing": gradient_checkpointing},
             ignore_config=ignore_config,
             changes=config_changes,

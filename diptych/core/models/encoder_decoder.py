@@ -11,7 +11,7 @@ from diptych.core.config import CacheShape, DecoderConfig, ModelConfig, config_c
 from diptych.core.errors import ConfigError
 from diptych.core.models.bert import BertConfig
 from diptych.core.random import Constant, Distribution, Normal
-from diptych.core.registry import Family, Parts
+from diptych.core.registry import Family, Parts, WordEmbeddings
 
 
 @config_class
@@ -111,6 +111,11 @@ class EncoderDecoderConfig(ModelConfig):
         """Without the tie: a loaded encoder has copies of its own."""
         return self.replace(tie_encoder_decoder=False) if self.tie_encoder_decoder else self
 
+    def with_part(self, name: str, part: ModelConfig) -> Self:
+        """The config with another one of a part; a copy of the decoder's `vocab_size` that a file has follows."""
+        changed = self.replace(**{name: part})
+        return changed.replace(vocab_size=changed.vocab_size) if "vocab_size" in self.housekeeping else changed
+
     def part(self, wanted: type[ModelConfig]) -> ModelConfig | None:
         """The config itself, if it is of the wanted class: a part's tensors are no checkpoint of their own."""
         return self if isinstance(self, wanted) else None
@@ -186,4 +191,5 @@ FAMILY = Family(
     example=_example,
     parts=parts,
     copied=_copied,
+    embeddings={"EncoderDecoderModel": WordEmbeddings(inputs=("encoder",), output="decoder")},
 )

@@ -143,7 +143,6 @@ class CLIPVisionEmbeddings(nnx.Module):
 
 class CLIPTextTransformer(nnx.Module):
     def __init__(self, config: CLIPTextConfig, **init: Unpack[ops.Init]) -> None:
-        self.config = config
         self.embeddings = CLIPTextEmbeddings(config, **init)
         self.encoder = CLIPEncoder(config, **init)
         self.final_layer_norm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps, **init)
@@ -153,6 +152,7 @@ class CLIPTextTransformer(nnx.Module):
         input_ids: Int[Array, "B T"],
         attention_mask: Array | None,
         position_ids: Int[Array, "#B T"],
+        eos_token_id: int | None,
         *,
         weights: bool = False,
         rngs: Any = None,
@@ -164,7 +164,7 @@ class CLIPTextTransformer(nnx.Module):
         hidden_states = self.embeddings(input_ids, position_ids)
         encoded = self.encoder(hidden_states, mask, causal=mask is None, weights=weights, rngs=rngs)
         last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
-        end = positions.end_of_text(ops.xp, input_ids, self.config.eos_token_id)
+        end = positions.end_of_text(ops.xp, input_ids, eos_token_id)
         return BaseModelOutputWithPooling(
             last_hidden_state=last_hidden_state,
             pooler_output=ops.at_row(last_hidden_state, end),
@@ -227,7 +227,7 @@ class CLIPPreTrainedModel(PreTrainedModel):
             check.shape(where, "position_ids", position_ids.shape, (rows, length), ", as many as there are tokens")
         if attention_mask is not None:
             attention_mask = ops.boundary_mask(where, "attention_mask", attention_mask, (batch, length), like)
-        return self._tower(self.text_model, (ids, attention_mask, position_ids), switches)
+        return self._tower(self.text_model, (ids, attention_mask, position_ids, config.eos_token_id), switches)
 
     def _vision(
         self, pixel_values: Any, interpolate_pos_encoding: bool, config: CLIPVisionConfig, switches: Switches

@@ -20,7 +20,7 @@ from diptych.core.registry import architectures, described, families, within
 
 
 def to_jax(model: Any, *, dtype: Any = None, sharding: Any = None) -> Any:
-    """The JAX model with a live one's weights, configs, dtype and train mode; it shares no memory with it.
+    """The JAX model with a live one's weights, configs, dtype, train mode and frozen parameters; it shares no memory with it.
 
     Args:
         model: of either backend, or of `transformers` if its class is known here. A JAX model gives a copy with the
@@ -43,7 +43,7 @@ def to_jax(model: Any, *, dtype: Any = None, sharding: Any = None) -> Any:
 
 
 def to_torch(model: Any, *, dtype: Any = None, device: Any = None) -> Any:
-    """The torch model with a live one's weights, configs, dtype and train mode; it shares no memory with it.
+    """The torch model with a live one's weights, configs, dtype, train mode and frozen parameters; it shares no memory with it.
 
     Args:
         model: of either backend, or of `transformers` if its class is known here. A JAX model's `compute_dtype` is left
@@ -72,6 +72,7 @@ class Opened:
     tensors: dict[str, TensorSource]
     training: bool
     own_options: OwnOptions
+    frozen: tuple[str, ...] = ()
 
 
 def opened(model: Any) -> Opened:
@@ -87,7 +88,9 @@ def opened(model: Any) -> Opened:
         )
         training: bool = model.training  # pyright: ignore[reportAttributeAccessIssue]
         named, own = f"the {architecture}", model._own_options
-        return Opened(framework, named, architecture, model.config, model._sources(), training, own)
+        return Opened(
+            framework, named, architecture, model.config, model._sources(), training, own, model.frozen_parameters
+        )
     transformers, known = sys.modules.get("transformers"), architectures()
     if transformers is not None and isinstance(model, transformers.PreTrainedModel):
         for base in type(model).__mro__:
@@ -129,6 +132,8 @@ def _twin(opened: Opened, backend: ModuleType, dtype: Any, where: Any, build: di
         twin._put(slot, leaves[slot], values, where)
     twin._draw({slot: leaves[slot] for slot in found.constant}, 0, where)
     twin._own_options = opened.own_options
+    if opened.frozen:
+        twin.freeze(*opened.frozen)
     return twin.train(opened.training)
 
 

@@ -20,7 +20,9 @@ from diptych.core.registry import architectures, described, families, within
 
 
 def to_jax(model: Any, *, dtype: Any = None, sharding: Any = None) -> Any:
-    """The JAX model with a live one's weights, configs, dtype, train mode and frozen parameters; it shares no memory with it.
+    """The JAX model with a live one's weights, configs, dtype and train mode; it shares no memory with it.
+
+    What is frozen in a model of diptych is frozen in its twin.
 
     Args:
         model: of either backend, or of `transformers` if its class is known here. A JAX model gives a copy with the
@@ -43,7 +45,9 @@ def to_jax(model: Any, *, dtype: Any = None, sharding: Any = None) -> Any:
 
 
 def to_torch(model: Any, *, dtype: Any = None, device: Any = None) -> Any:
-    """The torch model with a live one's weights, configs, dtype, train mode and frozen parameters; it shares no memory with it.
+    """The torch model with a live one's weights, configs, dtype and train mode; it shares no memory with it.
+
+    What is frozen in a model of diptych is frozen in its twin.
 
     Args:
         model: of either backend, or of `transformers` if its class is known here. A JAX model's `compute_dtype` is left

@@ -1,6 +1,7 @@
 """Freezing parameters by published path, in both backends alike."""
 
-from typing import Any, Self
+from collections.abc import Iterable
+from typing import Self
 
 from diptych.core.checkpoint.dialects import matches
 from diptych.core.checkpoint.slots import Slot
@@ -37,34 +38,32 @@ class Freezable(Hooks):
     @property
     def frozen_parameters(self) -> tuple[str, ...]:
         """The published paths of the parameters that are frozen, sorted."""
-        return tuple(sorted(slot.path for slot, leaf in self._parameters().items() if self._is_frozen(leaf)))
-
-    def _parameters(self) -> dict[Slot, Any]:
-        """Every slot that can be trained, with what holds it."""
-        return {slot: leaf for slot, leaf in self._leaves().items() if slot.kind != "buffer"}
+        leaves = self._leaves().items()
+        return tuple(sorted(slot.path for slot, leaf in leaves if slot.kind != "buffer" and self._is_frozen(leaf)))
 
     def _freeze(self, verb: str, patterns: tuple[str, ...], frozen: bool) -> Self:
-        parameters = self._parameters()
-        self._check_patterns(f"{type(self).__name__}.{verb}", patterns)
+        leaves = self._leaves()
+        parameters = {slot: leaf for slot, leaf in leaves.items() if slot.kind != "buffer"}
+        _check_patterns(f"{type(self).__name__}.{verb}", patterns, [slot.path for slot in leaves], parameters)
         for slot, leaf in parameters.items():
             if not patterns or matches(slot.path, patterns):
                 self._set_frozen(leaf, frozen)
         return self
 
-    def _check_patterns(self, caller: str, patterns: tuple[str, ...]) -> None:
-        wrong = [pattern for pattern in patterns if not isinstance(pattern, str)]  # pyright: ignore[reportUnnecessaryIsInstance]
-        if wrong:
-            raise InputError(f"{caller}: {wrong[0]!r} is no path; give each path as an argument of its own")
-        unmatched = [pattern for pattern in patterns if not _any_path(self._parameters(), pattern)]
-        if unmatched:
-            buffers = [slot.path for slot in self._leaves() if slot.kind == "buffer" and matches(slot.path, unmatched)]
-            known = sorted({slot.path.split(".")[0] for slot in self._parameters()})
-            raise InputError(
-                f"{caller}: no parameter matches {', '.join(map(repr, unmatched))}"
-                + (f" ({', '.join(buffers)} is a buffer, which never trains)" if buffers else "")
-                + f"; paths start with {', '.join(known)}"
-            )
 
-
-def _any_path(slots: dict[Slot, Any], pattern: str) -> bool:
-    return any(matches(slot.path, (pattern,)) for slot in slots)
+def _check_patterns(caller: str, patterns: tuple[object, ...], paths: list[str], parameters: Iterable[Slot]) -> None:
+    """Refuses patterns that match no parameter; `paths` are those of the buffers too."""
+    trained = [slot.path for slot in parameters]
+    unmatched: list[str] = []
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise InputError(f"{caller}: {pattern!r} is no path; give each path as an argument of its own")
+        if not any(matches(path, (pattern,)) for path in trained):
+            unmatched.append(pattern)
+    if unmatched:
+        buffers = [path for path in paths if matches(path, unmatched)]
+        raise InputError(
+            f"{caller}: no parameter matches {', '.join(map(repr, unmatched))}"
+            + (f" ({', '.join(buffers)}: a buffer, which never trains)" if buffers else "")
+            + f"; the model's paths start with {', '.join(sorted({path.split('.')[0] for path in trained}))}"
+        )

@@ -32,7 +32,7 @@ class Freezable(Hooks):
         return self._freeze("freeze", patterns, True)
 
     def unfreeze(self, *patterns: str) -> Self:
-        """Has frozen parameters train again; arguments and errors as `freeze`."""
+        """Makes frozen parameters trainable again; arguments and errors as for `freeze`."""
         return self._freeze("unfreeze", patterns, False)
 
     @property

@@ -1,4 +1,4 @@
-"""What of a model only a framework can do; everything else about models is written once, over these hooks."""
+"""The operations on models that differ between frameworks; the rest is written once, in terms of these."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ class Hooks:
 
     @abstractmethod
     def _leaves(self) -> dict[Slot, Any]:
-        """Every parameter's slot, with what holds it."""
+        """The slots of all parameters and buffers, each with the object that holds its values."""
 
     @staticmethod
     @abstractmethod
@@ -34,7 +34,7 @@ class Hooks:
     @staticmethod
     @abstractmethod
     def _put(slot: Slot, leaf: Any, values: np.ndarray, placement: Any) -> None:
-        """Gives a parameter its stored values, an array that nobody else holds."""
+        """Sets a parameter to an array in the stored layout, which nothing else refers to."""
 
     @staticmethod
     @abstractmethod
@@ -54,7 +54,7 @@ class Hooks:
     @staticmethod
     @abstractmethod
     def _set_frozen(leaf: Any, frozen: bool) -> None:
-        """Freezes a parameter, or has it train again."""
+        """Freezes a parameter, or makes it trainable again."""
 
     @abstractmethod
     def _source(self, slot: Slot, leaf: Any) -> TensorSource:
@@ -71,7 +71,7 @@ class Hooks:
 
     @abstractmethod
     def _like(self) -> Any:
-        """What has the dtype, and in torch the device, that inputs must have."""
+        """An array or tensor with the dtype, and in torch the device, that inputs must have."""
 
     def _sources(self) -> dict[str, TensorSource]:
         """Every parameter by published name, as a tensor that can be read in the published layout."""

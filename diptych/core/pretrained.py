@@ -1,4 +1,4 @@
-"""What the models of both backends do alike: settle switches, load, save and draw weights, over a few hooks."""
+"""The base class of the models of both backends: options of calls, loading, saving and initial values."""
 
 import inspect
 import os
@@ -76,9 +76,9 @@ class PreTrained(Embedded, Freezable):
 
     @property
     def generation_config(self) -> GenerationConfig:
-        """The options that `generate` starts from: the checkpoint's or those set here, or else what the config states.
+        """The default options of `generate`: the checkpoint's or those set here, or else those of the config.
 
-        A mapping may be set too, or a GenerationConfig of transformers; None is what the config states.
+        A mapping may be assigned too, or a GenerationConfig of transformers; None restores those of the config.
         """
         own = self._own_options.options
         return GenerationConfig.of_model(self.config) if own is None else own
@@ -88,14 +88,14 @@ class PreTrained(Embedded, Freezable):
         self._own_options = OwnOptions(None if options is None else GenerationConfig.coerced(options))
 
     def gradient_checkpointing_enable(self, mode: bool = True) -> Self:
-        """Has every layer computed again for the gradient instead of keeping its inner values; returns the model."""
+        """Recomputes each layer's activations in the backward pass, which saves their memory; returns the model."""
         for _, module in self._submodules():
             if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = mode
         return self
 
     def gradient_checkpointing_disable(self) -> Self:
-        """Keeps every layer's inner values for the gradient, as a new model does; returns the model."""
+        """Stores each layer's activations for the backward pass, as a new model does; returns the model."""
         return self.gradient_checkpointing_enable(False)
 
     @classmethod
@@ -145,7 +145,7 @@ class PreTrained(Embedded, Freezable):
         return model
 
     def _fill(self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], placement: Any) -> None:
-        """Gives parameters the values that were found for them, tensor by tensor, and the others new ones."""
+        """Fills parameters with the tensors that were found for them, one by one, and draws the others."""
         for filling in _bar(found.fillings, "loading"):
             slot = filling.slot
             axes = tuple(filling.axes[axis] for axis in self._stored_axes(slot))
@@ -154,7 +154,7 @@ class PreTrained(Embedded, Freezable):
 
     @property
     def fresh_parameters(self) -> tuple[str, ...]:
-        """The parameters that the checkpoint did not have and that were drawn anew."""
+        """The parameters that the checkpoint lacked and that have new initial values."""
         return self.load_report.fresh
 
     @classmethod

@@ -14,7 +14,7 @@ from flax import nnx
 
 import diptych.backends.jax
 import diptych.backends.torch
-from diptych.conversion import to_jax, to_torch
+from diptych.conversion import parity, to_jax, to_torch
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.parity.sides import QUICK
@@ -195,7 +195,11 @@ def test_copies_keep_what_is_frozen(backend: str, how: str) -> None:
     copied = COPIES[how](model)
     assert copied is not model
     assert copied.frozen_parameters == frozen and "decoder.transformer.wpe.weight" in frozen
-    assert COPIES[how](model.unfreeze()).frozen_parameters == ()
+    copied.unfreeze("encoder")  # of the copy alone
+    assert model.frozen_parameters == frozen
+    model.unfreeze()
+    assert copied.frozen_parameters == ("decoder.transformer.wpe.weight",)
+    assert COPIES[how](model).frozen_parameters == ()
 
 
 def test_a_frozen_model_is_another_program_and_an_unfrozen_one_the_first_again() -> None:
@@ -241,3 +245,12 @@ def test_an_optimizer_of_nnx_moves_what_trains() -> None:
     step(model, optimizer)
     moved = {path for path, values in values_of(model).items() if not np.array_equal(values, before[path])}
     assert moved == {path for path in before if path.startswith("cls.")}
+
+
+@EACH
+def test_parity_compares_the_gradients_of_what_is_frozen_too(backend: str) -> None:
+    model = built(backend, "BertModel").freeze("encoder")
+    report = parity(built("torch", "BertModel"), model)
+    assert report.passed
+    assert any(point.name.startswith("encoder.") for point in report.points if point.kind == "gradient")
+    assert model.frozen_parameters

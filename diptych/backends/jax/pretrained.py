@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from diptych.backends.jax import layers, slots
 from diptych.backends.jax.cache import Cache
@@ -34,7 +35,7 @@ class Build(TypedDict, total=False):
 
     seed: keys the initial values; None builds without any, of jax.ShapeDtypeStructs.
     dtype: of the parameters, by any framework's name; float32 if not given.
-    gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
+    gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
     compute_dtype: that layers compute in; the parameters' if not given.
     sharding: where the parameters go: a device, a Sharding, or a function of published path and stored shape that gives
         one; JAX's default device if not given.
@@ -55,11 +56,13 @@ class PreTrainedModel(nnx.Module, PreTrained):
     """
 
     def _begin(self, config: ModelConfig, build: Build) -> Init:
-        """What the layers are built with."""
+        """Takes config and keywords; returns the keywords of the layers' constructors."""
         self._check_build(build, list(Build.__annotations__))
         self._begin_config(config)
         self.deterministic = True
-        self.load_report = LoadReport()  # of its own, or a loaded model would be another pytree than a drawn one
+        self.load_report = (
+            LoadReport()
+        )  # on the instance, so that drawn and loaded models have the same pytree structure
         self._own_options = OwnOptions()  # for the same reason
         compute_dtype = build.get("compute_dtype")
         return {
@@ -68,7 +71,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         }
 
     def _finish(self, build: Build) -> None:
-        """Gives the complete model its first values."""
+        """Completes the model once its modules are there, and draws its initial values."""
         for path, module in nnx.iter_modules(self):
             if isinstance(module, layers.Dropout | layers.LayerDrop):
                 module.salt = zlib.crc32(".".join(map(str, path)).encode())
@@ -124,8 +127,8 @@ class PreTrainedModel(nnx.Module, PreTrained):
         """An empty cache for a decoder's call, as `past_key_values`.
 
         Args:
-            batch_size: rows.
-            max_length: tokens for which there is room.
+            batch_size: the number of rows.
+            max_length: the number of tokens that it has room for.
 
         Raises:
             InputError: the model is no decoder, or a size is not positive.
@@ -153,10 +156,10 @@ class PreTrainedModel(nnx.Module, PreTrained):
             dtype: of the parameters; None keeps the file's.
             compute_dtype: that layers compute in; None means the parameters'.
             sharding: where the parameters go: a device, a Sharding, or a function of published path and stored shape.
-            gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
-            allow_fresh: parameters or modules that the file may lack; they are drawn anew.
-            ignore: tensors of the file to leave unread; names, modules, or patterns with *.
-            ignore_config: unknown fields of config.json to leave unread.
+            gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
+            allow_fresh: parameters or modules that the file may lack; they have new initial values.
+            ignore: tensors of the file to skip; names, modules, or patterns with *.
+            ignore_config: unknown fields of config.json to skip.
             config_changes: config fields to change, or keywords of the class's constructor.
 
         Raises:
@@ -176,18 +179,18 @@ class PreTrainedModel(nnx.Module, PreTrained):
         )
 
     def save_pretrained(self, directory: str | os.PathLike[str], *, max_shard_size: int | str | None = "5GB") -> None:
-        """Writes config.json and safetensors, which transformers loads too, and generation_config.json beside them.
+        """Writes config.json, safetensors and generation_config.json; transformers can load the directory.
 
-        That holds the model's options for `generate`, if they were loaded from one or set; without, the directory has
-        none afterwards.
+        generation_config.json is written only if the model's options for `generate` were loaded from one or set; an
+        older one in the directory is removed otherwise.
 
         Args:
-            directory: made if it is missing; an older checkpoint in it is replaced once the new one is complete.
-            max_shard_size: most bytes a file, as a number or like "5GB"; None for one file.
+            directory: created if it is missing; an older checkpoint in it is replaced once the new one is complete.
+            max_shard_size: the largest size of a file, in bytes or as in "5GB"; None for a single file.
 
         Raises:
             CheckpointError: the model has no values, or the directory is a file.
-            OSError: the disk is full or not writable; what stood there stays.
+            OSError: the disk is full or not writable; the directory is left as it was.
         """
         self._save(directory, max_shard_size)
 
@@ -212,7 +215,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
     @staticmethod
     def _put(slot: Slot, leaf: Any, values: np.ndarray, placement: Any) -> None:
         target = placement(slot.path, values.shape) if callable(placement) else placement
-        # nobody else holds the values, so the array may keep their memory
+        # nothing else refers to the values, so the array may share their memory
         leaf.set_value(jax.device_put(values, target, may_alias=True))
 
     @staticmethod
@@ -231,10 +234,9 @@ class PreTrainedModel(nnx.Module, PreTrained):
     def _set_frozen(leaf: Any, frozen: bool) -> None:
         others = tuple(hook for hook in _get_hooks(leaf) if hook is not without_gradient)
         hooks = (*others, without_gradient) if frozen else others
-        if hooks:
-            leaf.set_metadata("on_get_value", hooks)
-        elif leaf.has_metadata("on_get_value"):  # a parameter that was never frozen has none
-            leaf.del_metadata("on_get_value")
+        metadata = {name: value for name, value in leaf.get_metadata().items() if name != "on_get_value"}
+        # all of them anew, since nnx.split and nnx.merge give a copy the same dictionary
+        leaf.set_metadata({**metadata, "on_get_value": hooks} if hooks else metadata)
 
     def _source(self, slot: Slot, leaf: Any) -> TensorSource:
         return _source(slot, leaf, type(self).__name__)
@@ -262,19 +264,19 @@ class CompositeModel(Composite, PreTrainedModel):
         ignore_config: Iterable[str] = (),
         **config_changes: Any,
     ) -> Self:
-        """A model with the weights of two checkpoints; what the two lack to work together is drawn anew.
+        """A model with the weights of two checkpoints; parameters that both lack have new initial values.
 
-        That is the decoder's cross-attention, its head, the encoder's pooler and the layer between two widths;
-        `fresh_parameters` names it, and so does a log line.
+        These are the decoder's cross-attention and head, the encoder's pooler and the projection between two widths;
+        `fresh_parameters` lists them, and so does a log line.
 
         Args:
             encoder, decoder: directories, or names on the Hugging Face hub.
             dtype: of the parameters; None keeps the files'.
             compute_dtype: that layers compute in; None means the parameters'.
             sharding: where the parameters go: a device, a Sharding, or a function of published path and stored shape.
-            gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
-            ignore_config: unknown fields of either config.json to leave unread.
-            config_changes: fields of the composite's config, or of a part's behind "encoder_" or "decoder_".
+            gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
+            ignore_config: unknown fields of either config.json to skip.
+            config_changes: fields of the composite's config, or of a part's with the prefix "encoder_" or "decoder_".
 
         Raises:
             CheckpointError: the files cannot be read or do not fit their part, or have several dtypes.
@@ -292,7 +294,7 @@ class CompositeModel(Composite, PreTrainedModel):
 
 def without_gradient(variable: nnx.Variable[Any], value: Any) -> Any:
     """The hook of a frozen parameter: what reads it gets its value as a constant, so that its gradient is zero."""
-    return jax.lax.stop_gradient(value) if isinstance(value, jax.core.Tracer) else value
+    return jax.lax.stop_gradient(value) if isinstance(value, Tracer) else value
 
 
 def is_trainable(path: Any, value: Any) -> bool:

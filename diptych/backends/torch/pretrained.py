@@ -28,7 +28,7 @@ class Build(TypedDict, total=False):
 
     seed: keys the initial values; None builds without any, on the meta device.
     dtype: of the parameters, by any framework's name; float32 if not given.
-    gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
+    gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
     device: where the parameters go; torch's default device if not given.
     """
 
@@ -45,14 +45,14 @@ class PreTrainedModel(nn.Module, PreTrained):
     """
 
     def _begin(self, config: ModelConfig, build: Build) -> Init:
-        """What the layers are built with."""
+        """Takes config and keywords; returns the keywords of the layers' constructors."""
         super().__init__()
         self._check_build(build, list(Build.__annotations__))
         self._begin_config(config)
         return {"dtype": _torch_dtype(build.get("dtype"))}
 
     def _finish(self, build: Build) -> None:
-        """Gives the complete model its first values."""
+        """Completes the model once its modules are there, and draws its initial values."""
         self.eval()
         self._finish_config()
         self.gradient_checkpointing_enable(build.get("gradient_checkpointing", False))
@@ -85,8 +85,8 @@ class PreTrainedModel(nn.Module, PreTrained):
         """An empty cache for a decoder's call, as `past_key_values`.
 
         Args:
-            batch_size: rows.
-            max_length: tokens for which there is room.
+            batch_size: the number of rows.
+            max_length: the number of tokens that it has room for.
 
         Raises:
             InputError: the model is no decoder, or a size is not positive.
@@ -112,10 +112,10 @@ class PreTrainedModel(nn.Module, PreTrained):
             name_or_path: a directory, or a name on the Hugging Face hub.
             dtype: of the parameters; None keeps the file's.
             device: where the parameters go.
-            gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
-            allow_fresh: parameters or modules that the file may lack; they are drawn anew.
-            ignore: tensors of the file to leave unread; names, modules, or patterns with *.
-            ignore_config: unknown fields of config.json to leave unread.
+            gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
+            allow_fresh: parameters or modules that the file may lack; they have new initial values.
+            ignore: tensors of the file to skip; names, modules, or patterns with *.
+            ignore_config: unknown fields of config.json to skip.
             config_changes: config fields to change, or keywords of the class's constructor.
 
         Raises:
@@ -135,18 +135,18 @@ class PreTrainedModel(nn.Module, PreTrained):
         )
 
     def save_pretrained(self, directory: str | os.PathLike[str], *, max_shard_size: int | str | None = "5GB") -> None:
-        """Writes config.json and safetensors, which transformers loads too, and generation_config.json beside them.
+        """Writes config.json, safetensors and generation_config.json; transformers can load the directory.
 
-        That holds the model's options for `generate`, if they were loaded from one or set; without, the directory has
-        none afterwards.
+        generation_config.json is written only if the model's options for `generate` were loaded from one or set; an
+        older one in the directory is removed otherwise.
 
         Args:
-            directory: made if it is missing; an older checkpoint in it is replaced once the new one is complete.
-            max_shard_size: most bytes a file, as a number or like "5GB"; None for one file.
+            directory: created if it is missing; an older checkpoint in it is replaced once the new one is complete.
+            max_shard_size: the largest size of a file, in bytes or as in "5GB"; None for a single file.
 
         Raises:
             CheckpointError: the model has no values, or the directory is a file.
-            OSError: the disk is full or not writable; what stood there stays.
+            OSError: the disk is full or not writable; the directory is left as it was.
         """
         self._save(directory, max_shard_size)
 
@@ -218,18 +218,18 @@ class CompositeModel(Composite, PreTrainedModel):
         ignore_config: Iterable[str] = (),
         **config_changes: Any,
     ) -> Self:
-        """A model with the weights of two checkpoints; what the two lack to work together is drawn anew.
+        """A model with the weights of two checkpoints; parameters that both lack have new initial values.
 
-        That is the decoder's cross-attention, its head, the encoder's pooler and the layer between two widths;
-        `fresh_parameters` names it, and so does a log line.
+        These are the decoder's cross-attention and head, the encoder's pooler and the projection between two widths;
+        `fresh_parameters` lists them, and so does a log line.
 
         Args:
             encoder, decoder: directories, or names on the Hugging Face hub.
             dtype: of the parameters; None keeps the files'.
             device: where the parameters go.
-            gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
-            ignore_config: unknown fields of either config.json to leave unread.
-            config_changes: fields of the composite's config, or of a part's behind "encoder_" or "decoder_".
+            gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
+            ignore_config: unknown fields of either config.json to skip.
+            config_changes: fields of the composite's config, or of a part's with the prefix "encoder_" or "decoder_".
 
         Raises:
             CheckpointError: the files cannot be read or do not fit their part, or have several dtypes.
@@ -250,14 +250,14 @@ def _torch_dtype(dtype: Any) -> torch.dtype:
 
 
 def as_tensor(values: np.ndarray, device: Any = None) -> Tensor:
-    """An array that nobody else holds as a tensor; bfloat16 passes by its bits."""
+    """A tensor of an array that nothing else refers to; bfloat16 is reinterpreted bit by bit."""
     if values.dtype.name == "bfloat16":
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16).to(device or torch.get_default_device())
     return torch.from_numpy(values).to(device or torch.get_default_device())
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
-    """A tensor's values in host memory, shared where they are there already; bfloat16 passes by its bits."""
+    """A tensor's values in host memory, shared if they are there already; bfloat16 is reinterpreted bit by bit."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(FLOATS["bfloat16"])

@@ -180,7 +180,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
     "to_torch": to_torch,
     "tree.map": lambda model: jax.tree.map(lambda leaf: leaf * 1, model),
     "jit": lambda model: jax.jit(lambda model: model)(model),
-    "split and merge": lambda model: nnx.merge(*nnx.split(model)),
+    "split and merge": lambda model: nnx.merge(*nnx.split(model), copy=True),
     "clone": nnx.clone,
 }
 

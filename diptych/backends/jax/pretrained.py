@@ -235,7 +235,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         others = tuple(hook for hook in _get_hooks(leaf) if hook is not without_gradient)
         hooks = (*others, without_gradient) if frozen else others
         metadata = {name: value for name, value in leaf.get_metadata().items() if name != "on_get_value"}
-        # all of them anew, since nnx.split and nnx.merge give a copy the same dictionary
+        # set as a whole: changed in place, the dictionary might be that of a copy too
         leaf.set_metadata({**metadata, "on_get_value": hooks} if hooks else metadata)
 
     def _source(self, slot: Slot, leaf: Any) -> TensorSource:

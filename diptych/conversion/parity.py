@@ -354,7 +354,8 @@ def _cast_jax(model: Any, dtype: str) -> Any:
         for name in ("dtype", "_compute_dtype"):  # a compute_dtype would round inside
             if vars(module).get(name) is not None:
                 setattr(module, name, None)
-    return made.gradient_checkpointing_disable().eval()  # layers that run twice would be compared twice
+    # layers that run twice would be compared twice, and what is frozen has no gradient to compare
+    return made.gradient_checkpointing_disable().unfreeze().eval()
 
 
 def _load_with_transformers(directory: Path, class_name: str, dtype: str) -> Any:

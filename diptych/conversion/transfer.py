@@ -26,6 +26,8 @@ Framework = BackendName | Literal["transformers"]
 def to_jax(model: Any, *, dtype: Any = None, sharding: Any = None) -> Any:
     """The JAX model with a live one's weights, configs, dtype and train mode; it shares no memory with it.
 
+    What is frozen in a model of diptych is frozen in its twin.
+
     Args:
         model: of either backend, or of `transformers` if its class is known here. A JAX model gives a copy with the
             same `compute_dtype`; others have no such thing, so the copy computes in the parameters' dtype.
@@ -48,6 +50,8 @@ def to_jax(model: Any, *, dtype: Any = None, sharding: Any = None) -> Any:
 
 def to_torch(model: Any, *, dtype: Any = None, device: Any = None) -> Any:
     """The torch model with a live one's weights, configs, dtype and train mode; it shares no memory with it.
+
+    What is frozen in a model of diptych is frozen in its twin.
 
     Args:
         model: of either backend, or of `transformers` if its class is known here. A JAX model's `compute_dtype` is not
@@ -86,6 +90,7 @@ class LiveModel:
     tensors: dict[str, TensorSource]
     training: bool
     own_options: OwnOptions
+    frozen: tuple[str, ...] = ()
 
 
 def inspect_live_model(model: Any) -> LiveModel:
@@ -101,7 +106,9 @@ def inspect_live_model(model: Any) -> LiveModel:
         )
         training: bool = model.training  # pyright: ignore[reportAttributeAccessIssue]
         named, own = f"the {architecture}", model._own_options
-        return LiveModel(framework, named, architecture, model.config, model._sources(), training, own)
+        return LiveModel(
+            framework, named, architecture, model.config, model._sources(), training, own, model.frozen_parameters
+        )
     transformers, known = sys.modules.get("transformers"), architectures()
     if transformers is not None and isinstance(model, transformers.PreTrainedModel):
         for base in type(model).__mro__:
@@ -143,6 +150,8 @@ def _twin(source: LiveModel, backend: ModuleType, dtype: Any, placement: Any, bu
         twin._put(slot, leaves[slot], values, placement)
     twin._draw({slot: leaves[slot] for slot in found.constant}, 0, placement)
     twin._own_options = source.own_options
+    if source.frozen:
+        twin.freeze(*source.frozen)
     return twin.train(source.training)
 
 

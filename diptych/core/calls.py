@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict, TypeVar, cast
 
 from diptych.core.boundary import Boundary
+from diptych.core.live_config import Configured
 from diptych.core.outputs import ModelOutput, headed
 from diptych.core.semantics import losses
 
@@ -73,10 +74,9 @@ def passes_through(base: type, *, without: tuple[str, ...] = ()) -> Callable[[Me
     return decorate
 
 
-class Calls:
+class Calls(Configured):
     """The part of a model that its calls share."""
 
-    config: Any
     call_keywords: ClassVar[tuple[str, ...]] = ()
     """The keywords that the class's call takes, without the switches."""
     call_positionals: ClassVar[tuple[str, ...]] = ()
@@ -97,10 +97,6 @@ class Calls:
     @abstractmethod
     def _cache_class() -> Any:
         """The backend's cache."""
-
-    @abstractmethod
-    def _like(self) -> Any:
-        """What has the dtype and, in torch, the device that inputs must have."""
 
     def _boundary(self, caller: str | None = None) -> Boundary:
         """The checks of a call's arguments, in whose errors the caller is named: the class, if none is given."""

@@ -218,7 +218,7 @@ class Composite(PreTrained):
         paths: Mapping[Role, Any],
         *,
         dtype: Any,
-        where: Any,
+        placement: Any,
         build: Mapping[str, Any],
         ignore_config: Iterable[str],
         changes: Mapping[str, Any],
@@ -271,7 +271,7 @@ class Composite(PreTrained):
             ignored=tuple(f"{role}: {name}" for role, part in found.items() for name in part.ignored),
             constant=tuple(slot for part in found.values() for slot in part.constant),
         )
-        model._fill(leaves, match, FLOATS[settled], where)
+        model._fill(leaves, match, FLOATS[settled], placement)
         model.load_report = LoadReport(
             directory=" and ".join(str(source.directory) for source in sources.values()),
             loaded=len(match.fillings),

@@ -104,6 +104,11 @@ class CompositeConfig(ModelConfig):
         """What a cache of the decoder holds."""
         return self.decoder.cache_shape
 
+    def with_part(self, name: str, part: ModelConfig) -> Self:
+        """The config with another one of a part; a copy of the decoder's `vocab_size` that a file has follows."""
+        changed = self.replace(**{name: part})
+        return changed.replace(vocab_size=changed.vocab_size) if "vocab_size" in self.housekeeping else changed
+
     def part(self, wanted: type[ModelConfig]) -> ModelConfig | None:
         """The config itself, if it is of the wanted class; a part's tensors are no checkpoint of their own."""
         return self if isinstance(self, wanted) else None

@@ -1,9 +1,7 @@
-"""What the models of both backends do alike: settle switches, load, save and draw weights, over a few hooks."""
+"""The base class of the models of both backends: options of calls, loading, saving and initial values."""
 
-import dataclasses
 import inspect
 import os
-from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, Self, TypeVar, cast
@@ -17,10 +15,11 @@ from diptych.core.checkpoint import loading
 from diptych.core.checkpoint.matching import LoadReport, Match
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permuted
-from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import CacheShape, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
-from diptych.core.errors import ConfigError, InputError
+from diptych.core.embeddings import Embedded
+from diptych.core.errors import InputError
+from diptych.core.freezing import Freezable
 from diptych.core.generation_config import GenerationConfig, OwnOptions
 from diptych.core.registry import Family, described, relatives, within
 
@@ -36,62 +35,26 @@ _FOREIGN = ("attn_implementation", "_attn_implementation", "torch_dtype", "dtype
 """Keywords of transformers' loaders that are fields of its config files too, where nothing reads them."""
 
 
-def refuse_foreign(where: str, changes: Iterable[str]) -> None:
-    """Raises a TypeError for changes of a config that would only seem to do something."""
+def refuse_foreign(caller: str, changes: Iterable[str]) -> None:
+    """Raises a TypeError for changes of a config that would have no effect."""
     for name in changes:
         if name in _FOREIGN:
             instead = "dtype=" if name.endswith("dtype") else "no choice of an attention"
-            raise TypeError(f"{where} has no keyword {name}; it has {instead}")
+            raise TypeError(f"{caller} has no keyword {name}; it has {instead}")
 
 
-class PreTrained(Calls):
+class PreTrained(Calls, Embedded, Freezable):
     """A model with a config, whose parameters have the names of its published checkpoints."""
 
     load_report: LoadReport = LoadReport()
     """What became of each tensor of the checkpoint; empty if the model was not loaded."""
     _own_options: OwnOptions = OwnOptions()
 
-    # The hooks, one for each thing that only a framework can do.
-
-    @abstractmethod
-    def _submodules(self) -> Iterable[Any]:
-        """Every module in the model."""
-
-    @abstractmethod
-    def _leaves(self) -> dict[Slot, Any]:
-        """Every parameter's slot, with what holds it."""
-
-    @staticmethod
-    @abstractmethod
-    def _stored_axes(slot: Slot) -> tuple[int, ...]:
-        """The axes of the published tensor in the order in which the backend holds them."""
-
-    @staticmethod
-    @abstractmethod
-    def _put(slot: Slot, leaf: Any, values: np.ndarray, where: Any) -> None:
-        """Gives a parameter its stored values, an array that nobody else holds."""
-
-    @staticmethod
-    @abstractmethod
-    def _dtype_name(leaf: Any) -> str:
-        """The name of a parameter's dtype."""
-
-    @abstractmethod
-    def _sources(self) -> dict[str, TensorSource]:
-        """Every parameter by published name, as a tensor that can be read in the published layout."""
-
-    @classmethod
-    @abstractmethod
-    def _siblings(cls) -> Callable[[str], Any]:
-        """Finds a model class of this backend by name."""
-
-    # What follows from them.
-
     @property
     def generation_config(self) -> GenerationConfig:
-        """The options that `generate` starts from: the checkpoint's or those set here, or else what the config states.
+        """The default options of `generate`: the checkpoint's or those set here, or else those of the config.
 
-        A mapping may be set too, or a GenerationConfig of transformers; None is what the config states.
+        A mapping may be assigned too, or a GenerationConfig of transformers; None restores those of the config.
         """
         own = self._own_options.options
         return GenerationConfig.of_model(self.config) if own is None else own
@@ -101,14 +64,14 @@ class PreTrained(Calls):
         self._own_options = OwnOptions(None if options is None else GenerationConfig.coerced(options))
 
     def gradient_checkpointing_enable(self, mode: bool = True) -> Self:
-        """Has every layer computed again for the gradient instead of keeping its inner values; returns the model."""
-        for module in self._submodules():
+        """Recomputes each layer's activations in the backward pass, which saves their memory; returns the model."""
+        for _, module in self._submodules():
             if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = mode
         return self
 
     def gradient_checkpointing_disable(self) -> Self:
-        """Keeps every layer's inner values for the gradient, as a new model does; returns the model."""
+        """Stores each layer's activations for the backward pass, as a new model does; returns the model."""
         return self.gradient_checkpointing_enable(False)
 
     @classmethod
@@ -117,7 +80,7 @@ class PreTrained(Calls):
         name_or_path: str | os.PathLike[str],
         *,
         dtype: Any,
-        where: Any,
+        placement: Any,
         build: Mapping[str, Any],
         allow_fresh: Iterable[str],
         ignore: Iterable[str],
@@ -152,22 +115,22 @@ class PreTrained(Calls):
         if settled != guess:
             model = made(source.config, seed=None, dtype=settled, **options)
             leaves = model._leaves()
-        model._fill(leaves, found, FLOATS[settled], where)
+        model._fill(leaves, found, FLOATS[settled], placement)
         model.load_report = loading.report_of(source, found)
         model._own_options = own_options
         return model
 
-    def _fill(self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], where: Any) -> None:
-        """Gives parameters the values that were found for them, tensor by tensor, and the others new ones."""
+    def _fill(self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], placement: Any) -> None:
+        """Fills parameters with the tensors that were found for them, one by one, and draws the others."""
         for filling in _bar(found.fillings, "loading"):
             slot = filling.slot
             axes = tuple(filling.axes[axis] for axis in self._stored_axes(slot))
-            self._put(slot, leaves[slot], permuted(filling.source.read(), axes, dtype), where)
-        self._draw({slot: leaves[slot] for slot in (*found.fresh, *found.constant)}, 0, where)
+            self._put(slot, leaves[slot], permuted(filling.source.read(), axes, dtype), placement)
+        self._draw({slot: leaves[slot] for slot in (*found.fresh, *found.constant)}, 0, placement)
 
     @property
     def fresh_parameters(self) -> tuple[str, ...]:
-        """The parameters that the checkpoint did not have and that were drawn anew."""
+        """The parameters that the checkpoint lacked and that have new initial values."""
         return self.load_report.fresh
 
     @classmethod
@@ -192,7 +155,7 @@ class PreTrained(Calls):
             max_shard_size=max_shard_size,
         )
 
-    def _draw(self, leaves: Mapping[Slot, Any], seed: int, where: Any) -> None:
+    def _draw(self, leaves: Mapping[Slot, Any], seed: int, placement: Any) -> None:
         """Gives parameters their initial values, drawn in float32."""
         initial, drawn = described(type(self))[1].initial, {slot.path: slot for slot in leaves}
 
@@ -203,27 +166,8 @@ class PreTrained(Calls):
             return values_of(drawn[path]) if path in drawn else self._sources()[path].read()
 
         for slot, leaf in _bar(leaves.items(), "drawing"):
-            self._put(
-                slot, leaf, permuted(values_of(slot), self._stored_axes(slot), FLOATS[self._dtype_name(leaf)]), where
-            )
-
-    def _check_config(self, config: object) -> None:
-        wanted = described(type(self))[2]
-        built = vars(self).get("config", vars(self).get("_config"))
-        if isinstance(config, wanted) and built is not None:
-            fields = [f.name for f in dataclasses.fields(config) if f.compare and f.name not in wanted.live]
-            changed = [
-                f"{name}={getattr(config, name)!r}" for name in fields if getattr(config, name) != getattr(built, name)
-            ]
-            if changed:
-                raise ConfigError(
-                    f"{type(self).__name__}: {', '.join(changed)} cannot change in a built model; build another "
-                    "with from_pretrained(…) or from the config"
-                )
-        if not isinstance(config, wanted):
-            raise ConfigError(
-                f"{type(self).__name__}: config is a {type(config).__name__}, {wanted.__name__} is needed"
-            )
+            values = permuted(values_of(slot), self._stored_axes(slot), FLOATS[self._dtype_name(leaf)])
+            self._put(slot, leaf, values, placement)
 
     def _check_build(self, given: Iterable[str], known: Sequence[str]) -> None:
         unknown = sorted(set(given) - set(known))
@@ -236,10 +180,10 @@ class PreTrained(Calls):
         Raises:
             InputError: the model is no decoder, or a size is not positive.
         """
-        where, shape = f"{type(self).__name__}.init_cache", self.config.cache_shape
+        caller, shape = f"{type(self).__name__}.init_cache", self.config.cache_shape
         if shape is None:
-            raise InputError(f"{where}: the model is no decoder, so it has no cache")
+            raise InputError(f"{caller}: the model is no decoder, so it has no cache")
         for name, value in (("batch_size", batch_size), ("max_length", max_length)):
             if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= 2**31:
-                raise InputError(f"{where}: {name}={value!r}, but a whole number from 1 on is needed")
+                raise InputError(f"{caller}: {name}={value!r}, but a whole number from 1 on is needed")
         return shape

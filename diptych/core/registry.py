@@ -26,6 +26,23 @@ Parts = Mapping[str, tuple[str, ModelConfig]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class WordEmbeddings:
+    """Where a class has its word embeddings, by published paths of modules.
+
+    Attributes:
+        inputs: the tables that token ids are looked up in, of which the config says which are there; or the part of a
+            composite that has them.
+        output: a matrix of its own that makes the logits; where the logits are tied to the first of `inputs`, there is
+            no such module. None if the class predicts no tokens.
+        config: the field of the model's config that has the `vocab_size`; None if it is the config itself.
+    """
+
+    inputs: tuple[str, ...]
+    output: str | None = None
+    config: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """What the files of a family are like.
 
@@ -47,6 +64,7 @@ class Family:
         parts: of a composite's config, path -> the architecture that stands there and its config.
         part_prefixes: path of a composite's part -> the base prefixes of its family; `within` fills it in.
         copied: of a composite's config and paths, paths -> that of the parameter whose values the file has for them.
+        embeddings: architecture name -> where it has its word embeddings; classes that read no tokens are left out.
     """
 
     classes: Mapping[str, type[ModelConfig]]
@@ -63,6 +81,7 @@ class Family:
     parts: Callable[[Any], "Parts"] = lambda config: {}
     part_prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     copied: Callable[[Any, Collection[str]], Mapping[str, str]] = lambda config, paths: {}
+    embeddings: Mapping[str, WordEmbeddings] = field(default_factory=dict[str, WordEmbeddings])
 
 
 @functools.cache
@@ -118,6 +137,12 @@ def described(cls: type) -> tuple[str, Family, type[ModelConfig]]:
     name = next(base.__name__ for base in cls.__mro__ if base.__name__ in names)
     family = families()[names[name]]
     return name, family, family.classes[name]
+
+
+def word_embeddings(cls: type) -> WordEmbeddings | None:
+    """Where a model class has its word embeddings; None if it reads no tokens."""
+    name, family, _ = described(cls)
+    return family.embeddings.get(name)
 
 
 def serving(role: Literal["encoder", "decoder"], config: ModelConfig, kind: InputKind) -> str:

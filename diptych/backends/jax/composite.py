@@ -62,7 +62,7 @@ class CompositeModel(Generating, Composite, PreTrainedModel):
         return cls._load_parts(
             {"encoder": encoder, "decoder": decoder},
             dtype=dtype,
-            where=sharding,
+            placement=sharding,
             build={"compute_dtype": compute_dtype, "gradient_checkpointing": gradient_checkpointing},
             ignore_config=ignore_config,
             changes=config_changes,

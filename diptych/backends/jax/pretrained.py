@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from diptych.backends.jax import layers, ops, slots
 from diptych.backends.jax.cache import Cache
@@ -33,7 +34,7 @@ class Build(TypedDict, total=False):
 
     seed: keys the initial values; None builds without any, of jax.ShapeDtypeStructs.
     dtype: of the parameters, by any framework's name; float32 if not given.
-    gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
+    gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
     compute_dtype: that layers compute in; the parameters' if not given.
     sharding: where the parameters go: a device, a Sharding, or a function of published path and stored shape that gives
         one; JAX's default device if not given.
@@ -54,11 +55,13 @@ class PreTrainedModel(nnx.Module, PreTrained):
     """
 
     def _begin(self, config: ModelConfig, build: Build) -> Init:
-        """What the layers are built with."""
+        """Takes config and keywords; returns the keywords of the layers' constructors."""
         self._check_build(build, list(Build.__annotations__))
-        self.config = config
+        self._begin_config(config)
         self.deterministic = True
-        self.load_report = LoadReport()  # of its own, or a loaded model would be another pytree than a drawn one
+        self.load_report = (
+            LoadReport()
+        )  # on the instance, so that drawn and loaded models have the same pytree structure
         self._own_options = OwnOptions()  # for the same reason
         compute_dtype = build.get("compute_dtype")
         return {
@@ -67,20 +70,19 @@ class PreTrainedModel(nnx.Module, PreTrained):
         }
 
     def _finish(self, build: Build) -> None:
-        """Gives the complete model its first values."""
+        """Completes the model once its modules are there, and draws its initial values."""
         for path, module in nnx.iter_modules(self):
             if isinstance(module, layers.RandomLayer):
                 module.salt = zlib.crc32(".".join(map(str, path)).encode())
         self._compute_dtype = build.get("compute_dtype") and float_name(build.get("compute_dtype"))
+        self._finish_config()
         self.gradient_checkpointing_enable(build.get("gradient_checkpointing", False))
         seed = build.get("seed", 0)
         if seed is not None:
             self._draw(self._leaves(), seed, build.get("sharding"))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "config":
-            self._check_config(value)
-        if name == "generation_config":  # a property, which nnx would take for a part of the pytree
+        if name in ("config", "generation_config"):  # properties, which nnx would take for parts of the pytree
             return object.__setattr__(self, name, value)
         super().__setattr__(name, value)
 
@@ -103,6 +105,19 @@ class PreTrainedModel(nnx.Module, PreTrained):
         """Switches dropout off; returns the model."""
         return self.train(False, **attributes)
 
+    def trainable_parameters(self) -> Self:
+        """A tree like the model with True for each parameter that trains, False for those that are frozen and buffers.
+
+        It is the mask of `optax.masked(optimizer, model.trainable_parameters())`, which leaves the others as they are.
+        """
+        variables, _ = jax.tree.flatten(self, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+        flags = [is_trainable((), variable) for variable in variables]
+        return jax.tree.unflatten(jax.tree.structure(self), flags)
+
+    def trainable_filter(self) -> nnx.filterlib.Filter:
+        """The `nnx` filter of the parameters that train: for `nnx.split`, `nnx.DiffState`, `nnx.Optimizer(wrt=…)`."""
+        return is_trainable
+
     def num_parameters(self) -> int:
         """The number of parameters' entries, tied ones counted once."""
         return sum(leaf.get_value().size for slot, leaf in slots.iterate(self) if slot.kind != "buffer")
@@ -111,8 +126,8 @@ class PreTrainedModel(nnx.Module, PreTrained):
         """An empty cache for a decoder's call, as `past_key_values`.
 
         Args:
-            batch_size: rows.
-            max_length: tokens for which there is room.
+            batch_size: the number of rows.
+            max_length: the number of tokens that it has room for.
 
         Raises:
             InputError: the model is no decoder, or a size is not positive.
@@ -140,10 +155,10 @@ class PreTrainedModel(nnx.Module, PreTrained):
             dtype: of the parameters; None keeps the file's.
             compute_dtype: that layers compute in; None means the parameters'.
             sharding: where the parameters go: a device, a Sharding, or a function of published path and stored shape.
-            gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
-            allow_fresh: parameters or modules that the file may lack; they are drawn anew.
-            ignore: tensors of the file to leave unread; names, modules, or patterns with *.
-            ignore_config: unknown fields of config.json to leave unread.
+            gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
+            allow_fresh: parameters or modules that the file may lack; they have new initial values.
+            ignore: tensors of the file to skip; names, modules, or patterns with *.
+            ignore_config: unknown fields of config.json to skip.
             config_changes: config fields to change, or keywords of the class's constructor.
 
         Raises:
@@ -154,7 +169,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         return cls._load(
             name_or_path,
             dtype=dtype,
-            where=sharding,
+            placement=sharding,
             build={"compute_dtype": compute_dtype, "gradient_checkpointing": gradient_checkpointing},
             allow_fresh=allow_fresh,
             ignore=ignore,
@@ -163,18 +178,18 @@ class PreTrainedModel(nnx.Module, PreTrained):
         )
 
     def save_pretrained(self, directory: str | os.PathLike[str], *, max_shard_size: int | str | None = "5GB") -> None:
-        """Writes config.json and safetensors, which transformers loads too, and generation_config.json beside them.
+        """Writes config.json, safetensors and generation_config.json; transformers can load the directory.
 
-        That holds the model's options for `generate`, if they were loaded from one or set; without, the directory has
-        none afterwards.
+        generation_config.json is written only if the model's options for `generate` were loaded from one or set; an
+        older one in the directory is removed otherwise.
 
         Args:
-            directory: made if it is missing; an older checkpoint in it is replaced once the new one is complete.
-            max_shard_size: most bytes a file, as a number or like "5GB"; None for one file.
+            directory: created if it is missing; an older checkpoint in it is replaced once the new one is complete.
+            max_shard_size: the largest size of a file, in bytes or as in "5GB"; None for a single file.
 
         Raises:
             CheckpointError: the model has no values, or the directory is a file.
-            OSError: the disk is full or not writable; what stood there stays.
+            OSError: the disk is full or not writable; the directory is left as it was.
         """
         self._save(directory, max_shard_size)
 
@@ -190,34 +205,69 @@ class PreTrainedModel(nnx.Module, PreTrained):
         """A shape with the dtype that inputs must have."""
         return jax.ShapeDtypeStruct((), jnp.dtype(self._compute_dtype or self.dtype))
 
-    def _submodules(self) -> Iterable[Any]:
-        return (module for _, module in nnx.iter_modules(self))
+    def _submodules(self) -> Iterable[tuple[str, Any]]:
+        return ((".".join(map(str, path)), module) for path, module in nnx.iter_modules(self))
 
     def _leaves(self) -> dict[Slot, Any]:
         return slots.leaves(self)
+
+    @staticmethod
+    def _slots_of(module: Any) -> list[Slot]:
+        return [*slots.leaves(module)]
 
     @staticmethod
     def _stored_axes(slot: Slot) -> tuple[int, ...]:
         return flax_axes(slot.kind, len(slot.shape))
 
     @staticmethod
-    def _put(slot: Slot, leaf: Any, values: np.ndarray, where: Any) -> None:
-        target = where(slot.path, values.shape) if callable(where) else where
-        # nobody else holds the values, so the array may keep their memory
+    def _put(slot: Slot, leaf: Any, values: np.ndarray, placement: Any) -> None:
+        target = placement(slot.path, values.shape) if callable(placement) else placement
+        # nothing else refers to the values, so the array may share their memory
         leaf.set_value(jax.device_put(values, target, may_alias=True))
+
+    @staticmethod
+    def _placement(leaf: Any) -> Any:
+        return getattr(leaf.get_value(), "sharding", None)
 
     @staticmethod
     def _dtype_name(leaf: Any) -> str:
         return float_name(leaf.get_value().dtype)
 
-    def _sources(self) -> dict[str, TensorSource]:
-        return {slot.path: _source(slot, leaf, type(self).__name__) for slot, leaf in self._leaves().items()}
+    @staticmethod
+    def _is_frozen(leaf: Any) -> bool:
+        return without_gradient in _get_hooks(leaf)
+
+    @staticmethod
+    def _set_frozen(leaf: Any, frozen: bool) -> None:
+        others = tuple(hook for hook in _get_hooks(leaf) if hook is not without_gradient)
+        hooks = (*others, without_gradient) if frozen else others
+        metadata = {name: value for name, value in leaf.get_metadata().items() if name != "on_get_value"}
+        # set as a whole: changed in place, the dictionary might be that of a copy too
+        leaf.set_metadata({**metadata, "on_get_value": hooks} if hooks else metadata)
+
+    def _source(self, slot: Slot, leaf: Any) -> TensorSource:
+        return _source(slot, leaf, type(self).__name__)
 
     @classmethod
     def _siblings(cls) -> Callable[[str], Any]:
         from diptych.backends import jax as backend
 
         return functools.partial(getattr, backend)
+
+
+def without_gradient(variable: nnx.Variable[Any], value: Any) -> Any:
+    """The hook of a frozen parameter: what reads it gets its value as a constant, so that its gradient is zero."""
+    return jax.lax.stop_gradient(value) if isinstance(value, Tracer) else value
+
+
+def is_trainable(path: Any, value: Any) -> bool:
+    """Whether a variable is a parameter that is not frozen: a filter of `nnx`."""
+    return isinstance(value, nnx.Param) and without_gradient not in _get_hooks(value)
+
+
+def _get_hooks(variable: nnx.Variable[Any]) -> tuple[Any, ...]:
+    hooks = variable.get_metadata("on_get_value", ())
+    return hooks if isinstance(hooks, tuple) else (hooks,)
 
 
 def _jax_dtype(dtype: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypedDict
 
 import numpy as np
@@ -27,7 +27,7 @@ class Build(TypedDict, total=False):
 
     seed: keys the initial values; None builds without any, on the meta device.
     dtype: of the parameters, by any framework's name; float32 if not given.
-    gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
+    gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
     device: where the parameters go; torch's default device if not given.
     """
 
@@ -43,32 +43,21 @@ class PreTrainedModel(nn.Module, PreTrained):
     It starts in eval mode. `train()` and `eval()` return the model.
     """
 
-    _config: ModelConfig
-
     def _begin(self, config: ModelConfig, build: Build) -> Init:
-        """What the layers are built with."""
+        """Takes config and keywords; returns the keywords of the layers' constructors."""
         super().__init__()
         self._check_build(build, list(Build.__annotations__))
-        self.config = config
+        self._begin_config(config)
         return {"dtype": _torch_dtype(build.get("dtype"))}
 
     def _finish(self, build: Build) -> None:
-        """Gives the complete model its first values."""
+        """Completes the model once its modules are there, and draws its initial values."""
         self.eval()
+        self._finish_config()
         self.gradient_checkpointing_enable(build.get("gradient_checkpointing", False))
         seed = build.get("seed", 0)
         if seed is not None:
             self._draw(self._leaves(), seed, build.get("device"))
-
-    @property
-    def config(self) -> Any:
-        """The model's config; frozen, so a change is `model.config = model.config.replace(…)`."""
-        return self._config
-
-    @config.setter
-    def config(self, config: ModelConfig) -> None:
-        self._check_config(config)
-        self._config = config
 
     @property
     def dtype(self) -> torch.dtype:
@@ -80,6 +69,13 @@ class PreTrainedModel(nn.Module, PreTrained):
         """The parameters' device."""
         return next(self.parameters()).device
 
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that train, with their published paths: not those that are frozen, and no buffers.
+
+        An optimizer takes them so: `torch.optim.AdamW(model.trainable_parameters())`.
+        """
+        return ((path, parameter) for path, parameter in self.named_parameters() if parameter.requires_grad)
+
     def num_parameters(self) -> int:
         """The number of parameters' entries, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
@@ -88,8 +84,8 @@ class PreTrainedModel(nn.Module, PreTrained):
         """An empty cache for a decoder's call, as `past_key_values`.
 
         Args:
-            batch_size: rows.
-            max_length: tokens for which there is room.
+            batch_size: the number of rows.
+            max_length: the number of tokens that it has room for.
 
         Raises:
             InputError: the model is no decoder, or a size is not positive.
@@ -115,10 +111,10 @@ class PreTrainedModel(nn.Module, PreTrained):
             name_or_path: a directory, or a name on the Hugging Face hub.
             dtype: of the parameters; None keeps the file's.
             device: where the parameters go.
-            gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
-            allow_fresh: parameters or modules that the file may lack; they are drawn anew.
-            ignore: tensors of the file to leave unread; names, modules, or patterns with *.
-            ignore_config: unknown fields of config.json to leave unread.
+            gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
+            allow_fresh: parameters or modules that the file may lack; they have new initial values.
+            ignore: tensors of the file to skip; names, modules, or patterns with *.
+            ignore_config: unknown fields of config.json to skip.
             config_changes: config fields to change, or keywords of the class's constructor.
 
         Raises:
@@ -129,7 +125,7 @@ class PreTrainedModel(nn.Module, PreTrained):
         return cls._load(
             name_or_path,
             dtype=dtype,
-            where=device,
+            placement=device,
             build={"gradient_checkpointing": gradient_checkpointing},
             allow_fresh=allow_fresh,
             ignore=ignore,
@@ -138,18 +134,18 @@ class PreTrainedModel(nn.Module, PreTrained):
         )
 
     def save_pretrained(self, directory: str | os.PathLike[str], *, max_shard_size: int | str | None = "5GB") -> None:
-        """Writes config.json and safetensors, which transformers loads too, and generation_config.json beside them.
+        """Writes config.json, safetensors and generation_config.json; transformers can load the directory.
 
-        That holds the model's options for `generate`, if they were loaded from one or set; without, the directory has
-        none afterwards.
+        generation_config.json is written only if the model's options for `generate` were loaded from one or set; an
+        older one in the directory is removed otherwise.
 
         Args:
-            directory: made if it is missing; an older checkpoint in it is replaced once the new one is complete.
-            max_shard_size: most bytes a file, as a number or like "5GB"; None for one file.
+            directory: created if it is missing; an older checkpoint in it is replaced once the new one is complete.
+            max_shard_size: the largest size of a file, in bytes or as in "5GB"; None for a single file.
 
         Raises:
             CheckpointError: the model has no values, or the directory is a file.
-            OSError: the disk is full or not writable; what stood there stays.
+            OSError: the disk is full or not writable; the directory is left as it was.
         """
         self._save(directory, max_shard_size)
 
@@ -165,28 +161,47 @@ class PreTrainedModel(nn.Module, PreTrained):
         """A tensor with the dtype and device that inputs must have."""
         return next(self.parameters())
 
-    def _submodules(self) -> Iterable[Any]:
-        return self.modules()
+    def _submodules(self) -> Iterable[tuple[str, Any]]:
+        return self.named_modules()
 
     def _leaves(self) -> dict[Slot, Any]:
         return slots.leaves(self)
+
+    @staticmethod
+    def _slots_of(module: Any) -> list[Slot]:
+        return [*slots.leaves(module)]
 
     @staticmethod
     def _stored_axes(slot: Slot) -> tuple[int, ...]:
         return tuple(range(len(slot.shape)))
 
     @staticmethod
-    def _put(slot: Slot, leaf: Any, values: np.ndarray, where: Any) -> None:
+    def _put(slot: Slot, leaf: Any, values: np.ndarray, placement: Any) -> None:
         module, name = leaf
-        tensor = as_tensor(values, where)
-        setattr(module, name, nn.Buffer(tensor) if slot.kind == "buffer" else nn.Parameter(tensor))
+        tensor, before = as_tensor(values, placement), getattr(module, name)
+        trains = before.requires_grad
+        setattr(module, name, nn.Buffer(tensor) if slot.kind == "buffer" else nn.Parameter(tensor, trains))
+
+    @staticmethod
+    def _placement(leaf: Any) -> Any:
+        return getattr(*leaf).device
 
     @staticmethod
     def _dtype_name(leaf: Any) -> str:
         return float_name(getattr(*leaf).dtype)
 
-    def _sources(self) -> dict[str, TensorSource]:
-        return {slot.path: _source(slot, getattr(*leaf), type(self).__name__) for slot, leaf in self._leaves().items()}
+    @staticmethod
+    def _is_frozen(leaf: Any) -> bool:
+        return not getattr(*leaf).requires_grad
+
+    @staticmethod
+    def _set_frozen(leaf: Any, frozen: bool) -> None:
+        parameter = getattr(*leaf).requires_grad_(not frozen)
+        if frozen:  # an optimizer that has the parameter already would take another step with it
+            parameter.grad = None
+
+    def _source(self, slot: Slot, leaf: Any) -> TensorSource:
+        return _source(slot, getattr(*leaf), type(self).__name__)
 
     @classmethod
     def _siblings(cls) -> Callable[[str], Any]:
@@ -200,14 +215,14 @@ def _torch_dtype(dtype: Any) -> torch.dtype:
 
 
 def as_tensor(values: np.ndarray, device: Any = None) -> Tensor:
-    """An array that nobody else holds as a tensor; bfloat16 passes by its bits."""
+    """A tensor of an array that nothing else refers to; bfloat16 is reinterpreted bit by bit."""
     if values.dtype.name == "bfloat16":
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16).to(device or torch.get_default_device())
     return torch.from_numpy(values).to(device or torch.get_default_device())
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
-    """A tensor's values in host memory, shared where they are there already; bfloat16 passes by its bits."""
+    """A tensor's values in host memory, shared if they are there already; bfloat16 is reinterpreted bit by bit."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(FLOATS["bfloat16"])

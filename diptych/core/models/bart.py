@@ -9,7 +9,7 @@ from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import Activation, CacheShape, DecoderConfig, config_class
 from diptych.core.errors import ConfigError
 from diptych.core.random import Constant, Distribution, Normal
-from diptych.core.registry import Family
+from diptych.core.registry import Family, WordEmbeddings
 from diptych.core.semantics import labels
 from diptych.core.semantics.losses import IGNORED, example_targets
 
@@ -198,6 +198,8 @@ def family(name: str, config: type[BartLikeConfig]) -> Family:
     """The description of a family whose classes and files are like BART's."""
     heads = ("Model", "ForConditionalGeneration", "ForSequenceClassification", "ForCausalLM")
     tables = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    modules = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")  # one for both, or one each
+    inside = tuple(f"model.{path}" for path in modules)
     return Family(
         classes={f"{name}{head}": config for head in heads},
         initial=initial,
@@ -214,6 +216,12 @@ def family(name: str, config: type[BartLikeConfig]) -> Family:
         superseded=("model.shared.weight", "shared.weight"),
         optional=("final_logits_bias",),
         decoders=(f"{name}ForCausalLM",),
+        embeddings={
+            f"{name}Model": WordEmbeddings(inputs=modules),
+            f"{name}ForConditionalGeneration": WordEmbeddings(inputs=inside, output="lm_head"),
+            f"{name}ForSequenceClassification": WordEmbeddings(inputs=inside),
+            f"{name}ForCausalLM": WordEmbeddings(inputs=("model.decoder.embed_tokens",), output="lm_head"),
+        },
     )
 
 

@@ -10,7 +10,7 @@ from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import Activation, CacheShape, DecoderConfig, config_class
 from diptych.core.outputs import ModelOutput
 from diptych.core.random import Constant, Distribution, Normal
-from diptych.core.registry import Family
+from diptych.core.registry import Family, WordEmbeddings
 from diptych.core.semantics.losses import example_targets
 
 
@@ -188,4 +188,12 @@ FAMILY = Family(
     encoders={"text": ("BertModel",)},
     decoders=("BertLMHeadModel",),
     grown=("pooler", "cls", "*crossattention*"),
+    embeddings={
+        "BertModel": WordEmbeddings(inputs=("embeddings.word_embeddings",)),
+        "BertForSequenceClassification": WordEmbeddings(inputs=("bert.embeddings.word_embeddings",)),
+        **dict.fromkeys(
+            ("BertForPreTraining", "BertLMHeadModel", "BertForMaskedLM"),
+            WordEmbeddings(inputs=("bert.embeddings.word_embeddings",), output="cls.predictions.decoder"),
+        ),
+    },
 )

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from diptych.core.config import config_class
 from diptych.core.models.bert import BertStackConfig, example, initial
-from diptych.core.registry import Family
+from diptych.core.registry import Family, WordEmbeddings
 
 
 @config_class
@@ -45,4 +45,8 @@ FAMILY = Family(
     encoders={"text": ("BertGenerationEncoder",)},
     decoders=("BertGenerationDecoder",),
     grown=("lm_head", "*crossattention*"),
+    embeddings={
+        "BertGenerationEncoder": WordEmbeddings(inputs=("embeddings.word_embeddings",)),
+        "BertGenerationDecoder": WordEmbeddings(inputs=("bert.embeddings.word_embeddings",), output="lm_head.decoder"),
+    },
 )

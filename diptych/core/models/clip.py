@@ -12,7 +12,7 @@ from diptych.core.config import Activation, ModelConfig, config_class
 from diptych.core.errors import ConfigError
 from diptych.core.outputs import BaseModelOutputWithPooling, ModelOutput
 from diptych.core.random import Constant, Distribution, Normal
-from diptych.core.registry import Family
+from diptych.core.registry import Family, WordEmbeddings
 from diptych.core.semantics.losses import example_targets
 
 
@@ -219,6 +219,8 @@ def _example(
     return inputs
 
 
+_TOKENS = ("text_model.embeddings.token_embedding",)
+
 FAMILY = Family(
     classes={
         "CLIPTextModel": CLIPTextConfig,
@@ -232,4 +234,8 @@ FAMILY = Family(
     example=_example,
     prefixes=("text_model.", "vision_model."),
     ignored={"*embeddings.position_ids": "the numbers 0, 1, 2 …, a buffer until transformers 4.31"},
+    embeddings={
+        **dict.fromkeys(("CLIPTextModel", "CLIPTextModelWithProjection"), WordEmbeddings(inputs=_TOKENS)),
+        "CLIPModel": WordEmbeddings(inputs=_TOKENS, config="text_config"),
+    },
 )

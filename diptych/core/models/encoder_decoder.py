@@ -8,7 +8,7 @@ from diptych.core import registry
 from diptych.core.composite_config import CompositeConfig, example, initial, parts
 from diptych.core.config import ModelConfig, config_class
 from diptych.core.models.bert import BertConfig
-from diptych.core.registry import Family
+from diptych.core.registry import Family, WordEmbeddings
 
 
 @config_class
@@ -55,4 +55,5 @@ FAMILY = Family(
     example=example,
     parts=parts,
     copied=_copied,
+    embeddings={"EncoderDecoderModel": WordEmbeddings(inputs=("encoder",), output="decoder")},
 )

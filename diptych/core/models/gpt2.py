@@ -10,7 +10,7 @@ from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import Activation, CacheShape, DecoderConfig, config_class
 from diptych.core.errors import ConfigError
 from diptych.core.random import Constant, Distribution, Normal
-from diptych.core.registry import Family
+from diptych.core.registry import Family, WordEmbeddings
 
 _ALIASES = {
     "hidden_size": "n_embd",
@@ -146,4 +146,8 @@ FAMILY = Family(
     renamed={"lm_head.weight": "transformer.wte.weight"},
     decoders=("GPT2LMHeadModel",),
     grown=("lm_head", "*crossattention*", "*ln_cross_attn*"),
+    embeddings={
+        "GPT2Model": WordEmbeddings(inputs=("wte",)),
+        "GPT2LMHeadModel": WordEmbeddings(inputs=("transformer.wte",), output="lm_head"),
+    },
 )

@@ -5,7 +5,7 @@ from typing import ClassVar
 from diptych.core.config import config_class
 from diptych.core.errors import ConfigError
 from diptych.core.models.bert import BertLikeConfig, example, initial
-from diptych.core.registry import Family
+from diptych.core.registry import Family, WordEmbeddings
 
 
 @config_class
@@ -69,6 +69,14 @@ def family(name: str, config: type[RobertaConfig]) -> Family:
         encoders={"text": (f"{name}Model",)},
         decoders=(f"{name}ForCausalLM",),
         grown=("pooler", "lm_head", "*crossattention*"),
+        embeddings={
+            f"{name}Model": WordEmbeddings(inputs=("embeddings.word_embeddings",)),
+            f"{name}ForSequenceClassification": WordEmbeddings(inputs=("roberta.embeddings.word_embeddings",)),
+            **dict.fromkeys(
+                (f"{name}ForCausalLM", f"{name}ForMaskedLM"),
+                WordEmbeddings(inputs=("roberta.embeddings.word_embeddings",), output="lm_head.decoder"),
+            ),
+        },
     )
 
 

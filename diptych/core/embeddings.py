@@ -1,0 +1,167 @@
+"""Word embeddings of models: found, replaced and resized, in both backends alike."""
+
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any, cast
+
+import numpy as np
+
+from diptych.core.checkpoint.strips import permuted
+from diptych.core.dtypes import FLOATS
+from diptych.core.errors import InputError
+from diptych.core.live_config import Configured
+from diptych.core.registry import WordEmbeddings, described, word_embeddings
+
+_SIZES = ("num_embeddings", "out_features")
+"""The attributes of layers that say how many words they have."""
+
+
+class Embedded(Configured):
+    """A model that may read or predict tokens."""
+
+    def get_input_embeddings(self) -> Any:
+        """The module that token ids are looked up in; of an encoder and a decoder the encoder's.
+
+        Raises:
+            InputError: the model reads no tokens.
+        """
+        owner, path = self._input_table("get_input_embeddings")
+        return owner.get_input_embeddings() if path is None else dict(owner._submodules())[path]
+
+    def set_input_embeddings(self, module: Any) -> None:
+        """Replaces the module that token ids are looked up in; an output layer that is tied to it follows.
+
+        Args:
+            module: an embedding layer of this backend, or a wrapper of one, for as many tokens as the config says.
+
+        Raises:
+            InputError: the model reads no tokens, or the module does not fit it.
+        """
+        caller = f"{type(self).__name__}.set_input_embeddings"
+        owner, path = self._input_table("set_input_embeddings")
+        if path is None:
+            return owner.set_input_embeddings(module)
+        modules = dict(owner._submodules())
+        lacking = [name for name in ("attend", "rows") if hasattr(modules[path], name) and not hasattr(module, name)]
+        if not callable(module) or lacking:
+            raise InputError(
+                f"{caller}: {type(module).__name__} is no embedding layer as the model's; build one with the layers of "
+                "this backend" + (f", which have {' and '.join(lacking)}" if lacking else "")
+            )
+        needed = {slot.path: slot.shape for slot in self._slots_of(modules[path])}
+        shapes = {slot.path: slot.shape for slot in self._slots_of(module)}
+        if "weight" in shapes and shapes["weight"] != needed.get("weight", shapes["weight"]):
+            raise InputError(
+                f"{caller}: the module's weight is {shapes['weight']}, but {needed['weight']} is needed; "
+                "resize_token_embeddings changes the number of tokens"
+            )
+        parent, _, name = path.rpartition(".")
+        setattr(modules[parent], name, module)
+
+    def get_output_embeddings(self) -> Any:
+        """The layer that makes the logits of tokens; of an encoder and a decoder the decoder's.
+
+        Where it is tied to the input embeddings, these are it. None if the model predicts no tokens.
+        """
+        tables = word_embeddings(type(self))
+        if tables is None or tables.output is None:
+            return None
+        found = dict(self._submodules()).get(tables.output)
+        if isinstance(found, Embedded):
+            return found.get_output_embeddings()
+        return self.get_input_embeddings() if found is None else found
+
+    def resize_token_embeddings(self, new_size: int, *, seed: int = 0) -> Any:
+        """Gives the model another number of tokens; its config follows, and so does what is tied.
+
+        Word embeddings, output layers and their biases keep their first rows. New rows are those that a new model of
+        the new size has under the seed, the same in both backends; biases start as in a new model. Make the optimizer
+        after this, since parameters are replaced.
+
+        Args:
+            new_size: the number of tokens, `config.vocab_size` afterwards.
+            seed: keys the new rows.
+
+        Returns:
+            The input embeddings.
+
+        Raises:
+            InputError: the size is not positive, the model reads no tokens, has two vocabularies, or is part of a model
+                that would not follow.
+            ConfigError: the config does not allow the size, as where RoBERTa's pad token would fall outside.
+            CheckpointError: the model has no values.
+        """
+        caller = f"{type(self).__name__}.resize_token_embeddings"
+        if self._input_table("resize_token_embeddings")[1] is None:
+            named = " or ".join(f"model.{name}.resize_token_embeddings" for name in self._part_names)
+            raise InputError(f"{caller}: the parts have vocabularies of their own; call {named}")
+        if self._part_of is not None:
+            raise InputError(f"{caller}: the model is part of a {self._part_of}, which would not follow; call its own")
+        if isinstance(new_size, bool) or not isinstance(new_size, Integral) or int(new_size) < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"{caller}: new_size={new_size!r}, but a whole number from 1 on is needed")
+        self._resize(caller, int(new_size), seed)
+        return self.get_input_embeddings()
+
+    def _input_table(self, method: str) -> tuple["Embedded", str | None]:
+        """The model that has the input embeddings, and their path in it; no path if it is a part of this one."""
+        tables = word_embeddings(type(self))
+        modules = dict(self._submodules())
+        found = [] if tables is None else [path for path in tables.inputs if modules.get(path) is not None]
+        if not found:
+            raise InputError(f"{type(self).__name__}.{method}: the model reads no tokens, so it has no word embeddings")
+        module = modules[found[0]]
+        return (module, None) if isinstance(module, Embedded) else (self, found[0])
+
+    def _resize(self, caller: str, new_size: int, seed: int) -> None:
+        tables = cast(WordEmbeddings, word_embeddings(type(self)))
+        config = self.config
+        if tables.config is None:
+            config = config.replace(vocab_size=new_size)
+        else:
+            config = config.replace(**{tables.config: getattr(config, tables.config).replace(vocab_size=new_size)})
+        if config == self.config:
+            return
+        # a model of the new size says which parameters have an axis of tokens, and holds the new rows
+        leaves = {slot.path: (slot, leaf) for slot, leaf in self._leaves().items()}
+        dtype = self._dtype_name(next(iter(leaves.values()))[1])
+        model = self._siblings()(described(type(self))[0])(config, seed=None, dtype=dtype)
+        resized = {
+            slot: leaf
+            for slot, leaf in model._leaves().items()
+            if slot.path in leaves and slot.shape != leaves[slot.path][0].shape
+        }
+        modules = dict(self._submodules())
+        self._check_tables(caller, tables, {slot.path for slot in resized}, modules)
+        values = {slot: _first_rows(self._source(*leaves[slot.path]).read(), slot.shape) for slot in resized}
+        if any(array.shape != slot.shape for slot, array in values.items()):
+            model._draw(resized, seed, None)
+            drawn = {slot: model._source(slot, leaf).read() for slot, leaf in resized.items()}
+            values = {slot: _with_last_rows(array, drawn[slot]) for slot, array in values.items()}
+        sizes = dict(model._submodules())
+        for slot, array in values.items():
+            leaf = leaves[slot.path][1]
+            stored = permuted(array, self._stored_axes(slot), FLOATS[self._dtype_name(leaf)])
+            self._put(slot, leaf, stored, self._placement(leaf))
+            module = slot.path.rpartition(".")[0]
+            for name in _SIZES:
+                if hasattr(sizes[module], name):
+                    setattr(modules[module], name, getattr(sizes[module], name))
+        self._share_config(config)
+
+    def _check_tables(self, caller: str, tables: WordEmbeddings, resized: set[str], modules: Mapping[str, Any]) -> None:
+        present = [path for path in (*tables.inputs, tables.output) if modules.get(cast(str, path)) is not None]
+        wrapped = [path for path in present if f"{path}.weight" not in resized]
+        if wrapped:
+            raise InputError(f"{caller}: {', '.join(map(str, wrapped))} has no weight of its own; unwrap it first")
+
+
+def _first_rows(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What a tensor and one of another shape have in common."""
+    return array[tuple(slice(size) for size in shape)]
+
+
+def _with_last_rows(array: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """A larger tensor whose first rows are those of another."""
+    drawn = np.array(drawn)
+    drawn[tuple(slice(size) for size in array.shape)] = array
+    return drawn

@@ -1,0 +1,106 @@
+"""One config per model: what a call reads anywhere in a model is what `model.config` says."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from diptych.core.config import ModelConfig
+from diptych.core.errors import ConfigError
+from diptych.core.hooks import Hooks
+from diptych.core.registry import described, word_embeddings
+
+
+class Configured(Hooks):
+    """A model with a config, which the models inside it share.
+
+    A model with a head passes its config on to the base model inside it. A composite's encoder and decoder are models
+    of their own: their configs are the parts of the composite's, whichever of the two is set.
+    """
+
+    _config: Any
+    _part_names: tuple[str, ...]
+    """Of a composite, the attributes that hold its parts, which are the fields of the parts' configs too."""
+    _part_of: str | None
+    """The class of the model that this one is the base of; that model's config is the one to set."""
+
+    @property
+    def config(self) -> Any:
+        """The model's config; frozen, so a change is `model.config = model.config.replace(…)`.
+
+        Raises:
+            ConfigError: on assignment, if a field has changed that is built into the model, if the config is of another
+                class, or if the model is the base of another one, whose config it shares.
+        """
+        for name in self._part_names:
+            part, known = getattr(self, name).config, getattr(self._config, name)
+            if part is not known and part != known:  # the part's config was set, or its vocabulary resized
+                # not a new value of the model's, but what it means already, so that it may be kept inside a trace too
+                object.__setattr__(self, "_config", self._config.with_part(name, part))
+        return self._config
+
+    @config.setter
+    def config(self, config: Any) -> None:
+        self._check_config(config)
+        self._share_config(config)
+
+    def _begin_config(self, config: Any) -> None:
+        """Takes the config that the model is built from."""
+        self._part_names = ()
+        self._part_of = None
+        self.config = config
+
+    def _finish_config(self) -> None:
+        """Tells the models inside the complete model what they are part of."""
+        parts = described(type(self))[1].parts(self._config)
+        self._part_names = tuple(parts)
+        for path, model in self._inner_models().items():
+            if path not in parts:
+                model._part_of = type(self).__name__
+
+    def _share_config(self, config: Any) -> None:
+        """Gives the config to the model and to the models inside it."""
+        self._config = config
+        modules = dict(self._submodules())
+        tables = word_embeddings(type(self))
+        for path in () if tables is None or not hasattr(config, "padding_idx") else tables.inputs:
+            if hasattr(modules.get(path), "padding_idx"):
+                modules[path].padding_idx = config.padding_idx
+        for path, model in self._inner_models().items():
+            model._share_config(getattr(config, path) if path in self._part_names else config)
+
+    def _inner_models(self) -> dict[str, "Configured"]:
+        """The models directly inside this one, by path."""
+        found: dict[str, Configured] = {}
+        for path, module in sorted(self._submodules(), key=lambda pair: len(pair[0])):
+            inside = any(path.startswith(f"{outer}.") for outer in found)
+            if isinstance(module, Configured) and module is not self and not inside:
+                found[path] = module
+        return found
+
+    def _check_config(self, config: object) -> None:
+        name, wanted = type(self).__name__, described(type(self))[2]
+        if not isinstance(config, wanted):
+            raise ConfigError(f"{name}: config is a {type(config).__name__}, {wanted.__name__} is needed")
+        if self._part_of is not None:
+            raise ConfigError(
+                f"{name}: its config is that of the {self._part_of} which it is part of; set the config there"
+            )
+        if "_config" in vars(self):
+            changed = list(_built_in(self.config, config))
+            if changed:
+                raise ConfigError(
+                    f"{name}: {', '.join(changed)} cannot change in a built model; build another with "
+                    "from_pretrained(…) or from the config"
+                )
+
+
+def _built_in(before: ModelConfig, after: ModelConfig, prefix: str = "") -> Iterator[str]:
+    """The changes between two configs that a built model cannot follow."""
+    for f in dataclasses.fields(after):
+        old, new = getattr(before, f.name), getattr(after, f.name)
+        if not f.compare or old == new:
+            continue
+        if isinstance(new, ModelConfig) and type(old) is type(new):
+            yield from _built_in(old, new, f"{prefix}{f.name}.")
+        elif f.name not in type(after).live:
+            yield f"{prefix}{f.name}={new!r}"

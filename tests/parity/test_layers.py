@@ -208,17 +208,17 @@ def test_16_bits_are_enough_to_run(case: Case) -> None:
     expected = run_original(
         case, filled_original(case, {k: v.astype(float) for k, v in values.items()}), torch.tensor(given)
     )
-    for name in ("bfloat16", "float16"):
+    wide = {"dtype": jnp.dtype("float32"), "compute_dtype": jnp.dtype("float16")}
+    for name, init in (("bfloat16", {"dtype": jnp.dtype("bfloat16")}), ("float16", wide)):
         wanted = expected.detach().numpy()
         ours = filled_torch(case, values, getattr(torch, name))
         found = getattr(ours, case.method or "__call__")(torch.tensor(given).to(getattr(torch, name)))
         assert found.dtype == getattr(torch, name)
         assert_rough(found.detach().double().numpy(), wanted)
-        for init in ({"dtype": jnp.dtype(name)}, {"dtype": jnp.dtype("float32"), "compute_dtype": jnp.dtype(name)}):
-            twin = filled_jax(case, values, **init)
-            found = getattr(twin, case.method or "__call__")(jnp.asarray(given, name))
-            assert found.dtype == jnp.dtype(name)
-            assert_rough(np.asarray(found, np.float64), wanted)
+        twin = filled_jax(case, values, **init)
+        found = getattr(twin, case.method or "__call__")(jnp.asarray(given, name))
+        assert found.dtype == jnp.dtype(name)
+        assert_rough(np.asarray(found, np.float64), wanted)
 
 
 def assert_rough(found: np.ndarray, expected: np.ndarray) -> None:

@@ -398,7 +398,7 @@ class BartForSequenceClassification(BartPreTrainedModel):
             **self._inner(keywords),
         )
         states = outputs.last_hidden_state
-        check.shape(boundary.caller, "the decoder's sequences", states.shape[:2], ids.shape, ", as input_ids have it")
+        check.shape(boundary.caller, "decoder_input_ids", states.shape[:2], ids.shape, ", as input_ids have it")
         states = ops.xp.where((found > 0)[:, None], ops.at_row(states, index), ops.xp.nan)
         logits = self.classification_head(states, keywords.get("rngs"))
         record = records.Seq2SeqSequenceClassifierOutput

@@ -93,7 +93,7 @@ def generate_text(
         raise InputError(f"{directory}: {name} writes no texts; a class with a language model's head is needed")
     model = made.from_pretrained(directory, dtype=dtype, ignore=ignore, ignore_config=ignore_config)
     reads = hasattr(made, "encode")
-    asked = model.generation_config.settled(**options)
+    asked = model.generation_config.resolve(**options)
     eos, pad = asked.eos_token_id, asked.pad_token_id
     ends = eos if isinstance(eos, tuple) else () if eos is None else (eos,)
     if pad is None and len({len(row) for row in rows}) > 1:

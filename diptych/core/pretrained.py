@@ -20,7 +20,7 @@ from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import CacheShape, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import ConfigError, InputError
-from diptych.core.generation_config import GenerationConfig, OwnOptions
+from diptych.core.generation.options import GenerationConfig, OwnOptions
 from diptych.core.outputs import ModelOutput
 from diptych.core.registry import Family, described, relatives, within
 
@@ -127,7 +127,7 @@ class PreTrained:
 
     @generation_config.setter
     def generation_config(self, options: Any) -> None:
-        self._own_options = OwnOptions(None if options is None else GenerationConfig.coerced(options))
+        self._own_options = OwnOptions(None if options is None else GenerationConfig.from_any(options))
 
     def gradient_checkpointing_enable(self, mode: bool = True) -> Self:
         """Has every layer computed again for the gradient instead of keeping its inner values; returns the model."""

@@ -421,3 +421,13 @@ def bounds(ids: Any) -> tuple[int, int] | None:
         return None
     seen = np.asarray(ids)  # inside a trace, JAX would trace these too, though the ids themselves can be seen
     return int(seen.min()), int(seen.max())
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is an array of this backend."""
+    return isinstance(value, Array)
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value is an array of a program that is being traced, so that its values aren't known."""
+    return isinstance(value, Tracer)

@@ -428,3 +428,13 @@ def bounds(ids: Tensor) -> tuple[int, int] | None:
         return None
     low, high = torch.aminmax(ids)
     return int(low), int(high)
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is an array of this backend."""
+    return isinstance(value, Tensor)
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value is an array of a program that is being traced, so that its values aren't known."""
+    return isinstance(value, Tensor) and (value.is_meta or torch.compiler.is_compiling())

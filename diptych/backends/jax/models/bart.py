@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from diptych.backends.jax import cache as caches
 from diptych.backends.jax import layers, ops
 from diptych.backends.jax.cache import Cache
-from diptych.backends.jax.generation import Generating
+from diptych.backends.jax.generation import GenerationMixin
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
 from diptych.core import check
 from diptych.core import outputs as records
@@ -354,7 +354,7 @@ class BartModel(BartPreTrainedModel):
         return output if switches["output_hidden_states"] else output.replace(hidden_states=None)
 
 
-class BartForConditionalGeneration(Generating, BartPreTrainedModel):
+class BartForConditionalGeneration(GenerationMixin, BartPreTrainedModel):
     """The encoder and the decoder with a head that predicts the next word."""
 
     def __init__(self, config: BartLikeConfig, **build: Unpack[Build]) -> None:
@@ -493,7 +493,7 @@ class BartDecoderWrapper(nnx.Module):
         self.decoder = BartDecoder(config, words=True, **init)
 
 
-class BartForCausalLM(Generating, BartPreTrainedModel):
+class BartForCausalLM(GenerationMixin, BartPreTrainedModel):
     """The decoder alone with a head that predicts the next word."""
 
     def __init__(self, config: BartLikeConfig, **build: Unpack[Build]) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from diptych.backends.jax import cache as caches
 from diptych.backends.jax import layers, ops
 from diptych.backends.jax.cache import Cache
-from diptych.backends.jax.generation import Generating
+from diptych.backends.jax.generation import GenerationMixin
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
 from diptych.core.models.bert import BertForPreTrainingOutput, BertLikeConfig, BertStackConfig
 from diptych.core.outputs import (
@@ -395,7 +395,7 @@ class BertWordsModel(PreTrainedModel):
         return self.cls(hidden_states, self.bert.embeddings.word_embeddings)
 
 
-class BertLMHeadModel(Generating, BertWordsModel):
+class BertLMHeadModel(GenerationMixin, BertWordsModel):
     """The decoder with a head that predicts the next word."""
 
     def __call__(

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from diptych.backends.jax import cache as caches
 from diptych.backends.jax import layers, ops
 from diptych.backends.jax.cache import Cache
-from diptych.backends.jax.generation import Generating
+from diptych.backends.jax.generation import GenerationMixin
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
 from diptych.core.models.gpt2 import GPT2Config
 from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions, headed
@@ -228,7 +228,7 @@ class GPT2Model(PreTrainedModel):
         return self._returned(output, return_dict)
 
 
-class GPT2LMHeadModel(Generating, PreTrainedModel):
+class GPT2LMHeadModel(GenerationMixin, PreTrainedModel):
     """The decoder with a head that predicts the next word."""
 
     def __init__(self, config: GPT2Config, **build: Unpack[Build]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from diptych.backends.torch import cache as caches
 from diptych.backends.torch import layers, ops
 from diptych.backends.torch.cache import Cache
-from diptych.backends.torch.generation import Generating
+from diptych.backends.torch.generation import GenerationMixin
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.core import check
 from diptych.core import outputs as records
@@ -356,7 +356,7 @@ class BartModel(BartPreTrainedModel):
         return output if switches["output_hidden_states"] else output.replace(hidden_states=None)
 
 
-class BartForConditionalGeneration(Generating, BartPreTrainedModel):
+class BartForConditionalGeneration(GenerationMixin, BartPreTrainedModel):
     """The encoder and the decoder with a head that predicts the next word."""
 
     def __init__(self, config: BartLikeConfig, **build: Unpack[Build]) -> None:
@@ -497,7 +497,7 @@ class BartDecoderWrapper(nn.Module):
         self.decoder = BartDecoder(config, words=True, **init)
 
 
-class BartForCausalLM(Generating, BartPreTrainedModel):
+class BartForCausalLM(GenerationMixin, BartPreTrainedModel):
     """The decoder alone with a head that predicts the next word."""
 
     def __init__(self, config: BartLikeConfig, **build: Unpack[Build]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from diptych.backends.torch import cache as caches
 from diptych.backends.torch import layers, ops
 from diptych.backends.torch.cache import Cache
-from diptych.backends.torch.generation import Generating
+from diptych.backends.torch.generation import GenerationMixin
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.core.models.bert import BertForPreTrainingOutput, BertLikeConfig, BertStackConfig
 from diptych.core.outputs import (
@@ -405,7 +405,7 @@ class BertWordsModel(PreTrainedModel):
         return self.cls(hidden_states, self.bert.embeddings.word_embeddings)
 
 
-class BertLMHeadModel(Generating, BertWordsModel):
+class BertLMHeadModel(GenerationMixin, BertWordsModel):
     """The decoder with a head that predicts the next word."""
 
     def forward(

@@ -4,7 +4,7 @@ from typing import Any, Unpack
 
 from diptych.backends.torch import cache as caches
 from diptych.backends.torch import layers, ops
-from diptych.backends.torch.generation import Generating
+from diptych.backends.torch.generation import GenerationMixin
 from diptych.backends.torch.pretrained import Build, CompositeModel
 from diptych.core import check
 from diptych.core.errors import ConfigError
@@ -22,7 +22,7 @@ from diptych.core.semantics import labels as written
 from diptych.core.semantics import losses
 
 
-class EncoderDecoderModel(Generating, CompositeModel):
+class EncoderDecoderModel(GenerationMixin, CompositeModel):
     """An encoder, and a decoder that attends to its states and predicts the next word."""
 
     def __init__(self, config: EncoderDecoderConfig, **build: Unpack[Build]) -> None:

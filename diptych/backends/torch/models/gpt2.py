@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from diptych.backends.torch import cache as caches
 from diptych.backends.torch import layers, ops
 from diptych.backends.torch.cache import Cache
-from diptych.backends.torch.generation import Generating
+from diptych.backends.torch.generation import GenerationMixin
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.core.models.gpt2 import GPT2Config
 from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions, headed
@@ -230,7 +230,7 @@ class GPT2Model(PreTrainedModel):
         return self._returned(output, return_dict)
 
 
-class GPT2LMHeadModel(Generating, PreTrainedModel):
+class GPT2LMHeadModel(GenerationMixin, PreTrainedModel):
     """The decoder with a head that predicts the next word."""
 
     def __init__(self, config: GPT2Config, **build: Unpack[Build]) -> None:

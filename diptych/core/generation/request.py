@@ -245,8 +245,7 @@ class RequestBuilder:
             return read, mask
         width = self.model._padded_length(length)
         width = max(width if limit is None else min(width, limit), length)
-        if mask is None:
-            mask = np.ones(values.shape[:2], values.dtype if main.kind == "ids" else np.int64)
+        mask = np.ones(values.shape[:2]) if mask is None else mask
         pad = _padding_id(config)
         padded = {name: self._pad_input(kinds[name], held, width, pad) for name, held in read.items()}
         return padded, self._pad_input(ATTENTION_MASK, mask, width, pad)
@@ -343,10 +342,10 @@ class RequestBuilder:
         """
         kinds, width = inputs.by_name(self.model.prompt_inputs), lengths.context_width
         pad = _padding_id(getattr(self.model.config, "decoder", self.model.config))
-        mask = np.ones((ids.shape[0], lengths.context), ids.dtype) if mask is None else mask
+        mask = np.ones((ids.shape[0], lengths.context)) if mask is None else mask
         embeds = None if embeds is None else self._pad_input(inputs.INPUTS_EMBEDS, embeds, width, pad)
         padded = {name: self._pad_input(kinds[name], values, width, pad) for name, values in extras.items()}
-        mask = _pad_end(_namespace(self.ops, mask), mask, width, 0)
+        mask = self._pad_input(ATTENTION_MASK, mask, width, pad)
         positions = _pad_end(_namespace(self.ops, positions), positions, width, 0)
         return _pad_end(xp, ids, lengths.ids_width, pad), mask, positions, embeds, padded
 
@@ -508,11 +507,17 @@ class RequestBuilder:
         return ops.boundary_floats(self.caller, name, value, kind.axes, self.like)
 
     def _pad_input(self, kind: ModelInput, values: Any, width: int, pad_token_id: int) -> Any:
-        """An input padded at the end of its tokens, if it has such an axis and may be padded."""
+        """An input padded at the end of its tokens, if it has such an axis and may be padded.
+
+        Known values go through numpy even if nothing is added, which compiles nothing, and masks get one dtype: so that
+        only widths tell programs apart.
+        """
         filler = kind.padding_value(pad_token_id)
-        if filler is None or not kind.counts_tokens or values.shape[1] >= width:
+        if filler is None or not kind.counts_tokens:
             return values
-        values = self.ops.host(values)  # where values are known, numpy pads them without compiling a program
+        values = self.ops.host(values)
+        if kind.kind == "mask" and _is_concrete(values):
+            values = (values != 0).astype(np.int32)
         return _pad_end(_namespace(self.ops, values), values, width, filler)
 
 

@@ -152,7 +152,9 @@ def test_near_lengths_share_a_program() -> None:
     assert len(counts) == 1
 
 
-def test_under_a_trace_they_are_read_too() -> None:
+def test_under_a_trace_they_are_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = QUICK_PROGRAMS["_all_steps"].__wrapped__  # an inner program takes no compiler options
+    monkeypatch.setattr(generation, "_all_steps", jax.jit(plain, static_argnames="plan"))
     model = small("jax")
     embeds = np.random.default_rng(5).normal(size=(2, 5, 12))
     call = {"max_new_tokens": 4, "pad_token_id": 0}
@@ -178,7 +180,7 @@ def test_under_a_trace_they_are_read_too() -> None:
         ),
         (
             {"inputs_embeds": np.zeros((2, 5, 12)), "input_ids": np.ones((1, 5), int)},
-            r"inputs_embeds has shape \(2, 5, 12\), but \(1, 5, 12\) is needed, as many rows as there are prompts",
+            r"inputs_embeds has shape \(2, 5, 12\), but \(1, 5, 12\) is needed, as many rows as the other inputs have",
         ),
         (
             {"inputs_embeds": np.zeros((2, 5, 12)), "attention_mask": np.ones((2, 4))},

@@ -263,10 +263,6 @@ class RequestBuilder:
             check.ids_in_range(self.caller, "bos_token_id", (start, start), size, field)
         read, sizes, _ = self._read(kinds, self.model.config)
         batch, mask = sizes.get("batch", 1), read.pop(ATTENTION_MASK.name, None)
-        for name, values in read.items():
-            check.shape(
-                self.caller, name, values.shape, (batch, *values.shape[1:]), ", as many rows as there are prompts"
-            )
         ids, embeds = read.pop("input_ids", None), read.pop("inputs_embeds", None)
         if ids is None:
             ids = np.full((batch, 1), start) if embeds is None else np.zeros((batch, 0), np.int64)
@@ -482,8 +478,9 @@ class RequestBuilder:
             size, field = self.vocabulary
             if config is not self.model.config or (kind.size or "vocab_size") != "vocab_size":
                 size, field = getattr(config, kind.size or "", 0), kind.size or ""
-            values = self._checked_input(kind, sizes, size, field)
-            read[kind.name] = values
+            values = read[kind.name] = self._checked_input(kind, sizes, size, field)
+            wanted = (sizes.get("batch", values.shape[0]), *values.shape[1:])
+            check.shape(self.caller, kind.name, values.shape, wanted, ", as many rows as the other inputs have")
             # embeddings come after ids, and a mask speaks of them where both are given
             sizes.update(zip(kind.axis_names, values.shape, strict=True))
         return read, sizes, tuple(switches)

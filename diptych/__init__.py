@@ -13,7 +13,7 @@ from diptych.core import backends as _backends
 
 if TYPE_CHECKING:
     from diptych.backends.torch import load as load
-    from diptych.core.generation_config import GenerationConfig as GenerationConfig
+    from diptych.core.generation.options import GenerationConfig as GenerationConfig
 
 __version__ = "0.1.0"
 __all__ = ["GenerationConfig", "__version__", "backend", "load", "use"]
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_") or name in ("backends", "conversion", "core", "cli", "demo", "text"):
         raise AttributeError(f"module 'diptych' has no attribute {name!r}")
     if name == "GenerationConfig":
-        from diptych.core.generation_config import GenerationConfig
+        from diptych.core.generation.options import GenerationConfig
 
         return GenerationConfig
     if name != "load":

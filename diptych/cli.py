@@ -253,44 +253,56 @@ _KINDS: Mapping[str, tuple[Any, str | None, Callable[[str, Any], Any] | None]] =
 """A flag's type for typer, how help names its value, and what makes an option's value of it where that is to do."""
 
 _FLAGS: Mapping[str, Mapping[str, tuple[str, str]]] = {
-    "How long": {
-        "max_new_tokens": ("whole", "Most tokens to write; 20 if nothing says how many."),
-        "min_new_tokens": ("whole", "Tokens to write before a text may end."),
-        "max_length": ("whole", "Most tokens of a text with its prompt; --max-new-tokens goes before it."),
-        "min_length": ("whole", "Tokens of a text with its prompt before it may end."),
+    "Length": {
+        "max_new_tokens": ("whole", "The most new tokens; 20 if no option limits them."),
+        "min_new_tokens": ("whole", "New tokens before a text may end."),
+        "max_length": ("whole", "The most tokens of a text, its prompt included; --max-new-tokens takes precedence."),
+        "min_length": ("whole", "Tokens of a text, its prompt included, before it may end."),
     },
-    "Which token": {
-        "do_sample": ("switch", "Draw each token by its probability, or take the most probable."),
-        "temperature": ("real", "Above 0: below 1 the probable becomes more so, above 1 less."),
-        "top_k": ("whole", "Draw from the so many most probable; 0 from all."),
-        "top_p": ("real", "Draw from the most probable that have this share of the probability together."),
-        "min_p": ("real", "Draw from those that have at least this share of the most probable's probability."),
-        "typical_p": ("real", "Draw from the most typical that have this share of the probability together."),
+    "Sampling": {
+        "do_sample": ("switch", "Sample each token by its probability instead of taking the most probable."),
+        "temperature": ("real", "Above 0: below 1 sharpens the distribution, above 1 flattens it."),
+        "top_k": ("whole", "Sample from this many most probable tokens; 0 from all."),
+        "top_p": ("real", "Sample from the most probable tokens that together have this probability."),
+        "min_p": ("real", "Sample from tokens with at least this share of the most probable one's probability."),
+        "typical_p": ("real", "Sample from the most typical tokens that together have this probability."),
     },
-    "Several texts": {
-        "num_return_sequences": ("whole", "Texts for each prompt, drawn or of the best beams."),
-        "num_beams": ("whole", "Beginnings of each text to keep while searching for the most probable one."),
-        "length_penalty": ("real", "A beam's score is divided by its length to this power."),
-        "early_stopping": ("early", "Stop a search with as many texts as beams; never: once none can be better."),
+    "Beams and several texts": {
+        "num_return_sequences": ("whole", "Texts for each prompt: samples, or the best beams."),
+        "num_beams": ("whole", "Beams of a search for the most probable text; 1 for none."),
+        "length_penalty": ("real", "The power of its length by which a beam's score is divided."),
+        "early_stopping": (
+            "early",
+            "Stop once there are as many texts as beams; never: once no better one is possible.",
+        ),
     },
-    "What is written": {
-        "repetition_penalty": ("real", "Above 1: tokens that are there already become less probable."),
-        "no_repeat_ngram_size": ("whole", "So many tokens in a row come only once; 0 is off."),
-        "encoder_no_repeat_ngram_size": ("whole", "So many tokens in a row of what is read are not written."),
-        "bad_words_ids": ("json", "Words that are not written, as lists of ids: [[5, 6], [7]]."),
-        "suppress_tokens": ("ids", "Tokens that are not written; may be repeated."),
-        "begin_suppress_tokens": ("ids", "Tokens that are not written first; may be repeated."),
-        "sequence_bias": ("json", "What is added to the scores of words: [[[5, 6], -1.5], [[7], 2.0]]."),
-        "exponential_decay_length_penalty": ("json", "A start, and a factor that an end gains a token: [10, 1.1]."),
-        "renormalize_logits": ("switch", "Make scores log-probabilities again after every rule."),
+    "Logits processors": {
+        "repetition_penalty": ("real", "Above 1: tokens that occurred before become less probable."),
+        "no_repeat_ngram_size": ("whole", "No n-gram of this many tokens occurs twice; 0 is off."),
+        "encoder_no_repeat_ngram_size": (
+            "whole",
+            "No n-gram of this many tokens is copied from what the encoder reads; 0 is off.",
+        ),
+        "bad_words_ids": ("json", "Forbidden sequences of ids: [[5, 6], [7]]."),
+        "suppress_tokens": ("ids", "Forbidden tokens; may be repeated."),
+        "begin_suppress_tokens": ("ids", "Tokens forbidden as the first new one; may be repeated."),
+        "sequence_bias": ("json", "What is added to the scores of sequences of ids: [[[5, 6], -1.5], [[7], 2.0]]."),
+        "exponential_decay_length_penalty": (
+            "json",
+            "From this many new tokens on, a factor per token in favour of ending: [10, 1.1].",
+        ),
+        "renormalize_logits": ("switch", "Normalise scores to log-probabilities after all processors."),
     },
     "Special tokens": {
-        "bos_token_id": ("whole", "That begins a text."),
-        "eos_token_id": ("ids", "Those that end a text; may be repeated."),
-        "pad_token_id": ("whole", "That fills the rows of a batch."),
-        "decoder_start_token_id": ("whole", "That a decoder with an encoder starts from."),
-        "forced_bos_token_id": ("whole", "That a text begins with, whatever its probability."),
-        "forced_eos_token_id": ("ids", "That a text ends with at its greatest length; may be repeated."),
+        "bos_token_id": ("whole", "The id that begins a text."),
+        "eos_token_id": ("ids", "The ids that end a text; may be repeated."),
+        "pad_token_id": ("whole", "The id of padding."),
+        "decoder_start_token_id": ("whole", "The id that a decoder with an encoder starts from."),
+        "forced_bos_token_id": ("whole", "The id forced as the first new token after the start token."),
+        "forced_eos_token_id": (
+            "ids",
+            "The ids of which one is forced as the last token at the greatest length; may be repeated.",
+        ),
     },
 }
 """Panels of the options of `GenerationConfig` that are flags -> each one's kind and help.
@@ -365,7 +377,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Of the random choices of --do-sample.")] = 0,
     compile: Annotated[bool, typer.Option("--compile", help="Have torch compile a token's step; JAX does.")] = False,
     echo: Annotated[
-        bool, typer.Option("--echo", help="Print the prompt too, or what the decoder behind an encoder starts from.")
+        bool, typer.Option("--echo", help="Print the prompt too, or the start token of a decoder with an encoder.")
     ] = False,
     ignore: Ignore = None,
     ignore_config: IgnoreConfig = None,
@@ -374,10 +386,10 @@ def generate(
     ] = False,
     **options: Any,
 ) -> None:
-    """Write texts: what a decoder makes of a prompt, or a model with an encoder of what it reads.
+    """Generate text: a decoder continues a prompt, a model with an encoder writes about what it reads.
 
-    What is printed is new, without special tokens; where there is no tokenizer.json, ids are. One text without beams is
-    printed as its tokens come. A flag overrules the checkpoint's own option.
+    Only new text is printed, without special tokens; without a tokenizer.json, ids are. A single text without beams is
+    printed as its tokens are generated. A flag takes precedence over the checkpoint's own option.
 
     Examples:
 

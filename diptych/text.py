@@ -1,4 +1,4 @@
-"""Texts that a checkpoint writes, by the tokenizer that lies beside it: what `diptych generate` prints."""
+"""Text generation from a checkpoint and the tokenizer.json beside it: what `diptych generate` prints."""
 
 import importlib
 import json
@@ -19,12 +19,12 @@ TOKENIZER_FILE = "tokenizer.json"
 
 @dataclass(frozen=True)
 class Text:
-    """What a model wrote.
+    """A generated text.
 
     Attributes:
-        ids: without padding, up to the end of text.
-        text: these without special tokens; None if there is no tokenizer.
-        score: of a beam search, the text's summed log-probabilities by its length; None without beams.
+        ids: without padding, up to the end-of-sequence token.
+        text: the decoded ids, without special tokens; None if there is no tokenizer.
+        score: of a beam search: the summed log-probabilities, with the length penalty applied; None without beams.
     """
 
     ids: tuple[int, ...]
@@ -32,7 +32,7 @@ class Text:
     score: float | None
 
     def __str__(self) -> str:
-        return _spelled(self.ids) if self.text is None else self.text
+        return _join(self.ids) if self.text is None else self.text
 
     def to_json(self) -> str:
         """One JSON object on one line."""
@@ -53,29 +53,29 @@ def generate_text(
     ignore_config: Iterable[str] = (),
     **options: Any,
 ) -> list[Text]:
-    """Loads a checkpoint and has it go on from prompts, or write for what its encoder reads.
+    """Loads a checkpoint and continues prompts with it, or generates from what its encoder reads.
 
     Prompts of several lengths become one batch, padded on the left for a decoder and on the right for an encoder.
 
     Args:
         directory: the checkpoint's, or a name on the Hugging Face hub.
-        prompts: texts, for the tokenizer.json of the checkpoint, which may add special tokens; or ids, taken as given.
+        prompts: texts, for the tokenizer.json of the checkpoint, which may add special tokens; or ids, used unchanged.
         backend: jax or torch; None takes that of `diptych.use` or DIPTYCH_BACKEND, or else what is installed, torch if
             both are. The tokens are the same.
         dtype: of the parameters; None keeps the file's.
         seed: of do_sample's random choices.
         compile: whether torch compiles the step of a token; JAX always does.
-        echo: whether what stands before the new tokens comes too: the prompt, or the decoder's start.
-        show: is given what is to be printed, each text with a line break behind it: piece by piece as the tokens come
-            if there is one text without beams, or else at the end.
+        echo: whether the tokens before the new ones are included: the prompt, or the decoder's start token.
+        show: receives what is to be printed, a line break after each text: piece by piece as the tokens are generated
+            if there is a single text without beams, otherwise at the end.
         ignore, ignore_config: tensors of the file and fields of its config to leave unread.
-        options: any of `GenerationConfig`, before those of the checkpoint.
+        options: any of `GenerationConfig`; they take precedence over the checkpoint's.
 
     Returns:
-        Each prompt's texts, one prompt after the other.
+        The texts of all prompts, in their order.
 
     Raises:
-        InputError: an argument does not fit the model, or the model writes no texts.
+        InputError: an argument does not fit the model, or the model does not generate text.
         CheckpointError, ConfigError: the checkpoint cannot be loaded, or texts are given and it has no tokenizer.
         ImportError: texts are given, and tokenizers is not installed.
     """
@@ -91,8 +91,10 @@ def generate_text(
     if not hasattr(made, "generate"):
         raise InputError(f"{directory}: {name} writes no texts; a class with a language model's head is needed")
     model = made.from_pretrained(directory, dtype=dtype, ignore=ignore, ignore_config=ignore_config)
-    reads = hasattr(made, "encode")
-    asked = model.generation_config.settled(**options)
+    reads = bool(model.encoder_inputs)
+    if "input_ids" not in [one.name for one in model.encoder_inputs or model.prompt_inputs]:
+        raise InputError(f"{directory}: {name} reads no text, so it cannot start from prompts")
+    asked = model.generation_config.resolve(**options)
     eos, pad = asked.eos_token_id, asked.pad_token_id
     ends = eos if isinstance(eos, tuple) else () if eos is None else (eos,)
     if pad is None and len({len(row) for row in rows}) > 1:
@@ -102,26 +104,26 @@ def generate_text(
     ids, mask = _batch(rows, pad or 0, left=not reads)
 
     def decoded(ids: Sequence[int]) -> str:
-        return _spelled(ids) if tokenizer is None else tokenizer.decode_batch([ids], skip_special_tokens=True)[0]
+        return _join(ids) if tokenizer is None else tokenizer.decode_batch([ids], skip_special_tokens=True)[0]
 
     live = show is not None and len(rows) == asked.num_beams == asked.num_return_sequences == 1
-    shown = _Shown(decoded, show, echo) if show is not None and live else None
-    output = model.generate(ids, attention_mask=mask, seed=seed, streamer=shown, compile=compile, **options)
-    begun = 1 if reads else len(ids[0])
+    printer = _Printer(decoded, show, echo) if show is not None and live else None
+    output = model.generate(ids, attention_mask=mask, seed=seed, streamer=printer, compile=compile, **options)
+    start = 1 if reads else len(ids[0])
     scores = None if output.sequences_scores is None else output.sequences_scores.tolist()
-    written: list[Text] = []
+    texts: list[Text] = []
     for number, row in enumerate(output.sequences.tolist()):
         before = row[:1] if reads else rows[number // asked.num_return_sequences]
-        tokens = (*(before if echo else ()), *_ended(row[begun:], ends))
+        tokens = (*(before if echo else ()), *_up_to_end(row[start:], ends))
         text = None if tokenizer is None else decoded(tokens)
-        written.append(Text(tokens, text, None if scores is None else scores[number]))
+        texts.append(Text(tokens, text, None if scores is None else scores[number]))
         if show is not None:
-            show(f"{str(written[-1]).removeprefix(shown.text if shown else '')}\n")
-    return written
+            show(f"{str(texts[-1]).removeprefix(printer.text if printer else '')}\n")
+    return texts
 
 
-class _Shown:
-    """A streamer that shows a text as far as the tokens to come cannot change it."""
+class _Printer:
+    """A streamer that shows the part of a text that later tokens cannot change."""
 
     def __init__(self, decoded: Callable[[Sequence[int]], str], show: Callable[[str], None], echo: bool) -> None:
         self.decoded, self.show, self.echo = decoded, show, echo
@@ -135,13 +137,13 @@ class _Shown:
         elif self.echo:
             self.ids += value[0].tolist()
         text = self.decoded(self.ids)
-        # a character that is not complete yet is decoded as U+FFFD
+        # an incomplete character is decoded as U+FFFD
         if text.startswith(self.text) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
             self.show(text[len(self.text) :])
             self.text = text
 
     def end(self) -> None:
-        """There is no more to come."""
+        """Does nothing: what is left is shown by `generate_text`."""
 
 
 def _backend(name: str | None) -> Any:
@@ -150,7 +152,7 @@ def _backend(name: str | None) -> Any:
 
 
 def _tokenizer(path: Path, *, needed: bool) -> Tokenizer | None:
-    """The tokenizer of a file; None if there is none, or nothing to read it with, and none is needed."""
+    """The tokenizer of a file; None if none is needed and there is none, or the library to read it is missing."""
     if not path.is_file():
         if needed:
             raise CheckpointError(f"{path}: no such file, so text cannot become ids; --ids works without")
@@ -168,7 +170,7 @@ def _tokenizer(path: Path, *, needed: bool) -> Tokenizer | None:
     except Exception as error:  # the library raises no narrower class
         raise CheckpointError(f"{path}: is no tokenizer that tokenizers reads ({error})") from None
     tokenizer.no_padding()
-    tokenizer.no_truncation()  # a model without room for so many tokens says so
+    tokenizer.no_truncation()  # the model refuses prompts that are too long
     return tokenizer
 
 
@@ -194,10 +196,10 @@ def _batch(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[list
     return ids, mask
 
 
-def _ended(tokens: list[int], ends: Sequence[int]) -> list[int]:
-    """What was written, without the padding behind its end."""
+def _up_to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """The tokens up to the first end-of-sequence token."""
     return next((tokens[:count] for count, token in enumerate(tokens, 1) if token in ends), tokens)
 
 
-def _spelled(ids: Iterable[int]) -> str:
+def _join(ids: Iterable[int]) -> str:
     return " ".join(map(str, ids))

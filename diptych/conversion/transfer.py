@@ -15,7 +15,7 @@ from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
-from diptych.core.generation_config import OwnOptions
+from diptych.core.generation.options import OwnOptions
 from diptych.core.pretrained import PreTrained
 from diptych.core.registry import architectures, described, families, within
 

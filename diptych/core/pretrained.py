@@ -20,7 +20,7 @@ from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.embeddings import Embedded
 from diptych.core.errors import InputError
 from diptych.core.freezing import Freezable
-from diptych.core.generation_config import GenerationConfig, OwnOptions
+from diptych.core.generation.options import GenerationConfig, OwnOptions
 from diptych.core.registry import Family, described, relatives, within
 
 Item = TypeVar("Item")
@@ -61,7 +61,7 @@ class PreTrained(Calls, Embedded, Freezable):
 
     @generation_config.setter
     def generation_config(self, options: Any) -> None:
-        self._own_options = OwnOptions(None if options is None else GenerationConfig.coerced(options))
+        self._own_options = OwnOptions(None if options is None else GenerationConfig.from_any(options))
 
     def gradient_checkpointing_enable(self, mode: bool = True) -> Self:
         """Recomputes each layer's activations in the backward pass, which saves their memory; returns the model."""

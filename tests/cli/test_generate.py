@@ -17,7 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 from diptych import cli, text
 from diptych.backends import torch as in_torch
-from diptych.core.generation_config import GenerationConfig
+from diptych.core.generation.options import GenerationConfig
 from diptych.text import generate_text
 from tests.assertions import assert_close
 

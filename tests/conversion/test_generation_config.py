@@ -20,7 +20,7 @@ import diptych.backends.torch as in_torch
 from diptych.conversion import to_jax, to_torch
 from diptych.core.config import FrozenMap
 from diptych.core.errors import CheckpointError, ConfigError, InputError
-from diptych.core.generation_config import GENERATION_FILE, GenerationConfig
+from diptych.core.generation.options import GENERATION_FILE, GenerationConfig
 from tests.conversion import checkpoints
 from tests.conversion.tiny import config_of, edit_config, theirs
 
@@ -102,11 +102,11 @@ def test_every_option_of_transformers_is_known_and_has_its_default():
     defaults = transformers.GenerationConfig._get_default_generation_params()
     limit = defaults.pop("max_length")
     assert limit == 20
-    settled = GenerationConfig(**defaults).settled().to_dict()
+    resolved = GenerationConfig(**defaults).resolve().to_dict()
     assert {
-        name: settled[name] for name in GenerationConfig().settled().to_dict()
-    } == GenerationConfig().settled().to_dict()
-    assert GenerationConfig().settled().max_length is None
+        name: resolved[name] for name in GenerationConfig().resolve().to_dict()
+    } == GenerationConfig().resolve().to_dict()
+    assert GenerationConfig().resolve().max_length is None
 
 
 @BACKENDS

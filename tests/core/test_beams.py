@@ -60,16 +60,16 @@ def strict():
 
 def search(*trees, count=2, ends=".", early=False, penalty=1.0, longest=8, seed=None):
     """The states of a search for each of the trees, until it ends."""
-    words = None if seed is None else np.array(sampling.words(seed), np.int32)
+    words = None if seed is None else np.array(sampling.seed_words(seed), np.int32)
     eos = np.array([LETTERS.index(end) for end in ends], int)
-    rules = beams.Rules(early, seed is not None, penalty, 1, 1 + longest, eos, words)
+    rules = beams.BeamOptions(early, seed is not None, penalty, 1, 1 + longest, eos, words)
     ids = np.full((len(trees), 1 + longest), PROMPT)
-    state, states = beams.begun(ops, ids, 1, np.zeros(1), count), []
-    while state.going:
+    state, states = beams.start(ops, ids, 1, np.zeros(1), count), []
+    while state.running:
         texts = [written(row, state.length) for row in state.ids.reshape(-1, ids.shape[1])]
         costs = [trees[row // count].get(text, (30.0, 31.0, 32.0)) for row, text in enumerate(texts)]
         costs = [(*(*found, 40.0)[:4], 1000.0) for found in costs]
-        state = beams.advanced(ops, rules, state, -np.array(costs))
+        state = beams.advance(ops, rules, state, -np.array(costs))
         states.append(state)
     return states
 
@@ -89,7 +89,7 @@ def steps(*trees, text=0, **options):
             [
                 (written(ids, state.length).split("^")[0], round(float(score), 3))
                 for ids, score, finished in zip(
-                    state.best[text], state.best_scores[text], state.finished[text], strict=True
+                    state.finished_ids[text], state.finished_scores[text], state.finished[text], strict=True
                 )
                 if finished
             ],
@@ -199,7 +199,7 @@ def test_a_text_that_is_complete_is_left_alone_while_others_are_written(tree, ea
 def test_rows_of_the_batch_are_told_apart():
     """Each new token knows the row that it was chosen in, from which the scores can be added up again."""
     states = search(BARREN, TREE)
-    assert [state.rows.tolist() for state in states] == [
+    assert [state.source_rows.tolist() for state in states] == [
         [0, 0, 2, 2],  # "a" and "b" behind the first
         [0, 0, 2, 2],  # "ab" and "aa", both of "a"
         [1, 0, 3, 2],  # "aab" and "aba"
@@ -208,13 +208,13 @@ def test_rows_of_the_batch_are_told_apart():
     ]
     last = states[-1]
     # "ab." is of the first row always, "aab." of the second once
-    assert last.best_origins[0, :, :4].tolist() == [[0, 0, 0, -1], [0, 0, 1, 0]]
-    assert last.best_origins[1, :, :5].tolist() == [[2, 2, 3, 2, 2], [2, 2, 2, -1, -1]]
-    assert (last.best_origins[:, :, 5:] == -1).all()
+    assert last.finished_origins[0, :, :4].tolist() == [[0, 0, 0, -1], [0, 0, 1, 0]]
+    assert last.finished_origins[1, :, :5].tolist() == [[2, 2, 3, 2, 2], [2, 2, 2, -1, -1]]
+    assert (last.finished_origins[:, :, 5:] == -1).all()
     for before, after in itertools.pairwise(states):
-        texts = before.ids.reshape(4, -1)[after.rows]
+        texts = before.ids.reshape(4, -1)[after.source_rows]
         np.testing.assert_array_equal(after.ids.reshape(4, -1)[:, : before.length], texts[:, : before.length])
-        np.testing.assert_array_equal(after.ids.reshape(4, -1)[:, before.length], after.newest)
+        np.testing.assert_array_equal(after.ids.reshape(4, -1)[:, before.length], after.last_tokens)
 
 
 # Drawn
@@ -297,5 +297,5 @@ def test_any_search_is_the_one_in_python(seed, count, ends, early, penalty, long
     last = states[-1]
     assert last.finished[0].tolist() == [place < len(finished) for place in range(count)]
     for place, (score, text) in enumerate(finished):
-        assert written(last.best[0, place], last.length).split("^")[0] == text
-        np.testing.assert_allclose(last.best_scores[0, place], score)
+        assert written(last.finished_ids[0, place], last.length).split("^")[0] == text
+        np.testing.assert_allclose(last.finished_scores[0, place], score)

@@ -8,7 +8,7 @@ import pytest
 
 from diptych.core.config import HOUSEKEEPING, ModelConfig
 from diptych.core.errors import ConfigError, InputError
-from diptych.core.generation_config import GENERATION_FILE, GenerationConfig
+from diptych.core.generation.options import GENERATION_FILE, GenerationConfig
 from diptych.core.models.bart import BartConfig
 from diptych.core.models.bert import BertConfig
 from diptych.core.models.encoder_decoder import EncoderDecoderConfig
@@ -127,11 +127,11 @@ WRONG = [
 @pytest.mark.parametrize(("options", "message"), WRONG)
 def test_an_impossible_option_is_refused_wherever_it_comes_from(options, message):
     whole = re.escape(f"GenerationConfig: {message}") + "$"
-    for call in (GenerationConfig, GenerationConfig().replace, GenerationConfig().settled):
+    for call in (GenerationConfig, GenerationConfig().replace, GenerationConfig().resolve):
         with pytest.raises(InputError, match=f"^{whole}"):
             call(**options)
     with pytest.raises(InputError, match=f"^{whole}"):
-        GenerationConfig.coerced(options)
+        GenerationConfig.from_any(options)
     with pytest.raises(ConfigError, match=f"^here: {whole}"):
         GenerationConfig.from_dict(options, where="here")
 
@@ -143,23 +143,23 @@ def test_all_that_is_impossible_is_said_at_once():
 
 def test_an_unknown_option_is_named_with_the_nearest_one():
     message = r"^GenerationConfig has no option temperatures \(did you mean temperature\?\), zzz$"
-    for call in (GenerationConfig, GenerationConfig().replace, GenerationConfig().settled):
+    for call in (GenerationConfig, GenerationConfig().replace, GenerationConfig().resolve):
         with pytest.raises(TypeError, match=message):
             call(temperatures=0.7, num_beams=2, zzz=1)
     with pytest.raises(TypeError, match=message):
-        GenerationConfig.coerced({"temperatures": 0.7, "zzz": 1})
+        GenerationConfig.from_any({"temperatures": 0.7, "zzz": 1})
 
 
 def test_an_option_that_is_not_supported_is_refused_by_name_and_never_ignored():
     message = r"^GenerationConfig: penalty_alpha=0\.6 is not supported; stop_strings=\['a'\] is not supported$"
-    for call in (GenerationConfig, GenerationConfig().replace, GenerationConfig().settled):
+    for call in (GenerationConfig, GenerationConfig().replace, GenerationConfig().resolve):
         with pytest.raises(InputError, match=message):
             call(penalty_alpha=0.6, stop_strings=["a"], num_beam_groups=1)
 
 
 def test_an_option_that_is_not_supported_may_be_given_where_it_asks_for_nothing():
     config = GenerationConfig(num_beam_groups=1, diversity_penalty=0.0, guidance_scale=np.float64(1), max_time=None)
-    assert config.settled(epsilon_cutoff=0.0).num_beams == 1
+    assert config.resolve(epsilon_cutoff=0.0).num_beams == 1
     assert config.to_dict() == {"diversity_penalty": 0.0, "guidance_scale": 1.0, "max_time": None, "num_beam_groups": 1}
 
 
@@ -176,8 +176,8 @@ def test_what_a_file_has_besides_is_carried_along_and_refused_when_it_is_to_be_d
         r"supported\. None leaves an option out$"
     )
     with pytest.raises(InputError, match=message):
-        config.settled()
-    assert config.settled(penalty_alpha=None, watermarking_config=None).num_beams == 2
+        config.resolve()
+    assert config.resolve(penalty_alpha=None, watermarking_config=None).num_beams == 2
     assert hash(config) != hash(config.replace(penalty_alpha=None))
 
 
@@ -189,23 +189,23 @@ def test_a_file_may_have_odd_ids_until_they_are_used():
         r"suppress_tokens=\(3, -1\) must not be negative\. None leaves an option out$"
     )
     with pytest.raises(InputError, match=message):
-        config.settled()
-    assert config.settled(eos_token_id=None, pad_token_id=0, suppress_tokens=None).eos_token_id is None
+        config.resolve()
+    assert config.resolve(eos_token_id=None, pad_token_id=0, suppress_tokens=None).eos_token_id is None
 
 
 @pytest.mark.parametrize("name", ["bad_words_ids", "sequence_bias"])
 def test_words_of_negative_ids_are_refused(name):
     value = [[1, -5]] if name == "bad_words_ids" else [[[1, -5], 0.5]]
     with pytest.raises(InputError, match=rf"{name}=\(\(.*-5.*must not (be negative|have negative ids)\."):
-        GenerationConfig(**{name: value}).settled()
+        GenerationConfig(**{name: value}).resolve()
 
 
 def test_settled_fills_in_what_transformers_takes_by_default():
-    assert GenerationConfig().settled().to_dict() == DEFAULTS
-    settled = GenerationConfig(**EVERY).settled(num_beams=3, length_penalty=None, max_length=None)
+    assert GenerationConfig().resolve().to_dict() == DEFAULTS
+    resolved = GenerationConfig(**EVERY).resolve(num_beams=3, length_penalty=None, max_length=None)
     expected = {**EVERY, "num_beams": 3, "length_penalty": 1.0}
     del expected["max_length"]
-    assert settled.to_dict() == expected
+    assert resolved.to_dict() == expected
 
 
 @pytest.mark.parametrize(
@@ -229,22 +229,22 @@ def test_settled_fills_in_what_transformers_takes_by_default():
 def test_options_that_do_not_fit_each_other_are_refused(options, message):
     config = GenerationConfig(**options)
     with pytest.raises(InputError, match=f"^GenerationConfig: {re.escape(message)}. None leaves an option out$"):
-        config.settled()
+        config.resolve()
 
 
 def test_options_that_fit_each_other_are_settled():
-    assert GenerationConfig(num_return_sequences=3, num_beams=3).settled().num_return_sequences == 3
-    assert GenerationConfig(num_return_sequences=3, do_sample=True).settled().num_return_sequences == 3
-    assert GenerationConfig(forced_eos_token_id=[1, 2], suppress_tokens=[2]).settled().suppress_tokens == (2,)
+    assert GenerationConfig(num_return_sequences=3, num_beams=3).resolve().num_return_sequences == 3
+    assert GenerationConfig(num_return_sequences=3, do_sample=True).resolve().num_return_sequences == 3
+    assert GenerationConfig(forced_eos_token_id=[1, 2], suppress_tokens=[2]).resolve().suppress_tokens == (2,)
 
 
 def test_own_options_go_over_those_of_a_base():
     base = GenerationConfig.from_dict({"num_beams": 4, "top_k": 3, "penalty_alpha": 0.5, "top_h": None, "x": 1})
     own = GenerationConfig.from_dict({"num_beams": 2, "do_sample": False, "penalty_alpha": None, "top_h": 0.1})
-    assert own.over(base).to_dict() == {
+    assert own.with_fallback(base).to_dict() == {
         "do_sample": False, "num_beams": 2, "penalty_alpha": 0.5, "top_h": 0.1, "top_k": 3, "x": 1,
     }  # fmt: skip
-    assert GenerationConfig().over(base) == base
+    assert GenerationConfig().with_fallback(base) == base
 
 
 class Theirs:
@@ -259,19 +259,19 @@ class Theirs:
 
 def test_options_are_coerced_from_whatever_carries_them():
     config = GenerationConfig(num_beams=2)
-    assert GenerationConfig.coerced(config) is config
-    assert GenerationConfig.coerced(None) == GenerationConfig()
-    assert GenerationConfig.coerced({"num_beams": 2}) == config
-    assert GenerationConfig.coerced(json.loads('{"num_beams": 2, "transformers_version": "5"}')).num_beams == 2
+    assert GenerationConfig.from_any(config) is config
+    assert GenerationConfig.from_any(None) == GenerationConfig()
+    assert GenerationConfig.from_any({"num_beams": 2}) == config
+    assert GenerationConfig.from_any(json.loads('{"num_beams": 2, "transformers_version": "5"}')).num_beams == 2
     live = Theirs(num_beams=2, top_k=None, max_time=None, watermarking_config=Theirs(bias=2.0), mine=3)
-    assert GenerationConfig.coerced(live).to_dict() == {
+    assert GenerationConfig.from_any(live).to_dict() == {
         "mine": 3, "num_beams": 2, "watermarking_config": {"bias": 2.0},
     }  # fmt: skip
     with pytest.raises(InputError, match=r"^a Theirs: GenerationConfig: num_beams=0 must be from 1 to 2\*\*30$"):
-        GenerationConfig.coerced(Theirs(num_beams=0))
+        GenerationConfig.from_any(Theirs(num_beams=0))
     message = r"^generation_config is a int, but a GenerationConfig or a mapping of options is needed$"
     with pytest.raises(InputError, match=message):
-        GenerationConfig.coerced(4)
+        GenerationConfig.from_any(4)
 
 
 def test_an_assignment_says_how_to_change_an_option():
@@ -325,7 +325,7 @@ def test_options_that_are_not_supported_are_stated_too():
     found = GenerationConfig.of_model(config)
     assert found.carried == {"num_beam_groups": 2, "diversity_penalty": 0.0} and found.output_attentions
     with pytest.raises(InputError, match=r"^GenerationConfig: num_beam_groups=2 is not supported"):
-        found.settled()
+        found.resolve()
 
 
 def test_a_bos_token_that_old_files_force_is_forced():

@@ -69,7 +69,7 @@ def strict():
 
 def built(*, prompt_length=1, eos=(), source=None, source_length=None, first=None, **options):
     extra = {"eos": eos, "source": source, "source_length": source_length, "first": first}
-    return logits.built(SimpleNamespace(**{**NEUTRAL, **options}), prompt_length=prompt_length, **extra)
+    return logits.build_processors(SimpleNamespace(**{**NEUTRAL, **options}), prompt_length=prompt_length, **extra)
 
 
 def applied(text, scores, **options):
@@ -78,7 +78,7 @@ def applied(text, scores, **options):
     text, scores = np.atleast_2d(text), np.atleast_2d(np.array(scores, float))
     behind = np.arange(5)[None].repeat(len(text), axis=0)
     rules, numbers = zip(*before, *after, strict=True)
-    return logits.applied(ops, rules, numbers, np.concatenate([text, behind], axis=1), scores, text.shape[1])
+    return logits.apply_processors(ops, rules, numbers, np.concatenate([text, behind], axis=1), scores, text.shape[1])
 
 
 def forbidden(text, size, **options):
@@ -308,8 +308,8 @@ def test_rules_stand_in_order():
         "sequence_bias",
         "min_length",
         "min_length",
-        "forced",
-        "forced",
+        "force_tokens",
+        "force_tokens",
         "exponential_decay_length_penalty",
         "suppress_tokens",
         "begin_suppress_tokens",
@@ -320,14 +320,14 @@ def test_rules_stand_in_order():
         ("top_p", (("keep", 1), ("k", 5))),
         ("min_p", (("keep", 1),)),
         ("typical_p", (("keep", 1), ("k", 5))),
-        ("renormalized", ()),
+        ("renormalize", ()),
     ]
-    assert {rule.name for rule, _ in before + after} == logits.RULES.keys()
+    assert {rule.name for rule, _ in before + after} == logits.PROCESSORS.keys()
     hash(tuple(rule for rule, _ in before + after))
 
 
 def test_without_samples_nothing_is_cut():
-    assert [rule.name for rule, _ in built(**{**EVERYTHING, "do_sample": False})[1]] == ["renormalized"]
+    assert [rule.name for rule, _ in built(**{**EVERYTHING, "do_sample": False})[1]] == ["renormalize"]
 
 
 def test_neutral_options_ask_for_nothing():
@@ -342,7 +342,7 @@ def test_neutral_options_ask_for_nothing():
 @pytest.mark.parametrize(("beams", "eos", "keep"), [(1, (1, 2), 1), (2, (), 2), (2, (1,), 2), (3, (1, 2), 3)])
 def test_beams_keep_more(beams, eos, keep):
     _, after = built(do_sample=True, num_beams=beams, eos=eos, top_k=1, min_p=0.5, top_p=0.5, typical_p=0.5)
-    fixed = {rule.name: dict(rule.fixed) for rule, _ in after}
+    fixed = {rule.name: dict(rule.static) for rule, _ in after}
     chosen = {"keep": keep, "k": keep}
     assert fixed == {"top_k": {"k": keep}, "min_p": {"keep": keep}, "top_p": chosen, "typical_p": chosen}
 
@@ -352,7 +352,7 @@ def test_numbers_do_not_widen_scores():
     for rule, numbers in sum(built(**EVERYTHING, eos=(7,), source=SOURCE), ()):
         wide = {name: np.float64(value) if isinstance(value, float) else value for name, value in numbers.items()}
         for length in (1, 2, 19):
-            found = logits.applied(ops, (rule,), (wide,), np.zeros((2, 20), int), scores, length)
+            found = logits.apply_processors(ops, (rule,), (wide,), np.zeros((2, 20), int), scores, length)
             assert found.dtype == np.float32, rule
 
 

@@ -23,18 +23,18 @@ def signed(*words):
 
 
 def uniform(rows, *, seed=0, step=0, draw=0, dtype=np.float64):
-    words, rows = np.array(sampling.words(seed), np.int32), np.array(rows, np.int32)
+    words, rows = np.array(sampling.seed_words(seed), np.int32), np.array(rows, np.int32)
     return sampling.uniform(xp, words, np.int32(step), rows, draw, np.dtype(dtype))
 
 
 def chosen(weights, numbers):
     weights = np.atleast_2d(np.array(weights, float))
-    return sampling.chosen(ops, weights, np.array(numbers, float)).tolist()
+    return sampling.sample(ops, weights, np.array(numbers, float)).tolist()
 
 
 def choices(weights, count, *, seed=0, step=0):
-    words = np.array(sampling.words(seed), np.int32)
-    return sampling.choices(ops, np.array(weights, float), words, np.int32(step), count)
+    words = np.array(sampling.seed_words(seed), np.int32)
+    return sampling.sample_without_replacement(ops, np.array(weights, float), words, np.int32(step), count)
 
 
 # The bits
@@ -71,7 +71,7 @@ def test_the_known_answers_of_random123(key, counter, answer):
     ],
 )
 def test_a_seed_is_two_words(seed, words):
-    assert sampling.words(seed) == words
+    assert sampling.seed_words(seed) == words
     np.array(words, np.int32)
 
 
@@ -129,7 +129,7 @@ def test_a_number_falls_on_its_share(size, dtype):
     places = np.arange(size)
     weights = np.ones((size, size), dtype)
     for number, entries in (((places + 0.5) / size, places), (places / size, None)):
-        found = sampling.chosen(ops, weights, number.astype(dtype))
+        found = sampling.sample(ops, weights, number.astype(dtype))
         expected = np.minimum(np.floor(number.astype(dtype) * dtype(size)), size - 1) if entries is None else entries
         np.testing.assert_array_equal(found, expected)
 
@@ -148,7 +148,7 @@ def test_what_weighs_nothing_is_never_chosen(size):
     weights[:, -1] = 0.0
     weights[np.arange(500), random.integers(size - 1, size=500)] = 1e-9
     numbers = np.concatenate([random.random(498), [0.0, 1.0 - 2.0**-53]])
-    found = sampling.chosen(ops, weights, numbers)
+    found = sampling.sample(ops, weights, numbers)
     assert (weights[np.arange(500), found] > 0.0).all()
     assert found[498] == np.flatnonzero(weights[498])[0]
     assert found[499] == np.flatnonzero(weights[499])[-1]
@@ -165,14 +165,14 @@ def test_rounding_leaves_the_last_that_weighs():
     """A share that rounds up to the whole sum, which no running sum exceeds."""
     weights = np.zeros((1, 300), np.float32)
     weights[0, [3, 270]] = 1.0, 2.0**-25
-    assert sampling.chosen(ops, weights, np.array([1.0], np.float32)).tolist() == [270]
+    assert sampling.sample(ops, weights, np.array([1.0], np.float32)).tolist() == [270]
 
 
 def test_a_choice_follows_the_weights():
     random = np.random.default_rng(0)
     weights = random.random(600)
     expected = np.searchsorted(np.cumsum(weights), (numbers := random.random(2_000)) * weights.sum(), side="right")
-    assert sampling.chosen(ops, np.tile(weights, (2_000, 1)), numbers).tolist() == expected.tolist()
+    assert sampling.sample(ops, np.tile(weights, (2_000, 1)), numbers).tolist() == expected.tolist()
 
 
 # Several
@@ -196,7 +196,7 @@ def test_the_first_is_what_one_draw_gives_and_the_next_is_drawn_of_the_others():
     weights = np.random.default_rng(0).random((40, 300))
     found = choices(weights, 3, seed=9, step=4)
     for draw in range(3):
-        expected = sampling.chosen(ops, weights, uniform(range(40), seed=9, step=4, draw=draw))
+        expected = sampling.sample(ops, weights, uniform(range(40), seed=9, step=4, draw=draw))
         np.testing.assert_array_equal(found[:, draw], expected)
         weights[np.arange(40), expected] = 0.0
 

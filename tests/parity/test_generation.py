@@ -231,8 +231,8 @@ def everything(name: str, seed: int, beams: int) -> dict[str, Any]:
 @pytest.mark.parametrize("name", [*ALONE, *ABOUT, "roberta bert"])
 def test_a_compiled_program_writes_what_torch_does(name: str, beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One for all numbers; the prompts' lengths, which are near, among them."""
-    program = QUICK_PROGRAMS["_whole"]
-    monkeypatch.setattr(generation, "_whole", program)
+    program = QUICK_PROGRAMS["_all_steps"]
+    monkeypatch.setattr(generation, "_all_steps", program)
     found, before = [], program._cache_size()
     for seed in range(settings().max_examples // 20):
         call = everything(name, seed, beams)

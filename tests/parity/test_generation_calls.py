@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diptych.backends.jax import generation
-from diptych.core.generation_config import GenerationConfig
+from diptych.core.generation.options import GenerationConfig
 from tests.assertions import assert_close
 from tests.parity.writers import BACKENDS, QUICK_PROGRAMS, SMALL, array, small
 

@@ -83,12 +83,12 @@ def test_near_lengths_share_a_program() -> None:
             }
             found, wanted = (np.asarray(one.generate(prompts, **asked).sequences) for one in (sides.jax, sides.torch))
             np.testing.assert_array_equal(found, wanted)
-            count.add(generation._whole._cache_size())
+            count.add(generation._all_steps._cache_size())
     assert len(count) == 1
 
 
 def test_one_rule_of_a_caller_compiles_once() -> None:
-    model, program, calls = models("GPT2LMHeadModel").jax, generation._whole, []
+    model, program, calls = models("GPT2LMHeadModel").jax, generation._all_steps, []
 
     def rule(xp: Any, input_ids: Any, scores: Any, length: Any) -> Any:
         calls.append(length)

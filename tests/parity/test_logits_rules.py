@@ -154,8 +154,8 @@ def expected(case: Case) -> np.ndarray:
     return processors(case)(ids, torch.from_numpy(case.scores)).numpy()
 
 
-def built(case: Case) -> tuple[tuple[logits.Rule, ...], tuple[dict[str, Any], ...]]:
-    before, after = logits.built(
+def built(case: Case) -> tuple[tuple[logits.LogitsProcessor, ...], tuple[dict[str, Any], ...]]:
+    before, after = logits.build_processors(
         SimpleNamespace(**{**NEUTRAL, **case.options}),
         prompt_length=case.prompt_length,
         eos=case.eos,
@@ -169,7 +169,7 @@ def built(case: Case) -> tuple[tuple[logits.Rule, ...], tuple[dict[str, Any], ..
 def in_torch(case: Case) -> np.ndarray:
     rules, numbers = built(case)
     scores = torch.from_numpy(case.scores)
-    found = logits.applied(torch_ops, rules, numbers, torch.from_numpy(case.ids), scores, case.length)
+    found = logits.apply_processors(torch_ops, rules, numbers, torch.from_numpy(case.ids), scores, case.length)
     return found.numpy()
 
 
@@ -179,7 +179,7 @@ def in_jax(case: Case, applied: Callable[..., Any], dtype: Any = np.float64) -> 
     return np.asarray(found)
 
 
-compiled = jax.jit(logits.applied, static_argnums=(0, 1), compiler_options=QUICK)
+compiled = jax.jit(logits.apply_processors, static_argnums=(0, 1), compiler_options=QUICK)
 
 
 def assert_equal(found: np.ndarray, wanted: np.ndarray, tolerance: float = 1e-12) -> None:
@@ -226,14 +226,14 @@ def test_a_rule_eagerly_and_in_single_precision(name: str) -> None:
     assert len(changed) >= 5
     for case, wanted in changed[:5] + unchanged[:2]:
         with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
-            found = in_jax(case, logits.applied)
+            found = in_jax(case, logits.apply_processors)
             assert found.dtype == np.float64
             assert_equal(found, wanted)
             found = in_jax(case, compiled, np.float32)
             assert found.dtype == np.float32
             assert_equal(found, wanted, 2e-5)
         with jax.enable_x64(False):
-            for applied in (logits.applied, compiled):
+            for applied in (logits.apply_processors, compiled):
                 found = in_jax(case, applied, np.float32)
                 assert found.dtype == np.float32
                 assert_equal(found, wanted, 2e-5)
@@ -246,7 +246,7 @@ def test_one_program_serves_all_numbers() -> None:
     def counted(*arguments: Any) -> Any:
         nonlocal traces
         traces += 1
-        return logits.applied(*arguments)
+        return logits.apply_processors(*arguments)
 
     program = jax.jit(counted, static_argnums=(0, 1), compiler_options=QUICK)
     found: set[bytes] = set()
@@ -268,11 +268,13 @@ def test_one_program_serves_all_numbers() -> None:
 def test_a_program_sorts_no_vocabulary_for_the_k_best() -> None:
     """XLA would, for a slice of them."""
     rule, ids, scores = (
-        logits.Rule("top_k", (("k", 5),)),
+        logits.LogitsProcessor("top_k", (("k", 5),)),
         jnp.zeros((2, 3), jnp.int32),
         jnp.zeros((2, 1_000), jnp.float32),
     )
-    program = jax.jit(logits.applied, static_argnums=(0, 1)).lower(jax_ops, (rule,), ({},), ids, scores, 1).compile()
+    program = (
+        jax.jit(logits.apply_processors, static_argnums=(0, 1)).lower(jax_ops, (rule,), ({},), ids, scores, 1).compile()
+    )
     text = program.as_text()
     assert text is not None and "TopK" in text and " sort(" not in text
 
@@ -341,11 +343,11 @@ def test_equal_scores_share_their_fate(backend: Any, name: str) -> None:
         options = {**NEUTRAL, "do_sample": True, name: OPTIONS[name](random, drawn(0, []))}
         found = {}
         for k in (None, 7):
-            ((rule, numbers),) = logits.built(SimpleNamespace(**options), prompt_length=1, eos=())[1]
-            if "k" in dict(rule.fixed) and name != "top_k":
+            ((rule, numbers),) = logits.build_processors(SimpleNamespace(**options), prompt_length=1, eos=())[1]
+            if "k" in dict(rule.static) and name != "top_k":
                 rule = rule._replace(fixed=(("keep", 1), ("k", k)))
             best = logits.top_k(ops, None, there(scores), 1, k=7)
-            found[k] = back(logits.applied(ops, (rule,), (numbers,), there(np.zeros((4, 1), int)), best, 1))
+            found[k] = back(logits.apply_processors(ops, (rule,), (numbers,), there(np.zeros((4, 1), int)), best, 1))
         np.testing.assert_allclose(found[7], found[None])
         for row, given_ in zip(found[7], scores, strict=True):
             assert all(len(set(row[given_ == value])) == 1 for value in set(given_))

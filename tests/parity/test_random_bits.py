@@ -74,7 +74,7 @@ def test_words(side: Side) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_numbers(side: Side, dtype: str) -> None:
-    seeds = np.array([sampling.words(seed) for seed in SEEDS], np.int32)
+    seeds = np.array([sampling.seed_words(seed) for seed in SEEDS], np.int32)
     if not side.x64:
         dtype = "float32"
 
@@ -91,5 +91,5 @@ def test_choices(side: Side, seed: int) -> None:
     weights = np.random.default_rng(1).integers(0, 9, (300, 700)).astype(np.float64 if side.x64 else np.float32)
     weights[0] = 0.0
     weights[1, 5:] = 0.0
-    words = np.array(sampling.words(seed), np.int32)
-    assert_equal(side, lambda ops, *given: sampling.choices(ops, *given, 3, 6), weights, words)
+    words = np.array(sampling.seed_words(seed), np.int32)
+    assert_equal(side, lambda ops, *given: sampling.sample_without_replacement(ops, *given, 3, 6), weights, words)

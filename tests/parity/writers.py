@@ -22,7 +22,7 @@ from transformers.generation import utils
 import diptych.backends.jax
 import diptych.backends.torch
 from diptych.backends.jax import generation
-from diptych.core.generation_config import GenerationConfig
+from diptych.core.generation.options import GenerationConfig
 from diptych.core.models.bart import BartConfig
 from diptych.core.models.bert import BertConfig
 from diptych.core.models.gpt2 import GPT2Config
@@ -153,7 +153,7 @@ def small(backend: str, name: str = "GPT2LMHeadModel", dtype: str = "float64") -
     return getattr(BACKENDS[backend], name)(SMALL[name], seed=8, dtype=dtype)
 
 
-_PLAIN = {"_whole": {}, "_first": {}, "_next": {"donate_argnames": "cache"}}
+_PLAIN = {"_all_steps": {}, "_first_step": {}, "_next_step": {"donate_argnames": "cache"}}
 QUICK_PROGRAMS = {
     name: jax.jit(getattr(generation, name).__wrapped__, static_argnames="plan", compiler_options=QUICK, **options)
     for name, options in _PLAIN.items()

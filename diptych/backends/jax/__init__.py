@@ -10,7 +10,7 @@ if "jax" not in backends.installed():
     raise ImportError("diptych.backends.jax needs JAX and Flax, which are not installed; pip install 'diptych[jax]'")
 
 from diptych.core import registry
-from diptych.core.generation_config import GenerationConfig as GenerationConfig
+from diptych.core.generation.options import GenerationConfig as GenerationConfig
 
 NAME = "jax"
 

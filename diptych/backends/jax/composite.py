@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from typing import Any, Self, Unpack
 
 from diptych.backends.jax import layers
-from diptych.backends.jax.generation import Generating
+from diptych.backends.jax.generation import GenerationMixin
 from diptych.backends.jax.pretrained import Build, Placement, PreTrainedModel
 from diptych.core.composite import Composite
 from diptych.core.errors import ConfigError
 
 
-class CompositeModel(Generating, Composite, PreTrainedModel):
+class CompositeModel(GenerationMixin, Composite, PreTrainedModel):
     """An encoder, and a decoder that attends to its states and predicts the next token."""
 
     def __init__(self, config: Any, *, encoder_add_pooling_layer: bool = True, **build: Unpack[Build]) -> None:

@@ -1,4 +1,4 @@
-"""Text generation in JAX: a compiled program for all tokens, or one for each where somebody wants to see them come."""
+"""Text generation in JAX: one compiled program for all tokens, or one for each step whose results are to be seen."""
 
 import functools
 from typing import Any
@@ -9,53 +9,59 @@ import numpy as np
 from jax.core import Tracer
 
 from diptych.backends.jax import ops
-from diptych.core.generation import Generates, Prompt, Task
-from diptych.core.generation_steps import Step, continued, returned, started
+from diptych.core.generation.base import GenerationBase
+from diptych.core.generation.request import GenerationRequest, Prompt
+from diptych.core.generation.steps import Step, first_step, next_step, output
 from diptych.core.interfaces import Streamer
 from diptych.core.outputs import GenerateOutput
-from diptych.core.semantics.decoding import Numbers, Plan, Seen, written
+from diptych.core.semantics.decoding import Plan, StepScores, TracedOptions, finish
 
 
-class Generating(Generates):
-    """A model that writes texts."""
+class GenerationMixin(GenerationBase):
+    """Adds `generate` to a model."""
 
-    _exact = False
+    _pads_lengths = True
 
     @staticmethod
-    def _room(length: int) -> int:
-        """The next of 1, 8, 16, 24, 32, 48, 64, 96, 128, …: near lengths share a program."""
+    @staticmethod
+    def _padded_length(length: int) -> int:
+        """The next of 1, 8, 16, 24, 32, 48, 64, 96, 128, …: prompts of similar lengths share a program."""
         if length == 1:
             return 1
         pace = max(8, 2 ** ((length - 1).bit_length() - 2))
         return -(-length // pace) * pace
 
-    def _run(self, task: Task, streamer: Streamer | None, compile: bool) -> GenerateOutput:
-        plan, numbers, prompt = task.plan, task.numbers, task.prompt
-        if streamer is None and not plan.attentions and not plan.hidden_states:
-            state, kept, count = _whole(self, numbers, prompt, plan=plan)
-            count = plan.capacity - plan.width if isinstance(count, Tracer) else int(count)
-            seen = Seen(*(None if values is None else tuple(_at(values, at) for at in range(count)) for values in kept))
-            return returned(self, task, state, seen, [])
+    def _run(self, request: GenerationRequest, streamer: Streamer | None, compile: bool) -> GenerateOutput:
+        plan, traced, prompt = request.plan, request.traced, request.prompt
+        if streamer is None and not plan.output_attentions and not plan.output_hidden_states:
+            fields, stacked, count = _all_steps(self, traced, prompt, plan=plan)
+            count = plan.capacity - plan.prompt_width if isinstance(count, Tracer) else int(count)
+            scores = StepScores(*(None if values is None else _unstacked(values, count) for values in stacked))
+            return output(self, request, fields, scores, [])
         if streamer is not None:
-            streamer.put(np.repeat(ops.host(prompt.ids)[:, : numbers.prompt_length], plan.copies, axis=0))
-        step = _first(self, numbers, prompt, plan=plan)
-        seen, layers = [step.seen], [step.layers]
+            streamer.put(np.repeat(ops.host(prompt.ids)[:, : traced.prompt_length], plan.copies, axis=0))
+        step = _first_step(self, traced, prompt, plan=plan)
+        each, layers = [step.scores], [step.layers]
         while True:
             if streamer is not None:
-                streamer.put(np.asarray(step.state.newest))
-            if not step.state.going:
+                streamer.put(np.asarray(step.state.last_tokens))
+            if not step.state.running:
                 break
-            step = _next(self, numbers, prompt, step.state, step.cache, plan=plan)
-            seen.append(step.seen)
+            step = _next_step(self, traced, prompt, step.state, step.context, step.cache, plan=plan)
+            each.append(step.scores)
             layers.append(step.layers)
         if streamer is not None:
             streamer.end()
-        kept = Seen(*(None if values[0] is None else values for values in zip(*seen, strict=True)))
-        return returned(self, task, written(ops, plan, numbers, step.state), kept, layers)
+        scores = StepScores(*(None if values[0] is None else values for values in zip(*each, strict=True)))
+        return output(self, request, finish(ops, plan, traced, step.state), scores, layers)
 
 
-def _called(model: Any, **inputs: Any) -> Any:
+def _call_model(model: Any, **inputs: Any) -> Any:
     return model(**inputs)
+
+
+def _unstacked(values: Any, count: int) -> tuple[Any, ...]:
+    return tuple(_at(values, index) for index in range(count))
 
 
 @jax.jit
@@ -64,33 +70,39 @@ def _at(values: Any, index: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames="plan")
-def _first(model: Any, numbers: Numbers, prompt: Prompt, *, plan: Plan) -> Step:
-    return started(model, plan, numbers, prompt, _called)
+def _first_step(model: Any, traced: TracedOptions, prompt: Prompt, *, plan: Plan) -> Step:
+    return first_step(model, plan, traced, prompt, _call_model)
 
 
 @functools.partial(jax.jit, static_argnames="plan", donate_argnames="cache")
-def _next(model: Any, numbers: Numbers, prompt: Prompt, state: Any, cache: Any, *, plan: Plan) -> Step:
-    return continued(model, plan, numbers, prompt, state, cache, _called)
+def _next_step(
+    model: Any, traced: TracedOptions, prompt: Prompt, state: Any, context: Any, cache: Any, *, plan: Plan
+) -> Step:
+    before = Step(state, cache, context, StepScores(None, None), {})
+    return next_step(model, plan, traced, prompt, before, _call_model)
 
 
 @functools.partial(jax.jit, static_argnames="plan")
-def _whole(model: Any, numbers: Numbers, prompt: Prompt, *, plan: Plan) -> tuple[dict[str, Any], Seen, Any]:
-    """What is written, what each new token leaves for the record, (tokens, R, V), and how many there are."""
-    step = started(model, plan, numbers, prompt, _called)
-    room = plan.capacity - plan.width
-    kept = jax.tree.map(lambda values: jnp.zeros((room, *values.shape), values.dtype).at[0].set(values), step.seen)
+def _all_steps(
+    model: Any, traced: TracedOptions, prompt: Prompt, *, plan: Plan
+) -> tuple[dict[str, Any], StepScores, Any]:
+    """The output's fields, the scores of the new tokens, (tokens, R, V), and how many tokens there are."""
+    step = first_step(model, plan, traced, prompt, _call_model)
+    context, room = step.context, plan.capacity - plan.prompt_width
+    stacked = jax.tree.map(lambda values: jnp.zeros((room, *values.shape), values.dtype).at[0].set(values), step.scores)
 
-    def going(carry: Any) -> Any:
-        return carry[0].going
+    def running(carry: Any) -> Any:
+        return carry[0].running
 
     def following(carry: Any) -> Any:
-        state, cache, kept = carry
-        step = continued(model, plan, numbers, prompt, state, cache, _called)
-        index = state.length - numbers.prompt_length
-        kept = jax.tree.map(
-            lambda held, values: jax.lax.dynamic_update_index_in_dim(held, values, index, 0), kept, step.seen
+        state, cache, stacked = carry
+        before = Step(state, cache, context, StepScores(None, None), {})
+        step = next_step(model, plan, traced, prompt, before, _call_model)
+        index = state.length - traced.prompt_length
+        stacked = jax.tree.map(
+            lambda held, values: jax.lax.dynamic_update_index_in_dim(held, values, index, 0), stacked, step.scores
         )
-        return step.state, step.cache, kept
+        return step.state, step.cache, stacked
 
-    state, _, kept = jax.lax.while_loop(going, following, (step.state, step.cache, kept))
-    return written(ops, plan, numbers, state), kept, state.length - numbers.prompt_length
+    state, _, stacked = jax.lax.while_loop(running, following, (step.state, step.cache, stacked))
+    return finish(ops, plan, traced, state), stacked, state.length - traced.prompt_length

@@ -326,3 +326,13 @@ def min_max(values: Any, ignored: int | None = None) -> tuple[int, int] | None:
     numbers = np.asarray(values)  # inside a trace, JAX would trace operations on known values too
     numbers = numbers if ignored is None else np.where(numbers != ignored, numbers, 0)
     return int(numbers.min()), int(numbers.max())
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is an array of this backend."""
+    return isinstance(value, Array)
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value is an array of a program that is being traced, so that its values aren't known."""
+    return isinstance(value, Tracer)

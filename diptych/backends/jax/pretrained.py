@@ -23,7 +23,7 @@ from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import ModelConfig
 from diptych.core.dtypes import float_name
 from diptych.core.errors import CheckpointError, InputError
-from diptych.core.generation_config import OwnOptions
+from diptych.core.generation.options import OwnOptions
 from diptych.core.pretrained import PreTrained
 
 Placement = jax.Device | jax.sharding.Sharding | Callable[[str, tuple[int, ...]], Any] | None

@@ -10,7 +10,7 @@ if "torch" not in backends.installed():
     raise ImportError("diptych.backends.torch needs PyTorch, which is not installed; pip install 'diptych[torch]'")
 
 from diptych.core import registry
-from diptych.core.generation_config import GenerationConfig as GenerationConfig
+from diptych.core.generation.options import GenerationConfig as GenerationConfig
 
 NAME = "torch"
 

@@ -7,13 +7,13 @@ from typing import Any, Self, Unpack
 import torch
 
 from diptych.backends.torch import layers
-from diptych.backends.torch.generation import Generating
+from diptych.backends.torch.generation import GenerationMixin
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.core.composite import Composite
 from diptych.core.errors import ConfigError
 
 
-class CompositeModel(Generating, Composite, PreTrainedModel):
+class CompositeModel(GenerationMixin, Composite, PreTrainedModel):
     """An encoder, and a decoder that attends to its states and predicts the next token."""
 
     def __init__(self, config: Any, *, encoder_add_pooling_layer: bool = True, **build: Unpack[Build]) -> None:

@@ -1,4 +1,4 @@
-"""Text generation in torch: a loop over the steps, which torch.compile may have compiled."""
+"""Text generation in torch: a loop over the steps, whose calls of the model torch.compile may compile."""
 
 import functools
 import weakref
@@ -10,59 +10,64 @@ import torch
 from torch.utils import _pytree as pytree
 
 from diptych.backends.torch import ops
-from diptych.core.generation import Generates, Task
-from diptych.core.generation_steps import Step, continued, returned, started
+from diptych.core.generation.base import GenerationBase
+from diptych.core.generation.request import GenerationRequest
+from diptych.core.generation.steps import Step, first_step, next_step, output
 from diptych.core.interfaces import Streamer
 from diptych.core.outputs import GenerateOutput
-from diptych.core.semantics.decoding import Seen, written
+from diptych.core.semantics.decoding import StepScores, finish
 
 
-class Generating(Generates):
-    """A model that writes texts."""
+class GenerationMixin(GenerationBase):
+    """Adds `generate` to a model."""
 
-    _exact = True
+    _pads_lengths = False
 
     @staticmethod
-    def _room(length: int) -> int:
+    @staticmethod
+    def _padded_length(length: int) -> int:
         return length
 
     @torch.no_grad()
-    def _run(self, task: Task, streamer: Streamer | None, compile: bool) -> GenerateOutput:
-        device = self._like().device
-        task = task._replace(**pytree.tree_map(functools.partial(_placed, device=device), task._asdict()))
-        plan, numbers, prompt = task.plan, task.numbers, task.prompt
-        call = _compiled(self) if compile else _called
+    def _run(self, request: GenerationRequest, streamer: Streamer | None, compile: bool) -> GenerateOutput:
+        to_device = functools.partial(_to_device, device=self._like().device)
+        request = request._replace(**pytree.tree_map(to_device, request._asdict()))
+        plan, traced, prompt = request.plan, request.traced, request.prompt
+        call = _compiled(self) if compile else _call_model
         if streamer is not None:
-            begun = prompt.ids[:, : numbers.prompt_length].repeat_interleave(plan.copies, 0)
-            streamer.put(begun.cpu().numpy().copy())
-        step = started(self, plan, numbers, prompt, _called)
+            start = prompt.ids[:, : traced.prompt_length].repeat_interleave(plan.copies, 0)
+            streamer.put(start.cpu().numpy().copy())
+        step = first_step(self, plan, traced, prompt, _call_model)
         steps = [step]
         while True:
             if streamer is not None:
-                streamer.put(step.state.newest.cpu().numpy().copy())
-            if not step.state.going:
+                streamer.put(step.state.last_tokens.cpu().numpy().copy())
+            if not step.state.running:
                 break
-            step = continued(self, plan, numbers, prompt, step.state, step.cache, call)
+            step = next_step(self, plan, traced, prompt, step, call)
             steps.append(step._replace(state=None, cache=None))
         if streamer is not None:
             streamer.end()
-        seen = Seen(_each(steps, "logits") if plan.logits else None, _each(steps, "scores") if plan.scores else None)
-        layers = [step.layers for step in steps] if plan.attentions or plan.hidden_states else []
-        return returned(self, task, written(ops, plan, numbers, step.state), seen, layers)
+        scores = StepScores(
+            logits=_of_each_step(steps, "logits") if plan.output_logits else None,
+            scores=_of_each_step(steps, "scores") if plan.output_scores else None,
+        )
+        layers = [step.layers for step in steps] if plan.output_attentions or plan.output_hidden_states else []
+        return output(self, request, finish(ops, plan, traced, step.state), scores, layers)
 
 
-def _each(steps: list[Step], name: str) -> tuple[Any, ...]:
-    return tuple(getattr(step.seen, name) for step in steps)
+def _of_each_step(steps: list[Step], name: str) -> tuple[Any, ...]:
+    return tuple(getattr(step.scores, name) for step in steps)
 
 
-def _placed(value: Any, device: torch.device) -> Any:
-    """A number as Python has it, an array as a tensor."""
+def _to_device(value: Any, device: torch.device) -> Any:
+    """A number as Python's, an array of numpy as a tensor; anything else as it is."""
     if isinstance(value, np.generic):
         return value.item()
     return torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value
 
 
-def _called(model: Any, **inputs: Any) -> Any:
+def _call_model(model: Any, **inputs: Any) -> Any:
     return model(**inputs)
 
 
@@ -72,6 +77,5 @@ _COMPILED: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = weakref.WeakKeyD
 def _compiled(model: Any) -> Callable[..., Any]:
     """A call of the model that is compiled once; the cache's length is a number that may change."""
     if model not in _COMPILED:
-        step = torch.compile(_called, dynamic=True)
-        _COMPILED[model] = step
+        _COMPILED[model] = torch.compile(_call_model, dynamic=True)
     return _COMPILED[model]

@@ -302,3 +302,13 @@ def min_max(values: Tensor, ignored: int | None = None) -> tuple[int, int] | Non
     values = values if values.dtype in (torch.int32, torch.int64) else values.to(torch.int64)
     low, high = torch.aminmax(values if ignored is None else values.where(values != ignored, 0))
     return int(low), int(high)
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is an array of this backend."""
+    return isinstance(value, Tensor)
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value is an array of a program that is being traced, so that its values aren't known."""
+    return isinstance(value, Tensor) and (value.is_meta or torch.compiler.is_compiling())

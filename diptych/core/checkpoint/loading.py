@@ -16,7 +16,7 @@ from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, ConfigError
-from diptych.core.generation_config import GENERATION_FILE, GenerationConfig
+from diptych.core.generation.options import GENERATION_FILE, GenerationConfig
 from diptych.core.registry import Family, architectures, read_config
 
 logger = logging.getLogger("diptych")

@@ -1,7 +1,7 @@
-"""One token after another: how scores become tokens, and when a text is complete. Both backends run these functions.
+"""Decoding: how the logits of a step become the next tokens, and when a sequence is complete. Both backends run this.
 
-Letters of the shapes: B texts, R rows (every text in all its copies or beams), L tokens of the buffer, E ends, V
-vocabulary.
+Letters of the shapes: B prompts, R rows (every prompt in all its copies or beams), L columns of the buffer of ids, E
+end-of-sequence ids, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -9,183 +9,208 @@ from typing import Any, NamedTuple
 
 from diptych.core.errors import InputError
 from diptych.core.semantics import beams, logits, sampling
+from diptych.core.semantics.beams import BeamState
 
-Processor = Callable[[Any, Any, Any, Any], Any]
-"""A caller's rule: `f(xp, input_ids (R, L), scores (R, V), length) -> scores`; tokens from `length` on mean nothing."""
+CustomProcessor = Callable[[Any, Any, Any, Any], Any]
+"""A caller's logits processor: `f(xp, input_ids (R, L), scores (R, V), length) -> scores`.
+
+Columns of `input_ids` from `length` on have no meaning.
+"""
 
 
 class Plan(NamedTuple):
-    """What a compiled program depends on."""
+    """What a compiled program depends on; hashable.
 
-    beams: int
-    """1 for none."""
+    Lengths come in two kinds: the number of tokens, which is traced, and the number of columns of a buffer, which is
+    here. In JAX buffers have a few standard widths, so that prompts of similar lengths share a program.
+    """
+
+    num_beams: int
+    """1 for no beam search."""
     copies: int
-    """Rows for each text."""
-    returned: int
-    """Texts for each prompt."""
-    samples: bool
+    """Rows for each prompt: its beams, or the sequences sampled for it."""
+    num_return_sequences: int
+    do_sample: bool
     early_stopping: bool | str
-    before: tuple[Any, ...]
-    processors: tuple[Processor, ...]
-    after: tuple[Any, ...]
-    logits: bool
-    scores: bool
-    attentions: bool
-    hidden_states: bool
-    width: int
-    """Places of the prompts and of what stands behind them."""
+    processors_before: tuple[logits.LogitsProcessor, ...]
+    """Those that run before the caller's own."""
+    custom_processors: tuple[CustomProcessor, ...]
+    processors_after: tuple[logits.LogitsProcessor, ...]
+    output_logits: bool
+    output_scores: bool
+    output_attentions: bool
+    output_hidden_states: bool
+    encoder_switches: tuple[tuple[str, bool], ...]
+    """Keywords of the encoder that are not arrays."""
+    prompt_width: int
+    """Columns of the prompts, padding to a standard width included."""
     capacity: int
-    """L, places of the prompts and of all new tokens."""
-    fed: int
-    """How many tokens of the prompts a given cache has."""
+    """Tokens for which the cache has room: the prompts' columns and all new tokens."""
+    cached: int
+    """How many tokens of the prompts are already in the caller's cache."""
     shared: int
-    """So many places at least hold the prompt, which all beams of a text have in common."""
-    exact: bool
-    """Whether nothing stands behind the prompts."""
+    """A lower bound of the prompts' length: columns of the cache that all beams of a prompt have in common."""
+    padded: bool
+    """Whether prompts may be padded at the end to a standard width."""
 
 
-class Numbers(NamedTuple):
-    """What may change from call to call: numbers and small arrays."""
+class TracedOptions(NamedTuple):
+    """What may change from call to call without another program: numbers and small arrays."""
 
     prompt_length: Any
+    """Columns of `sequences` before the first new token: 0 if only embeddings of the prompts are given."""
+    context_length: Any
+    """Tokens that the decoder reads before the first new one: the prompts' length, ids or embeddings."""
     max_length: Any
-    pad: Any
-    eos: Any
+    """Of `sequences`."""
+    pad_token_id: Any
+    eos_token_ids: Any
     """(E,)"""
     seed: Any
-    """(2,) int32, its `sampling.words`."""
+    """(2,) int32, its `sampling.seed_words`."""
     length_penalty: Any
-    before: tuple[dict[str, Any], ...]
-    after: tuple[dict[str, Any], ...]
+    before: tuple[logits.Values, ...]
+    """Those of the plan's `processors_before`."""
+    after: tuple[logits.Values, ...]
+    """Those of the plan's `processors_after`."""
 
 
-class Rows(NamedTuple):
-    """Where texts stand that are written each for itself."""
+class RowState(NamedTuple):
+    """The state of greedy decoding or sampling, in which rows do not depend on each other."""
 
     ids: Any
     """(R, L)"""
     finished: Any
     """(R,)"""
-    newest: Any
-    """(R,), the last token of each."""
+    last_tokens: Any
+    """(R,), the newest token of each row."""
     length: Any
-    """The number of tokens, a scalar."""
-    going: Any
-    """Whether to go on, a scalar."""
+    """The number of tokens so far, a scalar."""
+    running: Any
+    """Whether decoding continues, a scalar."""
 
 
-class Seen(NamedTuple):
-    """What a step leaves for the record, each (R, V), where it is asked for."""
+class StepScores(NamedTuple):
+    """The scores of a step that are returned, each (R, V); None if they are not asked for."""
 
     logits: Any
     scores: Any
 
 
-def begun(ops: Any, plan: Plan, numbers: Numbers, ids: Any, like: Any) -> "Rows | beams.Beams":
-    """The start.
+def start(ops: Any, plan: Plan, traced: TracedOptions, ids: Any, like: Any) -> RowState | BeamState:
+    """The state before the first new token.
 
     Args:
         ops: the backend's functions.
-        plan, numbers: what is to be done.
-        ids: (B, L), the prompts and anything behind them.
-        like: logits.
+        plan, traced: the options.
+        ids: (B, L), the prompts, followed by anything.
+        like: an array of the logits' dtype.
     """
     xp = ops.xp
-    ids = xp.where(
-        (ops.steps(plan.capacity, ids) < numbers.prompt_length)[None, :], ids, xp.zeros_like(ids) + numbers.pad
-    )
-    if plan.beams > 1:
-        return beams.begun(ops, ids, numbers.prompt_length, _wide(xp, like), plan.beams)
+    is_prompt = (ops.steps(ids.shape[1], ids) < traced.prompt_length)[None, :]
+    ids = xp.where(is_prompt, ids, xp.zeros_like(ids) + traced.pad_token_id)
+    if plan.num_beams > 1:
+        return beams.start(ops, ids, traced.prompt_length, _at_least_float32(xp, like), plan.num_beams)
     ids = xp.repeat(ids, plan.copies, axis=0)
-    unfinished = xp.zeros_like(ids[:, 0], dtype=xp.bool)
-    return Rows(ids, unfinished, ids[:, 0], numbers.prompt_length, xp.all(~unfinished))
+    finished = xp.zeros_like(ids[:, 0], dtype=xp.bool)
+    return RowState(ids, finished, ids[:, 0], traced.prompt_length, xp.all(~finished))
 
 
-def advanced(
-    ops: Any, plan: Plan, numbers: Numbers, state: "Rows | beams.Beams", values: Any
-) -> tuple["Rows | beams.Beams", Seen]:
-    """The texts with one token more.
+def advance(
+    ops: Any, plan: Plan, traced: TracedOptions, state: RowState | BeamState, values: Any
+) -> tuple[RowState | BeamState, StepScores]:
+    """The state after one more token, and the scores that it was chosen by.
 
     Args:
         ops: the backend's functions.
-        plan, numbers: what is to be done.
-        state: where the texts stand.
+        plan, traced: the options.
+        state: the state before.
         values: (R, V), the logits of the next token.
     """
-    xp, length = ops.xp, state.length
-    values = scores = _wide(xp, values)
-    ids = state.ids
-    if isinstance(state, beams.Beams):
-        scores = logits.renormalized(ops, None, scores, None)
+    xp, length, ids = ops.xp, state.length, state.ids
+    values = scores = _at_least_float32(xp, values)
+    if isinstance(state, BeamState):
+        scores = logits.renormalize(ops, None, scores, None)
         ids = xp.reshape(ids, (-1, ids.shape[2]))
-    scores = logits.applied(ops, plan.before, numbers.before, ids, scores, length)
-    for index, processor in enumerate(plan.processors):
-        ruled = processor(xp, ids, scores, length)
-        found, wanted = ((getattr(one, "shape", None), getattr(one, "dtype", None)) for one in (ruled, scores))
-        if (type(ruled) is not type(scores) and not hasattr(ruled, "aval")) or found != wanted:
-            raise InputError(
-                f"logits_processors[{index}] gives {_said(ruled)}, but {_said(scores)} is needed, as it was given"
-            )
-        scores = ruled
-    scores = logits.applied(ops, plan.after, numbers.after, ids, scores, length)
-    seen = Seen(values if plan.logits else None, scores if plan.scores else None)
-    if isinstance(state, beams.Beams):
-        rules = beams.Rules(
-            plan.early_stopping,
-            plan.samples,
-            numbers.length_penalty,
-            numbers.prompt_length,
-            numbers.max_length,
-            numbers.eos,
-            numbers.seed,
-        )
-        return beams.advanced(ops, rules, state, scores), seen
-    return _next(ops, plan, numbers, state, scores), seen
+    scores = logits.apply_processors(ops, plan.processors_before, traced.before, ids, scores, length)
+    scores = _apply_custom_processors(ops, plan, ids, scores, length)
+    scores = logits.apply_processors(ops, plan.processors_after, traced.after, ids, scores, length)
+    step_scores = StepScores(values if plan.output_logits else None, scores if plan.output_scores else None)
+    if not isinstance(state, BeamState):
+        return _advance_rows(ops, plan, traced, state, scores), step_scores
+    options = beams.BeamOptions(
+        early_stopping=plan.early_stopping,
+        do_sample=plan.do_sample,
+        length_penalty=traced.length_penalty,
+        prompt_length=traced.prompt_length,
+        max_length=traced.max_length,
+        eos=traced.eos_token_ids,
+        seed=traced.seed,
+    )
+    return beams.advance(ops, options, state, scores), step_scores
 
 
-def _next(ops: Any, plan: Plan, numbers: Numbers, state: Rows, scores: Any) -> Rows:
-    xp, length = ops.xp, state.length
-    if plan.samples:
-        rows = xp.astype(ops.steps(scores.shape[0], scores), xp.int32)
-        number = sampling.uniform(xp, numbers.seed, length - numbers.prompt_length, rows, 0, scores.dtype)
-        weights = xp.exp(scores - xp.max(scores, axis=1, keepdims=True))
-        token = sampling.chosen(ops, weights, number)
-    else:
-        token = xp.argmax(scores, axis=1)
-    token = xp.astype(token, state.ids.dtype)
-    token = xp.where(state.finished, xp.zeros_like(token) + numbers.pad, token)
-    here = (ops.steps(plan.capacity, state.ids) == length)[None, :]
-    finished = state.finished | xp.any(token[:, None] == numbers.eos[None, :], axis=1)
-    going = ~xp.all(finished) & (length + 1 < numbers.max_length)
-    return Rows(xp.where(here, token[:, None], state.ids), finished, token, length + 1, going)
-
-
-def written(ops: Any, plan: Plan, numbers: Numbers, state: "Rows | beams.Beams") -> dict[str, Any]:
-    """What is written in the end, padding included, as fields of the output, and the longest text's length.
+def finish(ops: Any, plan: Plan, traced: TracedOptions, state: RowState | BeamState) -> dict[str, Any]:
+    """The fields of the output, trailing padding included, and `length`, that of the longest sequence.
 
     Args:
         ops: the backend's functions.
-        plan, numbers: what was to be done.
-        state: where the texts stand.
+        plan, traced: the options.
+        state: the state after the last token.
     """
-    xp, returned = ops.xp, plan.returned
-    if isinstance(state, Rows):
+    xp, count = ops.xp, plan.num_return_sequences
+    if isinstance(state, RowState):
         return {"sequences": state.ids, "length": state.length}
     width = state.ids.shape[2]
-    origins = xp.reshape(state.best_origins[:, :returned], (-1, width))
-    count = xp.max(xp.sum(xp.astype(origins >= 0, xp.int32), axis=1))
+    origins = xp.reshape(state.finished_origins[:, :count], (-1, width))
+    longest = xp.max(xp.sum(xp.astype(origins >= 0, xp.int32), axis=1))
     return {
-        "sequences": xp.reshape(state.best[:, :returned], (-1, width)),
-        "sequences_scores": xp.reshape(state.best_scores[:, :returned], (-1,)),
+        "sequences": xp.reshape(state.finished_ids[:, :count], (-1, width)),
+        "sequences_scores": xp.reshape(state.finished_scores[:, :count], (-1,)),
         "beam_indices": origins,
-        "length": count + numbers.prompt_length,
+        "length": longest + traced.prompt_length,
     }
 
 
-def _said(value: Any) -> str:
+def _advance_rows(ops: Any, plan: Plan, traced: TracedOptions, state: RowState, scores: Any) -> RowState:
+    xp, length = ops.xp, state.length
+    if plan.do_sample:
+        rows = xp.astype(ops.steps(scores.shape[0], scores), xp.int32)
+        number = sampling.uniform(xp, traced.seed, length - traced.prompt_length, rows, 0, scores.dtype)
+        weights = xp.exp(scores - xp.max(scores, axis=1, keepdims=True))
+        token = sampling.sample(ops, weights, number)
+    else:
+        token = xp.argmax(scores, axis=1)
+    token = xp.astype(token, state.ids.dtype)
+    token = xp.where(state.finished, xp.zeros_like(token) + traced.pad_token_id, token)
+    here = (ops.steps(state.ids.shape[1], state.ids) == length)[None, :]
+    finished = state.finished | xp.any(token[:, None] == traced.eos_token_ids[None, :], axis=1)
+    running = ~xp.all(finished) & (length + 1 < traced.max_length)
+    return RowState(xp.where(here, token[:, None], state.ids), finished, token, length + 1, running)
+
+
+def _apply_custom_processors(ops: Any, plan: Plan, ids: Any, scores: Any, length: Any) -> Any:
+    """The scores after the caller's own processors.
+
+    Raises:
+        InputError: one returns something other than scores of the same shape and dtype.
+    """
+    for index, processor in enumerate(plan.custom_processors):
+        result = processor(ops.xp, ids, scores, length)
+        found, wanted = ((getattr(one, "shape", None), getattr(one, "dtype", None)) for one in (result, scores))
+        if not ops.is_array(result) or found != wanted:
+            raise InputError(
+                f"logits_processors[{index}] returns {_described(result)}, but {_described(scores)} is needed, as it "
+                "was given"
+            )
+        scores = result
+    return scores
+
+
+def _described(value: Any) -> str:
     shape = getattr(value, "shape", None)
     return f"a {type(value).__name__}" if shape is None else f"{value.dtype} of shape {tuple(shape)}"
 
 
-def _wide(xp: Any, values: Any) -> Any:
+def _at_least_float32(xp: Any, values: Any) -> Any:
     return values if values.dtype == xp.float64 else xp.astype(values, xp.float32)

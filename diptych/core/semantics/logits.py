@@ -1,11 +1,11 @@
-"""The rules of text generation that change scores, as transformers 5 has them, and which of them options ask for.
+"""Logits processors, as transformers 5 has them, and which of them the options of `generate` ask for.
 
-Every rule is a function of `ops` (the backend's functions); `ids` (B, L), of which only the first `length` places are
-filled; the `scores` (B, V) of the token that follows; that `length`; and the rule's own numbers by name. Rules that
-keep the best entries keep those that equal the last of them too, whatever their order; transformers keeps some.
+Every processor is a function of `ops` (the backend's functions); `ids` (B, L), of which only the first `length` columns
+are filled; the `scores` (B, V) of the next token; that `length`; and the processor's own values by name. Processors
+that keep the best entries also keep every entry equal to the last of them; transformers keeps some of those.
 
-Letters of the shapes: B batch, L tokens of the buffer, V vocabulary, E token ids or sequences of them, P tokens of a
-sequence but its last, R rows of the prompts or the encoder's texts, of which B is a multiple, S source length.
+Letters of the shapes: B batch, L columns of the buffer of ids, V vocabulary, E token ids or sequences of them, P tokens
+of a sequence without its last, R prompts or encoder texts (B is a multiple of R), S source length.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,25 +16,22 @@ import numpy as np
 from diptych.core.semantics import losses
 
 
-class Rule(NamedTuple):
-    """A rule, and what of it a compiled program depends on."""
+class LogitsProcessor(NamedTuple):
+    """A processor by name, with the arguments that a compiled program depends on."""
 
     name: str
-    fixed: tuple[tuple[str, Any], ...] = ()
+    static: tuple[tuple[str, Any], ...] = ()
 
 
-Numbers = dict[str, Any]
-"""What else a rule needs, by name: Python numbers and arrays."""
-
-Rules = tuple[tuple[Rule, Numbers], ...]
-"""Rules in their order, with the numbers of each."""
+Values = dict[str, Any]
+"""A processor's other arguments by name, which may be traced: Python values and arrays."""
 
 _ANY = -1
-"""Stands before a sequence that is shorter than others."""
+"""Pads the front of sequences that are shorter than the longest; matches every token."""
 
 
 def sequence_bias(ops: Any, ids: Any, scores: Any, length: Any, *, prefixes: Any, last: Any, bias: Any) -> Any:
-    """Adds (E,) `bias` to the `last` (E,) tokens of sequences where all before it, (E, P) `prefixes`, just came."""
+    """Adds (E,) `bias` to the `last` (E,) tokens of sequences whose (E, P) `prefixes` are the newest tokens."""
     xp, prefixes = ops.xp, ops.xp.asarray(prefixes, dtype=ids.dtype)
     places = ops.steps(prefixes.shape[1], ids) + (length - prefixes.shape[1])
     newest = xp.take(ids, xp.clip(places, 0, ids.shape[1] - 1), axis=1)[:, None, :]
@@ -45,34 +42,34 @@ def sequence_bias(ops: Any, ids: Any, scores: Any, length: Any, *, prefixes: Any
 
 
 def repetition_penalty(ops: Any, ids: Any, scores: Any, length: Any, *, penalty: Any, first: Any) -> Any:
-    """Divides the scores of tokens that came at `first` (R,) or later by `penalty`; negative ones are multiplied."""
+    """Divides the scores of tokens that occur at `first` (R,) or later by `penalty`; negative scores are multiplied."""
     xp, steps, penalty = ops.xp, ops.steps(ids.shape[1], ids)[None, :], _number(ops.xp, penalty, scores)
     first = _for_each_row(xp, xp.asarray(first), ids)[:, None]
-    came = ops.marked(ids, (steps < length) & (steps >= first), scores.shape[1])
-    return xp.where(came, xp.where(scores < 0, scores * penalty, scores / penalty), scores)
+    occurs = ops.marked(ids, (steps < length) & (steps >= first), scores.shape[1])
+    return xp.where(occurs, xp.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
 def no_repeat_ngram(ops: Any, ids: Any, scores: Any, length: Any, *, size: int) -> Any:
-    """Forbids the tokens with which the text would have `size` tokens twice."""
-    return _not_completed(ops, ids, scores, length, size, ids, length)
+    """Forbids the tokens that would repeat an n-gram of `size` tokens."""
+    return _forbid_ngrams(ops, ids, scores, length, size, ids, length)
 
 
 def encoder_no_repeat_ngram(ops: Any, ids: Any, scores: Any, length: Any, *, size: int, source: Any, count: Any) -> Any:
-    """Forbids the tokens with which the text would share `size` tokens with the first `count` of `source` (R, S)."""
-    return _not_completed(ops, ids, scores, length, size, _for_each_row(ops.xp, ops.xp.asarray(source), ids), count)
+    """Forbids the tokens that would repeat an n-gram of `size` tokens of `source` (R, S), of which `count` are real."""
+    return _forbid_ngrams(ops, ids, scores, length, size, _for_each_row(ops.xp, ops.xp.asarray(source), ids), count)
 
 
 def min_length(ops: Any, ids: Any, scores: Any, length: Any, *, below: Any, tokens: Any) -> Any:
-    """Forbids `tokens` (E,) while the text is shorter than `below`."""
+    """Forbids `tokens` (E,) while the sequence is shorter than `below`."""
     return _if(ops.xp, length < below, lambda: suppress_tokens(ops, ids, scores, length, tokens=tokens), scores)
 
 
-def forced(ops: Any, ids: Any, scores: Any, length: Any, *, at: Any, tokens: Any) -> Any:
-    """Forbids all but `tokens` (E,), whose scores are 0, where the text is `at` long."""
+def force_tokens(ops: Any, ids: Any, scores: Any, length: Any, *, at: Any, tokens: Any) -> Any:
+    """Forbids all but `tokens` (E,), whose scores become 0, when the sequence is `at` tokens long."""
     xp = ops.xp
 
     def changed() -> Any:
-        return xp.where(_marks(ops, tokens, scores), xp.zeros_like(scores), xp.full_like(scores, -xp.inf))
+        return xp.where(_token_mask(ops, tokens, scores), xp.zeros_like(scores), xp.full_like(scores, -xp.inf))
 
     return _if(xp, length == at, changed, scores)
 
@@ -80,7 +77,7 @@ def forced(ops: Any, ids: Any, scores: Any, length: Any, *, at: Any, tokens: Any
 def exponential_decay_length_penalty(
     ops: Any, ids: Any, scores: Any, length: Any, *, start: Any, factor: Any, tokens: Any
 ) -> Any:
-    """Raises the scores of `tokens` (E,) by `factor` ** (length - start) - 1 of their size once the text is longer."""
+    """Raises the scores of `tokens` (E,) by `factor` ** (length - start) - 1 of their size beyond `start` tokens."""
     xp, tokens = ops.xp, ops.xp.asarray(tokens)
 
     def changed() -> Any:
@@ -94,11 +91,11 @@ def exponential_decay_length_penalty(
 
 def suppress_tokens(ops: Any, ids: Any, scores: Any, length: Any, *, tokens: Any) -> Any:
     """Forbids `tokens` (E,)."""
-    return _without(ops.xp, scores, _marks(ops, tokens, scores))
+    return _forbid(ops.xp, scores, _token_mask(ops, tokens, scores))
 
 
 def begin_suppress_tokens(ops: Any, ids: Any, scores: Any, length: Any, *, at: Any, tokens: Any) -> Any:
-    """Forbids `tokens` (E,) where the text is `at` long."""
+    """Forbids `tokens` (E,) when the sequence is `at` tokens long."""
     return _if(ops.xp, length == at, lambda: suppress_tokens(ops, ids, scores, length, tokens=tokens), scores)
 
 
@@ -108,40 +105,40 @@ def temperature(ops: Any, ids: Any, scores: Any, length: Any, *, divisor: Any) -
 
 
 def top_k(ops: Any, ids: Any, scores: Any, length: Any, *, k: int) -> Any:
-    """Keeps the `k` best."""
-    return _without(ops.xp, scores, scores < _best(ops, scores, k)[:, -1:])
+    """Keeps the `k` best scores."""
+    return _forbid(ops.xp, scores, scores < _best(ops, scores, k)[:, -1:])
 
 
 def top_p(ops: Any, ids: Any, scores: Any, length: Any, *, p: Any, keep: int, k: int | None) -> Any:
-    """Keeps the best whose probabilities sum to `p`, the one that reaches it among them, and the `keep` best.
+    """Keeps the best scores up to the one at which their probabilities sum to `p`, and at least the `keep` best.
 
     Args:
-        ops, ids, scores, length: as for every rule.
-        p: the sum.
-        keep: how many stay in any case.
-        k: the `top_k` that came before, whose entries alone are sorted; None if none came.
+        ops, ids, scores, length: as for every processor.
+        p: the cumulative probability.
+        keep: how many are kept in any case.
+        k: of a preceding `top_k`, so that only its entries need sorting; None if there was none.
     """
     xp = ops.xp
     best = xp.sort(scores, axis=1, descending=True, stable=False) if k is None else _best(ops, scores, k)
     total = xp.sum(xp.exp(scores - best[:, :1]), axis=1, keepdims=True)
-    last = _reached(xp, xp.exp(best - best[:, :1]) / total, p, keep)
-    return _without(xp, scores, scores < xp.take_along_axis(best, last, axis=1))
+    last = _last_within(xp, xp.exp(best - best[:, :1]) / total, p, keep)
+    return _forbid(xp, scores, scores < xp.take_along_axis(best, last, axis=1))
 
 
 def min_p(ops: Any, ids: Any, scores: Any, length: Any, *, p: Any, keep: int) -> Any:
-    """Keeps what is at least `p` times as probable as the best, and the `keep` best."""
+    """Keeps tokens at least `p` times as probable as the best one, and at least the `keep` best."""
     xp, best = ops.xp, _best(ops, scores, keep)
     least = best[:, :1] + xp.log(_number(xp, p, scores))
-    return _without(xp, scores, scores < xp.minimum(least, best[:, -1:]))
+    return _forbid(xp, scores, scores < xp.minimum(least, best[:, -1:]))
 
 
 def typical_p(ops: Any, ids: Any, scores: Any, length: Any, *, p: Any, keep: int, k: int | None) -> Any:
-    """Keeps those whose information is nearest to the entropy until they sum to `p` (Meister et al., arXiv:2202.00666).
+    """Keeps tokens whose information is closest to the entropy, up to a sum of `p` (Meister et al., arXiv:2202.00666).
 
     Args:
-        ops, ids, scores, length: as for every rule.
+        ops, ids, scores, length: as for every processor.
         p: the sum of the probabilities.
-        keep: how many stay in any case.
+        keep: how many are kept in any case.
         k: as in `top_p`.
     """
     xp, information = ops.xp, -losses.log_softmax(ops.xp, scores)
@@ -151,28 +148,28 @@ def typical_p(ops: Any, ids: Any, scores: Any, length: Any, *, p: Any, keep: int
     if k is not None:
         _, indices = ops.top_k(scores, min(k, scores.shape[1]))
         near, masses = (xp.take_along_axis(values, indices, axis=1) for values in (distances, masses))
-        # what equals the last of them, but is not among them, weighs with it
+        # entries equal to the last one, but cut off by top_k, count with it
         masses = xp.concat([masses[:, :-1], 1.0 - xp.sum(masses[:, :-1], axis=1, keepdims=True)], axis=1)
     order = xp.argsort(near, axis=1)
-    last = _reached(xp, xp.take_along_axis(masses, order, axis=1), p, keep)
+    last = _last_within(xp, xp.take_along_axis(masses, order, axis=1), p, keep)
     farthest = xp.take_along_axis(near, xp.take_along_axis(order, last, axis=1), axis=1)
-    return _without(xp, scores, distances > farthest)
+    return _forbid(xp, scores, distances > farthest)
 
 
-def renormalized(ops: Any, ids: Any, scores: Any, length: Any) -> Any:
-    """The logarithms of the probabilities."""
+def renormalize(ops: Any, ids: Any, scores: Any, length: Any) -> Any:
+    """Log-probabilities (B, V) of scores."""
     return losses.log_softmax(ops.xp, scores)
 
 
-RULES: dict[str, Callable[..., Any]] = {
-    rule.__name__: rule
-    for rule in (
+PROCESSORS: dict[str, Callable[..., Any]] = {
+    processor.__name__: processor
+    for processor in (
         sequence_bias,
         repetition_penalty,
         no_repeat_ngram,
         encoder_no_repeat_ngram,
         min_length,
-        forced,
+        force_tokens,
         exponential_decay_length_penalty,
         suppress_tokens,
         begin_suppress_tokens,
@@ -181,28 +178,35 @@ RULES: dict[str, Callable[..., Any]] = {
         top_p,
         min_p,
         typical_p,
-        renormalized,
+        renormalize,
     )
 }
 
 
-def applied(ops: Any, rules: tuple[Rule, ...], numbers: tuple[Numbers, ...], ids: Any, scores: Any, length: Any) -> Any:
-    """(B, V) scores after all rules.
+def apply_processors(
+    ops: Any,
+    processors: tuple[LogitsProcessor, ...],
+    values: tuple[Values, ...],
+    ids: Any,
+    scores: Any,
+    length: Any,
+) -> Any:
+    """The scores (B, V) after all processors.
 
     Args:
         ops: the backend's functions: `xp`, `steps`, `top_k`, `marked` and `added`.
-        rules, numbers: the first and the second of each pair that `built` gives. Numbers may be traced, and arrays may
-            be numpy's, but where torch's scores are not on the CPU they must be tensors beside them.
-        ids: (B, L), of which only the first `length` places are read.
-        scores: (B, V), float32 or float64, which the result has too.
+        processors, values: the first and the second of each pair that `build_processors` returns. Values may be traced
+            or numpy arrays, but if torch's scores are on another device than the CPU they must be tensors there.
+        ids: (B, L), of which only the first `length` columns are read.
+        scores: (B, V), float32 or float64, which is also the dtype of the result.
         length: a Python integer, or a traced one.
     """
-    for rule, values in zip(rules, numbers, strict=True):
-        scores = RULES[rule.name](ops, ids, scores, length, **dict(rule.fixed), **values)
+    for processor, own in zip(processors, values, strict=True):
+        scores = PROCESSORS[processor.name](ops, ids, scores, length, **dict(processor.static), **own)
     return scores
 
 
-def built(
+def build_processors(
     options: Any,
     *,
     prompt_length: int,
@@ -210,23 +214,23 @@ def built(
     source: Any = None,
     source_length: int | None = None,
     first: Any = None,
-) -> tuple[Rules, Rules]:
-    """The rules that options ask for, in transformers' order: those before the caller's own, and those after them.
+) -> tuple[tuple[tuple[LogitsProcessor, Values], ...], tuple[tuple[LogitsProcessor, Values], ...]]:
+    """The processors that options ask for, in transformers' order: those before the caller's own, and those after.
 
     Args:
-        options: what has transformers' options as attributes; None and neutral values ask for nothing. `max_length` is
-            what all limits come to.
+        options: transformers' options as attributes; None and neutral values ask for nothing. `max_length` is the limit
+            that follows from all options.
         prompt_length: tokens that are not generated, padding included.
-        eos: the ids that end a text, if any do.
-        source: (R, S) ids of the encoder's texts, or of the prompts where there is no encoder; None if there are none.
-        source_length: so many columns of it count; all without it.
-        first: (R,), how many tokens of padding each row begins with; None if there is none.
+        eos: the end-of-sequence ids, possibly none.
+        source: (R, S) ids that the encoder reads, or without an encoder the prompts; None if there are none.
+        source_length: how many of its columns are real; all if None.
+        first: (R,), the number of padding tokens at the front of each row; None if there is none.
     """
-    before: list[tuple[Rule, Numbers]] = []
-    after: list[tuple[Rule, Numbers]] = []
+    before: list[tuple[LogitsProcessor, Values]] = []
+    after: list[tuple[LogitsProcessor, Values]] = []
 
-    def add(which: list[tuple[Rule, Numbers]], name: str, numbers: Numbers, **fixed: Any) -> None:
-        which.append((Rule(name, tuple(fixed.items())), numbers))
+    def add(which: list[tuple[LogitsProcessor, Values]], name: str, values: Values, **static: Any) -> None:
+        which.append((LogitsProcessor(name, tuple(static.items())), values))
 
     if options.sequence_bias:
         add(before, "sequence_bias", _sequences(dict(options.sequence_bias)))
@@ -236,8 +240,8 @@ def built(
     if options.no_repeat_ngram_size:
         add(before, "no_repeat_ngram", {}, size=options.no_repeat_ngram_size)
     if options.encoder_no_repeat_ngram_size and source is not None:
-        numbers = {"source": source, "count": source.shape[1] if source_length is None else source_length}
-        add(before, "encoder_no_repeat_ngram", numbers, size=options.encoder_no_repeat_ngram_size)
+        values = {"source": source, "count": source.shape[1] if source_length is None else source_length}
+        add(before, "encoder_no_repeat_ngram", values, size=options.encoder_no_repeat_ngram_size)
     words = [tuple(word) for word in options.bad_words_ids or ()]
     if words := {word: -np.inf for word in words if word not in [(end,) for end in eos]}:
         add(before, "sequence_bias", _sequences(words))
@@ -246,13 +250,13 @@ def built(
     if options.min_new_tokens and eos:
         add(before, "min_length", {"below": prompt_length + options.min_new_tokens, "tokens": _ids(eos)})
     if options.forced_bos_token_id is not None:
-        add(before, "forced", {"at": 1, "tokens": _ids(options.forced_bos_token_id)})
+        add(before, "force_tokens", {"at": 1, "tokens": _ids(options.forced_bos_token_id)})
     if options.forced_eos_token_id is not None:
-        add(before, "forced", {"at": options.max_length - 1, "tokens": _ids(options.forced_eos_token_id)})
+        add(before, "force_tokens", {"at": options.max_length - 1, "tokens": _ids(options.forced_eos_token_id)})
     if options.exponential_decay_length_penalty is not None and eos:
         start, factor = options.exponential_decay_length_penalty
-        numbers = {"start": prompt_length + start, "factor": float(factor), "tokens": _ids(eos)}
-        add(before, "exponential_decay_length_penalty", numbers)
+        values = {"start": prompt_length + start, "factor": float(factor), "tokens": _ids(eos)}
+        add(before, "exponential_decay_length_penalty", values)
     if options.suppress_tokens:
         add(before, "suppress_tokens", {"tokens": _ids(options.suppress_tokens)})
     if options.begin_suppress_tokens:
@@ -273,12 +277,12 @@ def built(
         if options.typical_p is not None and options.typical_p < 1.0:
             add(after, "typical_p", {"p": float(options.typical_p)}, keep=keep, k=k)
     if options.renormalize_logits:
-        add(after, "renormalized", {})
+        add(after, "renormalize", {})
     return tuple(before), tuple(after)
 
 
 def out_of_vocabulary(options: Any, size: int) -> dict[str, tuple[int, ...]]:
-    """The ids that the options' rules name which are not below `size` and not negative, by option; {} if all are."""
+    """The ids outside 0 to `size` - 1 that the processors' options name, by option."""
     named = {
         "sequence_bias": [one for sequence, _ in options.sequence_bias or () for one in sequence],
         "bad_words_ids": [one for word in options.bad_words_ids or () for one in word],
@@ -298,12 +302,12 @@ def _each(ids: int | Iterable[int] | None) -> Iterable[int]:
 
 
 def _ids(ids: int | Iterable[int]) -> np.ndarray:
-    """(E,), each once."""
+    """(E,), without duplicates."""
     return np.array(list(dict.fromkeys(_each(ids))), np.int64)
 
 
-def _sequences(biases: dict[tuple[int, ...], float]) -> Numbers:
-    """The numbers of `sequence_bias`."""
+def _sequences(biases: dict[tuple[int, ...], float]) -> Values:
+    """The values of `sequence_bias`."""
     longest = max(map(len, biases)) - 1
     prefixes = [(_ANY,) * (longest + 1 - len(sequence)) + tuple(sequence[:-1]) for sequence in biases]
     return {
@@ -318,29 +322,29 @@ def _number(xp: Any, number: Any, scores: Any) -> Any:
 
 
 def _if(xp: Any, condition: Any, changed: Callable[[], Any], scores: Any) -> Any:
-    """The changed scores or the scores; where the condition is known, nothing is computed in vain."""
+    """The changed scores if the condition holds; if it is a Python boolean, only what is needed is computed."""
     if isinstance(condition, bool):
         return changed() if condition else scores
     return xp.where(condition, changed(), scores)
 
 
-def _without(xp: Any, scores: Any, which: Any) -> Any:
+def _forbid(xp: Any, scores: Any, which: Any) -> Any:
     return xp.where(which, _number(xp, -xp.inf, scores), scores)
 
 
-def _marks(ops: Any, tokens: Any, scores: Any) -> Any:
-    """(E,) ids -> (1, V)."""
+def _token_mask(ops: Any, tokens: Any, scores: Any) -> Any:
+    """(E,) ids -> (1, V) booleans."""
     tokens = ops.xp.asarray(tokens)[None, :]
     return ops.marked(tokens, tokens >= 0, scores.shape[1])
 
 
 def _for_each_row(xp: Any, values: Any, ids: Any) -> Any:
-    """(R, …) -> (B, …): the rows that come from one stand side by side."""
+    """(R, …) -> (B, …): each row repeated for the adjacent rows that come from it."""
     return xp.repeat(values, ids.shape[0] // values.shape[0], axis=0)
 
 
-def _not_completed(ops: Any, ids: Any, scores: Any, length: Any, size: int, text: Any, count: Any) -> Any:
-    """Forbids what would complete one of the runs of `size` tokens among the first `count` of a text (B, S)."""
+def _forbid_ngrams(ops: Any, ids: Any, scores: Any, length: Any, size: int, text: Any, count: Any) -> Any:
+    """Forbids tokens that complete an n-gram of `size` tokens found among the first `count` of a text (B, S)."""
     xp, windows = ops.xp, text.shape[1] - size + 1
     if windows < 1:
         return scores
@@ -350,15 +354,15 @@ def _not_completed(ops: Any, ids: Any, scores: Any, length: Any, size: int, text
     completed = xp.broadcast_to(completed, (ids.shape[0], windows))
     for place in range(size - 1):
         completed = completed & (text[:, place : place + windows] == newest[:, place : place + 1])
-    return _without(xp, scores, ops.marked(text[:, size - 1 :], completed, scores.shape[1]))
+    return _forbid(xp, scores, ops.marked(text[:, size - 1 :], completed, scores.shape[1]))
 
 
 def _best(ops: Any, scores: Any, count: int) -> Any:
-    """(B, count) scores, or all there are, from the best down."""
+    """The (B, count) best scores, or all if there are fewer, in descending order."""
     return ops.top_k(scores, min(count, scores.shape[1]))[0]
 
 
-def _reached(xp: Any, masses: Any, sum_: Any, keep: int) -> Any:
-    """(B, 1): the place up to which masses (B, N) sum to what is asked, at least the `keep`th."""
-    count = xp.sum(xp.cumsum(masses, axis=1) < _number(xp, sum_, masses), axis=1, keepdims=True)
+def _last_within(xp: Any, masses: Any, total: Any, keep: int) -> Any:
+    """(B, 1): the index at which the masses (B, N) first sum to `total`, at least `keep` - 1."""
+    count = xp.sum(xp.cumsum(masses, axis=1) < _number(xp, total, masses), axis=1, keepdims=True)
     return xp.clip(count, keep - 1, masses.shape[1] - 1)

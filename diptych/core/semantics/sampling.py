@@ -1,7 +1,7 @@
-"""Random choices that come out alike everywhere: threefry2x32 (Salmon et al. 2011) in 32-bit signed arithmetic.
+"""Sampling with the same results in every backend: threefry2x32 (Salmon et al. 2011) in signed 32-bit arithmetic.
 
-A number is keyed by seed, step, row and draw, so that none depends on how a backend orders its work. torch has no
-unsigned 32-bit arithmetic; that of two's complement gives the same bits.
+A number is keyed by seed, step, row and draw, so that it does not depend on the order in which a backend works. torch
+has no unsigned 32-bit arithmetic; two's complement gives the same bits.
 """
 
 from typing import Any
@@ -9,17 +9,17 @@ from typing import Any
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _WIDTH = 256
-"""Entries that are summed at once: XLA's CPU compiler takes four times as long for one running sum of a vocabulary."""
+"""Entries per block of a sum: XLA's CPU compiler takes four times as long for one running sum over a vocabulary."""
 
 
-def words(seed: int) -> tuple[int, int]:
+def seed_words(seed: int) -> tuple[int, int]:
     """The low and the high 32 bits of a seed as signed numbers."""
     low, high = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
     return low - (low >> 31 << 32), high - (high >> 31 << 32)
 
 
-def _shifted(values: Any, count: int) -> Any:
-    """Shifted to the right, with zeros coming in."""
+def _shift_right(values: Any, count: int) -> Any:
+    """Logical shift to the right."""
     return (values >> count) & ((1 << (32 - count)) - 1)
 
 
@@ -30,21 +30,21 @@ def threefry2x32(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, A
     for group in range(5):
         for rotation in _ROTATIONS[group % 2]:
             left = left + right
-            right = left ^ ((right << rotation) | _shifted(right, 32 - rotation))
+            right = left ^ ((right << rotation) | _shift_right(right, 32 - rotation))
         left = left + keys[(group + 1) % 3]
         right = right + keys[(group + 2) % 3] + (group + 1)
     return left, right
 
 
 def uniform(xp: Any, seed: Any, step: Any, rows: Any, draw: int, dtype: Any) -> Any:
-    """A number in [0, 1) for each row, of 53 random bits in float64 and of 24 in float32.
+    """A number in [0, 1) for each row: 53 random bits in float64, 24 in float32.
 
     Args:
         xp: array namespace.
-        seed: (2,) int32, its `words`.
-        step: the token's place among the new ones, a scalar.
-        rows: (B,) int32, the numbers of the rows.
-        draw: which of several numbers for one row and step.
+        seed: (2,) int32, its `seed_words`.
+        step: the index of the token among the new ones, a scalar.
+        rows: (B,) int32, the indices of the rows.
+        draw: the index among several numbers for one row and step.
         dtype: of the result.
     """
     key = threefry2x32(
@@ -53,14 +53,14 @@ def uniform(xp: Any, seed: Any, step: Any, rows: Any, draw: int, dtype: Any) -> 
     )
     high, low = threefry2x32(key, (rows, xp.zeros_like(rows)))
     if dtype == xp.float64:
-        return (xp.astype(_shifted(high, 5), dtype) * 2.0**26 + xp.astype(_shifted(low, 6), dtype)) * 2.0**-53
-    return xp.astype(_shifted(high, 8), dtype) * 2.0**-24
+        return (xp.astype(_shift_right(high, 5), dtype) * 2.0**26 + xp.astype(_shift_right(low, 6), dtype)) * 2.0**-53
+    return xp.astype(_shift_right(high, 8), dtype) * 2.0**-24
 
 
-def chosen(ops: Any, weights: Any, numbers: Any) -> Any:
-    """(B, V) weights that are not negative and (B,) numbers in [0, 1) -> (B,): which entry each number falls on.
+def sample(ops: Any, weights: Any, numbers: Any) -> Any:
+    """Samples one entry of each row: non-negative (B, V) weights and (B,) numbers in [0, 1) -> (B,).
 
-    That is the first one up to which the weights sum to more than the number's share of them all.
+    The entry is the first one at which the cumulative sum exceeds the number times the total.
     """
     xp, (rows, size) = ops.xp, weights.shape
     filler = xp.repeat(xp.zeros_like(weights[:, :1]), -size % _WIDTH, axis=1)
@@ -75,18 +75,18 @@ def chosen(ops: Any, weights: Any, numbers: Any) -> Any:
 
 
 def _first_beyond(ops: Any, weights: Any, running: Any, target: Any) -> Any:
-    """The first place whose running sum exceeds the target; where rounding leaves none, the last that weighs."""
+    """The first index whose running sum exceeds the target; if rounding leaves none, the last of positive weight."""
     xp, places = ops.xp, ops.steps(weights.shape[1], weights)
     last = xp.max(xp.where(weights > 0, places[None, :], xp.zeros_like(places)[None, :]), axis=1)
     return xp.minimum(xp.sum(xp.astype(running <= target, places.dtype), axis=1), last)
 
 
-def choices(ops: Any, weights: Any, seed: Any, step: Any, count: int) -> Any:
-    """(B, V) weights -> (B, count): entries drawn one after the other, each only once; -1 where no weight is left.
+def sample_without_replacement(ops: Any, weights: Any, seed: Any, step: Any, count: int) -> Any:
+    """(B, V) weights -> (B, count): distinct entries, drawn one after the other; -1 when no weight is left.
 
     Args:
         ops: the backend's functions.
-        weights: not negative.
+        weights: non-negative.
         seed, step: as `uniform` takes them.
         count: the number of draws.
     """
@@ -94,7 +94,7 @@ def choices(ops: Any, weights: Any, seed: Any, step: Any, count: int) -> Any:
     rows = xp.astype(ops.steps(weights.shape[0], weights), xp.int32)
     found: list[Any] = []
     for draw in range(count):
-        entry = chosen(ops, weights, uniform(xp, seed, step, rows, draw, weights.dtype))
+        entry = sample(ops, weights, uniform(xp, seed, step, rows, draw, weights.dtype))
         found.append(xp.where(xp.max(weights, axis=1) > 0, entry, xp.full_like(entry, -1)))
         weights = xp.where(places[None, :] == entry[:, None], xp.zeros_like(weights), weights)
     return xp.stack(found, axis=1)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from diptych.backends.jax import layers, ops
 from diptych.backends.jax.cache import Cache, LayerCache
-from diptych.backends.jax.generation import Generating
+from diptych.backends.jax.generation import GenerationMixin
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
 from diptych.backends.jax.stacks import (
     Attended,
@@ -290,7 +290,7 @@ class BartModel(BartPreTrainedModel):
         return encoded(self.encoder(words, position_ids, inputs, output_hidden_states=switch))
 
 
-class BartForConditionalGeneration(Generating, BartPreTrainedModel):
+class BartForConditionalGeneration(GenerationMixin, BartPreTrainedModel):
     """The encoder and the decoder with a head that predicts the next token."""
 
     def __init__(self, config: BartLikeConfig, **build: Unpack[Build]) -> None:
@@ -412,7 +412,7 @@ class BartDecoderWrapper(nnx.Module):
         self.decoder = BartDecoder(config, words=True, **init)
 
 
-class BartForCausalLM(Generating, BartPreTrainedModel):
+class BartForCausalLM(GenerationMixin, BartPreTrainedModel):
     """The decoder alone with a head that predicts the next token."""
 
     def __init__(self, config: BartLikeConfig, **build: Unpack[Build]) -> None:

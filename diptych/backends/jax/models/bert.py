@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from diptych.backends.jax import layers, ops
 from diptych.backends.jax.cache import LayerCache
-from diptych.backends.jax.generation import Generating
+from diptych.backends.jax.generation import GenerationMixin
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
 from diptych.backends.jax.stacks import (
     Attended,
@@ -349,7 +349,7 @@ class BertWordsModel(PreTrainedModel):
         return self.cls(hidden_states, self.bert.embeddings.word_embeddings)
 
 
-class BertLMHeadModel(Generating, BertWordsModel):
+class BertLMHeadModel(GenerationMixin, BertWordsModel):
     """The decoder with a head that predicts the next token."""
 
     @passes_through(BertModel)

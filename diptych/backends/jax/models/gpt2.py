@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from diptych.backends.jax import layers, ops
 from diptych.backends.jax.cache import LayerCache
-from diptych.backends.jax.generation import Generating
+from diptych.backends.jax.generation import GenerationMixin
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
 from diptych.backends.jax.stacks import (
     Attended,
@@ -172,7 +172,7 @@ class GPT2Model(PreTrainedModel):
         return self._returned(output, switches.get("return_dict"))
 
 
-class GPT2LMHeadModel(Generating, PreTrainedModel):
+class GPT2LMHeadModel(GenerationMixin, PreTrainedModel):
     """The decoder with a head that predicts the next token."""
 
     def __init__(self, config: GPT2Config, **build: Unpack[Build]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from diptych.backends.torch import layers, ops
 from diptych.backends.torch.cache import Cache, LayerCache
-from diptych.backends.torch.generation import Generating
+from diptych.backends.torch.generation import GenerationMixin
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.backends.torch.stacks import (
     Attended,
@@ -292,7 +292,7 @@ class BartModel(BartPreTrainedModel):
         return encoded(self.encoder(words, position_ids, inputs, output_hidden_states=switch))
 
 
-class BartForConditionalGeneration(Generating, BartPreTrainedModel):
+class BartForConditionalGeneration(GenerationMixin, BartPreTrainedModel):
     """The encoder and the decoder with a head that predicts the next token."""
 
     def __init__(self, config: BartLikeConfig, **build: Unpack[Build]) -> None:
@@ -416,7 +416,7 @@ class BartDecoderWrapper(nn.Module):
         self.decoder = BartDecoder(config, words=True, **init)
 
 
-class BartForCausalLM(Generating, BartPreTrainedModel):
+class BartForCausalLM(GenerationMixin, BartPreTrainedModel):
     """The decoder alone with a head that predicts the next token."""
 
     def __init__(self, config: BartLikeConfig, **build: Unpack[Build]) -> None:

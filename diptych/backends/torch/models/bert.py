@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from diptych.backends.torch import layers, ops
 from diptych.backends.torch.cache import LayerCache
-from diptych.backends.torch.generation import Generating
+from diptych.backends.torch.generation import GenerationMixin
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.backends.torch.stacks import (
     Attended,
@@ -359,7 +359,7 @@ class BertWordsModel(PreTrainedModel):
         return self.cls(hidden_states, self.bert.embeddings.word_embeddings)
 
 
-class BertLMHeadModel(Generating, BertWordsModel):
+class BertLMHeadModel(GenerationMixin, BertWordsModel):
     """The decoder with a head that predicts the next token."""
 
     @passes_through(BertModel)

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diptych.backends.torch import layers
-from diptych.backends.torch.generation import Generating
+from diptych.backends.torch.generation import GenerationMixin
 from diptych.backends.torch.models.bert import BertEmbeddings, BertEncoder, BertStackModel, BertWords
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.core.calls import Switches, next_token_loss, passes_through
@@ -48,7 +48,7 @@ class BertGenerationOnlyLMHead(BertWords):
         return self.scores(hidden_states, words)
 
 
-class BertGenerationDecoder(Generating, PreTrainedModel):
+class BertGenerationDecoder(GenerationMixin, PreTrainedModel):
     """The decoder with a head that predicts the next token."""
 
     def __init__(self, config: BertGenerationConfig, **build: Unpack[Build]) -> None:

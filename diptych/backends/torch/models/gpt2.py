@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from diptych.backends.torch import layers, ops
 from diptych.backends.torch.cache import LayerCache
-from diptych.backends.torch.generation import Generating
+from diptych.backends.torch.generation import GenerationMixin
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.backends.torch.stacks import (
     Attended,
@@ -174,7 +174,7 @@ class GPT2Model(PreTrainedModel):
         return self._returned(output, switches.get("return_dict"))
 
 
-class GPT2LMHeadModel(Generating, PreTrainedModel):
+class GPT2LMHeadModel(GenerationMixin, PreTrainedModel):
     """The decoder with a head that predicts the next token."""
 
     def __init__(self, config: GPT2Config, **build: Unpack[Build]) -> None:

@@ -1,4 +1,4 @@
-"""The options of text generation, with the names that transformers gives them, and the files that carry them."""
+"""The options of text generation, with the names that transformers gives them, and the files that hold them."""
 
 import difflib
 import json
@@ -30,7 +30,7 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "compile_config": (), "disable_compile": (False,), "continuous_batching_config": (), "low_memory": (False,),
     "prefill_chunk_size": (),
 }  # fmt: skip
-"""Options that transformers has and diptych has not -> the values, besides None, with which they ask for nothing."""
+"""Options of transformers that diptych does not have -> the values, besides None, with which they ask for nothing."""
 
 _DEFAULTS: dict[str, Any] = {
     "min_length": 0, "do_sample": False, "num_beams": 1, "num_return_sequences": 1, "early_stopping": False,
@@ -39,11 +39,10 @@ _DEFAULTS: dict[str, Any] = {
     "output_logits": False, "output_attentions": False, "output_hidden_states": False,
     "return_dict_in_generate": False, "use_cache": True,
 }  # fmt: skip
-"""What an option is that nobody sets."""
+"""The values of options that are not set."""
 
 _LARGEST = 2**30
-"""Of whole numbers; the sum of two has 32 bits."""
-
+"""The largest whole number: the sum of two fits into 32 bits."""
 
 _LEAST = {
     "max_length": 0, "max_new_tokens": 1, "min_length": 0, "min_new_tokens": 0, "num_beams": 1,
@@ -54,28 +53,30 @@ _METADATA = ("transformers_version", "_from_model_config", "_commit_hash")
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class GenerationConfig:
-    """Options of `generate`, each named as in transformers; None is one that is not set.
+    """Options of `generate`, each named as in transformers; None means not set.
 
-    Lists become tuples and numpy's numbers Python's. An option of transformers that diptych has not may be given with a
-    value that asks for nothing.
+    Lists become tuples, and numbers of numpy those of Python. An option of transformers that diptych does not have is
+    accepted with a value that asks for nothing.
 
     Attributes:
-        max_length, min_length: tokens of a text, its prompt included.
-        max_new_tokens, min_new_tokens: tokens behind the prompt, from 1 and from 0 on; they go before the other two.
-        do_sample: whether tokens are drawn, not taken.
-        num_beams, num_return_sequences: from 1 on.
-        early_stopping: whether beams end with as many texts as there are beams, or "never" before none can be better.
-        length_penalty: power of the length that a text's score is divided by.
+        max_length, min_length: the number of tokens of a sequence, its prompt included.
+        max_new_tokens, min_new_tokens: the number of tokens after the prompt, at least 1 and 0; they take precedence
+            over the other two.
+        do_sample: whether tokens are sampled instead of the best being taken.
+        num_beams, num_return_sequences: at least 1.
+        early_stopping: whether a beam search ends once it has as many sequences as beams; "never" ends it only when no
+            better one is possible.
+        length_penalty: the power of a sequence's length by which its score is divided.
         temperature, repetition_penalty: above 0.
-        top_k: from 0 on; 0 keeps all.
+        top_k: at least 0; 0 keeps all.
         top_p, typical_p: in (0, 1].
         min_p: in [0, 1].
-        no_repeat_ngram_size, encoder_no_repeat_ngram_size: from 0 on; 0 is off.
-        bad_words_ids: words as ids, which are not written.
-        sequence_bias: pairs of ids and what is added to their score; a mapping, or a list of pairs, is taken too.
-        exponential_decay_length_penalty: tokens behind the prompt, and a factor for each one more.
-        use_cache, cache_implementation: taken and kept; the tokens do not depend on them.
-        carried: what else a file has: options without a meaning here, and names that transformers hasn't either.
+        no_repeat_ngram_size, encoder_no_repeat_ngram_size: at least 0; 0 is off.
+        bad_words_ids: sequences of ids that are not generated.
+        sequence_bias: pairs of a sequence of ids and what is added to its score; a mapping or a list of pairs.
+        exponential_decay_length_penalty: a number of tokens after the prompt, and a factor for each further token.
+        use_cache, cache_implementation: accepted and kept; the tokens do not depend on them.
+        carried: whatever else a file holds: options without meaning here, and names unknown to transformers.
 
     Raises:
         InputError: options have impossible types or values, or are not supported; all are listed.
@@ -123,29 +124,20 @@ class GenerationConfig:
     if not TYPE_CHECKING:  # a checker of types knows each option by name
 
         def __init__(self, *, carried: Mapping[str, Any] = FrozenMap(), **options: Any) -> None:
-            _refuse(options)
-            wrong: list[str] = []
-            for name in _OPTIONS:
-                value = _python(options.get(name))
-                if needed := _needed(name, value):
-                    wrong.append(f"{name}={value!r} must be {needed}")
-                object.__setattr__(self, name, value)
-            if wrong:
-                raise InputError(f"GenerationConfig: {'; '.join(wrong)}")
-            others = {name: value for name, value in options.items() if name in _UNSUPPORTED}
-            object.__setattr__(self, "carried", FrozenMap({**carried, **others}))
+            values, others = _checked(options)
+            vars(self).update({**dict.fromkeys(_OPTIONS), **values, "carried": FrozenMap({**carried, **others})})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, where: str = "generation config") -> Self:
-        """The options of a `generation_config.json`; what has no meaning here is carried along.
+        """The options of a `generation_config.json`; whatever has no meaning here is carried along.
 
         Args:
             data: the JSON object.
             where: what error messages call the source.
 
         Raises:
-            ConfigError: options have impossible types or values; all are listed. Ids may be anything whole, and options
-                that are not supported anything at all, until `settled`.
+            ConfigError: options have impossible types or values; all are listed. Negative ids and unsupported options
+                are refused by `resolve` only.
         """
         known = {name: value for name, value in data.items() if name in _OPTIONS}
         carried = {name: value for name, value in data.items() if name not in _OPTIONS}
@@ -169,9 +161,9 @@ class GenerationConfig:
 
     @classmethod
     def of_model(cls, config: ModelConfig) -> Self:
-        """The options that a model's config states, as the files of old do, and its special ids.
+        """The options that a model's config states, as older files do, and its special ids.
 
-        Those of a composite's decoder are taken where the whole states none.
+        Those of a composite's decoder apply where the composite's own config states none.
 
         Raises:
             ConfigError: options have impossible types or values; all are listed.
@@ -185,11 +177,11 @@ class GenerationConfig:
         return cls.from_dict(stated, where=type(config).__name__)
 
     @classmethod
-    def coerced(cls, value: Any) -> "GenerationConfig":
-        """The options that a caller gives as None, a GenerationConfig, a mapping, or what has `to_dict()`.
+    def from_any(cls, value: Any) -> "GenerationConfig":
+        """The options that a caller gives as None, a GenerationConfig, a mapping, or an object with `to_dict()`.
 
         Raises:
-            InputError: it is something else, or its options have impossible types or values.
+            InputError: the value is of another type, or its options have impossible types or values.
             TypeError: a mapping has unknown options.
         """
         if value is None or isinstance(value, GenerationConfig):
@@ -208,7 +200,7 @@ class GenerationConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The options that are set and what is carried along, as plain JSON data."""
+        """The options that are set, and whatever is carried along, as plain JSON data."""
         return {name: thawed(value) for name, value in sorted(self._given().items())}
 
     def to_json(self) -> str:
@@ -216,7 +208,7 @@ class GenerationConfig:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Writes `generation_config.json` into a directory, which is made if it is missing."""
+        """Writes `generation_config.json` into a directory, which is created if it is missing."""
         Path(directory).mkdir(parents=True, exist_ok=True)
         with writing(Path(directory) / GENERATION_FILE) as handle:
             handle.write(self.to_json().encode())
@@ -234,19 +226,28 @@ class GenerationConfig:
             InputError: options have impossible types or values, or are not supported; all are listed.
             TypeError: options are unknown.
         """
-        own: dict[str, Any] = {name: getattr(self, name) for name in (*_OPTIONS, "carried")}
-        return type(self)(**{**own, **options})
+        carried = options.pop("carried", self.carried)
+        values, others = _checked(options)
+        return self._with(values, {**carried, **others} if others or carried is not self.carried else None)
 
-    def over(self, base: "GenerationConfig") -> Self:
+    def _with(self, values: Mapping[str, Any], carried: Mapping[str, Any] | None = None) -> Self:
+        """A copy with other values, which have been checked, and with these carried options if any are given."""
+        copy = object.__new__(type(self))
+        vars(copy).update({**vars(self), **values})
+        if carried is not None:
+            vars(copy)["carried"] = FrozenMap(carried)
+        return copy
+
+    def with_fallback(self, base: "GenerationConfig") -> Self:
         """These options, and the other's where these are not set."""
         unset = {name: getattr(base, name) for name in _OPTIONS if getattr(self, name) is None}
         carried = {name: value for name, value in self.carried.items() if value is not None}
-        return self.replace(**unset, carried=FrozenMap({**base.carried, **carried}))
+        return self._with(unset, {**base.carried, **carried} if base.carried or self.carried else None)
 
-    def settled(self, **options: Any) -> Self:
-        """These options with others before them and transformers' defaults behind, fit to be carried out.
+    def resolve(self, **options: Any) -> Self:
+        """The complete options of a call: the given ones, then these, then transformers' defaults.
 
-        `max_length` may be unset still: then nobody has limited the texts.
+        `max_length` may still be unset: then no option limits the sequences.
 
         Args:
             options: in place of these; None unsets one, and leaves the default.
@@ -268,7 +269,7 @@ class GenerationConfig:
             forced = set(_flat(getattr(asked, name)))
             if forced and forced <= set(asked.suppress_tokens or ()):
                 wrong.append(f"{name}={getattr(asked, name)!r} is in suppress_tokens too, so that no token is left")
-        asked = asked.replace(**{name: value for name, value in _DEFAULTS.items() if getattr(asked, name) is None})
+        asked = asked._with({name: value for name, value in _DEFAULTS.items() if getattr(asked, name) is None})
         beams, returned = cast(int, asked.num_beams), cast(int, asked.num_return_sequences)
         if returned > beams > 1:
             wrong.append(f"num_return_sequences={returned} must be num_beams={beams} at most")
@@ -281,9 +282,9 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class OwnOptions:
-    """The options that a model has beside those that its config states.
+    """A model's own options, which take the place of those that its config states.
 
-    Any two compare equal, so that they never part compiled programs.
+    Any two compare equal, so that they never lead to different compiled programs.
 
     Attributes:
         options: None if it has none.
@@ -293,14 +294,14 @@ class OwnOptions:
 
     @classmethod
     def beside(cls, directory: Path, changes: Mapping[str, Any]) -> Self:
-        """Those that the files of a checkpoint have beside config.json, with the changes that the caller asks for.
+        """Those of a checkpoint's generation_config.json, with the changes that the caller asks for.
 
         Args:
             directory: the checkpoint's.
-            changes: of the config; those that are no options are passed over.
+            changes: of the config; those that are no options are ignored.
 
         Raises:
-            ConfigError: the file cannot be read, or holds what is impossible.
+            ConfigError: the file cannot be read, or holds impossible values.
             InputError: a change is impossible, or not supported.
         """
         if not os.path.lexists(directory / GENERATION_FILE):
@@ -310,13 +311,13 @@ class OwnOptions:
 
     @classmethod
     def of_live(cls, options: Any, config: ModelConfig) -> Self:
-        """Those of a live model of transformers; none, if it has none, or if they say what its config states.
+        """Those of a live model of transformers; none if it has none, or if they equal what its config states.
 
         Raises:
             InputError: options have impossible types or values.
         """
         stated = GenerationConfig.of_model(config)
-        given = stated if options is None else GenerationConfig.coerced(options)
+        given = stated if options is None else GenerationConfig.from_any(options)
         one, other = (_DEFAULTS | found.to_dict() | dict.fromkeys(_METADATA) for found in (given, stated))
         return cls(None if one == other else given)
 
@@ -334,20 +335,37 @@ def _refuse_assignment(config: object, name: str, value: object) -> None:
 GenerationConfig.__setattr__ = _refuse_assignment  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _python(value: Any) -> Any:
+def _checked(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of options as plain Python, and the unsupported ones that ask for nothing.
+
+    Raises:
+        InputError: options have impossible types or values, or are not supported; all are listed.
+        TypeError: options are unknown.
+    """
+    _refuse(options)
+    values = {name: _plain_python(value) for name, value in options.items() if name in _OPTIONS}
+    wrong = [
+        f"{name}={values[name]!r} must be {needed}"
+        for name in _OPTIONS
+        if values.get(name) is not None and (needed := _requirement(name, values[name]))
+    ]
+    if wrong:
+        raise InputError(f"GenerationConfig: {'; '.join(wrong)}")
+    return values, {name: value for name, value in options.items() if name in _UNSUPPORTED}
+
+
+def _plain_python(value: Any) -> Any:
     """Numbers of numpy as Python's, lists and arrays as tuples, a mapping as pairs."""
     if isinstance(value, np.generic | np.ndarray):
-        return _python(cast(Any, value).tolist())
+        return _plain_python(cast(Any, value).tolist())
     items = cast(Mapping[Any, Any], value).items() if isinstance(value, Mapping) else value
-    return tuple(map(_python, cast(Iterable[Any], items))) if isinstance(value, Mapping | list | tuple) else value
+    return tuple(map(_plain_python, cast(Iterable[Any], items))) if isinstance(value, Mapping | list | tuple) else value
 
 
-def _needed(name: str, value: Any) -> str | None:
-    """What an option must be, if it is not that."""
+def _requirement(name: str, value: Any) -> str | None:
+    """The requirement that a value of an option does not meet; None if it is valid."""
     if not fits(value, _OPTIONS[name]):
         return spelled(_OPTIONS[name])
-    if value is None:
-        return None
     if name in _LEAST and not _LEAST[name] <= value <= _LARGEST:
         return f"from {_LEAST[name]} to 2**30"
     if name in ("top_p", "typical_p") and not 0 < value <= 1:
@@ -364,7 +382,7 @@ def _needed(name: str, value: Any) -> str | None:
 
 
 def _refuse(options: Mapping[str, Any]) -> None:
-    """Raises for options that are unknown, or that are known and not supported."""
+    """Raises for options that are unknown, or known but not supported."""
     known = [*_OPTIONS, *_UNSUPPORTED]
     unknown: list[str] = []
     for name in options:
@@ -393,7 +411,7 @@ def _flat(value: Any) -> Iterable[int]:
 
 
 def _plain(value: Any) -> Any:
-    """What a live config of transformers has in a place where files have JSON objects, as such."""
+    """A nested config of transformers as the JSON object that files have in its place."""
     return value.to_dict() if hasattr(value, "to_dict") else value
 
 

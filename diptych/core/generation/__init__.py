@@ -1,0 +1,1 @@
+"""Text generation, as far as both backends do it alike: options, what a call asks for, and the steps of decoding."""

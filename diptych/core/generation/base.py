@@ -1,0 +1,256 @@
+"""`generate`, and what a family may override of it: which inputs are read, and what each step takes.
+
+Letters of the shapes: B prompts, R rows (every prompt in all its copies or beams), P tokens of a prompt, L columns of
+the buffer of ids, S tokens that the decoder attends to in an encoder's output, D width, V vocabulary, C Y X images.
+"""
+
+import functools
+import inspect
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any, ClassVar, cast
+
+from diptych.core import inputs
+from diptych.core.errors import InputError
+from diptych.core.generation.options import GenerationConfig
+from diptych.core.generation.request import GenerationRequest, Prompt, RequestBuilder
+from diptych.core.inputs import ModelInput
+from diptych.core.interfaces import Streamer
+from diptych.core.outputs import GenerateOutput
+from diptych.core.pretrained import PreTrained
+from diptych.core.semantics.decoding import CustomProcessor, Plan, TracedOptions
+
+
+class GenerationBase(PreTrained):
+    """A model that generates text: a decoder, or an encoder and a decoder."""
+
+    # What a backend supplies.
+
+    _pads_lengths: ClassVar[bool]
+    """Whether prompts are padded at the end to a standard width."""
+
+    @staticmethod
+    @abstractmethod
+    def _ops() -> Any:
+        """The backend's functions."""
+
+    @staticmethod
+    @abstractmethod
+    def _padded_length(length: int) -> int:
+        """The number of columns for this many tokens."""
+
+    @abstractmethod
+    def _check_cache(self, caller: str, cache: Any, rows: int) -> None:
+        """Raises an InputError for a caller's cache of another kind, model or number of rows."""
+
+    @abstractmethod
+    def _run(self, request: GenerationRequest, streamer: Streamer | None, compile: bool) -> GenerateOutput:
+        """Carries out what a call asks for."""
+
+    # What a family may override.
+
+    _prepends_start_token: ClassVar[bool] = True
+    """Whether decoder_input_ids get decoder_start_token_id in front, unless one row begins with it."""
+
+    @property
+    def encoder_inputs(self) -> tuple[ModelInput, ...]:
+        """The keyword inputs of the encoder; none for a decoder alone. By default those of text that `encode` has."""
+        if not self._has_encoder:
+            return ()
+        taken, config = _keywords(type(self), "encode"), self._encoder_config
+        return tuple(
+            one for one in inputs.TEXT_INPUTS if one.name in taken and (one.size is None or hasattr(config, one.size))
+        )
+
+    @property
+    def prompt_inputs(self) -> tuple[ModelInput, ...]:
+        """The keyword inputs of a decoder alone: prompts as ids or embeddings, their mask, and what else it reads."""
+        standard = (inputs.INPUT_IDS, inputs.ATTENTION_MASK, inputs.INPUTS_EMBEDS)
+        return tuple(one for one in standard if self._call_takes(one.name))
+
+    @property
+    def _vocabulary(self) -> tuple[int, str]:
+        """How many token ids there are, and how the config says so; the width of the logits."""
+        size, additional = self.config.vocab_size, getattr(self.config, "additional_vocab_size", 0)
+        return (size + additional, "vocab_size + additional_vocab_size") if additional else (size, "vocab_size")
+
+    @property
+    def _encoder_config(self) -> Any:
+        """The config that says what the encoder reads."""
+        return getattr(self.config, "encoder", self.config)
+
+    def _encode_for_generation(self, *, attention_mask: Any = None, **given: Any) -> tuple[Any, Any]:
+        """The encoder's states (B, S, D), and the mask (B, S) that belongs to them or None.
+
+        An encoder that returns states of another length than its input returns the mask `attention_mask` with them.
+
+        Args:
+            attention_mask: of the input; None without one, or if the encoder takes none.
+            given: the encoder's other inputs by name.
+        """
+        if attention_mask is not None:
+            given["attention_mask"] = attention_mask
+        model = cast(Any, self)
+        outputs = model.encode(**given, output_attentions=False, output_hidden_states=False, return_dict=True)
+        mask = getattr(outputs, "attention_mask", None)
+        return outputs.last_hidden_state, attention_mask if mask is None else mask
+
+    def _first_step_inputs(
+        self, plan: Plan, traced: TracedOptions, prompt: Prompt
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The keywords of the first call, without cache and switches, and what later calls need besides new tokens.
+
+        Part of the compiled program. A family adds what it computes once, such as the states of images.
+        """
+        tokens: dict[str, Any] = {"ids": prompt.ids[:, plan.cached : plan.prompt_width]}
+        tokens["mask"] = None if prompt.mask is None else prompt.mask[:, plan.cached :]
+        if self._has_encoder:
+            states, mask = prompt.encoder_states, prompt.encoder_mask
+            if states is None:
+                switches = dict(plan.encoder_switches)
+                states, mask = self._encode_for_generation(**prompt.encoder_inputs, attention_mask=mask, **switches)
+            first = {"decoder_input_ids": tokens["ids"], "decoder_attention_mask": tokens["mask"]}
+            return {**first, "encoder_outputs": states, "attention_mask": mask}, {"attention_mask": mask}
+        first = {"attention_mask": tokens["mask"]}
+        if prompt.embeds is None:
+            first["input_ids"] = tokens["ids"]
+        else:
+            first["inputs_embeds"] = prompt.embeds[:, plan.cached :]
+        if prompt.position_ids is not None:
+            first["position_ids"] = prompt.position_ids[:, plan.cached :]
+        kinds = inputs.by_name(self.prompt_inputs)
+        for name, values in prompt.extras.items():
+            first[name] = values[:, plan.cached :] if kinds[name].counts_tokens else values
+        return first, {}
+
+    def _next_step_inputs(
+        self, plan: Plan, traced: TracedOptions, prompt: Prompt, context: Mapping[str, Any], tokens: Any, cache: Any
+    ) -> dict[str, Any]:
+        """The keywords of a later call, without cache and switches; part of the compiled program.
+
+        Args:
+            plan, traced, prompt: as for the first call.
+            context: what `_first_step_inputs` keeps for later calls, with one row for each prompt.
+            tokens: (R, 1), the newest tokens.
+            cache: of all tokens before them.
+        """
+        if self._has_encoder:
+            return {"decoder_input_ids": tokens, **context}
+        if prompt.position_ids is None:
+            return {"input_ids": tokens, **context}
+        xp = self._ops().xp
+        last = self._last_prompt_row(traced, prompt.position_ids)[:, 0]
+        positions = xp.repeat(last, plan.copies, axis=0) + (cache.length - traced.context_length + 1)
+        return {"input_ids": tokens, "position_ids": positions[:, None], **context}
+
+    def _last_prompt_row(self, traced: TracedOptions, values: Any) -> Any:
+        """(B, P, …) values -> (B, 1, …): those of the prompts' last token, before any padding at the end."""
+        ops = self._ops()
+        here = ops.steps(values.shape[1], values) == traced.context_length - 1
+        here = ops.xp.reshape(here, (1, -1, *(1 for _ in values.shape[2:])))
+        kept = ops.xp.where(here, values, ops.xp.zeros_like(values))
+        return ops.xp.sum(kept, axis=1, keepdims=True, dtype=values.dtype)
+
+    # What follows from them.
+
+    @property
+    def _has_encoder(self) -> bool:
+        """Whether the decoder attends to what an encoder reads."""
+        return hasattr(self, "encode")
+
+    def _call_takes(self, name: str) -> bool:
+        """Whether the model's call has a keyword."""
+        # torch's own __call__ has none by name
+        return name in _keywords(type(self), "forward" if hasattr(type(self), "forward") else "__call__")
+
+    def generate(
+        self,
+        input_ids: Any = None,
+        *,
+        attention_mask: Any = None,
+        inputs_embeds: Any = None,
+        pixel_values: Any = None,
+        input_values: Any = None,
+        encoder_outputs: Any = None,
+        past_key_values: Any = None,
+        generation_config: Any = None,
+        seed: int = 0,
+        streamer: Streamer | None = None,
+        logits_processors: Sequence[CustomProcessor] | None = (),
+        compile: bool = False,
+        **options: Any,
+    ) -> GenerateOutput:
+        """Generates text token by token: the same tokens in both backends, those of transformers 5.23.
+
+        Args:
+            input_ids: (B, P) integers: the prompts of a decoder, or what an encoder reads. Without prompts a decoder
+                starts from bos_token_id.
+            attention_mask: (B, P), 0 for padding, which belongs on the left of a decoder's prompts. Without it,
+                a decoder takes pad_token_id for padding unless it ends a sequence.
+            inputs_embeds: (B, P, D) floats in place of input_ids; a decoder's sequences then hold the new tokens alone,
+                unless input_ids are given too, which are what the sequences begin with.
+            pixel_values, input_values: images (B, C, Y, X) or sound (B, samples), for models that read such.
+            encoder_outputs: what `encode` returned, or (B, S, D) states, in place of the encoder's inputs.
+            past_key_values: a cache of the prompts' first tokens, with room for all but the last token to come.
+            generation_config: options in place of the model's own, which fill in those that are not set.
+            seed: of do_sample's random choices; the same seed gives the same tokens.
+            streamer: receives the prompts and then the tokens as they are generated, as numpy arrays; not with beams.
+            logits_processors: your own, `f(xp, input_ids (R, L), scores (R, V), length) -> scores`, applied before
+                temperature and the other processors of sampling; columns of input_ids from `length` on have no
+                meaning. JAX compiles a program for each object.
+            compile: whether torch compiles the step of a token; JAX always does.
+            options: any of `GenerationConfig`; or other inputs of the model: decoder_input_ids and
+                decoder_attention_mask (B, P), the first tokens of a decoder with an encoder, token_type_ids and
+                position_ids of an encoder, and what the family has besides.
+
+        Raises:
+            InputError: an argument has another dtype, shape or range, an id that the call uses is outside the
+                vocabulary, or the model has no room for so many tokens.
+            TypeError: an option or an input is unknown to the model.
+        """
+        caller = f"{type(self).__name__}.generate"
+        arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
+        arguments |= {"pixel_values": pixel_values, "input_values": input_values, "encoder_outputs": encoder_outputs}
+        names = {*inputs.STANDARD_NAMES, *inputs.by_name(self.encoder_inputs), *inputs.by_name(self.prompt_inputs)}
+        arguments |= {name: options.pop(name) for name in [*options] if name in names}
+        settled = GenerationConfig.from_any(generation_config).with_fallback(self.generation_config).resolve(**options)
+        if self.config.cache_shape is None:
+            raise InputError(f"{caller}: the model is no decoder; its config needs is_decoder=True")
+        if cast(Any, self).training:
+            raise InputError(f"{caller}: the model is in train mode, which applies dropout; call model.eval() first")
+        processors = _checked_processors(caller, logits_processors)
+        _check_call(caller, seed, streamer, compile)
+        if streamer is not None and cast(int, settled.num_beams) > 1:
+            raise InputError(f"{caller}: num_beams={settled.num_beams}, but a streamer needs num_beams=1")
+        given = {name: value for name, value in arguments.items() if value is not None}
+        builder = RequestBuilder(self, caller, settled, given, past_key_values, int(seed), processors)
+        return self._run(builder.build(), streamer, compile)
+
+
+@functools.cache
+def _keywords(model_class: type, method: str) -> frozenset[str]:
+    """The names of a method's parameters."""
+    return frozenset(inspect.signature(getattr(model_class, method)).parameters)
+
+
+def _checked_processors(caller: str, processors: Any) -> tuple[CustomProcessor, ...]:
+    """A caller's logits processors.
+
+    Raises:
+        InputError: they are no list of functions.
+    """
+    found: Any = () if processors is None else processors
+    if not isinstance(found, list | tuple) or not all(map(callable, cast(Sequence[Any], found))):
+        raise InputError(f"{caller}: logits_processors={processors!r} must be a list of functions")
+    return tuple(cast(Sequence[Any], found))
+
+
+def _check_call(caller: str, seed: Any, streamer: Any, compile: Any) -> None:
+    """Raises an InputError for a seed, a streamer or a switch of another type."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise InputError(f"{caller}: seed={seed!r} must be a whole number")
+    if streamer is not None and not isinstance(streamer, Streamer):
+        raise InputError(f"{caller}: streamer is a {type(streamer).__name__}, but put(value) and end() are needed")
+    if not isinstance(compile, bool):
+        raise InputError(f"{caller}: compile={compile!r} must be True or False")

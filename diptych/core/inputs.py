@@ -1,0 +1,106 @@
+"""The inputs of models: what each keyword of a call holds, so that nothing needs to be guessed from its name."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+PAD_TOKEN_ID = "pad_token_id"
+"""The padding of ids: the config's field of that name."""
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """One keyword input of a model.
+
+    Attributes:
+        name: the keyword.
+        kind: ids, floats, a mask (1 = attend), hidden states (an encoder's output or its states), or a switch, a
+            boolean on which a compiled program depends.
+        axes: the names of the axes, such as "batch, tokens"; "" for a switch.
+        main: whether it is something to read by itself; others accompany such an input.
+        size: of ids, the config's field that says how many there are.
+        limit: the config's field that limits the number of tokens, in configs that have it.
+        padding: what the second axis may be padded with at the end, or `PAD_TOKEN_ID`; None if its length must stay, as
+            that of sound must. A mask hides the padding.
+    """
+
+    name: str
+    kind: Literal["ids", "floats", "mask", "states", "switch"]
+    axes: str
+    main: bool = False
+    size: str | None = None
+    limit: str | None = None
+    padding: int | str | None = None
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """The names of the axes, one by one."""
+        return tuple(self.axes.split(", ")) if self.axes else ()
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the second axis counts tokens."""
+        return self.axis_names[1:2] == ("tokens",)
+
+    def padding_value(self, pad_token_id: int) -> int | None:
+        """What the second axis is padded with, if `pad_token_id` is the id of padding."""
+        return pad_token_id if self.padding == PAD_TOKEN_ID else self.padding  # pyright: ignore[reportReturnType]
+
+
+_TOKENS = "batch, tokens"
+
+INPUT_IDS = ModelInput(
+    "input_ids", "ids", _TOKENS, main=True, size="vocab_size", limit="max_position_embeddings", padding=PAD_TOKEN_ID
+)
+ATTENTION_MASK = ModelInput("attention_mask", "mask", _TOKENS, padding=0)
+TOKEN_TYPE_IDS = ModelInput("token_type_ids", "ids", _TOKENS, size="type_vocab_size", padding=0)
+POSITION_IDS = ModelInput("position_ids", "ids", _TOKENS, size="max_position_embeddings", padding=0)
+INPUTS_EMBEDS = ModelInput(
+    "inputs_embeds", "floats", "batch, tokens, hidden_size", main=True, limit="max_position_embeddings", padding=0
+)
+PIXEL_VALUES = ModelInput("pixel_values", "floats", "batch, channels, height, width", main=True)
+IMAGE_SEQUENCES = ModelInput("pixel_values", "floats", "batch, images, channels, height, width", main=True)
+INPUT_VALUES = ModelInput("input_values", "floats", "batch, samples", main=True)
+SAMPLE_MASK = ModelInput("attention_mask", "mask", "batch, samples")
+ENCODER_OUTPUTS = ModelInput("encoder_outputs", "states", "batch, tokens, hidden_size", main=True)
+DECODER_INPUT_IDS = replace(INPUT_IDS, name="decoder_input_ids", main=False)
+DECODER_ATTENTION_MASK = replace(ATTENTION_MASK, name="decoder_attention_mask")
+
+TEXT_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS, POSITION_IDS, INPUTS_EMBEDS)
+"""What an encoder of text may read."""
+IMAGE_INPUTS = (PIXEL_VALUES,)
+"""What an encoder of images reads: no mask."""
+SOUND_INPUTS = (INPUT_VALUES, SAMPLE_MASK)
+"""What an encoder of sound reads."""
+
+STANDARD_NAMES = frozenset(
+    one.name
+    for one in (
+        *TEXT_INPUTS,
+        *IMAGE_INPUTS,
+        *SOUND_INPUTS,
+        ENCODER_OUTPUTS,
+        DECODER_INPUT_IDS,
+        DECODER_ATTENTION_MASK,
+    )
+)
+"""Keywords that are inputs of some model, whether or not of the one that is called."""
+
+
+def refuse_unknown(caller: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises a TypeError that names the keywords which a model does not take and lists those which it takes.
+
+    Args:
+        caller: what the error names first.
+        given: keywords of a call.
+        known: the model's.
+    """
+    known = tuple(dict.fromkeys(known))
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise TypeError(f"{caller}: the model does not take {', '.join(unknown)}; it takes {', '.join(known)}")
+
+
+def by_name(inputs: Iterable[ModelInput]) -> Mapping[str, Any]:
+    """The inputs by their keywords."""
+    return {one.name: one for one in inputs}

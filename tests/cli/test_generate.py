@@ -212,7 +212,7 @@ def test_a_character_of_several_tokens_is_shown_once_it_is_there():
     ids = tokenizer.encode("aé€b").ids
     assert len(ids) == 7
     pieces = []
-    shown = text._Shown(lambda ids: tokenizer.decode(list(ids)), pieces.append, echo=False)
+    shown = text._Printer(lambda ids: tokenizer.decode(list(ids)), pieces.append, echo=False)
     shown.put(np.array([[1, 2]]))
     for id in ids:
         shown.put(np.array([id]))

@@ -13,6 +13,7 @@ import numpy as np
 from diptych.core import check, inputs
 from diptych.core.config import CacheShape
 from diptych.core.errors import InputError
+from diptych.core.generation.arguments import InputReader, is_concrete, namespace, pad_end, padding_id, position_ids
 from diptych.core.generation.options import GenerationConfig
 from diptych.core.inputs import ATTENTION_MASK, DECODER_ATTENTION_MASK, DECODER_INPUT_IDS, ENCODER_OUTPUTS, ModelInput
 from diptych.core.outputs import encoded
@@ -84,7 +85,7 @@ class _Lengths(NamedTuple):
     """The shortest context with as many columns."""
 
 
-class RequestBuilder:
+class RequestBuilder(InputReader):
     """Checks a call of `generate` and turns it into a request.
 
     Args:
@@ -107,11 +108,8 @@ class RequestBuilder:
         seed: int,
         processors: tuple[CustomProcessor, ...],
     ) -> None:
-        self.model, self.caller, self.options, self.given = model, caller, options, given
-        self.cache, self.seed, self.processors = cache, seed, processors
-        self.ops: Any = model._ops()
-        self.like: Any = model._like()
-        self.vocabulary: tuple[int, str] = model._vocabulary
+        super().__init__(model, caller, given)
+        self.options, self.cache, self.seed, self.processors = options, cache, seed, processors
         self.eos = _ids(options.eos_token_id)
 
     def build(self) -> GenerationRequest:
@@ -133,13 +131,13 @@ class RequestBuilder:
         cached = self._cached_tokens(ids.shape[0], lengths)
         if self.options.encoder_no_repeat_ngram_size and "input_ids" not in self.given:
             raise InputError(f"{self.caller}: encoder_no_repeat_ngram_size needs input_ids")
-        xp: Any = _namespace(self.ops, ids)
+        xp: Any = namespace(self.ops, ids)
         first = None
         if mask is not None:  # as in transformers, also where the padding is that of embeddings
-            of_mask = _namespace(self.ops, mask)
+            of_mask = namespace(self.ops, mask)
             first = of_mask.repeat(of_mask.argmax(mask != 0, axis=1), self._copies, axis=0)
         counts = encoder is None and self.model._call_takes("position_ids")
-        positions = _position_ids(_namespace(self.ops, mask), ids, mask, lengths.context) if counts else None
+        positions = position_ids(namespace(self.ops, mask), ids, mask, lengths.context) if counts else None
         if self.model._pads_lengths:
             ids, mask, positions, embeds, extras = self._padded(xp, ids, mask, positions, embeds, extras, lengths)
         source = ids if encoder is None else encoder.inputs.get("input_ids")
@@ -153,7 +151,7 @@ class RequestBuilder:
         )
         plan = self._plan(before, after, lengths, cached, () if encoder is None else encoder.switches)
         traced = self._traced_options(before, after, lengths)
-        ids = _pad_end(xp, ids, lengths.ids_width + plan.capacity - plan.prompt_width, traced.pad_token_id)
+        ids = pad_end(xp, ids, lengths.ids_width + plan.capacity - plan.prompt_width, traced.pad_token_id)
         prompt = Prompt(ids, mask, positions, embeds, extras, cache=self.cache)
         if encoder is None:
             return GenerationRequest(plan, traced, prompt, None)
@@ -237,7 +235,7 @@ class RequestBuilder:
             if pads is not None:  # padding takes no position of its own
                 limit -= pads + 1
                 if main.kind == "ids":
-                    longest = int((values != pads).sum(1).max()) if _is_concrete(values) else 0
+                    longest = int((values != pads).sum(1).max()) if is_concrete(values) else 0
             check.at_most(
                 self.caller, "the number of tokens to read", longest, limit, "the number of the encoder's positions"
             )
@@ -246,7 +244,7 @@ class RequestBuilder:
         width = self.model._padded_length(length)
         width = max(width if limit is None else min(width, limit), length)
         mask = np.ones(values.shape[:2]) if mask is None else mask
-        pad = _padding_id(config)
+        pad = padding_id(config)
         padded = {name: self._pad_input(kinds[name], held, width, pad) for name, held in read.items()}
         return padded, self._pad_input(ATTENTION_MASK, mask, width, pad)
 
@@ -277,7 +275,7 @@ class RequestBuilder:
     def _inferred_mask(self, ids: Any) -> Any:
         """The mask that transformers infers from pad_token_id; None if there is no padding or it can't be seen."""
         pad = self.options.pad_token_id
-        if pad is None or pad in self.eos or not _is_concrete(ids):
+        if pad is None or pad in self.eos or not is_concrete(ids):
             return None
         pads = ids == pad
         return ~pads if pads.any() else None
@@ -301,10 +299,10 @@ class RequestBuilder:
             mask = self._checked_input(DECODER_ATTENTION_MASK, sizes)
         wanted, why = (batch, ids.shape[1]), ", as many rows as there are to read"
         check.shape(self.caller, DECODER_INPUT_IDS.name, ids.shape, wanted, why)
-        if self.model._prepends_start_token and _is_concrete(ids) and (ids[:, 0] != start).all():
+        if self.model._prepends_start_token and is_concrete(ids) and (ids[:, 0] != start).all():
             ids = np.concatenate([np.full_like(ids[:, :1], start), ids], axis=1)
             if mask is not None:
-                xp: Any = _namespace(self.ops, mask)
+                xp: Any = namespace(self.ops, mask)
                 mask = xp.concat([xp.ones_like(mask[:, :1]), mask], axis=1)
         return ids, mask
 
@@ -314,7 +312,7 @@ class RequestBuilder:
         Raises:
             InputError: there is padding, and no id for it.
         """
-        if mask is None or not _is_concrete(mask):
+        if mask is None or not is_concrete(mask):
             return mask
         if mask.all():
             return None
@@ -337,13 +335,13 @@ class RequestBuilder:
         There is a mask whether or not there is padding, so that this makes no other program.
         """
         kinds, width = inputs.by_name(self.model.prompt_inputs), lengths.context_width
-        pad = _padding_id(getattr(self.model.config, "decoder", self.model.config))
+        pad = padding_id(getattr(self.model.config, "decoder", self.model.config))
         mask = np.ones((ids.shape[0], lengths.context)) if mask is None else mask
         embeds = None if embeds is None else self._pad_input(inputs.INPUTS_EMBEDS, embeds, width, pad)
         padded = {name: self._pad_input(kinds[name], values, width, pad) for name, values in extras.items()}
         mask = self._pad_input(ATTENTION_MASK, mask, width, pad)
-        positions = _pad_end(_namespace(self.ops, positions), positions, width, 0)
-        return _pad_end(xp, ids, lengths.ids_width, pad), mask, positions, embeds, padded
+        positions = pad_end(namespace(self.ops, positions), positions, width, 0)
+        return pad_end(xp, ids, lengths.ids_width, pad), mask, positions, embeds, padded
 
     # Lengths.
 
@@ -455,101 +453,7 @@ class RequestBuilder:
             after=tuple(values for _, values in after),
         )
 
-    # Arrays.
-
-    def _read(
-        self, kinds: Mapping[str, ModelInput], config: Any
-    ) -> tuple[dict[str, Any], dict[str, int], tuple[tuple[str, bool], ...]]:
-        """The given inputs of these kinds, checked; the sizes of their axes by name; and the switches.
-
-        Masks come last, since their shapes follow from the other inputs.
-        """
-        named = [kind for kind in kinds.values() if kind.name in self.given]
-        read: dict[str, Any] = {}
-        sizes: dict[str, int] = {}
-        switches: list[tuple[str, bool]] = []
-        for kind in sorted(named, key=lambda kind: (kind.kind == "mask", not kind.main)):
-            if kind.kind == "switch":
-                switches.append((kind.name, bool(self.given[kind.name])))
-                continue
-            if kind.kind == "mask" and ENCODER_OUTPUTS.name in self.given:
-                read[kind.name] = self.given[kind.name]
-                continue
-            size, field = self.vocabulary
-            if config is not self.model.config or (kind.size or "vocab_size") != "vocab_size":
-                size, field = getattr(config, kind.size or "", 0), kind.size or ""
-            values = read[kind.name] = self._checked_input(kind, sizes, size, field)
-            wanted = (sizes.get("batch", values.shape[0]), *values.shape[1:])
-            check.shape(self.caller, kind.name, values.shape, wanted, ", as many rows as the other inputs have")
-            # embeddings come after ids, and a mask speaks of them where both are given
-            sizes.update(zip(kind.axis_names, values.shape, strict=True))
-        return read, sizes, tuple(switches)
-
-    def _checked_input(self, kind: ModelInput, sizes: Mapping[str, int], size: int = 0, field: str = "") -> Any:
-        """A caller's array, of numpy where its values are known and it holds no floats.
-
-        Args:
-            kind: what it is.
-            sizes: those of the axes that other inputs have shown, which a mask must have.
-            size, field: how many ids there are, and the config's field that says so.
-        """
-        value, name, ops = self.given[kind.name], kind.name, self.ops
-        if kind.kind == "ids":
-            return ops.host(ops.boundary_ids(self.caller, name, value, kind.axes, self.like, size=size, table=field))
-        if kind.kind == "mask":
-            shape = tuple(sizes[axis] for axis in kind.axis_names if axis in sizes)
-            if len(shape) != len(kind.axis_names):
-                raise InputError(f"{self.caller}: {name} is given, but nothing that it could be a mask of")
-            return ops.host(ops.boundary_mask(self.caller, name, value, shape, self.like))
-        return ops.boundary_floats(self.caller, name, value, kind.axes, self.like)
-
-    def _pad_input(self, kind: ModelInput, values: Any, width: int, pad_token_id: int) -> Any:
-        """An input padded at the end of its tokens, if it has such an axis and may be padded.
-
-        Known values go through numpy even if nothing is added, which compiles nothing, and masks get one dtype: so that
-        only widths tell programs apart.
-        """
-        filler = kind.padding_value(pad_token_id)
-        if filler is None or not kind.counts_tokens:
-            return values
-        values = self.ops.host(values)
-        if kind.kind == "mask" and _is_concrete(values):
-            values = (values != 0).astype(np.int32)
-        return _pad_end(_namespace(self.ops, values), values, width, filler)
-
-
-def _is_concrete(values: Any) -> bool:
-    """Whether an array's values are known, as they are not in a program that JAX traces."""
-    return isinstance(values, np.ndarray)
-
-
-def _namespace(ops: Any, values: Any) -> Any:
-    """The array namespace to compute with these values, or None."""
-    return np if values is None or _is_concrete(values) else ops.xp
-
 
 def _ids(value: Any) -> tuple[int, ...]:
     """One id, several or none."""
     return () if value is None else cast("tuple[int, ...]", value if isinstance(value, tuple) else (value,))
-
-
-def _position_ids(xp: Any, ids: Any, mask: Any, length: int) -> Any:
-    """(B, P) positions that do not count padding."""
-    if mask is None:
-        return np.cumsum(np.ones((ids.shape[0], length), ids.dtype), axis=1, dtype=ids.dtype) - 1
-    counts = xp.cumsum(xp.astype(mask != 0, ids.dtype), axis=1) - 1
-    return xp.where(mask != 0, counts, xp.zeros_like(counts))
-
-
-def _pad_end(xp: Any, values: Any, width: int, filler: int) -> Any:
-    """(B, P, …) values -> (B, width, …) with the filler at the end; None stays None."""
-    if values is None or values.shape[1] >= width:
-        return values
-    shape = (values.shape[0], width - values.shape[1], *values.shape[2:])
-    return xp.concat([values, xp.full(shape, filler, dtype=values.dtype)], axis=1)
-
-
-def _padding_id(config: Any) -> int:
-    """The id that pads texts at the end: RoBERTa knows the positions of padding by it."""
-    pad = config.pad_token_id
-    return pad if pad is not None and 0 <= pad < config.vocab_size else 0

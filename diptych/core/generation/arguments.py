@@ -1,0 +1,118 @@
+"""The input arrays of a call of `generate`: checked by what the model says of them, and padded at the end."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from diptych.core import check
+from diptych.core.errors import InputError
+from diptych.core.inputs import ENCODER_OUTPUTS, ModelInput
+
+
+class InputReader:
+    """Checks and pads the inputs of a model.
+
+    Args:
+        model: a `GenerationBase`.
+        caller: what errors name first.
+        given: the model's inputs by name.
+    """
+
+    def __init__(self, model: Any, caller: str, given: Mapping[str, Any]) -> None:
+        self.model, self.caller, self.given = model, caller, given
+        self.ops: Any = model._ops()
+        self.like: Any = model._like()
+        self.vocabulary: tuple[int, str] = model._vocabulary
+
+    def _read(
+        self, kinds: Mapping[str, ModelInput], config: Any
+    ) -> tuple[dict[str, Any], dict[str, int], tuple[tuple[str, bool], ...]]:
+        """The given inputs of these kinds, checked; the sizes of their axes by name; and the switches.
+
+        Masks come last, since their shapes follow from the other inputs.
+        """
+        named = [kind for kind in kinds.values() if kind.name in self.given]
+        read: dict[str, Any] = {}
+        sizes: dict[str, int] = {}
+        switches: list[tuple[str, bool]] = []
+        for kind in sorted(named, key=lambda kind: (kind.kind == "mask", not kind.main)):
+            if kind.kind == "switch":
+                switches.append((kind.name, bool(self.given[kind.name])))
+                continue
+            if kind.kind == "mask" and ENCODER_OUTPUTS.name in self.given:
+                read[kind.name] = self.given[kind.name]
+                continue
+            size, field = self.vocabulary
+            if config is not self.model.config or (kind.size or "vocab_size") != "vocab_size":
+                size, field = getattr(config, kind.size or "", 0), kind.size or ""
+            values = read[kind.name] = self._checked_input(kind, sizes, size, field)
+            wanted = (sizes.get("batch", int(values.shape[0])), *values.shape[1:])
+            check.shape(self.caller, kind.name, values.shape, wanted, ", as many rows as the other inputs have")
+            # embeddings come after ids, and a mask speaks of them where both are given
+            sizes.update(zip(kind.axis_names, values.shape, strict=True))
+        return read, sizes, tuple(switches)
+
+    def _checked_input(self, kind: ModelInput, sizes: Mapping[str, int], size: int = 0, field: str = "") -> Any:
+        """A caller's array, of numpy where its values are known and it holds no floats.
+
+        Args:
+            kind: what it is.
+            sizes: those of the axes that other inputs have shown, which a mask must have.
+            size, field: how many ids there are, and the config's field that says so.
+        """
+        value, name, ops = self.given[kind.name], kind.name, self.ops
+        if kind.kind == "ids":
+            return ops.host(ops.boundary_ids(self.caller, name, value, kind.axes, self.like, size=size, table=field))
+        if kind.kind == "mask":
+            shape = tuple(sizes[axis] for axis in kind.axis_names if axis in sizes)
+            if len(shape) != len(kind.axis_names):
+                raise InputError(f"{self.caller}: {name} is given, but nothing that it could be a mask of")
+            return ops.host(ops.boundary_mask(self.caller, name, value, shape, self.like))
+        return ops.boundary_floats(self.caller, name, value, kind.axes, self.like)
+
+    def _pad_input(self, kind: ModelInput, values: Any, width: int, pad_token_id: int) -> Any:
+        """An input padded at the end of its tokens, if it has such an axis and may be padded.
+
+        Known values go through numpy even if nothing is added, which compiles nothing, and masks get one dtype: so that
+        only widths tell programs apart.
+        """
+        filler = kind.padding_value(pad_token_id)
+        if filler is None or not kind.counts_tokens:
+            return values
+        values = self.ops.host(values)
+        if kind.kind == "mask" and is_concrete(values):
+            values = (values != 0).astype(np.int32)
+        return pad_end(namespace(self.ops, values), values, width, filler)
+
+
+def is_concrete(values: Any) -> bool:
+    """Whether an array's values are known, as they are not in a program that JAX traces."""
+    return isinstance(values, np.ndarray)
+
+
+def namespace(ops: Any, values: Any) -> Any:
+    """The array namespace to compute with these values, or None."""
+    return np if values is None or is_concrete(values) else ops.xp
+
+
+def position_ids(xp: Any, ids: Any, mask: Any, length: int) -> Any:
+    """(B, P) positions that do not count padding."""
+    if mask is None:
+        return np.cumsum(np.ones((ids.shape[0], length), ids.dtype), axis=1, dtype=ids.dtype) - 1
+    counts = xp.cumsum(xp.astype(mask != 0, ids.dtype), axis=1) - 1
+    return xp.where(mask != 0, counts, xp.zeros_like(counts))
+
+
+def pad_end(xp: Any, values: Any, width: int, filler: int) -> Any:
+    """(B, P, …) values -> (B, width, …) with the filler at the end; None stays None."""
+    if values is None or values.shape[1] >= width:
+        return values
+    shape = (values.shape[0], width - values.shape[1], *values.shape[2:])
+    return xp.concat([values, xp.full(shape, filler, dtype=values.dtype)], axis=1)
+
+
+def padding_id(config: Any) -> int:
+    """The id that pads texts at the end: RoBERTa knows the positions of padding by it."""
+    pad = config.pad_token_id
+    return pad if pad is not None and 0 <= pad < config.vocab_size else 0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict, TypeVar, cast
 
 from diptych.core.boundary import Boundary
+from diptych.core.inputs import TEXT_INPUTS, ModelInput
 from diptych.core.live_config import Configured
 from diptych.core.outputs import ModelOutput, headed
 from diptych.core.semantics import losses
@@ -102,14 +103,21 @@ class Calls(Configured):
         """The checks of a call's arguments, in whose errors the caller is named: the class, if none is given."""
         return Boundary(self._ops(), self._cache_class(), caller or type(self).__name__, self._like())
 
-    def states_mask(self, attention_mask: Any, length: int | None) -> Any:
+    @property
+    def inputs(self) -> tuple[ModelInput, ...]:
+        """What the model reads as an encoder; by default token ids, their mask and what accompanies them."""
+        config = self.config
+        known = (one for one in TEXT_INPUTS if one.name in self.call_keywords)
+        return tuple(one for one in known if one.size is None or hasattr(config, one.size))
+
+    def states_mask(self, attention_mask: Any, length: int) -> Any:
         """The mask (B, S) over the states that the model returns as an encoder, from the mask over its inputs.
 
         Encoders that shorten their inputs, or have no mask over their states, override it.
 
         Args:
             attention_mask: the caller's, or None.
-            length: S, where it is known.
+            length: S.
         """
         return attention_mask
 

@@ -16,6 +16,7 @@ from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import DecoderConfig, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, ConfigError, InputError
+from diptych.core.inputs import ModelInput
 from diptych.core.outputs import (
     CausalLMOutputWithCrossAttentions,
     EncoderOutput,
@@ -79,10 +80,13 @@ class Composite(PreTrained):
         for_encoder, for_decoder, switches = self._split(keywords)
         settled, boundary = self._settled(switches), self._boundary()
         given = {name: value for name, value in {**inputs, **for_encoder}.items() if value is not None}
-        if encoder_outputs is not None:
+        if not given and caching.has_encoder_keys(past_key_values):
+            read = encoded(encoder_outputs)
+            if attention_mask is not None:
+                _, length = past_key_values.encoder_size
+                read = read.replace(attention_mask=self.encoder.states_mask(attention_mask, length))
+        elif encoder_outputs is not None:
             read = self._checked(encoder_outputs, attention_mask)
-        elif not given and caching.has_encoder_keys(past_key_values):
-            read = EncoderOutput(attention_mask=self._states_mask(attention_mask))
         else:
             read = self._encode({**given, "attention_mask": attention_mask}, settled)
         decoder_inputs = {**decoder_inputs, **for_decoder}
@@ -135,8 +139,13 @@ class Composite(PreTrained):
             mask = self.encoder.states_mask(attention_mask, states.shape[1])
         return given.replace(last_hidden_state=states, attention_mask=mask)
 
-    def _states_mask(self, attention_mask: Any) -> Any:
-        return None if attention_mask is None else self.encoder.states_mask(attention_mask, None)
+    @property
+    def encoder_inputs(self) -> tuple[ModelInput, ...]:
+        """What the encoder reads."""
+        return self.encoder.inputs
+
+    def _states_mask(self, attention_mask: Any, length: int) -> Any:
+        return self.encoder.states_mask(attention_mask, length)
 
     def _shift_right(self, labels: Any, decoder_attention_mask: Any) -> dict[str, Any]:
         """The decoder's inputs when it is trained to predict labels."""
@@ -198,8 +207,8 @@ class Composite(PreTrained):
         """
         for_encoder, for_decoder, switches = self._split(keywords)
         settled = self._settled({**for_encoder, **switches})
-        read = EncoderOutput()
-        if encoder_outputs is not None or not caching.has_encoder_keys(past_key_values):
+        read = encoded(encoder_outputs)
+        if not caching.has_encoder_keys(past_key_values):
             read = self._checked(encoder_outputs, None)
         if encoder_attention_mask is not None:
             read = read.replace(attention_mask=encoder_attention_mask)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core import check
+from diptych.core.boundary import Boundary
 from diptych.core.errors import InputError
 from diptych.core.inputs import ENCODER_OUTPUTS, ModelInput
 
@@ -22,7 +23,7 @@ class InputReader:
     def __init__(self, model: Any, caller: str, given: Mapping[str, Any]) -> None:
         self.model, self.caller, self.given = model, caller, given
         self.ops: Any = model._ops()
-        self.like: Any = model._like()
+        self.boundary: Boundary = model._boundary(caller)
         self.vocabulary: tuple[int, str] = model._vocabulary
 
     def _read(
@@ -61,15 +62,15 @@ class InputReader:
             sizes: those of the axes that other inputs have shown, which a mask must have.
             size, field: how many ids there are, and the config's field that says so.
         """
-        value, name, ops = self.given[kind.name], kind.name, self.ops
+        value, name, boundary = self.given[kind.name], kind.name, self.boundary
         if kind.kind == "ids":
-            return ops.host(ops.boundary_ids(self.caller, name, value, kind.axes, self.like, size=size, table=field))
+            return self.ops.host(boundary.ids(name, value, kind.axes, size=size, table=field))
         if kind.kind == "mask":
             shape = tuple(sizes[axis] for axis in kind.axis_names if axis in sizes)
             if len(shape) != len(kind.axis_names):
                 raise InputError(f"{self.caller}: {name} is given, but nothing that it could be a mask of")
-            return ops.host(ops.boundary_mask(self.caller, name, value, shape, self.like))
-        return ops.boundary_floats(self.caller, name, value, kind.axes, self.like)
+            return self.ops.host(boundary.mask(name, value, (shape[0], shape[1])))
+        return boundary.floats(name, value, kind.axes)
 
     def _pad_input(self, kind: ModelInput, values: Any, width: int, pad_token_id: int) -> Any:
         """An input padded at the end of its tokens, if it has such an axis and may be padded.

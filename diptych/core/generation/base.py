@@ -17,7 +17,7 @@ from diptych.core.generation.options import GenerationConfig
 from diptych.core.generation.request import GenerationRequest, Prompt, RequestBuilder
 from diptych.core.inputs import ModelInput
 from diptych.core.interfaces import Streamer
-from diptych.core.outputs import GenerateOutput
+from diptych.core.outputs import EncoderOutput, GenerateOutput
 from diptych.core.pretrained import PreTrained
 from diptych.core.semantics.decoding import CustomProcessor, Plan, TracedOptions
 
@@ -32,17 +32,8 @@ class GenerationBase(PreTrained):
 
     @staticmethod
     @abstractmethod
-    def _ops() -> Any:
-        """The backend's functions."""
-
-    @staticmethod
-    @abstractmethod
     def _padded_length(length: int) -> int:
         """The number of columns for this many tokens."""
-
-    @abstractmethod
-    def _check_cache(self, caller: str, cache: Any, rows: int) -> None:
-        """Raises an InputError for a caller's cache of another kind, model or number of rows."""
 
     @abstractmethod
     def _run(self, request: GenerationRequest, streamer: Streamer | None, compile: bool) -> GenerateOutput:
@@ -80,6 +71,10 @@ class GenerationBase(PreTrained):
         """The config that says what the encoder reads."""
         return getattr(self.config, "encoder", self.config)
 
+    def _states_mask(self, attention_mask: Any, length: int) -> Any:
+        """The mask over the encoder's states, from a caller's mask over the encoder's inputs."""
+        return attention_mask
+
     def _encode_for_generation(self, *, attention_mask: Any = None, **given: Any) -> tuple[Any, Any]:
         """The encoder's states (B, S, D), and the mask (B, S) that belongs to them or None.
 
@@ -111,7 +106,8 @@ class GenerationBase(PreTrained):
                 switches = dict(plan.encoder_switches)
                 states, mask = self._encode_for_generation(**prompt.encoder_inputs, attention_mask=mask, **switches)
             first = {"decoder_input_ids": tokens["ids"], "decoder_attention_mask": tokens["mask"]}
-            return {**first, "encoder_outputs": states, "attention_mask": mask}, {"attention_mask": mask}
+            later = {"encoder_outputs": EncoderOutput(attention_mask=mask)}
+            return {**first, "encoder_outputs": EncoderOutput(last_hidden_state=states, attention_mask=mask)}, later
         first = {"attention_mask": tokens["mask"]}
         if prompt.embeds is None:
             first["input_ids"] = tokens["ids"]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from diptych.core import check, inputs
+from diptych.core import caching, check, inputs
 from diptych.core.config import CacheShape
 from diptych.core.errors import InputError
 from diptych.core.generation.arguments import InputReader, is_concrete, namespace, pad_end, padding_id, position_ids
@@ -213,12 +213,14 @@ class RequestBuilder(InputReader):
         if states is None:
             raise check.needed(self.caller, "encoder_outputs.last_hidden_state")
         axes = ENCODER_OUTPUTS.axes
-        states = self.ops.boundary_floats(self.caller, ENCODER_OUTPUTS.name, states, axes, self.like)
+        states = self.boundary.floats(ENCODER_OUTPUTS.name, states, axes)
         if mask is None:
             mask = getattr(given, "attention_mask", None)
+        else:
+            mask = self.model._states_mask(mask, states.shape[1])
         if mask is not None:
-            shape = tuple(states.shape[:2])
-            mask = self.ops.host(self.ops.boundary_mask(self.caller, ATTENTION_MASK.name, mask, shape, self.like))
+            shape = (states.shape[0], states.shape[1])
+            mask = self.ops.host(self.boundary.mask(ATTENTION_MASK.name, mask, shape))
         return states, mask
 
     def _pad_encoder_inputs(
@@ -390,7 +392,7 @@ class RequestBuilder(InputReader):
         """How many tokens of the prompts are already in the caller's cache."""
         if self.cache is None:
             return 0
-        self.model._check_cache(self.caller, self.cache, rows)
+        caching.checked_cache(self.boundary, self.model.config.cache_shape, self.cache, rows)
         length = self.ops.host(self.cache.length)
         if not isinstance(length, int | np.ndarray):
             raise InputError(f"{self.caller}: past_key_values comes out of a trace, in which its length cannot be seen")

@@ -24,7 +24,7 @@ from diptych.core import outputs as records
 from diptych.core.boundary import STATES
 from diptych.core.calls import Settled, Switches, passes_through, token_loss
 from diptych.core.models.bart import NORM_EPS, OFFSET, BartLikeConfig
-from diptych.core.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions, encoded, seq2seq
+from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, EncoderOutput, encoded, seq2seq
 from diptych.core.semantics import overflow, positions
 
 
@@ -258,26 +258,25 @@ class BartModel(BartPreTrainedModel):
         settled, boundary = self._settled(switches), self._boundary()
         boundary.rngs(settled["rngs"])
         read = encoded(encoder_outputs)
-        if encoder_outputs is None:
-            nothing = input_ids is None and inputs_embeds is None
-            if not (nothing and caching.has_encoder_keys(past_key_values)):
-                read = self._encode(input_ids, inputs_embeds, attention_mask, settled)
-        elif read.last_hidden_state is None:
-            raise check.needed(boundary.caller, "encoder_outputs.last_hidden_state")
-        else:
+        if read.last_hidden_state is not None:
             read = read.replace(last_hidden_state=boundary.floats("encoder_outputs", read.last_hidden_state, STATES))
+        elif not caching.has_encoder_keys(past_key_values) or not (input_ids is inputs_embeds is None):
+            if encoder_outputs is not None:
+                raise check.needed(boundary.caller, "encoder_outputs.last_hidden_state")
+            read = self._encode(input_ids, inputs_embeds, attention_mask, settled)
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
                 raise check.needed(boundary.caller, "decoder_input_ids or decoder_inputs_embeds")
             decoder_input_ids = self._shift_right("input_ids", input_ids)
         table = self.decoder.embed_tokens if self.shared is None else self.shared
         words = self._embed(decoder_input_ids, decoder_inputs_embeds, table, "decoder_")
-        encoder_states, past = (read.last_hidden_state, attention_mask), (past_key_values, use_cache)
+        mask = read.attention_mask if attention_mask is None else attention_mask
+        encoder_states, past = (read.last_hidden_state, mask), (past_key_values, use_cache)
         output = self._decode(self.decoder, words, decoder_attention_mask, encoder_states, past, settled, "decoder_")
         output = seq2seq(records.Seq2SeqModelOutput, output, read, last_hidden_state=output.last_hidden_state)
         return self._returned(output, switches.get("return_dict"))
 
-    def _encode(self, input_ids: Any, inputs_embeds: Any, attention_mask: Any, settled: Settled) -> BaseModelOutput:
+    def _encode(self, input_ids: Any, inputs_embeds: Any, attention_mask: Any, settled: Settled) -> EncoderOutput:
         """Checks a batch of token sequences and runs the encoder on it."""
         boundary, limit = self._boundary(), self.config.max_position_embeddings
         table = self.encoder.embed_tokens if self.shared is None else self.shared
@@ -327,10 +326,10 @@ class BartForConditionalGeneration(GenerationMixin, BartPreTrainedModel):
         attention_mask: Any = None,
         inputs_embeds: Any = None,
         **switches: Unpack[Switches],
-    ) -> BaseModelOutput | tuple[Any, ...]:
+    ) -> EncoderOutput | tuple[Any, ...]:
         """Runs the encoder; the arguments are those of the model's call."""
         output = self.model._encode(input_ids, inputs_embeds, attention_mask, self._settled(switches))
-        return self._returned(output, switches.get("return_dict"))
+        return self._returned(output.replace(attention_mask=attention_mask), switches.get("return_dict"))
 
 
 class BartClassificationHead(nnx.Module):

@@ -8,7 +8,6 @@ import contextlib
 import copy
 import hashlib
 import importlib.metadata
-import inspect
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +28,7 @@ from diptych.core.calls import Switches
 from diptych.core.checkpoint.dialects import find_shifts
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
+from diptych.core.composite import Composite
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.pretrained import PreTrained
@@ -278,11 +278,12 @@ def _sides(reference: Any, candidate: Any, against: str | None, backend: Backend
 
 
 def _check_names(class_name: str, inputs: Mapping[str, Any]) -> None:
-    """The inputs must be keywords of the class's call."""
+    """The inputs must be keywords of the class's call; a composite checks those of its parts itself."""
     model_class = getattr(names_backend(), class_name)
-    call = model_class.forward if hasattr(model_class, "forward") else model_class.__call__
-    known = [name for name in inspect.signature(call).parameters if name not in ("self", "rngs", "switches")]
+    known = model_class.call_keywords
     unknown = [name for name in inputs if name not in known and name not in Switches.__annotations__]
+    if issubclass(model_class, Composite):
+        unknown = []
     if unknown or not inputs:
         raise InputError(
             f"parity: {class_name} takes {', '.join(known)}; the inputs have {', '.join(unknown) or 'nothing at all'}"

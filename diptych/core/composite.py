@@ -1,37 +1,19 @@
-"""Composites, for both backends: an encoder and a decoder, filled from two checkpoints, called and run as one model."""
+"""Composites, for both backends: an encoder and a decoder that are called and run as one model."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from diptych.core import caching, check, composite_config
 from diptych.core.boundary import STATES
 from diptych.core.calls import Settled, token_loss
-from diptych.core.checkpoint import loading
-from diptych.core.checkpoint.directory import Checkpoint
-from diptych.core.checkpoint.matching import LoadReport, Match
-from diptych.core.checkpoint.slots import Slot
-from diptych.core.config import DecoderConfig, ModelConfig
-from diptych.core.dtypes import FLOATS, float_name
-from diptych.core.errors import CheckpointError, ConfigError, InputError
+from diptych.core.composite_loading import LoadedFromParts
 from diptych.core.inputs import ModelInput
-from diptych.core.outputs import (
-    CausalLMOutputWithCrossAttentions,
-    EncoderOutput,
-    Seq2SeqLMOutput,
-    encoded,
-    seq2seq,
-)
-from diptych.core.pretrained import PreTrained, refuse_foreign
-from diptych.core.registry import architectures, described, families, serving, within
+from diptych.core.outputs import CausalLMOutputWithCrossAttentions, EncoderOutput, Seq2SeqLMOutput, encoded, seq2seq
 from diptych.core.semantics import labels as targets
 
-Role = Literal["encoder", "decoder"]
 
-
-class Composite(PreTrained):
+class Composite(LoadedFromParts):
     """A model of an encoder and of a decoder that attends to the encoder's states and predicts the next token."""
 
     encoder: Any
@@ -220,161 +202,3 @@ class Composite(PreTrained):
         }
         output = self._decode(read, inputs, past_key_values, use_cache, logits_to_keep, settled)
         return self._returned(output, switches.get("return_dict"))
-
-    @classmethod
-    def _load_parts(
-        cls,
-        paths: Mapping[Role, Any],
-        *,
-        dtype: Any,
-        placement: Any,
-        build: Mapping[str, Any],
-        ignore_config: Iterable[str],
-        changes: Mapping[str, Any],
-    ) -> Self:
-        """Builds a model without values and fills each part from a checkpoint of its own, or from a live model.
-
-        See `from_encoder_decoder_pretrained`.
-        """
-        caller = f"{cls.__name__}.from_encoder_decoder_pretrained"
-        switches = {
-            name for name, p in inspect.signature(cls.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY
-        }  # such as encoder_add_pooling_layer
-        build = {**build, **{name: value for name, value in changes.items() if name in switches}}
-        changes = {name: value for name, value in changes.items() if name not in switches}
-        paths = {role: _one_of(caller, role, given, changes) for role, given in paths.items()}
-        changes = {name: value for name, value in changes.items() if not _names_part(name)}
-        own = {role: _changes(role, changes) for role in paths}
-        for given in (changes, *own.values()):
-            refuse_foreign(caller, given)
-        taken = {f"{role}_{name}" for role in own for name in own[role]}
-        others = {name: value for name, value in changes.items() if name not in taken}
-        sources: dict[Role, loading.Source] = {}
-        config_class: Any = described(cls)[2]
-        for role, path in paths.items():
-            if isinstance(path, PreTrained):
-                source = _live_source(path)
-            else:
-                source = loading.open_source(path, ignore_config=ignore_config)
-            try:
-                serving(role, source.config, config_class.encodes)
-            except ConfigError as error:
-                raise ConfigError(f"{source.directory}: {error}") from None
-            sources[role] = replace(source, config=_serves(role, source.config).replace(**own[role]))
-        config = config_class.from_encoder_decoder_configs(*(source.config for source in sources.values()), **others)
-        guess = (
-            max(sources.values(), key=lambda source: source.nbytes).dtype_name if dtype is None else float_name(dtype)
-        )
-        made = cast(Callable[..., Self], cls)
-        model = made(config, seed=None, dtype=guess, **build)
-        found = {role: model._part_found(role, source, getattr(config, role)) for role, source in sources.items()}
-        settled = _settled({**sources}, found, dtype)
-        if settled != guess:
-            model = made(config, seed=None, dtype=settled, **build)
-        leaves = model._leaves()
-        between = tuple(slot for slot in leaves if slot.path.split(".")[0] not in sources)
-        match = Match(
-            fillings=tuple(filling for part in found.values() for filling in part.fillings),
-            fresh=tuple(slot for part in found.values() for slot in part.fresh) + between,
-            left_out=tuple(f"{role}: {name}" for role, part in found.items() for name in part.left_out),
-            ignored=tuple(f"{role}: {name}" for role, part in found.items() for name in part.ignored),
-            constant=tuple(slot for part in found.values() for slot in part.constant),
-        )
-        model._fill(leaves, match, FLOATS[settled], placement)
-        model.load_report = LoadReport(
-            directory=" and ".join(str(source.directory) for source in sources.values()),
-            loaded=len(match.fillings),
-            left_out=match.left_out,
-            ignored=match.ignored,
-            fresh=tuple(sorted(slot.path for slot in match.fresh)),
-        )
-        loading.announce(model.load_report, config)
-        return model
-
-    def _part_found(self, role: Role, source: loading.Source, config: ModelConfig) -> Match:
-        """What a checkpoint holds for a part, in slots of the whole."""
-        name = composite_config.parts(self.config)[role][0]
-        family = within(families()[architectures()[name]], config)
-        whole = {
-            replace(slot, path=slot.path.removeprefix(f"{role}.")): slot
-            for slot in self._leaves()
-            if slot.path.startswith(f"{role}.")
-        }
-        found = loading.matched(
-            source,
-            [*whole],
-            class_name=name,
-            family=family,
-            known=lambda: self._family_paths(family, config),
-            allow_fresh=family.grown,
-        )
-        return replace(
-            found,
-            fillings=tuple(replace(filling, slot=whole[filling.slot]) for filling in found.fillings),
-            fresh=_in(whole, found.fresh),
-            constant=_in(whole, found.constant),
-        )
-
-
-_LONG_NAME = "{}_pretrained_model_name_or_path"
-"""What the Flax classes of transformers call the argument of a part."""
-
-
-def _names_part(name: str) -> bool:
-    """Whether a keyword names a part's checkpoint or live model."""
-    return any(name in (_LONG_NAME.format(role), f"{role}_model") for role in ("encoder", "decoder"))
-
-
-def _one_of(caller: str, role: Role, given: Any, changes: Mapping[str, Any]) -> Any:
-    """The checkpoint or live model of a part, under any of the names that it may have.
-
-    Raises:
-        InputError: none is given, or several.
-    """
-    named = {role: given, **{name: changes.get(name) for name in (_LONG_NAME.format(role), f"{role}_model")}}
-    check.exactly_one(caller, **named)
-    found = next(value for value in named.values() if value is not None)
-    if named[f"{role}_model"] is not None and not isinstance(found, PreTrained):
-        raise InputError(f"{caller}: {role}_model is a {type(found).__name__}, but a model of diptych's is needed")
-    return found
-
-
-def _live_source(model: PreTrained) -> loading.Source:
-    """A live model as a checkpoint in memory."""
-    directory = Path(f"the live {type(model).__name__}")
-    tensors = model._sources()  # pyright: ignore[reportPrivateUsage]
-    return loading.Source(directory, model.config, model.config, Checkpoint("memory", directory, (), tensors, {}))
-
-
-def _in(whole: Mapping[Slot, Slot], slots: Iterable[Slot]) -> tuple[Slot, ...]:
-    return tuple(whole[slot] for slot in slots)
-
-
-def _changes(role: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes of a part's config: what has its name before it, but for a field of the composite's own."""
-    prefix = f"{role}_"
-    return {
-        name.removeprefix(prefix): value
-        for name, value in changes.items()
-        if name.startswith(prefix) and name not in ("decoder_start_token_id", f"{role}_model", _LONG_NAME.format(role))
-    }
-
-
-def _serves(role: Role, config: ModelConfig) -> ModelConfig:
-    """The config of a part: an encoder that was a decoder sees all its tokens again."""
-    if role == "encoder" and isinstance(config, DecoderConfig) and not config.always_decodes:
-        return config.replace(is_decoder=False, add_cross_attention=False)
-    return config
-
-
-def _settled(sources: Mapping[str, loading.Source], found: Mapping[str, Match], asked: Any) -> str:
-    """The name of the dtype that the whole is to have.
-
-    Raises:
-        CheckpointError: none is asked for, and the parts' files have several.
-    """
-    names = {role: loading.dtype_of(source, found[role], asked) for role, source in sources.items()}
-    if len(set(names.values())) > 1:
-        listed = ", ".join(f"{Path(sources[role].directory)} holds {name}" for role, name in names.items())
-        raise CheckpointError(f"{listed}; say dtype=…")
-    return next(iter(names.values()))

@@ -59,6 +59,7 @@ INPUTS_EMBEDS = ModelInput(
     "inputs_embeds", "floats", "batch, tokens, hidden_size", main=True, limit="max_position_embeddings", padding=0
 )
 PIXEL_VALUES = ModelInput("pixel_values", "floats", "batch, channels, height, width", main=True)
+INTERPOLATE_POS_ENCODING = ModelInput("interpolate_pos_encoding", "switch", "")
 IMAGE_SEQUENCES = ModelInput("pixel_values", "floats", "batch, images, channels, height, width", main=True)
 INPUT_VALUES = ModelInput("input_values", "floats", "batch, samples", main=True)
 SAMPLE_MASK = ModelInput("attention_mask", "mask", "batch, samples")

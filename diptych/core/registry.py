@@ -6,7 +6,7 @@ import pkgutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -145,24 +145,28 @@ def word_embeddings(cls: type) -> WordEmbeddings | None:
     return family.embeddings.get(name)
 
 
+def serving_classes(role: Literal["encoder", "decoder"], kind: InputKind) -> Mapping[type[ModelConfig], str]:
+    """The architectures that serve as a composite's encoder of a kind of input, or as its decoder, by config class."""
+    return {
+        family.classes[name]: name
+        for family in families().values()
+        for name in (family.decoders if role == "decoder" else family.encoders.get(kind, ()))
+    }
+
+
 def serving(role: Literal["encoder", "decoder"], config: ModelConfig, kind: InputKind) -> str:
     """The architecture that serves as a composite's encoder of a kind of input, or as its decoder, under a config.
 
     Raises:
         ConfigError: no class of the config's family does; those that do are listed.
     """
-    known: dict[type[ModelConfig], str] = {}
-    others: dict[type[ModelConfig], str] = {}
-    for family in families().values():
-        for name in family.decoders if role == "decoder" else family.encoders.get(kind, ()):
-            known[family.classes[name]] = name
-        for other, names in family.encoders.items():
-            others |= {family.classes[name]: other for name in names}
+    known = serving_classes(role, kind)
     if type(config) in known:
         return known[type(config)]
     listed = ", ".join(sorted(cls.model_type for cls in known)) or "none"
     what = "the decoder" if role == "decoder" else f"the {kind} encoder"
-    reads = f", it encodes {others[type(config)]}" if role == "encoder" and type(config) in others else ""
+    kinds = {other for other in get_args(InputKind) if type(config) in serving_classes("encoder", other)}
+    reads = f", since it encodes {' and '.join(sorted(kinds))}" if role == "encoder" and kinds else ""
     raise ConfigError(f"{config.model_type!r} cannot be {what} of a composite{reads}; model_types that can: {listed}")
 
 

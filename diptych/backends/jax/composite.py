@@ -11,7 +11,7 @@ from diptych.core.composite import Composite
 from diptych.core.errors import ConfigError
 
 
-class CompositeModel(GenerationMixin, Composite, PreTrainedModel):
+class CompositeModel(Composite, GenerationMixin, PreTrainedModel):
     """An encoder, and a decoder that attends to its states and predicts the next token."""
 
     def __init__(self, config: Any, *, encoder_add_pooling_layer: bool = True, **build: Unpack[Build]) -> None:

@@ -233,6 +233,7 @@ FAMILY = Family(
     initial=_initial,
     example=_example,
     prefixes=("text_model.", "vision_model."),
+    encoders={"image": ("CLIPVisionModel",)},
     ignored={"*embeddings.position_ids": "the numbers 0, 1, 2 …, a buffer until transformers 4.31"},
     embeddings={
         **dict.fromkeys(("CLIPTextModel", "CLIPTextModelWithProjection"), WordEmbeddings(inputs=_TOKENS)),

@@ -11,6 +11,7 @@ from diptych.backends.jax.pretrained import Build, PreTrainedModel
 from diptych.backends.jax.stacks import Attended, LayerInputs, LayerOutput, run_layers, self_attention
 from diptych.core import caching, check
 from diptych.core.calls import Switches
+from diptych.core.inputs import INTERPOLATE_POS_ENCODING, PIXEL_VALUES, ModelInput
 from diptych.core.models.clip import (
     CLIPConfig,
     CLIPOutput,
@@ -251,6 +252,11 @@ class CLIPTextModelWithProjection(CLIPPreTrainedModel):
 
 class CLIPVisionModel(CLIPPreTrainedModel):
     """The vision tower."""
+
+    @property
+    def inputs(self) -> tuple[ModelInput, ...]:
+        """What the model reads as an encoder: images, whose states have no mask."""
+        return (PIXEL_VALUES, INTERPOLATE_POS_ENCODING)
 
     def __init__(self, config: CLIPVisionConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)

@@ -1,0 +1,197 @@
+"""Composites made of two checkpoints, one for the encoder and one for the decoder."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+from diptych.core import check, composite_config
+from diptych.core.checkpoint import loading
+from diptych.core.checkpoint.directory import Checkpoint
+from diptych.core.checkpoint.matching import LoadReport, Match
+from diptych.core.checkpoint.slots import Slot
+from diptych.core.config import DecoderConfig, ModelConfig
+from diptych.core.dtypes import FLOATS, float_name
+from diptych.core.errors import CheckpointError, ConfigError, InputError
+from diptych.core.pretrained import PreTrained, refuse_foreign
+from diptych.core.registry import InputKind, architectures, described, families, serving, serving_classes, within
+
+Role = Literal["encoder", "decoder"]
+
+
+class LoadedFromParts(PreTrained):
+    """A model whose encoder and decoder may come from checkpoints of their own."""
+
+    @classmethod
+    def _load_parts(
+        cls,
+        paths: Mapping[Role, Any],
+        *,
+        dtype: Any,
+        placement: Any,
+        build: Mapping[str, Any],
+        ignore_config: Iterable[str],
+        changes: Mapping[str, Any],
+    ) -> Self:
+        """Builds a model without values and fills each part from a checkpoint of its own, or from a live model.
+
+        See `from_encoder_decoder_pretrained`.
+        """
+        caller = f"{cls.__name__}.from_encoder_decoder_pretrained"
+        switches = {
+            name for name, p in inspect.signature(cls.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY
+        }  # such as encoder_add_pooling_layer
+        build = {**build, **{name: value for name, value in changes.items() if name in switches}}
+        changes = {name: value for name, value in changes.items() if name not in switches}
+        paths = {role: _one_of(caller, role, given, changes) for role, given in paths.items()}
+        changes = {name: value for name, value in changes.items() if not _names_part(name)}
+        own = {role: _changes(role, changes) for role in paths}
+        for given in (changes, *own.values()):
+            refuse_foreign(caller, given)
+        taken = {f"{role}_{name}" for role in own for name in own[role]}
+        others = {name: value for name, value in changes.items() if name not in taken}
+        sources: dict[Role, loading.Source] = {}
+        config_class: Any = described(cls)[2]
+        for role, path in paths.items():
+            source = (
+                _live_source(path)
+                if isinstance(path, PreTrained)
+                else loading.open_source(path, ignore_config=ignore_config)
+            )
+            sources[role] = _as_part(source, role, config_class.encodes, own[role])
+        config = config_class.from_encoder_decoder_configs(*(source.config for source in sources.values()), **others)
+        guess = (
+            max(sources.values(), key=lambda source: source.nbytes).dtype_name if dtype is None else float_name(dtype)
+        )
+        made = cast(Callable[..., Self], cls)
+        model = made(config, seed=None, dtype=guess, **build)
+        found = {role: model._part_found(role, source, getattr(config, role)) for role, source in sources.items()}
+        settled = _settled({**sources}, found, dtype)
+        if settled != guess:
+            model = made(config, seed=None, dtype=settled, **build)
+        leaves = model._leaves()
+        between = tuple(slot for slot in leaves if slot.path.split(".")[0] not in sources)
+        match = Match(
+            fillings=tuple(filling for part in found.values() for filling in part.fillings),
+            fresh=tuple(slot for part in found.values() for slot in part.fresh) + between,
+            left_out=tuple(f"{role}: {name}" for role, part in found.items() for name in part.left_out),
+            ignored=tuple(f"{role}: {name}" for role, part in found.items() for name in part.ignored),
+            constant=tuple(slot for part in found.values() for slot in part.constant),
+        )
+        model._fill(leaves, match, FLOATS[settled], placement)
+        model.load_report = LoadReport(
+            directory=" and ".join(str(source.directory) for source in sources.values()),
+            loaded=len(match.fillings),
+            left_out=match.left_out,
+            ignored=match.ignored,
+            fresh=tuple(sorted(slot.path for slot in match.fresh)),
+        )
+        loading.announce(model.load_report, config)
+        return model
+
+    def _part_found(self, role: Role, source: loading.Source, config: ModelConfig) -> Match:
+        """The tensors that a checkpoint holds for a part, in slots of the whole."""
+        name = composite_config.parts(self.config)[role][0]
+        family = within(families()[architectures()[name]], config)
+        whole = {
+            replace(slot, path=slot.path.removeprefix(f"{role}.")): slot
+            for slot in self._leaves()
+            if slot.path.startswith(f"{role}.")
+        }
+        found = loading.matched(
+            source,
+            [*whole],
+            class_name=name,
+            family=family,
+            # the file may hold what the part does not have, such as another tower or cross-attention
+            known=lambda: self._family_paths(family, config) + self._family_paths(family, source.whole),
+            allow_fresh=family.grown,
+        )
+        return replace(
+            found,
+            fillings=tuple(replace(filling, slot=whole[filling.slot]) for filling in found.fillings),
+            fresh=_in(whole, found.fresh),
+            constant=_in(whole, found.constant),
+        )
+
+
+_LONG_NAME = "{}_pretrained_model_name_or_path"
+"""What the Flax classes of transformers call the argument of a part."""
+
+
+def _names_part(name: str) -> bool:
+    """Whether a keyword names a part's checkpoint or live model."""
+    return any(name in (_LONG_NAME.format(role), f"{role}_model") for role in ("encoder", "decoder"))
+
+
+def _one_of(caller: str, role: Role, given: Any, changes: Mapping[str, Any]) -> Any:
+    """The checkpoint or live model of a part, under any of the names that it may have.
+
+    Raises:
+        InputError: none is given, or several.
+    """
+    named = {role: given, **{name: changes.get(name) for name in (_LONG_NAME.format(role), f"{role}_model")}}
+    check.exactly_one(caller, **named)
+    found = next(value for value in named.values() if value is not None)
+    if named[f"{role}_model"] is not None and not isinstance(found, PreTrained):
+        raise InputError(f"{caller}: {role}_model is a {type(found).__name__}, but a model of diptych's is needed")
+    return found
+
+
+def _live_source(model: PreTrained) -> loading.Source:
+    """A live model as a checkpoint in memory."""
+    directory = Path(f"the live {type(model).__name__}")
+    tensors = model._sources()  # pyright: ignore[reportPrivateUsage]
+    return loading.Source(directory, model.config, model.config, Checkpoint("memory", directory, (), tensors, {}))
+
+
+def _in(whole: Mapping[Slot, Slot], slots: Iterable[Slot]) -> tuple[Slot, ...]:
+    return tuple(whole[slot] for slot in slots)
+
+
+def _changes(role: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes of a part's config: what has its name before it, but for a field of the composite's own."""
+    prefix = f"{role}_"
+    return {
+        name.removeprefix(prefix): value
+        for name, value in changes.items()
+        if name.startswith(prefix) and name not in ("decoder_start_token_id", f"{role}_model", _LONG_NAME.format(role))
+    }
+
+
+def _as_part(source: loading.Source, role: Role, kind: InputKind, changes: Mapping[str, Any]) -> loading.Source:
+    """A checkpoint whose config is that of the part which it becomes: its own, or that of a tower in it.
+
+    Raises:
+        ConfigError: it cannot serve as the part.
+    """
+    config = source.config
+    if type(config) not in (known := serving_classes(role, kind)):
+        inner = (source.whole.part(wanted) for wanted in known)
+        config = next((part.loaded for part in inner if part is not None), config)
+    try:
+        serving(role, config, kind)
+    except ConfigError as error:
+        raise ConfigError(f"{source.directory}: {error}") from None
+    return replace(source, config=_serves(role, config).replace(**changes))
+
+
+def _serves(role: Role, config: ModelConfig) -> ModelConfig:
+    """The config of a part: an encoder that was a decoder sees all its tokens again."""
+    if role == "encoder" and isinstance(config, DecoderConfig) and not config.always_decodes:
+        return config.replace(is_decoder=False, add_cross_attention=False)
+    return config
+
+
+def _settled(sources: Mapping[str, loading.Source], found: Mapping[str, Match], asked: Any) -> str:
+    """The name of the dtype that the whole is to have.
+
+    Raises:
+        CheckpointError: none is asked for, and the parts' files have several.
+    """
+    names = {role: loading.dtype_of(source, found[role], asked) for role, source in sources.items()}
+    if len(set(names.values())) > 1:
+        listed = ", ".join(f"{Path(sources[role].directory)} holds {name}" for role, name in names.items())
+        raise CheckpointError(f"{listed}; say dtype=…")
+    return next(iter(names.values()))

@@ -51,11 +51,11 @@ def copied(directory: str) -> list[np.ndarray]:
 def copied_transposed(directory: str) -> list[np.ndarray]:
     """The same with the matrices of linear layers transposed, in strips: the lower bound for loading into Flax."""
     from diptych.core.checkpoint.safetensors import read_safetensors
-    from diptych.core.checkpoint.strips import permuted
+    from diptych.core.checkpoint.strips import permute
 
     tensors = read_safetensors(Path(directory, "model.safetensors"))
     return [
-        permuted(
+        permute(
             source.read(),
             (1, 0) if len(source.shape) == 2 and "embedding" not in name else (*range(len(source.shape)),),
         )

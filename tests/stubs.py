@@ -34,7 +34,7 @@ from diptych.core.calls import next_token_loss
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.composite_config import CompositeConfig
 from diptych.core.config import CacheShape, DecoderConfig, ModelConfig, config_class
-from diptych.core.outputs import BaseModelOutput, CausalLMOutputWithCrossAttentions, encoded
+from diptych.core.outputs import BaseModelOutput, CausalLMOutputWithCrossAttentions, encoder_output
 from diptych.core.random import Constant, Distribution, Normal
 from diptych.core.registry import Family, InputKind, WordEmbeddings
 from diptych.core.semantics import positions
@@ -173,19 +173,22 @@ def _models(backend: str) -> dict[str, type]:
             self.dropout = layers.Dropout(0.0)
 
         def cross_keys(self, states: Any) -> Any:
-            heads = ops.split(self.cross(states), 2 * self.heads)
+            heads = ops.split_heads(self.cross(states), 2 * self.heads)
             return heads[:, : self.heads], heads[:, self.heads :]
 
         def run(self, hidden_states: Any, inputs: Any, past: Any = None, rotation: Any = None) -> Any:
             normed = self.norm(hidden_states)
-            query, keys = ops.split(self.query(normed), self.heads), ops.split(self.keys(normed), 2 * self.shared)
+            query, keys = (
+                ops.split_heads(self.query(normed), self.heads),
+                ops.split_heads(self.keys(normed), 2 * self.shared),
+            )
             key, value = keys[:, : self.shared], keys[:, self.shared :]
             if rotation is not None:
                 query, key = ops.rotate(query, *rotation), ops.rotate(key, *rotation)
             states, attention, past = stacks.self_attention(query, key, value, inputs, past, dropout=self.dropout)
             hidden_states, cross = hidden_states + self.out(states), None
             if self.crosses and stacks.sees_encoder(inputs, past):
-                query = ops.split(self.query(self.norm(hidden_states)), self.heads)
+                query = ops.split_heads(self.query(self.norm(hidden_states)), self.heads)
                 attended = stacks.cross_attention(query, self.cross_keys, inputs, past, dropout=self.dropout)
                 states, cross, past = attended
                 hidden_states = hidden_states + self.out(states)
@@ -262,7 +265,9 @@ def _models(backend: str) -> dict[str, type]:
             if attention_mask is not None:
                 attention_mask = boundary.mask("attention_mask", attention_mask, samples.shape)
                 mask = self.states_mask(attention_mask, states.shape[1])[:, None, None, :]
-            return self._returned(encoded(self.run_layers(states, settled, mask=mask)), switches.get("return_dict"))
+            return self._returned(
+                encoder_output(self.run_layers(states, settled, mask=mask)), switches.get("return_dict")
+            )
 
     class StubDecoder(generation.GenerationMixin, pretrained.PreTrainedModel):
         """Every second layer attends to the images, which a cache keeps."""

@@ -21,7 +21,7 @@ from diptych.core.checkpoint.files import naming, writing
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import FamilyPaths, Filling, Match, Target, match, names_of, top_modules
 from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
-from diptych.core.checkpoint.strips import permuted
+from diptych.core.checkpoint.strips import permute
 from diptych.core.checkpoint.tensors import TensorSource, digest
 from diptych.core.config import config_path, parse_json_object, read_text
 from diptych.core.dtypes import FLOATS, float_name
@@ -313,7 +313,7 @@ def _read(filling: Filling, axes: tuple[int, ...], dtype: np.dtype[Any]) -> np.n
     if dtype == values.dtype and axes == tuple(range(len(axes))):
         return values
     with np.errstate(over="ignore"):
-        copy = permuted(values, axes, dtype)
+        copy = permute(values, axes, dtype)
     if dtype != values.dtype and _infinities(copy) != _infinities(values):
         raise CheckpointError(
             f"{filling.source.origin}: {filling.name} holds {values.dtype} values that are too large for {dtype}; "

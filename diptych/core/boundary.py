@@ -169,7 +169,7 @@ class Boundary:
     def _pixels(self, value: Any, axes: str, channels: int, size: Size | None, least: Size) -> Any:
         name = "pixel_values"
         if value is None:
-            raise check.needed(self.caller, name)
+            raise check.missing_argument(self.caller, name)
         pixels = self.floats(name, value, axes)
         *leading, _, height, width = pixels.shape
         if size is not None:
@@ -183,7 +183,7 @@ class Boundary:
     def sound(self, name: str, value: Any, *, least: int = 1) -> Any:
         """Samples (B, samples) of sound, at least `least` of them, which make one frame."""
         if value is None:
-            raise check.needed(self.caller, name)
+            raise check.missing_argument(self.caller, name)
         samples = self.floats(name, value, SAMPLES)
         check.at_least(self.caller, f"the number of samples in {name}", samples.shape[1], least, "one frame")
         return samples

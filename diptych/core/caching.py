@@ -80,7 +80,7 @@ def begin(
     if attention_mask is not None:
         widths = (cache.capacity,) if known is None else (known + count, cache.capacity)
         mask = boundary.mask(name, attention_mask, size, widths=widths)
-    cache = cache.attending(mask, count)
+    cache = cache.attend_to(mask, count)
     return Past(cache, cache.visible(count), False, cache.length)
 
 
@@ -113,7 +113,7 @@ def has_encoder_keys(cache: Any) -> bool:
 
 def finish(cache: Any, count: int, use_cache: bool | None) -> Any:
     """The cache after every layer took up its new tokens; None if the caller does not want it back."""
-    return None if cache is None or use_cache is False else cache.advanced(count)
+    return None if cache is None or use_cache is False else cache.advance(count)
 
 
 def position_ids(

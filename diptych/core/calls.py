@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypedDict, TypeVar, cast
 from diptych.core.boundary import Boundary
 from diptych.core.inputs import TEXT_INPUTS, ModelInput
 from diptych.core.live_config import Configured
-from diptych.core.outputs import ModelOutput, headed
+from diptych.core.outputs import ModelOutput, with_head
 from diptych.core.semantics import losses
 
 Output = TypeVar("Output", bound=ModelOutput)
@@ -192,12 +192,12 @@ class Calls(Configured):
             switches: the call's, of which `return_dict` counts here.
         """
         value = None if labels is None else loss(self._boundary(), logits, labels)
-        return self._returned(headed(record, outputs, loss=value, logits=logits), switches.get("return_dict"))
+        return self._returned(with_head(record, outputs, loss=value, logits=logits), switches.get("return_dict"))
 
     def _tokens_to_keep(self, hidden_states: Any, logits_to_keep: Any) -> Any:
         """The states (B, K, D) of the tokens that get logits, of (B, T, D)."""
         which = self._boundary().tokens_to_keep(logits_to_keep, hidden_states.shape[1])
-        return self._ops().kept(hidden_states, which)
+        return self._ops().select_tokens(hidden_states, which)
 
     def _class_loss(self, boundary: Boundary, logits: Any, labels: Any) -> Any:
         """The loss of a classifier or regression, as the config's problem type says."""

@@ -76,7 +76,7 @@ def numbers(caller: str, name: str, value: Any) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def needed(caller: str, name: str) -> InputError:
+def missing_argument(caller: str, name: str) -> InputError:
     """The error for an argument that is missing."""
     return InputError(f"{caller}: {name} is needed, got None")
 
@@ -90,7 +90,7 @@ def at_least(caller: str, what: str, found: int, limit: int, field: str) -> None
 def has_tokens(caller: str, length: int) -> None:
     """Sequences must not be empty."""
     if length < 1:
-        raise InputError(f"{caller}: the texts have no tokens, but 1 at least is needed")
+        raise InputError(f"{caller}: the sequences have no tokens, but at least 1 is needed")
 
 
 def integer_dtype(caller: str, name: str, dtype: str) -> None:

@@ -9,7 +9,13 @@ from diptych.core.boundary import STATES
 from diptych.core.calls import Settled, token_loss
 from diptych.core.composite_loading import LoadedFromParts
 from diptych.core.inputs import ModelInput
-from diptych.core.outputs import CausalLMOutputWithCrossAttentions, EncoderOutput, Seq2SeqLMOutput, encoded, seq2seq
+from diptych.core.outputs import (
+    CausalLMOutputWithCrossAttentions,
+    EncoderOutput,
+    Seq2SeqLMOutput,
+    encoder_output,
+    seq2seq,
+)
 from diptych.core.semantics import labels as targets
 
 
@@ -63,7 +69,7 @@ class Composite(LoadedFromParts):
         settled, boundary = self._settled(switches), self._boundary()
         given = {name: value for name, value in {**inputs, **for_encoder}.items() if value is not None}
         if not given and caching.has_encoder_keys(past_key_values):
-            read = encoded(encoder_outputs)
+            read = encoder_output(encoder_outputs)
             if attention_mask is not None:
                 _, length = past_key_values.encoder_size
                 read = read.replace(attention_mask=self.encoder.states_mask(attention_mask, length))
@@ -98,7 +104,7 @@ class Composite(LoadedFromParts):
         """Runs the encoder; its states come with the mask that belongs to them."""
         mask = inputs.get("attention_mask")
         given = {name: value for name, value in inputs.items() if value is not None}
-        outputs = encoded(self.encoder(**given, **settled))
+        outputs = encoder_output(self.encoder(**given, **settled))
         return outputs.replace(attention_mask=self.encoder.states_mask(mask, outputs.last_hidden_state.shape[1]))
 
     def _checked(self, encoder_outputs: Any, attention_mask: Any) -> EncoderOutput:
@@ -111,9 +117,9 @@ class Composite(LoadedFromParts):
         Raises:
             InputError: there are no states, or they have another dtype or shape.
         """
-        given, boundary = encoded(encoder_outputs), self._boundary()
+        given, boundary = encoder_output(encoder_outputs), self._boundary()
         if given.last_hidden_state is None:
-            raise check.needed(boundary.caller, "encoder_outputs, to which the decoder attends,")
+            raise check.missing_argument(boundary.caller, "encoder_outputs, to which the decoder attends,")
         states = boundary.floats("encoder_outputs", given.last_hidden_state, STATES)
         check.shape(boundary.caller, "encoder_outputs", states.shape, (*states.shape[:2], self.config.encoder_width))
         mask = given.attention_mask
@@ -133,7 +139,7 @@ class Composite(LoadedFromParts):
         """The decoder's inputs when it is trained to predict labels."""
         config, boundary = self.config, self._boundary()
         named = {"pad_token_id": config.pad_token_id, "decoder_start_token_id": config.decoder_start_token_id}
-        pad, start = targets.needed(boundary.caller, **named)
+        pad, start = targets.required_ids(boundary.caller, **named)
         labels = boundary.label_ids("labels", labels, size=config.vocab_size)
         ids = targets.shift_tokens_right(boundary.xp, labels, pad, start)
         if self.masks_shifted_labels and decoder_attention_mask is None:
@@ -189,7 +195,7 @@ class Composite(LoadedFromParts):
         """
         for_encoder, for_decoder, switches = self._split(keywords)
         settled = self._settled({**for_encoder, **switches})
-        read = encoded(encoder_outputs)
+        read = encoder_output(encoder_outputs)
         if not caching.has_encoder_keys(past_key_values):
             read = self._checked(encoder_outputs, None)
         if encoder_attention_mask is not None:

@@ -99,7 +99,7 @@ class LoadedFromParts(PreTrained):
             for slot in self._leaves()
             if slot.path.startswith(f"{role}.")
         }
-        found = loading.matched(
+        found = loading.match_source(
             source,
             [*whole],
             class_name=name,

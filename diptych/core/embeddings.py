@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from diptych.core.checkpoint.strips import permuted
+from diptych.core.checkpoint.strips import permute
 from diptych.core.dtypes import FLOATS
 from diptych.core.errors import InputError
 from diptych.core.live_config import Configured
@@ -140,7 +140,7 @@ class Embedded(Configured):
         sizes = dict(model._submodules())
         for slot, array in values.items():
             leaf = leaves[slot.path][1]
-            stored = permuted(array, self._stored_axes(slot), FLOATS[self._dtype_name(leaf)])
+            stored = permute(array, self._stored_axes(slot), FLOATS[self._dtype_name(leaf)])
             self._put(slot, leaf, stored, self._placement(leaf))
             module = slot.path.rpartition(".")[0]
             for name in _SIZES:

@@ -1,4 +1,4 @@
-"""What the models and tools here expect of things made elsewhere: tokenizers, processors, caches.
+"""What the models and tools here expect of objects made elsewhere: tokenizers, streamers, processors.
 
 Core never tokenises. Anything with these members fits, whoever made it: `isinstance` says whether they are there.
 """
@@ -84,36 +84,4 @@ class AudioProcessor(Protocol):
 
     def __call__(self, raw_speech: Any, /, **options: Any) -> Mapping[str, Any]:
         """The model's arguments for one mono recording or several: samples as floats, and what else it makes."""
-        ...
-
-
-@runtime_checkable
-class Cache(Protocol):
-    """The keys and values of the tokens that a decoder has seen.
-
-    It is an argument and a result of the decoder's call, never a part of the model's state, and its arrays are
-    allocated at their full length before the first token, so that a compiled step serves every token.
-    """
-
-    @property
-    def capacity(self) -> int:
-        """The number of tokens for which there is room."""
-        ...
-
-    @property
-    def length(self) -> Any:
-        """The number of tokens seen so far, a scalar."""
-        ...
-
-    def extended(self, layer: int, key: Any, value: Any) -> tuple["Cache", Any, Any]:
-        """Takes up a layer's keys and values of new tokens, each (B, N, T, H) for N heads of width H.
-
-        Returns:
-            The cache that holds them too, and the layer's keys and values to attend to, each (B, N, S, H) with S up to
-            the capacity. `advanced` counts the tokens, once every layer has taken them up.
-        """
-        ...
-
-    def advanced(self, count: int) -> "Cache":
-        """The cache with `count` tokens more, which every layer has taken up."""
         ...

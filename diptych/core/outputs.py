@@ -262,14 +262,14 @@ class GenerateOutput(ModelOutput):
     """For each step the embeddings and every layer's output, each (rows, T, D)."""
 
 
-def headed(record: type[Output], output: ModelOutput, **head: Any) -> Output:
+def with_head(record: type[Output], output: ModelOutput, **head: Any) -> Output:
     """The record of a model with a head: the head's fields, and what the record has of the output below it."""
     # torch.compile can't follow dataclasses.fields
     below = [name for name in record.__dataclass_fields__ if name not in head and hasattr(output, name)]
     return record(**head, **{name: getattr(output, name) for name in below})
 
 
-def encoded(encoder_outputs: Any) -> EncoderOutput:
+def encoder_output(encoder_outputs: Any) -> EncoderOutput:
     """What a caller gives of an encoder: a record, a tuple in its order, or the states alone; nothing for None."""
     names = ("last_hidden_state", "hidden_states", "attentions")
     if hasattr(encoder_outputs, "last_hidden_state"):

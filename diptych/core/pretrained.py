@@ -14,7 +14,7 @@ from diptych.core.calls import Calls
 from diptych.core.checkpoint import loading
 from diptych.core.checkpoint.matching import LoadReport, Match
 from diptych.core.checkpoint.slots import Slot
-from diptych.core.checkpoint.strips import permuted
+from diptych.core.checkpoint.strips import permute
 from diptych.core.config import CacheShape, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.embeddings import Embedded
@@ -102,7 +102,7 @@ class PreTrained(Calls, Embedded, Freezable):
         guess = source.dtype_name if dtype is None else float_name(dtype)
         model = made(source.config, seed=None, dtype=guess, **options)
         leaves = model._leaves()
-        found = loading.matched(
+        found = loading.match_source(
             source,
             [*leaves],
             class_name=name,
@@ -125,7 +125,7 @@ class PreTrained(Calls, Embedded, Freezable):
         for filling in _bar(found.fillings, "loading"):
             slot = filling.slot
             axes = tuple(filling.axes[axis] for axis in self._stored_axes(slot))
-            self._put(slot, leaves[slot], permuted(filling.source.read(), axes, dtype), placement)
+            self._put(slot, leaves[slot], permute(filling.source.read(), axes, dtype), placement)
         self._draw({slot: leaves[slot] for slot in (*found.fresh, *found.constant)}, 0, placement)
 
     @property
@@ -166,7 +166,7 @@ class PreTrained(Calls, Embedded, Freezable):
             return values_of(drawn[path]) if path in drawn else self._sources()[path].read()
 
         for slot, leaf in _bar(leaves.items(), "drawing"):
-            values = permuted(values_of(slot), self._stored_axes(slot), FLOATS[self._dtype_name(leaf)])
+            values = permute(values_of(slot), self._stored_axes(slot), FLOATS[self._dtype_name(leaf)])
             self._put(slot, leaf, values, placement)
 
     def _check_build(self, given: Iterable[str], known: Sequence[str]) -> None:

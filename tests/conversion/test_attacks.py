@@ -44,7 +44,7 @@ def test_what_is_built_in_cannot_change(backend: Any, directory: Path) -> None:
 def test_empty_batches_and_texts(backend: Any, directory: Path) -> None:
     model = backend.BertModel.from_pretrained(directory)
     assert model(input_ids=np.zeros((0, 3), int)).last_hidden_state.shape == (0, 3, model.config.hidden_size)
-    with pytest.raises(InputError, match=r"^BertModel: the texts have no tokens, but 1 at least is needed$"):
+    with pytest.raises(InputError, match=r"^BertModel: the sequences have no tokens, but at least 1 is needed$"):
         model(input_ids=np.zeros((2, 0), int))
 
 

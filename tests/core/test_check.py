@@ -52,8 +52,8 @@ def test_one_of_two_arguments():
         check.exactly_one("M", ids=None, embeds=None)
     with raises(InputError, "M: exactly one of ids and embeds is needed, got ids and embeds"):
         check.exactly_one("M", ids=1, embeds=2)
-    assert isinstance(check.needed("M", "ids"), InputError)
-    assert str(check.needed("M", "ids")) == "M: ids is needed, got None"
+    assert isinstance(check.missing_argument("M", "ids"), InputError)
+    assert str(check.missing_argument("M", "ids")) == "M: ids is needed, got None"
 
 
 def test_limits():

@@ -133,7 +133,7 @@ def test_an_impossible_option_is_refused_wherever_it_comes_from(options, message
     with pytest.raises(InputError, match=f"^{whole}"):
         GenerationConfig.from_any(options)
     with pytest.raises(ConfigError, match=f"^here: {whole}"):
-        GenerationConfig.from_dict(options, where="here")
+        GenerationConfig.from_dict(options, source="here")
 
 
 def test_all_that_is_impossible_is_said_at_once():

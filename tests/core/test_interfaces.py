@@ -1,10 +1,8 @@
-from dataclasses import dataclass, replace
-
 import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from diptych.core.interfaces import AudioProcessor, Cache, Encoding, ImageProcessor, Tokenizer
+from diptych.core.interfaces import AudioProcessor, Encoding, ImageProcessor, Tokenizer
 
 
 def word_level():
@@ -33,7 +31,6 @@ def test_what_is_something_else_does_not_fit():
         assert not isinstance(other, Encoding)
         assert not isinstance(other, ImageProcessor)
         assert not isinstance(other, AudioProcessor)
-        assert not isinstance(other, Cache)
     assert not isinstance(word_level().encode("a"), Tokenizer)
 
 
@@ -52,34 +49,6 @@ class Centre:
         return {"input_values": raw_speech - raw_speech.mean()}
 
 
-@dataclass(frozen=True)
-class Arrays:
-    """A cache in numpy: (layers, B, N, capacity, H)."""
-
-    keys: np.ndarray
-    values: np.ndarray
-    length: int = 0
-
-    @property
-    def capacity(self):
-        return self.keys.shape[3]
-
-    def extended(self, layer, key, value):
-        keys, values, stop = self.keys.copy(), self.values.copy(), self.length + key.shape[2]
-        keys[layer, :, :, self.length : stop], values[layer, :, :, self.length : stop] = key, value
-        return replace(self, keys=keys, values=values), keys[layer], values[layer]
-
-    def advanced(self, count):
-        return replace(self, length=self.length + count)
-
-
 def test_anything_with_the_members_fits():
     assert isinstance(Scale(), ImageProcessor) and not isinstance(Scale(), AudioProcessor)
     assert isinstance(Centre(), AudioProcessor) and not isinstance(Centre(), ImageProcessor)
-    cache: Cache = Arrays(np.zeros((2, 1, 5, 3, 4)), np.zeros((2, 1, 5, 3, 4)))
-    assert isinstance(cache, Cache) and cache.capacity == 3
-    for layer in range(2):
-        cache, keys, values = cache.extended(layer, np.full((1, 5, 2, 4), layer + 1.0), np.ones((1, 5, 2, 4)))
-        assert keys.shape == values.shape == (1, 5, 3, 4)
-        np.testing.assert_array_equal(keys[0, 0, :, 0], [layer + 1.0, layer + 1.0, 0.0])
-    assert cache.advanced(2).length == 2

@@ -21,18 +21,18 @@ def top_k(values, k):
     return np.take_along_axis(values, places, axis=1), places
 
 
-def marked(ids, chosen, size):
+def membership_mask(ids, chosen, size):
     return np.array([[place in row[which] for place in range(size)] for row, which in zip(ids, chosen, strict=True)])
 
 
-def added(values, ids, amounts):
+def scatter_add(values, ids, amounts):
     sums = values.copy()
     for row, ids_, amounts_ in zip(sums, ids, amounts, strict=True):
         np.add.at(row, ids_, amounts_)
     return sums
 
 
-ops = SimpleNamespace(xp=xp, steps=steps, top_k=top_k, marked=marked, added=added)
+ops = SimpleNamespace(xp=xp, steps=steps, top_k=top_k, membership_mask=membership_mask, scatter_add=scatter_add)
 
 EVERYTHING = {
     "sequence_bias": (((1,), 2.0), ((0, 2), 1.0)),

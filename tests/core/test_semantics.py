@@ -315,9 +315,9 @@ def test_where_a_classifier_of_bart_reads():
 
 
 def test_ids_that_labels_are_shifted_with_must_be_there():
-    assert labels.needed("Model", pad_token_id=0, decoder_start_token_id=2) == [0, 2]
+    assert labels.required_ids("Model", pad_token_id=0, decoder_start_token_id=2) == [0, 2]
     with pytest.raises(InputError) as caught:
-        labels.needed("Model", pad_token_id=None, decoder_start_token_id=None)
+        labels.required_ids("Model", pad_token_id=None, decoder_start_token_id=None)
     assert str(caught.value) == (
         "Model: what the decoder reads is made of labels with pad_token_id and decoder_start_token_id, but the config "
         "has pad_token_id=None and decoder_start_token_id=None; model.config = model.config.replace(…) sets them"
@@ -328,9 +328,9 @@ def test_ids_that_labels_are_shifted_with_must_be_there():
 def test_half_precision_states_are_kept_finite(always):
     finite = np.array([1.0, -65_000.0, 65_000.0], np.float16)
     overflown = np.array([np.inf, -np.inf, 65_000.0, 3.0], np.float16)
-    found = overflow.bounded(xp, finite, always=always)
+    found = overflow.clip_float16(xp, finite, always=always)
     assert found.dtype == np.float16
     assert found.tolist() == ([1.0, -64_512.0, 64_512.0] if always else finite.tolist())  # float16 has no 64,504
-    assert overflow.bounded(xp, overflown, always=always).tolist() == [64_512.0, -64_512.0, 64_512.0, 3.0]
+    assert overflow.clip_float16(xp, overflown, always=always).tolist() == [64_512.0, -64_512.0, 64_512.0, 3.0]
     wide = np.array([np.inf, 70_000.0], np.float32)
-    assert overflow.bounded(xp, wide, always=always) is wide
+    assert overflow.clip_float16(xp, wide, always=always) is wide

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.core.checkpoint.strips import aligned_empty, permuted
+from diptych.core.checkpoint.strips import aligned_empty, permute
 from diptych.core.checkpoint.tensors import DTYPES
 
 
@@ -40,7 +40,7 @@ def test_fresh_memory_is_aligned(shape, alignment):
 @pytest.mark.parametrize("axes", [(0, 1), (1, 0)])
 def test_bits_are_kept(dtype, offset, axes):
     array = random_bits((37, 50), dtype, offset)
-    copy = permuted(array, axes)
+    copy = permute(array, axes)
     assert copy.dtype == dtype
     assert copy.tobytes() == array.transpose(axes).tobytes()
     assert is_fresh_and_aligned(copy, array)
@@ -66,7 +66,7 @@ SHAPES = [
 def test_all_orders_of_the_axes(shape):
     array = random_bits(shape, np.float32)
     for axes in permutations(range(len(shape))):
-        copy = permuted(array, axes)
+        copy = permute(array, axes)
         assert copy.shape == array.transpose(axes).shape
         assert copy.tobytes() == array.transpose(axes).tobytes()
         assert is_fresh_and_aligned(copy, array)
@@ -80,7 +80,7 @@ def test_all_orders_of_the_axes(shape):
 def test_any_shape(case):
     shape, axes = case
     array = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
-    np.testing.assert_array_equal(permuted(array, tuple(axes)), array.transpose(axes))
+    np.testing.assert_array_equal(permute(array, tuple(axes)), array.transpose(axes))
 
 
 @pytest.mark.parametrize("axes", [(0, 1), (1, 0)])
@@ -98,7 +98,7 @@ def test_any_shape(case):
 )
 def test_the_dtype_is_converted_on_the_way(source, target, axes):
     array = (1000 * np.random.default_rng(0).standard_normal((70, 33))).astype(source)
-    copy = permuted(array, axes, target)
+    copy = permute(array, axes, target)
     assert copy.dtype == target
     assert copy.tobytes() == array.astype(target).transpose(axes).tobytes()
     assert copy.tobytes() != array.transpose(axes).tobytes()
@@ -108,7 +108,7 @@ def test_the_dtype_is_converted_on_the_way(source, target, axes):
 def test_a_source_that_cannot_be_written_or_is_not_contiguous_is_copied():
     array = np.arange(200.0).reshape(10, 20)
     array.flags.writeable = False
-    np.testing.assert_array_equal(permuted(array, (1, 0)), array.T)
-    np.testing.assert_array_equal(permuted(array.T, (1, 0)), array)
-    np.testing.assert_array_equal(permuted(array[::2, ::-3], (1, 0)), array[::2, ::-3].T)
-    assert permuted(array, (0, 1)).flags.writeable
+    np.testing.assert_array_equal(permute(array, (1, 0)), array.T)
+    np.testing.assert_array_equal(permute(array.T, (1, 0)), array)
+    np.testing.assert_array_equal(permute(array[::2, ::-3], (1, 0)), array[::2, ::-3].T)
+    assert permute(array, (0, 1)).flags.writeable

@@ -222,10 +222,10 @@ def test_attributes_that_change_places_are_seen() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("def at_row(", "def at_rows(", "only in jax.*at_row"),
-        ("def at_row(", "def _at_row(", "only in jax.*at_row"),
+        ("def gather_rows(", "def at_rows(", "only in jax.*gather_rows"),
+        ("def gather_rows(", "def _at_row(", "only in jax.*gather_rows"),
         ("weights: bool = False", "weights: bool = True", "attention"),
-        ("def norm(values:", "def norm(value:", "norm"),
+        ("def vector_norm(values:", "def vector_norm(value:", "norm"),
         ("ACTIVATIONS:", "ACTS:", "only in jax.*ACTIVATIONS"),
         ("def steps(count: int, like: Tensor)", "def steps(like: Tensor, count: int)", "steps"),
         (

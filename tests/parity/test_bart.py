@@ -54,7 +54,7 @@ def test_what_a_classifier_cannot_read_is_refused(backend: str) -> None:
             r"the number of end-of-sequence tokens \(2\) per row is 0, but the .*=1",
         ),
         ({"inputs_embeds": np.zeros((1, 3, BART.d_model))}, "input_ids is needed, got None"),
-        ({"input_ids": np.zeros((2, 0), int)}, "the texts have no tokens, but 1 at least is needed"),
+        ({"input_ids": np.zeros((2, 0), int)}, "the sequences have no tokens, but at least 1 is needed"),
         (
             {"input_ids": ids, "decoder_input_ids": ids[:, :2]},
             r"decoder_input_ids has shape \(2, 2\), but \(2, 3\) is needed, as input_ids have it",

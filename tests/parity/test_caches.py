@@ -54,7 +54,7 @@ def text(name: str, ids: Any, mask: Any = None) -> dict[str, Any]:
     return {f"{prefix}input_ids": ids} | ({} if mask is None else {f"{prefix}attention_mask": mask})
 
 
-def encoded(name: str) -> dict[str, Any]:
+def encoder_output(name: str) -> dict[str, Any]:
     """What a decoder with cross-attention attends to, or what its encoder is to read."""
     mask = np.array([[1] * 5, [1] * 3 + [0] * 2])
     if writes(name):
@@ -81,7 +81,7 @@ def array(value: Any) -> np.ndarray:
 def in_steps(model: Any, name: str, steps: list[int], mask: np.ndarray | None, kind: str, capacity: int) -> np.ndarray:
     """The outputs of all tokens, which are given step by step; the encoder's states with the first only."""
     ids, cache, first, outputs = tokens(name), model.init_cache(2, capacity), 0, []
-    memory = encoded(name)
+    memory = encoder_output(name)
     for count in steps:
         last, given = first + count, mask
         if mask is not None:
@@ -99,7 +99,7 @@ def in_steps(model: Any, name: str, steps: list[int], mask: np.ndarray | None, k
 @pytest.mark.parametrize("name", DECODERS)
 def test_step_by_step_is_all_at_once(name: str, backend: str, padding: str) -> None:
     model, mask = built(backend, name), MASKS[padding]
-    expected = array(main(model(**text(name, tokens(name), mask), **encoded(name))))
+    expected = array(main(model(**text(name, tokens(name), mask), **encoder_output(name))))
     for steps in STEPS.values():
         for kind in ("new",) if mask is None else ("new", "so far", "whole"):
             found = in_steps(model, name, steps, mask, kind, capacity=9)
@@ -112,7 +112,7 @@ def test_both_backends_fill_the_same_cache(name: str) -> None:
     for backend in BACKENDS:
         model = built(backend, name)
         call = text(name, tokens(name), MASKS["right"])
-        cache = model(**call, **encoded(name), past_key_values=model.init_cache(2, 8)).past_key_values
+        cache = model(**call, **encoder_output(name), past_key_values=model.init_cache(2, 8)).past_key_values
         caches.append(cache)
     for field in ("keys", "values", "cross_keys", "cross_values"):
         for one, other in zip(*(getattr(cache, field) for cache in caches), strict=True):
@@ -122,12 +122,12 @@ def test_both_backends_fill_the_same_cache(name: str) -> None:
                 assert_close(array(one), array(other), name=field)
     assert np.array_equal(array(caches[0].mask), array(caches[1].mask))
     assert array(caches[0].mask).tolist() == [[True] * 7 + [False], [True] * 4 + [False] * 4]
-    assert (caches[0].cross_keys[0] is None) == (not encoded(name))
+    assert (caches[0].cross_keys[0] is None) == (not encoder_output(name))
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_one_compiled_step_serves_every_token(name: str) -> None:
-    model, ids, memory = built("jax", name), tokens(name), encoded(name)
+    model, ids, memory = built("jax", name), tokens(name), encoder_output(name)
     expected = array(main(model(**text(name, ids), **memory)))
     output = model(**text(name, ids[:, :1]), past_key_values=model.init_cache(2, LENGTH), **memory)
     memory, traced = after_the_first(memory), []
@@ -164,7 +164,7 @@ def test_a_cache_comes_back_where_it_is_asked_for(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradients_flow_through_a_cache(backend: str) -> None:
     name = "BertLMHeadModel"
-    ids, memory = tokens(name), encoded(name)
+    ids, memory = tokens(name), encoder_output(name)
 
     def cached(model: Any) -> Any:
         output = model(ids[:, :4], past_key_values=model.init_cache(2, 9), **memory)
@@ -238,7 +238,7 @@ def test_what_a_cache_cannot_serve_is_refused(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_the_encoder_gave_must_fit_what_the_cache_has_of_it(backend: str) -> None:
     model, ids = built(backend, "BertLMHeadModel"), tokens("BertLMHeadModel")
-    memory = encoded("BertLMHeadModel")
+    memory = encoder_output("BertLMHeadModel")
     cache = model(ids[:, :2], past_key_values=model.init_cache(2, 9), **memory).past_key_values
     for width in (1, 4):
         message = rf"encoder_attention_mask has shape \(2, {width}\), but \(2, 5\) is needed"
@@ -258,7 +258,7 @@ def test_what_the_encoder_gave_must_fit_what_the_cache_has_of_it(backend: str) -
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_does_not_fit_the_decoder_is_refused(backend: str) -> None:
     model, ids = built(backend, "BertLMHeadModel"), tokens("BertLMHeadModel")
-    states = encoded("BertLMHeadModel")["encoder_hidden_states"]
+    states = encoder_output("BertLMHeadModel")["encoder_hidden_states"]
     for call, message in [
         ({"encoder_hidden_states": states[:1]}, r"encoder_hidden_states has shape \(1, 5, 12\), but \(2, 5, 12\)"),
         ({"encoder_hidden_states": states[..., :3]}, r"has shape \(2, 5, 3\), but \(2, 5, 12\) is needed"),
@@ -274,7 +274,7 @@ def test_what_does_not_fit_the_decoder_is_refused(backend: str) -> None:
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_layers_computed_twice_give_the_same_gradients(name: str) -> None:
-    call = text(name, tokens(name), MASKS["right"]) | encoded(name)
+    call = text(name, tokens(name), MASKS["right"]) | encoder_output(name)
 
     def loss(model: Any) -> Any:
         return jnp.sum(main(model(**call)) ** 2)

@@ -171,7 +171,7 @@ def test_under_a_trace_they_are_read_too(monkeypatch: pytest.MonkeyPatch) -> Non
             r"inputs_embeds has shape \(2, 5\), but \(batch, tokens, hidden_size\) is",
         ),
         ({"inputs_embeds": np.zeros((2, 5, 12), int)}, "inputs_embeds has dtype int64, but floats are needed"),
-        ({"inputs_embeds": np.zeros((2, 0, 12))}, "the texts have no tokens, but 1 at least is needed"),
+        ({"inputs_embeds": np.zeros((2, 0, 12))}, "the sequences have no tokens, but at least 1 is needed"),
         ({"inputs_embeds": np.zeros((2, 41, 12))}, "the prompt has 41 tokens, but the decoder has positions for 40"),
         ({"inputs_embeds": np.zeros((2, 5, 12)), "max_length": 5}, "the prompt has 5 tokens, but max_length=5"),
         (

@@ -321,12 +321,12 @@ def test_marks_and_sums_at_ids(backend: Any, dtype: Any) -> None:
     ids = np.array([[0, 3, 3, 4, -1, 2], [4, 4, 5, -5, 9, 1]], dtype)
     chosen = np.array([[1, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0]], bool)
     np.testing.assert_array_equal(
-        back(ops.marked(there(ids), there(chosen), 5)), [[True, False, False, True, True], [False] * 5]
+        back(ops.membership_mask(there(ids), there(chosen), 5)), [[True, False, False, True, True], [False] * 5]
     )
     values = np.array([[1.0, 2.0, 3.0, -np.inf, 5.0], [-np.inf, 2.0, 3.0, 4.0, 5.0]])
     amounts = np.array([[10.0, 20.0, 30.0, 40.0, np.inf, 60.0], [1.0, 2.0, np.inf, -np.inf, 5.0, -np.inf]])
     np.testing.assert_array_equal(
-        back(ops.added(there(values), there(ids), there(amounts))),
+        back(ops.scatter_add(there(values), there(ids), there(amounts))),
         [[11.0, 2.0, 63.0, -np.inf, 45.0], [-np.inf, -np.inf, 3.0, 4.0, 8.0]],
     )
     np.testing.assert_array_equal(values[0], [1.0, 2.0, 3.0, -np.inf, 5.0])

@@ -128,7 +128,7 @@ class Cache:
             cross_values=tuple(layer.cross_value for layer in layers),
         )
 
-    def attending(self, attention_mask: Array | None, count: int) -> "Cache":
+    def attend_to(self, attention_mask: Array | None, count: int) -> "Cache":
         """Takes up the mask of new tokens, (B, T), or of all tokens up to them, (B, S at most)."""
         if attention_mask is None:
             attention_mask = jnp.ones((self.mask.shape[0], count), bool)
@@ -141,7 +141,7 @@ class Cache:
         slots = ops.steps(self.capacity, self.mask)
         return masks.cached(ops.xp, ops.steps(count, self.mask) + self.length, slots, self.mask)
 
-    def widened(self, count: int) -> "Cache":
+    def repeat_rows(self, count: int) -> "Cache":
         """A cache with every row `count` times in a row; the encoder's keys stay, and serve as many rows each."""
 
         def repeated(held: Array) -> Array:
@@ -150,7 +150,7 @@ class Cache:
         keys, values = tuple(map(repeated, self.keys)), tuple(map(repeated, self.values))
         return replace(self, keys=keys, values=values, mask=repeated(self.mask), counted=repeated(self.counted))
 
-    def reordered(self, rows: Int[Array, "B"], start: int) -> "Cache":
+    def reorder(self, rows: Int[Array, "B"], start: int) -> "Cache":
         """The cache whose rows continue these ones, which are alike in all tokens before `start`."""
 
         def moved(held: Array) -> Array:
@@ -158,6 +158,6 @@ class Cache:
 
         return replace(self, keys=tuple(map(moved, self.keys)), values=tuple(map(moved, self.values)))
 
-    def advanced(self, count: int) -> "Cache":
+    def advance(self, count: int) -> "Cache":
         """Counts new tokens, once every layer has taken them up."""
         return replace(self, length=self.length + count)

@@ -39,7 +39,7 @@ class GenerationMixin(GenerationBase):
             scores = StepScores(*(None if values is None else _unstacked(values, count) for values in stacked))
             return output(self, request, fields, scores, [])
         if streamer is not None:
-            streamer.put(np.repeat(ops.host(prompt.ids)[:, : traced.prompt_length], plan.copies, axis=0))
+            streamer.put(np.repeat(ops.to_numpy(prompt.ids)[:, : traced.prompt_length], plan.copies, axis=0))
         step = _first_step(self, traced, prompt, plan=plan)
         each, layers = [step.scores], [step.layers]
         while True:

@@ -61,8 +61,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 """The functions behind `hidden_act`."""
 
 
-def split(values: Float[Array, "B T D"], heads: int) -> Float[Array, "B N T H"]:
-    """States whose heads lie side by side, head by head.
+def split_heads(values: Float[Array, "B T D"], heads: int) -> Float[Array, "B N T H"]:
+    """States (B, T, D) split into heads (B, N, T, H).
 
     XLA's CPU compiler multiplies (T, H) by (H, S) far faster than where heads and tokens are interleaved.
     """
@@ -202,7 +202,7 @@ def forward_key(rngs: Any) -> Any:
     return rngs if rngs is None or isinstance(rngs, ForwardKey) else ForwardKey(rngs)
 
 
-def resized(
+def resample_positions(
     table: Float[Array, "P D"], rows: Float[np.ndarray, "Y y"], columns: Float[np.ndarray, "X x"]
 ) -> Float[Array, "Q D"]:
     """A table of y * x patch positions resampled to Y * X by two matrices."""
@@ -221,17 +221,17 @@ def steps(count: int, like: Any) -> Int[Array, "T"]:
     return jnp.arange(count)
 
 
-def at_row(values: Float[Array, "B T D"], index: Int[Array, "B"]) -> Float[Array, "B D"]:
-    """One row of each sequence."""
+def gather_rows(values: Float[Array, "B T D"], index: Int[Array, "B"]) -> Float[Array, "B D"]:
+    """One token of each sequence, at its index."""
     return values[steps(values.shape[0], values), index]
 
 
-def kept(values: Float[Array, "B T D"], which: Any) -> Float[Array, "B K D"]:
-    """The states of the last `which` tokens, of all for 0, or of those at the places of a (K,) array."""
+def select_tokens(values: Float[Array, "B T D"], which: Any) -> Float[Array, "B K D"]:
+    """The states of the last `which` tokens, of all tokens for 0, or of those at the (K,) positions."""
     return values[:, -which:] if isinstance(which, int) else values[:, which]
 
 
-def norm(values: Float[Array, "B D"]) -> Float[Array, "B 1"]:
+def vector_norm(values: Float[Array, "B D"]) -> Float[Array, "B 1"]:
     """The length of each row, without an epsilon."""
     return jnp.sqrt(jnp.sum(jnp.square(values), axis=-1, keepdims=True))
 
@@ -244,15 +244,17 @@ def top_k(values: Float[Array, "B V"], k: int) -> tuple[Float[Array, "B K"], Int
     return found, places
 
 
-def marked(ids: Int[Array, "B L"], chosen: Bool[Array, "B L"], size: int) -> Bool[Array, "B V"]:
-    """Which of the numbers below `size` are among the chosen ids of each row."""
+def membership_mask(ids: Int[Array, "B L"], chosen: Bool[Array, "B L"], size: int) -> Bool[Array, "B V"]:
+    """(B, V), whether each id below `size` is among the chosen ids of its row."""
     places = jnp.where(chosen & (ids >= 0), ids, size)  # a negative one would count from the end
     marks = jnp.zeros((ids.shape[0], size), bool)
     return marks.at[steps(ids.shape[0], ids)[:, None], places].set(True, mode="drop")
 
 
-def added(values: Float[Array, "B V"], ids: Int[Array, "B L"], amounts: Float[Array, "B L"]) -> Float[Array, "B V"]:
-    """Each row with the amounts added where their ids say; those that are no place of it are left out."""
+def scatter_add(
+    values: Float[Array, "B V"], ids: Int[Array, "B L"], amounts: Float[Array, "B L"]
+) -> Float[Array, "B V"]:
+    """Each row with the amounts added at their ids; ids outside the row are left out."""
     places = jnp.where(ids >= 0, ids, values.shape[1])  # a negative one would count from the end
     return values.at[steps(values.shape[0], values)[:, None], places].add(amounts, mode="drop")
 
@@ -309,12 +311,12 @@ def known(length: Any) -> int | None:
     return None if isinstance(length, Tracer) else int(length)
 
 
-def leading(values: Any, count: int) -> Any:
+def first_columns(values: Any, count: int) -> Any:
     """The first `count` columns of an array that a call returns; JAX would compile a program for every count."""
     return values[:, :count] if isinstance(values, Tracer) else jnp.asarray(np.asarray(values)[:, :count])
 
 
-def host(values: Any) -> Any:
+def to_numpy(values: Any) -> Any:
     """An array's values as numpy has them, where they can be seen; anything else as it is."""
     return np.asarray(values) if isinstance(values, Array) and not isinstance(values, Tracer) else values
 

@@ -18,7 +18,7 @@ from diptych.backends.jax.ops import Init
 from diptych.core import outputs
 from diptych.core.checkpoint.matching import LoadReport
 from diptych.core.checkpoint.slots import Slot, flax_axes, published_axes
-from diptych.core.checkpoint.strips import permuted
+from diptych.core.checkpoint.strips import permute
 from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import ModelConfig
 from diptych.core.dtypes import float_name
@@ -285,7 +285,7 @@ def _source(slot: Slot, variable: nnx.Variable[Any], name: str) -> TensorSource:
     if isinstance(stored, jax.ShapeDtypeStruct):
         raise CheckpointError(f"{name}: {slot.path} has no values (the model was built with seed=None)")
     axes = published_axes(slot.kind, len(slot.shape))
-    return TensorSource(slot.shape, np.dtype(stored.dtype), lambda: permuted(np.asarray(stored), axes), "memory")
+    return TensorSource(slot.shape, np.dtype(stored.dtype), lambda: permute(np.asarray(stored), axes), "memory")
 
 
 def _register(record: type[outputs.ModelOutput]) -> None:

@@ -128,7 +128,7 @@ class Cache:
             cross_values=tuple(layer.cross_value for layer in layers),
         )
 
-    def attending(self, attention_mask: Tensor | None, count: int) -> "Cache":
+    def attend_to(self, attention_mask: Tensor | None, count: int) -> "Cache":
         """Takes up the mask of new tokens, (B, T), or of all tokens up to them, (B, S at most)."""
         mask = self.mask.clone()
         if attention_mask is None:
@@ -143,7 +143,7 @@ class Cache:
         slots = ops.steps(self.length + count, self.mask)
         return masks.cached(ops.xp, slots[self.length :], slots, self.mask[:, : self.length + count])
 
-    def widened(self, count: int) -> "Cache":
+    def repeat_rows(self, count: int) -> "Cache":
         """A cache with every row `count` times in a row; the encoder's keys stay, and serve as many rows each."""
 
         def repeated(held: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ class Cache:
         keys, values = tuple(map(repeated, self.keys)), tuple(map(repeated, self.values))
         return replace(self, keys=keys, values=values, mask=repeated(self.mask), counted=repeated(self.counted))
 
-    def reordered(self, rows: Int[Tensor, "B"], start: int) -> "Cache":
+    def reorder(self, rows: Int[Tensor, "B"], start: int) -> "Cache":
         """The cache whose rows continue these ones, which are alike in all tokens before `start`."""
         targets = (rows != ops.steps(len(rows), rows)).nonzero()[:, 0]
         sources = rows[targets]
@@ -161,7 +161,7 @@ class Cache:
                 held[targets, :, start : self.length] = held[sources, :, start : self.length]
         return self
 
-    def advanced(self, count: int) -> "Cache":
+    def advance(self, count: int) -> "Cache":
         """Counts new tokens, once every layer has taken them up."""
         return replace(self, length=self.length + count)
 
@@ -173,8 +173,18 @@ def _flatten(cache: Cache) -> tuple[list[Any], None]:
     return [getattr(cache, name) for name in _FIELDS], None
 
 
+def _flatten_with_keys(cache: Cache) -> tuple[list[Any], None]:
+    return [(pytree.GetAttrKey(name), getattr(cache, name)) for name in _FIELDS], None
+
+
 def _unflatten(values: Any, context: None) -> Cache:
     return Cache(**dict(zip(_FIELDS, values, strict=True)))
 
 
-pytree.register_pytree_node(Cache, _flatten, _unflatten, serialized_type_name=f"{__name__}.Cache")
+pytree.register_pytree_node(
+    Cache,
+    _flatten,
+    _unflatten,
+    serialized_type_name=f"{__name__}.Cache",
+    flatten_with_keys_fn=_flatten_with_keys,  # pyright: ignore[reportArgumentType]
+)

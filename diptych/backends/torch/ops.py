@@ -56,8 +56,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """The functions behind `hidden_act`."""
 
 
-def split(values: Float[Tensor, "B T D"], heads: int) -> Float[Tensor, "B N T H"]:
-    """States whose heads lie side by side, head by head."""
+def split_heads(values: Float[Tensor, "B T D"], heads: int) -> Float[Tensor, "B N T H"]:
+    """States (B, T, D) split into heads (B, N, T, H)."""
     return values.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
@@ -166,7 +166,7 @@ def forward_key(rngs: None) -> None:
     return rngs
 
 
-def resized(
+def resample_positions(
     table: Float[Tensor, "P D"], rows: Float[np.ndarray, "Y y"], columns: Float[np.ndarray, "X x"]
 ) -> Float[Tensor, "Q D"]:
     """A table of y * x patch positions resampled to Y * X by two matrices."""
@@ -184,17 +184,17 @@ def steps(count: int, like: Tensor) -> Int[Tensor, "T"]:
     return torch.arange(count, device=like.device)
 
 
-def at_row(values: Float[Tensor, "B T D"], index: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-    """One row of each sequence."""
+def gather_rows(values: Float[Tensor, "B T D"], index: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+    """One token of each sequence, at its index."""
     return values[steps(values.shape[0], values), index]
 
 
-def kept(values: Float[Tensor, "B T D"], which: Any) -> Float[Tensor, "B K D"]:
-    """The states of the last `which` tokens, of all for 0, or of those at the places of a (K,) array."""
+def select_tokens(values: Float[Tensor, "B T D"], which: Any) -> Float[Tensor, "B K D"]:
+    """The states of the last `which` tokens, of all tokens for 0, or of those at the (K,) positions."""
     return values[:, -which:] if isinstance(which, int) else values[:, which]
 
 
-def norm(values: Float[Tensor, "B D"]) -> Float[Tensor, "B 1"]:
+def vector_norm(values: Float[Tensor, "B D"]) -> Float[Tensor, "B 1"]:
     """The length of each row, without an epsilon."""
     return values.square().sum(-1, keepdim=True).sqrt()
 
@@ -215,15 +215,17 @@ def top_k(values: Float[Tensor, "B V"], k: int) -> tuple[Float[Tensor, "B K"], I
     return found, places.gather(1, order)
 
 
-def marked(ids: Int[Tensor, "B L"], chosen: Bool[Tensor, "B L"], size: int) -> Bool[Tensor, "B V"]:
-    """Which of the numbers below `size` are among the chosen ids of each row."""
+def membership_mask(ids: Int[Tensor, "B L"], chosen: Bool[Tensor, "B L"], size: int) -> Bool[Tensor, "B V"]:
+    """(B, V), whether each id below `size` is among the chosen ids of its row."""
     places = torch.where(chosen & (ids >= 0) & (ids < size), ids, size).to(torch.int64)
     marks = torch.zeros(ids.shape[0], size + 1, dtype=torch.bool, device=ids.device)
     return marks.scatter_(1, places, True)[:, :size]
 
 
-def added(values: Float[Tensor, "B V"], ids: Int[Tensor, "B L"], amounts: Float[Tensor, "B L"]) -> Float[Tensor, "B V"]:
-    """Each row with the amounts added where their ids say; those that are no place of it are left out."""
+def scatter_add(
+    values: Float[Tensor, "B V"], ids: Int[Tensor, "B L"], amounts: Float[Tensor, "B L"]
+) -> Float[Tensor, "B V"]:
+    """Each row with the amounts added at their ids; ids outside the row are left out."""
     inside = (ids >= 0) & (ids < values.shape[1])
     places = torch.where(inside, ids, 0).to(torch.int64)
     return values.scatter_add(1, places, torch.where(inside, amounts, 0.0))
@@ -283,12 +285,12 @@ def known(length: int) -> int | None:
     return length
 
 
-def leading(values: Any, count: int) -> Any:
+def first_columns(values: Any, count: int) -> Any:
     """The first `count` columns of an array that a call returns."""
     return values[:, :count]
 
 
-def host(values: Any) -> Any:
+def to_numpy(values: Any) -> Any:
     """A tensor's values as numpy has them; anything else as it is."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
 

@@ -79,7 +79,7 @@ def open_source(
     return Source(directory, whole, config.replace(**changes) if changes else config, open_checkpoint(directory))
 
 
-def matched(
+def match_source(
     source: Source,
     slots: Sequence[Slot],
     *,

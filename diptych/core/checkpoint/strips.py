@@ -17,8 +17,8 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any] | str | type, ali
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def permuted(array: np.ndarray, axes: tuple[int, ...], dtype: np.dtype[Any] | str | type | None = None) -> np.ndarray:
-    """Copy an array with its axes permuted, and its dtype converted on the way.
+def permute(array: np.ndarray, axes: tuple[int, ...], dtype: np.dtype[Any] | str | type | None = None) -> np.ndarray:
+    """Copy an array with its axes permute, and its dtype converted on the way.
 
     Args:
         array: The source; it may start at any address.
@@ -41,7 +41,7 @@ def permuted(array: np.ndarray, axes: tuple[int, ...], dtype: np.dtype[Any] | st
 
 
 def _fill(target: np.ndarray, source: np.ndarray, axes: tuple[int, ...]) -> None:
-    """Copy `source`, its axes permuted, into `target`."""
+    """Copy `source`, its axes permute, into `target`."""
     if axes == tuple(range(len(axes))):
         target[...] = source
         return

@@ -42,7 +42,7 @@ class TensorSource:
         shape: Its shape.
         dtype: Its element type.
         read: Gives the values as a C-contiguous array; for a file a read-only view of the mapped bytes, which may start
-            at any address (a copy made by `strips.permuted` is aligned).
+            at any address (a copy made by `strips.permute` is aligned).
         origin: The file that holds it, or what else error messages call its origin.
     """
 

@@ -64,12 +64,12 @@ class InputReader:
         """
         value, name, boundary = self.given[kind.name], kind.name, self.boundary
         if kind.kind == "ids":
-            return self.ops.host(boundary.ids(name, value, kind.axes, size=size, table=field))
+            return self.ops.to_numpy(boundary.ids(name, value, kind.axes, size=size, table=field))
         if kind.kind == "mask":
             shape = tuple(sizes[axis] for axis in kind.axis_names if axis in sizes)
             if len(shape) != len(kind.axis_names):
                 raise InputError(f"{self.caller}: {name} is given, but nothing that it could be a mask of")
-            return self.ops.host(boundary.mask(name, value, (shape[0], shape[1])))
+            return self.ops.to_numpy(boundary.mask(name, value, (shape[0], shape[1])))
         return boundary.floats(name, value, kind.axes)
 
     def _pad_input(self, kind: ModelInput, values: Any, width: int, pad_token_id: int) -> Any:
@@ -81,7 +81,7 @@ class InputReader:
         filler = kind.padding_value(pad_token_id)
         if filler is None or not kind.counts_tokens:
             return values
-        values = self.ops.host(values)
+        values = self.ops.to_numpy(values)
         if kind.kind == "mask" and is_concrete(values):
             values = (values != 0).astype(np.int32)
         return pad_end(namespace(self.ops, values), values, width, filler)

@@ -128,12 +128,12 @@ class GenerationConfig:
             vars(self).update({**dict.fromkeys(_OPTIONS), **values, "carried": FrozenMap({**carried, **others})})
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, where: str = "generation config") -> Self:
+    def from_dict(cls, data: Mapping[str, Any], *, source: str = "generation config") -> Self:
         """The options of a `generation_config.json`; whatever has no meaning here is carried along.
 
         Args:
             data: the JSON object.
-            where: what error messages call the source.
+            source: what error messages call the source.
 
         Raises:
             ConfigError: options have impossible types or values; all are listed. Negative ids and unsupported options
@@ -144,12 +144,12 @@ class GenerationConfig:
         try:
             return cls(**known, carried=FrozenMap(carried))
         except InputError as error:
-            raise ConfigError(f"{where}: {error}") from None
+            raise ConfigError(f"{source}: {error}") from None
 
     @classmethod
-    def from_json(cls, text: str, *, where: str = GENERATION_FILE) -> Self:
+    def from_json(cls, text: str, *, source: str = GENERATION_FILE) -> Self:
         """The options of JSON text; see `from_dict`."""
-        return cls.from_dict(parse_json_object(text, where), where=where)
+        return cls.from_dict(parse_json_object(text, source), source=source)
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str]) -> Self:
@@ -157,7 +157,7 @@ class GenerationConfig:
         path = Path(directory) / GENERATION_FILE
         if not path.is_file():
             raise ConfigError(f"{path}: no such file")
-        return cls.from_json(read_text(path), where=str(path))
+        return cls.from_json(read_text(path), source=str(path))
 
     @classmethod
     def of_model(cls, config: ModelConfig) -> Self:
@@ -174,7 +174,7 @@ class GenerationConfig:
         decoder = getattr(config, "decoder", None)
         if isinstance(decoder, ModelConfig):
             stated = {**_stated(decoder), **stated}
-        return cls.from_dict(stated, where=type(config).__name__)
+        return cls.from_dict(stated, source=type(config).__name__)
 
     @classmethod
     def from_any(cls, value: Any) -> "GenerationConfig":
@@ -192,7 +192,7 @@ class GenerationConfig:
         if callable(getattr(value, "to_dict", None)):
             given = {name: _plain(option) for name, option in value.to_dict().items() if option is not None}
             try:
-                return cls.from_dict(given, where=f"a {type(value).__name__}")
+                return cls.from_dict(given, source=f"a {type(value).__name__}")
             except ConfigError as error:
                 raise InputError(str(error)) from None
         raise InputError(

@@ -16,7 +16,7 @@ from diptych.core.errors import InputError
 from diptych.core.generation.arguments import InputReader, is_concrete, namespace, pad_end, padding_id, position_ids
 from diptych.core.generation.options import GenerationConfig
 from diptych.core.inputs import ATTENTION_MASK, DECODER_ATTENTION_MASK, DECODER_INPUT_IDS, ENCODER_OUTPUTS, ModelInput
-from diptych.core.outputs import encoded
+from diptych.core.outputs import encoder_output
 from diptych.core.semantics import logits, sampling
 from diptych.core.semantics.decoding import CustomProcessor, Plan, TracedOptions
 
@@ -209,9 +209,9 @@ class RequestBuilder(InputReader):
     def _given_states(self, mask: Any) -> tuple[Any, Any]:
         """The caller's states of the encoder, and their mask: the caller's, or the one that came with the states."""
         given = self.given[ENCODER_OUTPUTS.name]
-        states = encoded(given).last_hidden_state
+        states = encoder_output(given).last_hidden_state
         if states is None:
-            raise check.needed(self.caller, "encoder_outputs.last_hidden_state")
+            raise check.missing_argument(self.caller, "encoder_outputs.last_hidden_state")
         axes = ENCODER_OUTPUTS.axes
         states = self.boundary.floats(ENCODER_OUTPUTS.name, states, axes)
         if mask is None:
@@ -220,7 +220,7 @@ class RequestBuilder(InputReader):
             mask = self.model._states_mask(mask, states.shape[1])
         if mask is not None:
             shape = (states.shape[0], states.shape[1])
-            mask = self.ops.host(self.boundary.mask(ATTENTION_MASK.name, mask, shape))
+            mask = self.ops.to_numpy(self.boundary.mask(ATTENTION_MASK.name, mask, shape))
         return states, mask
 
     def _pad_encoder_inputs(
@@ -393,7 +393,7 @@ class RequestBuilder(InputReader):
         if self.cache is None:
             return 0
         caching.checked_cache(self.boundary, self.model.config.cache_shape, self.cache, rows)
-        length = self.ops.host(self.cache.length)
+        length = self.ops.to_numpy(self.cache.length)
         if not isinstance(length, int | np.ndarray):
             raise InputError(f"{self.caller}: past_key_values comes out of a trace, in which its length cannot be seen")
         cached = int(cast(int, length))

@@ -42,7 +42,7 @@ def first_step(model: Any, plan: Plan, traced: TracedOptions, prompt: Prompt, ca
     cache = dataclasses.replace(outputs.past_key_values, length=traced.context_length)
     values, layers = outputs.logits[:, -1, :], _returned_layers(outputs)
     if plan.copies > 1:
-        cache, values = cache.widened(plan.copies), ops.xp.repeat(values, plan.copies, axis=0)
+        cache, values = cache.repeat_rows(plan.copies), ops.xp.repeat(values, plan.copies, axis=0)
         layers = {
             name: tuple(ops.xp.repeat(layer, plan.copies, axis=0) for layer in found) for name, found in layers.items()
         }
@@ -56,7 +56,7 @@ def next_step(model: Any, plan: Plan, traced: TracedOptions, prompt: Prompt, bef
     ops = model._ops()
     state, cache = before.state, before.cache
     if isinstance(state, BeamState):
-        cache = cache.reordered(state.source_rows, plan.shared)
+        cache = cache.reorder(state.source_rows, plan.shared)
     # a RoBERTa decoder with an encoder counts padding as positions too, as in transformers
     cache = dataclasses.replace(cache, counted=ops.xp.zeros_like(cache.counted) + cache.length)
     inputs = model._next_step_inputs(plan, traced, prompt, before.context, state.last_tokens[:, None], cache)
@@ -82,14 +82,14 @@ def output(
         layers: of each step, where they are asked for.
     """
     ops, traced = model._ops(), request.traced
-    start, length = int(traced.prompt_length), ops.host(fields["length"])
+    start, length = int(traced.prompt_length), ops.to_numpy(fields["length"])
     length = int(traced.max_length if ops.is_traced(length) else length)
     cut = {
-        "sequences": ops.leading(fields["sequences"], length),
+        "sequences": ops.first_columns(fields["sequences"], length),
         "sequences_scores": fields.get("sequences_scores"),
     }
     if "beam_indices" in fields:
-        cut["beam_indices"] = ops.leading(fields["beam_indices"], length - start)
+        cut["beam_indices"] = ops.first_columns(fields["beam_indices"], length - start)
     for name in ("attentions", "cross_attentions", "hidden_states") if layers else ():
         found = [step[name] for step in layers if name in step]
         cut[name] = tuple(_cut_layers(request, name, index, step) for index, step in enumerate(found)) or None

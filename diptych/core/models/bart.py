@@ -126,14 +126,14 @@ class BartLikeConfig(DecoderConfig):
         """Whether the decoder has cross-attention, which it always has."""
         return True
 
-    def shifted(self, xp: Any, ids: Any, where: str) -> Any:
+    def shift_right(self, xp: Any, ids: Any, caller: str) -> Any:
         """(B, T) ids or labels -> what the decoder reads while it is taught to write them.
 
         Raises:
             InputError: the config lacks an id that this takes.
         """
         named = {"pad_token_id": self.pad_token_id, "decoder_start_token_id": self.decoder_start_token_id}
-        pad, start = labels.needed(where, **named)
+        pad, start = labels.required_ids(caller, **named)
         return labels.shift_tokens_right(xp, ids, pad, start)
 
     @property

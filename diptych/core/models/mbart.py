@@ -22,9 +22,9 @@ class MBartConfig(BartLikeConfig):
         "normalize_before": (True,),
     }
 
-    def shifted(self, xp: Any, ids: Any, where: str) -> Any:
+    def shift_right(self, xp: Any, ids: Any, caller: str) -> Any:
         """As BART's, but that the last token, the language, comes first instead of a fixed start."""
-        (pad,) = labels.needed(where, pad_token_id=self.pad_token_id)
+        (pad,) = labels.required_ids(caller, pad_token_id=self.pad_token_id)
         return labels.wrap_tokens_right(xp, ids, pad)
 
 

@@ -6,7 +6,7 @@ from diptych.core.errors import InputError
 from diptych.core.semantics.losses import IGNORED
 
 
-def needed(where: str, **ids: int | None) -> list[int]:
+def required_ids(caller: str, **ids: int | None) -> list[int]:
     """The ids with which a decoder's inputs are made of labels; they must be in the config.
 
     Raises:
@@ -15,7 +15,7 @@ def needed(where: str, **ids: int | None) -> list[int]:
     missing = [name for name, value in ids.items() if value is None]
     if missing:
         raise InputError(
-            f"{where}: what the decoder reads is made of labels with {' and '.join(ids)}, but the config has "
+            f"{caller}: what the decoder reads is made of labels with {' and '.join(ids)}, but the config has "
             f"{' and '.join(f'{name}=None' for name in missing)}; model.config = model.config.replace(…) sets them"
         )
     return [value for value in ids.values() if value is not None]

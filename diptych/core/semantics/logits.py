@@ -38,14 +38,14 @@ def sequence_bias(ops: Any, ids: Any, scores: Any, length: Any, *, prefixes: Any
     same = ((newest == prefixes[None]) & (places >= 0)[None, None, :]) | (prefixes == _ANY)[None]
     bias = _number(xp, bias, scores)[None, :]
     amounts = xp.where(xp.all(same, axis=2), bias, xp.zeros_like(bias))
-    return ops.added(scores, xp.broadcast_to(xp.asarray(last, dtype=ids.dtype)[None, :], amounts.shape), amounts)
+    return ops.scatter_add(scores, xp.broadcast_to(xp.asarray(last, dtype=ids.dtype)[None, :], amounts.shape), amounts)
 
 
 def repetition_penalty(ops: Any, ids: Any, scores: Any, length: Any, *, penalty: Any, first: Any) -> Any:
     """Divides the scores of tokens that occur at `first` (R,) or later by `penalty`; negative scores are multiplied."""
     xp, steps, penalty = ops.xp, ops.steps(ids.shape[1], ids)[None, :], _number(ops.xp, penalty, scores)
     first = _for_each_row(xp, xp.asarray(first), ids)[:, None]
-    occurs = ops.marked(ids, (steps < length) & (steps >= first), scores.shape[1])
+    occurs = ops.membership_mask(ids, (steps < length) & (steps >= first), scores.shape[1])
     return xp.where(occurs, xp.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
@@ -84,7 +84,7 @@ def exponential_decay_length_penalty(
         growth = _number(xp, factor, scores) ** _number(xp, length - start, scores) - 1.0
         sizes = xp.abs(xp.take(scores, tokens, axis=1))
         amounts = xp.where(xp.isfinite(sizes), sizes, xp.zeros_like(sizes)) * growth
-        return ops.added(scores, xp.broadcast_to(tokens[None, :], amounts.shape), amounts)
+        return ops.scatter_add(scores, xp.broadcast_to(tokens[None, :], amounts.shape), amounts)
 
     return _if(xp, length > start, changed, scores)
 
@@ -335,7 +335,7 @@ def _forbid(xp: Any, scores: Any, which: Any) -> Any:
 def _token_mask(ops: Any, tokens: Any, scores: Any) -> Any:
     """(E,) ids -> (1, V) booleans."""
     tokens = ops.xp.asarray(tokens)[None, :]
-    return ops.marked(tokens, tokens >= 0, scores.shape[1])
+    return ops.membership_mask(tokens, tokens >= 0, scores.shape[1])
 
 
 def _for_each_row(xp: Any, values: Any, ids: Any) -> Any:
@@ -354,7 +354,7 @@ def _forbid_ngrams(ops: Any, ids: Any, scores: Any, length: Any, size: int, text
     completed = xp.broadcast_to(completed, (ids.shape[0], windows))
     for place in range(size - 1):
         completed = completed & (text[:, place : place + windows] == newest[:, place : place + 1])
-    return _forbid(xp, scores, ops.marked(text[:, size - 1 :], completed, scores.shape[1]))
+    return _forbid(xp, scores, ops.membership_mask(text[:, size - 1 :], completed, scores.shape[1]))
 
 
 def _best(ops: Any, scores: Any, count: int) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 _LIMIT = 65_504.0 - 1_000.0
 
 
-def bounded(xp: Any, values: Any, *, always: bool) -> Any:
+def clip_float16(xp: Any, values: Any, *, always: bool) -> Any:
     """float16 states moved within ±64,504, where one of them is no finite number or always; others as they are."""
     if values.dtype != xp.float16:
         return values

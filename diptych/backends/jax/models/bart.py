@@ -24,7 +24,7 @@ from diptych.core import outputs as records
 from diptych.core.boundary import STATES
 from diptych.core.calls import Settled, Switches, passes_through, token_loss
 from diptych.core.models.bart import NORM_EPS, OFFSET, BartLikeConfig
-from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, EncoderOutput, encoded, seq2seq
+from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, EncoderOutput, encoder_output, seq2seq
 from diptych.core.semantics import overflow, positions
 
 
@@ -41,12 +41,12 @@ class BartAttention(nnx.Module):
 
     def keys(self, states: Float[Array, "B S D"]) -> tuple[Float[Array, "B N S H"], Float[Array, "B N S H"]]:
         """The keys and values of tokens."""
-        return ops.split(self.k_proj(states), self.heads), ops.split(self.v_proj(states), self.heads)
+        return ops.split_heads(self.k_proj(states), self.heads), ops.split_heads(self.v_proj(states), self.heads)
 
     def __call__(
         self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
     ) -> Attended:
-        query = ops.split(self.q_proj(hidden_states), self.heads)
+        query = ops.split_heads(self.q_proj(hidden_states), self.heads)
         if self.crosses:
             attended = cross_attention(query, self.keys, inputs, past, dropout=self.dropout)
         else:
@@ -92,7 +92,7 @@ class BartEncoderLayer(BartLayer):
         normed = self.before(self.self_attn_layer_norm, hidden_states)
         attended, attention, _ = self.self_attn(normed, inputs)
         states = self.mlp(self.after(self.self_attn_layer_norm, hidden_states + attended), inputs.rngs)
-        states = overflow.bounded(ops.xp, states, always=self.pre_norm)
+        states = overflow.clip_float16(ops.xp, states, always=self.pre_norm)
         return LayerOutput(self.layerdrop(hidden_states, states, inputs.rngs), attention)
 
 
@@ -177,7 +177,7 @@ class BartPreTrainedModel(PreTrainedModel):
     def _shift_right(self, name: str, ids: Any) -> Int[Array, "B T"]:
         """The decoder's inputs when it is trained to predict a caller's ids."""
         ids = self._boundary().label_ids(name, ids, size=self.config.vocab_size)
-        return self.config.shifted(ops.xp, ids, type(self).__name__)
+        return self.config.shift_right(ops.xp, ids, type(self).__name__)
 
     def _decode(
         self,
@@ -257,16 +257,16 @@ class BartModel(BartPreTrainedModel):
         """
         settled, boundary = self._settled(switches), self._boundary()
         boundary.rngs(settled["rngs"])
-        read = encoded(encoder_outputs)
+        read = encoder_output(encoder_outputs)
         if read.last_hidden_state is not None:
             read = read.replace(last_hidden_state=boundary.floats("encoder_outputs", read.last_hidden_state, STATES))
         elif not caching.has_encoder_keys(past_key_values) or not (input_ids is inputs_embeds is None):
             if encoder_outputs is not None:
-                raise check.needed(boundary.caller, "encoder_outputs.last_hidden_state")
+                raise check.missing_argument(boundary.caller, "encoder_outputs.last_hidden_state")
             read = self._encode(input_ids, inputs_embeds, attention_mask, settled)
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
-                raise check.needed(boundary.caller, "decoder_input_ids or decoder_inputs_embeds")
+                raise check.missing_argument(boundary.caller, "decoder_input_ids or decoder_inputs_embeds")
             decoder_input_ids = self._shift_right("input_ids", input_ids)
         table = self.decoder.embed_tokens if self.shared is None else self.shared
         words = self._embed(decoder_input_ids, decoder_inputs_embeds, table, "decoder_")
@@ -286,7 +286,7 @@ class BartModel(BartPreTrainedModel):
         position_ids = caching.position_ids(boundary, None, 0, size, limit=limit)
         weights, switch = settled["output_attentions"], settled["output_hidden_states"]
         inputs = LayerInputs(mask=begun.mask, output_attentions=weights, rngs=settled["rngs"])
-        return encoded(self.encoder(words, position_ids, inputs, output_hidden_states=switch))
+        return encoder_output(self.encoder(words, position_ids, inputs, output_hidden_states=switch))
 
 
 class BartForConditionalGeneration(GenerationMixin, BartPreTrainedModel):
@@ -375,9 +375,11 @@ class BartForSequenceClassification(BartPreTrainedModel):
         Raises:
             InputError: there are no input_ids, or a sequence has no eos_token_id.
         """
-        boundary, end = self._boundary(), self.config.eos_token_id
+        inner, boundary, end = self._inner(keywords), self._boundary(), self.config.eos_token_id
         if input_ids is None or not isinstance(end, int):
-            raise check.needed(boundary.caller, "input_ids" if input_ids is None else "an eos_token_id of the config's")
+            raise check.missing_argument(
+                boundary.caller, "input_ids" if input_ids is None else "an eos_token_id of the config's"
+            )
         ids = boundary.label_ids("input_ids", input_ids, size=self.config.vocab_size)
         check.has_tokens(boundary.caller, ids.shape[1])
         index, found = positions.last_end(ops.xp, ids, end)
@@ -394,11 +396,11 @@ class BartForSequenceClassification(BartPreTrainedModel):
             encoder_outputs=encoder_outputs,
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
-            **self._inner(keywords),
+            **inner,
         )
         states = outputs.last_hidden_state
         check.shape(boundary.caller, "decoder_input_ids", states.shape[:2], ids.shape, ", as input_ids have it")
-        states = ops.xp.where((found > 0)[:, None], ops.at_row(states, index), ops.xp.nan)
+        states = ops.xp.where((found > 0)[:, None], ops.gather_rows(states, index), ops.xp.nan)
         logits = self.classification_head(states, keywords.get("rngs"))
         record = records.Seq2SeqSequenceClassifierOutput
         return self._with_head(record, outputs, logits, labels, self._class_loss, keywords)

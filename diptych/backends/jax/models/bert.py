@@ -28,7 +28,7 @@ from diptych.core.outputs import (
     CausalLMOutputWithCrossAttentions,
     MaskedLMOutput,
     SequenceClassifierOutput,
-    headed,
+    with_head,
 )
 from diptych.core.semantics import losses
 
@@ -44,12 +44,12 @@ class BertSelfAttention(nnx.Module):
 
     def keys(self, states: Float[Array, "B S D"]) -> tuple[Float[Array, "B N S H"], Float[Array, "B N S H"]]:
         """The keys and values of tokens."""
-        return ops.split(self.key(states), self.heads), ops.split(self.value(states), self.heads)
+        return ops.split_heads(self.key(states), self.heads), ops.split_heads(self.value(states), self.heads)
 
     def __call__(
         self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
     ) -> Attended:
-        query = ops.split(self.query(hidden_states), self.heads)
+        query = ops.split_heads(self.query(hidden_states), self.heads)
         if self.crosses:
             return cross_attention(query, self.keys, inputs, past, dropout=self.dropout)
         return self_attention(query, *self.keys(hidden_states), inputs, past, dropout=self.dropout)
@@ -329,7 +329,7 @@ class BertForPreTraining(PreTrainedModel):
             loss = token_loss(boundary, predictions, labels)
             loss = loss + losses.cross_entropy(ops.xp, relations, following)
         logits = {"prediction_logits": predictions, "seq_relationship_logits": relations}
-        output = headed(BertForPreTrainingOutput, outputs, loss=loss, **logits)
+        output = with_head(BertForPreTrainingOutput, outputs, loss=loss, **logits)
         return self._returned(output, keywords.get("return_dict"))
 
 

@@ -38,7 +38,7 @@ class GPT2Attention(nnx.Module):
 
     def encoder_keys(self, states: Float[Array, "B S D"]) -> tuple[Float[Array, "B N S H"], Float[Array, "B N S H"]]:
         """The keys and values of an encoder's tokens."""
-        heads = ops.split(self.c_attn(states), 2 * self.heads)
+        heads = ops.split_heads(self.c_attn(states), 2 * self.heads)
         return heads[:, : self.heads], heads[:, self.heads :]
 
     def __call__(
@@ -46,10 +46,10 @@ class GPT2Attention(nnx.Module):
     ) -> Attended:
         options = {"scale": self.scale, "upcast": self.upcast, "dropout": self.attn_dropout}
         if self.q_attn is not None:
-            query = ops.split(self.q_attn(hidden_states), self.heads)
+            query = ops.split_heads(self.q_attn(hidden_states), self.heads)
             attended = cross_attention(query, self.encoder_keys, inputs, past, **options)
         else:
-            heads = ops.split(self.c_attn(hidden_states), 3 * self.heads)
+            heads = ops.split_heads(self.c_attn(hidden_states), 3 * self.heads)
             query, key, value = heads[:, : self.heads], heads[:, self.heads : -self.heads], heads[:, -self.heads :]
             attended = self_attention(query, key, value, inputs, past, **options)
         return attended._replace(states=self.resid_dropout(self.c_proj(attended.states), inputs.rngs))

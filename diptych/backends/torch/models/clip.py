@@ -23,7 +23,7 @@ from diptych.core.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     BaseModelOutputWithPooling,
     ImageClassifierOutput,
-    headed,
+    with_head,
 )
 from diptych.core.semantics import losses, masks, positions, resize
 
@@ -40,7 +40,7 @@ class CLIPAttention(nn.Module):
 
     def forward(self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs) -> Attended:
         query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
-        query, key, value = (ops.split(states, self.heads) for states in (query, key, value))
+        query, key, value = (ops.split_heads(states, self.heads) for states in (query, key, value))
         attended = self_attention(query, key, value, inputs, None, dropout=self.dropout)
         return attended._replace(states=self.out_proj(attended.states))
 
@@ -118,7 +118,7 @@ class CLIPVisionEmbeddings(nn.Module):
         table = self.position_embedding.rows(patches)
         if grid is not None:
             side = round((table.shape[0] - 1) ** 0.5)
-            resampled = ops.resized(table[1:], resize.bicubic(side, grid[0]), resize.bicubic(side, grid[1]))
+            resampled = ops.resample_positions(table[1:], resize.bicubic(side, grid[0]), resize.bicubic(side, grid[1]))
             table = ops.xp.concat([table[:1], resampled], axis=0)
         return ops.xp.concat([first, patches], axis=1) + table[None]
 
@@ -143,8 +143,8 @@ class CLIPTextTransformer(nn.Module):
         states = self.embeddings(input_ids, position_ids)
         outputs = self.encoder(states, inputs, output_hidden_states=output_hidden_states)
         states = self.final_layer_norm(outputs.last_hidden_state)
-        pooled = ops.at_row(states, end)
-        return headed(BaseModelOutputWithPooling, outputs, last_hidden_state=states, pooler_output=pooled)
+        pooled = ops.gather_rows(states, end)
+        return with_head(BaseModelOutputWithPooling, outputs, last_hidden_state=states, pooler_output=pooled)
 
 
 class CLIPVisionTransformer(nn.Module):
@@ -167,7 +167,7 @@ class CLIPVisionTransformer(nn.Module):
         states = self.pre_layrnorm(self.embeddings(pixel_values, grid))
         outputs = self.encoder(states, inputs, output_hidden_states=output_hidden_states)
         pooled = self.post_layernorm(outputs.last_hidden_state[:, 0])
-        return headed(BaseModelOutputWithPooling, outputs, pooler_output=pooled)
+        return with_head(BaseModelOutputWithPooling, outputs, pooler_output=pooled)
 
 
 class CLIPPreTrainedModel(PreTrainedModel):
@@ -182,7 +182,7 @@ class CLIPPreTrainedModel(PreTrainedModel):
         """Checks a batch of texts and runs the text tower on it."""
         settled, boundary = self._settled(switches), self._boundary()
         if input_ids is None:
-            raise check.needed(boundary.caller, "input_ids")
+            raise check.missing_argument(boundary.caller, "input_ids")
         ids = boundary.ids("input_ids", input_ids, size=config.vocab_size, table="vocab_size")
         size = (ids.shape[0], ids.shape[1])
         check.has_tokens(boundary.caller, size[1])
@@ -253,7 +253,7 @@ class CLIPTextModelWithProjection(CLIPPreTrainedModel):
     ) -> CLIPTextModelOutput | tuple[Any, ...]:
         """As `CLIPTextModel`."""
         outputs = self._text(self.config, input_ids, attention_mask, position_ids, switches)
-        output = headed(CLIPTextModelOutput, outputs, text_embeds=self.text_projection(outputs.pooler_output))
+        output = with_head(CLIPTextModelOutput, outputs, text_embeds=self.text_projection(outputs.pooler_output))
         return self._returned(output, switches.get("return_dict"))
 
 
@@ -301,7 +301,7 @@ class CLIPVisionModelWithProjection(CLIPPreTrainedModel):
     ) -> CLIPVisionModelOutput | tuple[Any, ...]:
         """As `CLIPVisionModel`."""
         outputs = self._vision(self.config, pixel_values, interpolate_pos_encoding, switches)
-        output = headed(CLIPVisionModelOutput, outputs, image_embeds=self.visual_projection(outputs.pooler_output))
+        output = with_head(CLIPVisionModelOutput, outputs, image_embeds=self.visual_projection(outputs.pooler_output))
         return self._returned(output, switches.get("return_dict"))
 
 
@@ -358,8 +358,8 @@ class CLIPModel(CLIPPreTrainedModel):
         text = self._text(config.text_config, input_ids, attention_mask, position_ids, switches)
         vision = vision.replace(pooler_output=self.visual_projection(vision.pooler_output))
         text = text.replace(pooler_output=self.text_projection(text.pooler_output))
-        image_embeds = vision.pooler_output / ops.norm(vision.pooler_output)
-        text_embeds = text.pooler_output / ops.norm(text.pooler_output)
+        image_embeds = vision.pooler_output / ops.vector_norm(vision.pooler_output)
+        text_embeds = text.pooler_output / ops.vector_norm(text.pooler_output)
         similarities = ops.xp.matmul(text_embeds, ops.xp.matrix_transpose(image_embeds))
         logits_per_text = similarities * ops.xp.exp(layers.value(self.logit_scale, text_embeds))
         loss = None

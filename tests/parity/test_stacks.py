@@ -1,0 +1,187 @@
+"""What all calls share: signatures of heads, unknown keywords, states that are kept, caches layer by layer."""
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import diptych.backends.jax
+import diptych.backends.torch
+from diptych.backends.jax.stacks import LayerInputs as JaxInputs
+from diptych.backends.torch import stacks
+from diptych.backends.torch.cache import Cache
+from diptych.core.calls import Switches, call_of
+from diptych.core.errors import InputError
+from diptych.core.models.gpt2 import GPT2Config
+from tests.assertions import assert_close
+from tests.parity.tiny import CONFIGS, RENAMED, inputs, labels_for
+
+BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+pytestmark = pytest.mark.usefixtures("without_type_checks")
+
+
+def built(backend: str, name: str, **build: Any) -> Any:
+    return getattr(BACKENDS[backend], name)((CONFIGS | RENAMED)[name], **build)
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, *RENAMED])
+def test_signatures_show_every_keyword_and_are_the_same_in_both_backends(name: str) -> None:
+    signatures = [inspect.signature(call_of(getattr(backend, name))) for backend in BACKENDS.values()]
+    first, second = ([(p.name, p.kind, p.default) for p in each.parameters.values()] for each in signatures)
+    assert first == second
+    known = {parameter for parameter, *_ in first}
+    assert {"self", "switches"} <= known and "inputs" not in known and "keywords" not in known
+    assert {*inputs(name), *labels_for(name)} <= known
+    assert getattr(BACKENDS["jax"], name).call_keywords == tuple(p for p, *_ in first if p not in ("self", "switches"))
+
+
+@each_backend
+@pytest.mark.parametrize("name", [*CONFIGS, *RENAMED])
+def test_an_unknown_keyword_is_one_message_everywhere(backend: str, name: str) -> None:
+    model = built(backend, name, seed=None)
+    listed = ", ".join((*model.call_keywords, *Switches.__annotations__))
+    with pytest.raises(TypeError) as caught:
+        model(colour="red", size=3)
+    assert str(caught.value) == f"{name}'s call has no keyword colour, size; it takes {listed}"
+
+
+@each_backend
+def test_heads_take_positions_as_their_base_model_does(backend: str) -> None:
+    for name in ("BertForMaskedLM", "GPT2LMHeadModel", "BartForConditionalGeneration"):
+        model, call = built(backend, name), inputs(name)
+        ids, mask = call.pop("input_ids"), call.pop("attention_mask")
+        by_position, by_name = model(ids, mask, **call), model(input_ids=ids, attention_mask=mask, **call)
+        np.testing.assert_array_equal(array(by_position.logits), array(by_name.logits))
+        with pytest.raises(TypeError):
+            model(ids, input_ids=ids)
+        with pytest.raises(TypeError):
+            model(*[None] * 20)
+
+
+def array(value: Any) -> np.ndarray:
+    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+@each_backend
+def test_logits_to_keep(backend: str) -> None:
+    model, call = built(backend, "GPT2LMHeadModel"), inputs("GPT2LMHeadModel")
+    whole = array(model(**call).logits)
+    for which, kept in (
+        (2, whole[:, -2:]),
+        (np.int64(2), whole[:, -2:]),
+        (np.array(2), whole[:, -2:]),
+        (0, whole),
+        (np.array([1, -1]), whole[:, [1, -1]]),
+        ([3], whole[:, 3:4]),
+    ):
+        np.testing.assert_allclose(array(model(**call, logits_to_keep=which).logits), kept, atol=1e-6)
+    for which, message in (
+        (-2, r"logits_to_keep=-2, but 0 \(all tokens\) or more is needed"),
+        (True, "logits_to_keep=True, but a whole number or an array of positions is needed"),
+        (None, "logits_to_keep=None, but a whole number or an array of positions is needed"),
+        (1.5, "logits_to_keep=1.5, but a whole number or an array of positions is needed"),
+        (np.array([0, 6]), "logits_to_keep holds 6, but there are 6 tokens"),
+        (np.array([-7]), "logits_to_keep holds -7, but there are 6 tokens"),
+        (np.array([0.5]), "logits_to_keep has dtype float64, but ids must be integers"),
+        (np.array([[1]]), r"logits_to_keep has shape \(1, 1\), but \(positions\) is needed"),
+    ):
+        with pytest.raises(InputError, match=f"^GPT2LMHeadModel: {message}"):
+            model(**call, logits_to_keep=which)
+
+
+def test_states_are_kept_only_if_they_are_asked_for() -> None:
+    kept: list[torch.Tensor] = []
+
+    def layer(hidden_states: torch.Tensor, inputs: stacks.LayerInputs, past: None) -> stacks.LayerOutput:
+        made = hidden_states + 1.0
+        kept.append(made)
+        return stacks.LayerOutput(made, attention=made)
+
+    switches: dict[str, Any] = {"gradient_checkpointing": False}
+    start = torch.zeros(1, 2, 3)
+    output = stacks.run_layers([layer] * 4, start, stacks.LayerInputs(), output_hidden_states=False, **switches)
+    assert output.keys() == ("last_hidden_state",)
+    asked = stacks.LayerInputs(output_attentions=True)
+    output = stacks.run_layers(
+        [layer] * 4, start, asked, output_hidden_states=True, final=lambda states: -states, **switches
+    )
+    assert [float(states.mean()) for states in output.hidden_states] == [0.0, 1.0, 2.0, 3.0, -4.0]
+    assert len(output.attentions) == 4 and output.cross_attentions is None
+    # the memory of a deep stack without gradients is that of a few states
+    states = torch.zeros(4, 64, 256)
+    sizes = []
+    for depth in (4, 40):
+        live: list[int] = []
+
+        def measured(hidden_states: torch.Tensor, inputs: Any, past: None, live: list[int] = live) -> Any:
+            live.append(sum(tensor.numel() for tensor in _tensors() if tensor.numel() == states.numel()))
+            return stacks.LayerOutput(hidden_states + 1.0)
+
+        with torch.no_grad():
+            stacks.run_layers([measured] * depth, states, stacks.LayerInputs(), output_hidden_states=False, **switches)
+        sizes.append(max(live))
+    assert sizes[0] == sizes[1]
+
+
+def _tensors() -> list[torch.Tensor]:
+    import gc
+
+    return [found for found in gc.get_objects() if type(found) is torch.Tensor]
+
+
+def test_what_layers_read_is_a_pytree_with_static_switches() -> None:
+    inputs_of = JaxInputs(mask=jnp.ones((1, 1, 2, 2), bool), causal=True, output_attentions=True)
+    leaves, structure = jax.tree.flatten(inputs_of)
+    assert len(leaves) == 1
+    assert jax.tree.unflatten(structure, leaves).causal is True
+    assert structure != jax.tree.structure(JaxInputs(mask=inputs_of.mask))
+
+
+STEP = GPT2Config(
+    vocab_size=23, n_embd=12, n_inner=17, n_layer=2, n_head=3, n_positions=9, bos_token_id=1, eos_token_id=1
+)
+
+
+def test_a_step_with_a_cache_can_be_exported() -> None:
+    model = BACKENDS["torch"].GPT2LMHeadModel(STEP, seed=1)
+    ids = torch.tensor([[3, 4, 5], [6, 7, 8]])
+    with torch.no_grad():
+        cache = model(ids, past_key_values=model.init_cache(2, 9)).past_key_values
+    leaves, structure = torch.utils._pytree.tree_flatten(cache)
+    assert len(leaves) >= 6 and isinstance(torch.utils._pytree.tree_unflatten(leaves, structure), Cache)
+
+    class Step(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, token: torch.Tensor, past_key_values: Cache) -> Any:
+            output = self.model(token, past_key_values=past_key_values)
+            return output.logits, output.past_key_values
+
+    token = torch.tensor([[2], [9]])
+    copies = [torch.utils._pytree.tree_map_only(torch.Tensor, torch.clone, cache) for _ in range(2)]
+    with torch.no_grad():
+        program = torch.export.export(Step(), (token, copies[0]))
+        exported, after = program.module()(token, copies[0])
+        wanted = model(token, past_key_values=copies[1])
+    np.testing.assert_allclose(array(exported), array(wanted.logits), atol=1e-6)
+    assert isinstance(after, Cache) and after.length == 4
+    np.testing.assert_allclose(array(after.keys[1]), array(wanted.past_key_values.keys[1]), atol=1e-6)
+
+
+def test_checkpointed_layers_with_a_cache_give_the_same_gradient() -> None:
+    with jax.enable_x64(True):
+        call = inputs("GPT2LMHeadModel") | labels_for("GPT2LMHeadModel")
+        found = []
+        for checkpointing in (False, True):
+            model = built("jax", "GPT2LMHeadModel", dtype="float64", gradient_checkpointing=checkpointing)
+            gradient = jax.grad(lambda model: model(**call).loss)(model)
+            found.append({path: source.read() for path, source in gradient._sources().items()})
+        for path, value in found[0].items():
+            assert_close(found[1][path], value, name=path)

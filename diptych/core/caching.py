@@ -23,12 +23,16 @@ class Past(NamedTuple):
         mask: (B, 1, T, S), or None.
         causal: without a mask, whether a token sees only itself and earlier ones.
         start: the number of earlier tokens.
+        encoder_hidden_states: (B, S, D) for cross-attention, or None.
+        encoder_mask: (B, 1, 1, S), or None.
     """
 
     cache: Any
     mask: Any
     causal: bool
     start: Any
+    encoder_hidden_states: Any = None
+    encoder_mask: Any = None
 
 
 def begin(
@@ -82,6 +86,27 @@ def begin(
         mask = boundary.mask(name, attention_mask, size, widths=widths)
     cache = cache.attend_to(mask, count)
     return Past(cache, cache.visible(count), False, cache.length)
+
+
+def with_encoder(
+    boundary: Boundary, past: Past, states: Any, attention_mask: Any, batch: int, *, width: int, crosses: bool
+) -> Past:
+    """The same with the encoder's states and mask, checked; a cache that holds their keys needs no states.
+
+    Args:
+        boundary: of the call.
+        past: how the tokens are read.
+        states, attention_mask: the caller's `encoder_hidden_states` and `encoder_attention_mask`.
+        batch: rows.
+        width: of the states.
+        crosses: whether the decoder has cross-attention.
+
+    Raises:
+        InputError: the decoder has none, or one has another dtype or shape.
+    """
+    cached = None if past.cache is None else past.cache.encoder_size
+    states, mask = boundary.encoder_states(states, attention_mask, batch, width=width, crosses=crosses, cached=cached)
+    return past._replace(encoder_hidden_states=states, encoder_mask=mask)
 
 
 def checked_cache(boundary: Boundary, shape: CacheShape, cache: Any, batch: int) -> Any:

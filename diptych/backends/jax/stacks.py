@@ -15,6 +15,8 @@ from jaxtyping import Float
 
 from diptych.backends.jax import ops
 from diptych.backends.jax.cache import Cache, LayerCache
+from diptych.core.caching import Past
+from diptych.core.calls import Settled
 from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions
 
 
@@ -44,6 +46,18 @@ class LayerInputs:
     causal: bool = False
     output_attentions: bool = False
     rngs: Any = None
+
+
+def layer_inputs(past: Past, settled: Settled) -> LayerInputs:
+    """What the layers read in a call whose tokens are taken up and whose switches are settled."""
+    return LayerInputs(
+        mask=past.mask,
+        encoder_hidden_states=past.encoder_hidden_states,
+        encoder_mask=past.encoder_mask,
+        causal=past.causal,
+        output_attentions=settled["output_attentions"],
+        rngs=settled["rngs"],
+    )
 
 
 class LayerOutput(NamedTuple):

@@ -15,6 +15,7 @@ from diptych.backends.jax.stacks import (
     LayerInputs,
     LayerOutput,
     cross_attention,
+    layer_inputs,
     run_layers,
     sees_encoder,
     self_attention,
@@ -193,18 +194,9 @@ class BartPreTrainedModel(PreTrainedModel):
         boundary, config = self._boundary(), self.config
         size, limit = (words.shape[0], words.shape[1]), config.max_position_embeddings
         begun = caching.begin(boundary, config.cache_shape, *past, attention_mask, size, prefix=prefix)
-        cached = None if begun.cache is None else begun.cache.encoder_size
-        memory, memory_mask = boundary.encoder_states(
-            *encoder_states, size[0], width=config.d_model, crosses=True, cached=cached
-        )
-        inputs = LayerInputs(
-            mask=begun.mask,
-            encoder_hidden_states=memory,
-            encoder_mask=memory_mask,
-            causal=begun.causal,
-            output_attentions=settled["output_attentions"],
-            rngs=settled["rngs"],
-        )
+        width = config.d_model
+        begun = caching.with_encoder(boundary, begun, *encoder_states, size[0], width=width, crosses=True)
+        inputs = layer_inputs(begun, settled)
         position_ids = caching.position_ids(boundary, None, begun.start, size, limit=limit)
         switch = settled["output_hidden_states"]
         output = decoder(words, position_ids, inputs, begun.cache, output_hidden_states=switch)
@@ -284,8 +276,7 @@ class BartModel(BartPreTrainedModel):
         size = (words.shape[0], words.shape[1])
         begun = caching.begin(boundary, None, None, None, attention_mask, size)
         position_ids = caching.position_ids(boundary, None, 0, size, limit=limit)
-        weights, switch = settled["output_attentions"], settled["output_hidden_states"]
-        inputs = LayerInputs(mask=begun.mask, output_attentions=weights, rngs=settled["rngs"])
+        inputs, switch = layer_inputs(begun, settled), settled["output_hidden_states"]
         return encoder_output(self.encoder(words, position_ids, inputs, output_hidden_states=switch))
 
 

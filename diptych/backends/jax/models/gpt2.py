@@ -15,6 +15,7 @@ from diptych.backends.jax.stacks import (
     LayerInputs,
     LayerOutput,
     cross_attention,
+    layer_inputs,
     run_layers,
     sees_encoder,
     self_attention,
@@ -139,10 +140,8 @@ class GPT2Model(PreTrainedModel):
         _, hidden_states = boundary.words(input_ids, inputs_embeds, self.wte, size=vocabulary, width=width)
         size = (hidden_states.shape[0], hidden_states.shape[1])
         begun = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, size)
-        cached, crosses = None if begun.cache is None else begun.cache.encoder_size, config.add_cross_attention
-        memory, memory_mask = boundary.encoder_states(
-            encoder_hidden_states, encoder_attention_mask, size[0], width=width, crosses=crosses, cached=cached
-        )
+        states, crosses = (encoder_hidden_states, encoder_attention_mask), config.add_cross_attention
+        begun = caching.with_encoder(boundary, begun, *states, size[0], width=width, crosses=crosses)
         position_ids = caching.position_ids(
             boundary, position_ids, begun.start, size, limit=config.n_positions, field="n_positions"
         )
@@ -151,14 +150,7 @@ class GPT2Model(PreTrainedModel):
             hidden_states = hidden_states + self.wte(
                 boundary.row_ids("token_type_ids", token_type_ids, size, size=vocabulary, table="vocab_size")
             )
-        inputs = LayerInputs(
-            mask=begun.mask,
-            encoder_hidden_states=memory,
-            encoder_mask=memory_mask,
-            causal=begun.causal,
-            output_attentions=settled["output_attentions"],
-            rngs=settled["rngs"],
-        )
+        inputs = layer_inputs(begun, settled)
         output = run_layers(
             self.h,
             self.drop(hidden_states, inputs.rngs),

@@ -14,6 +14,7 @@ from diptych.backends.torch.stacks import (
     LayerInputs,
     LayerOutput,
     cross_attention,
+    layer_inputs,
     run_layers,
     sees_encoder,
     self_attention,
@@ -186,24 +187,15 @@ class BertStackModel(PreTrainedModel):
         input_ids, states = boundary.words(input_ids, inputs_embeds, words, size=config.vocab_size, width=width)
         size = (states.shape[0], states.shape[1])
         begun = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, size)
-        cached, crosses = None if begun.cache is None else begun.cache.encoder_size, config.add_cross_attention
-        memory, memory_mask = boundary.encoder_states(
-            *encoder_states, size[0], width=width, crosses=crosses, cached=cached
-        )
+        crosses = config.add_cross_attention
+        begun = caching.with_encoder(boundary, begun, *encoder_states, size[0], width=width, crosses=crosses)
         rows, padding = config.max_position_embeddings, config.padding_position
         cache, position_ids = caching.positions_beside_padding(
             boundary, begun, position_ids, input_ids, size, limit=rows, padding=padding
         )
         types = config.token_types
         token_type_ids = boundary.token_types(token_type_ids, size, size=types) if types else None
-        inputs = LayerInputs(
-            mask=begun.mask,
-            encoder_hidden_states=memory,
-            encoder_mask=memory_mask,
-            causal=begun.causal,
-            output_attentions=settled["output_attentions"],
-            rngs=settled["rngs"],
-        )
+        inputs = layer_inputs(begun, settled)
         states = self.embeddings(states, position_ids, token_type_ids, inputs.rngs)
         output = self.encoder(states, inputs, cache, output_hidden_states=settled["output_hidden_states"])
         return output.replace(past_key_values=caching.finish(output.past_key_values, size[1], use_cache))

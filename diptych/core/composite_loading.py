@@ -173,7 +173,8 @@ def _as_part(source: loading.Source, role: Role, kind: InputKind, changes: Mappi
     try:
         serving(role, config, kind)
     except ConfigError as error:
-        raise ConfigError(f"{source.directory}: {error}") from None
+        found = source.directory / "config.json"
+        raise ConfigError(f"{found if found.is_file() else source.directory}: {error}") from None
     return replace(source, config=_serves(role, config).replace(**changes))
 
 

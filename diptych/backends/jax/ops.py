@@ -199,7 +199,7 @@ class _Draws:
 
 def forward_key(rngs: Any) -> Any:
     """The key of a forward pass, from a caller's key or that of the pass around it; None without one."""
-    return rngs if rngs is None or isinstance(rngs, ForwardKey) else ForwardKey(rngs)
+    return ForwardKey(rngs) if isinstance(rngs, Array) else rngs
 
 
 def resample_positions(

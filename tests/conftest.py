@@ -4,6 +4,7 @@ What a framework reads when it is imported is set through the environment, so th
 processes that a test starts are as strict as the test itself.
 """
 
+import gc
 import os
 import random
 import sys
@@ -19,9 +20,9 @@ os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # transformers asks the hub library about its own bars
 os.environ["HF_HUB_OFFLINE"] = "1"  # the suite needs no network: a test that asks for it fails at once
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
-    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))  # torch's threads
+os.environ["OMP_NUM_THREADS"] = "1"  # several threads take longer for what is so small
+# Most programs run once, so that compiling them is what takes time. What a test measures says so itself.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 # The import hook checks modules that are imported after it stands.
 assert not any(name.startswith("diptych.") for name in sys.modules)
@@ -48,6 +49,15 @@ def seeds() -> None:
     np.random.seed(0)  # transformers draws SpecAugment from it
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs() -> Iterator[None]:
+    """Compiled programs are dropped after each file: the next one has others, and all together take gigabytes."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

@@ -49,7 +49,10 @@ def test_what_a_classifier_cannot_read_is_refused(backend: str) -> None:
     model = built(backend, "BartForSequenceClassification")
     ids = np.array([[5, END, 6], [5, 6, END]])
     for call, message in (
-        ({"input_ids": np.array([[5, END], [5, 6]])}, r"the number of end-of-sequence tokens \(2\) per row is 0, but the .*=1"),
+        (
+            {"input_ids": np.array([[5, END], [5, 6]])},
+            r"the number of end-of-sequence tokens \(2\) per row is 0, but the .*=1",
+        ),
         ({"inputs_embeds": np.zeros((1, 3, BART.d_model))}, "input_ids is needed, got None"),
         ({"input_ids": np.zeros((2, 0), int)}, "the texts have no tokens, but 1 at least is needed"),
         (

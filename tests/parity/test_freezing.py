@@ -18,7 +18,7 @@ from diptych.conversion import parity, to_jax, to_torch
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.parity.sides import QUICK
-from tests.parity.tiny import BART, CONFIGS, inputs, labels_for
+from tests.parity.tiny import CONFIGS, inputs, labels_for
 
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 EACH = pytest.mark.parametrize("backend", BACKENDS)
@@ -52,7 +52,7 @@ def with_bias(name: str, model: Any) -> Any:
     """The model with a buffer that is not zero, so that a step or a decay of it would show."""
     if name != "BartForConditionalGeneration":
         return model
-    bias = np.linspace(0.5, 1.5, BART.vocab_size)[None]
+    bias = np.linspace(0.5, 1.5, model.config.vocab_size)[None]
     if isinstance(model, torch.nn.Module):
         model.final_logits_bias.copy_(torch.tensor(bias))
     else:

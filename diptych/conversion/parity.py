@@ -278,7 +278,7 @@ def _sides(reference: Any, candidate: Any, against: str | None, backend: Backend
 
 
 def _twin(transferred: Callable[..., Any], model: Any, dtype: str) -> Any:
-    """A live model in the other backend, whose every gradient is compared, though what is frozen is frozen in it too."""
+    """A live model in the other backend; gradients of frozen parameters are compared too."""
     return transferred(model, dtype=dtype).unfreeze().eval()
 
 

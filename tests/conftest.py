@@ -61,6 +61,19 @@ def seeds() -> None:
 def programs() -> Iterator[None]:
     """Compiled programs are dropped after each file: the next one has others, and all together take gigabytes."""
     yield
+    _drop_programs()
+
+
+@pytest.fixture(autouse=True)
+def memory() -> Iterator[None]:
+    """The same after a test that left more than two GiB in use, where the system tells."""
+    yield
+    statistics = Path("/proc/self/statm")
+    if statistics.exists() and int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 2 * 2**30:
+        _drop_programs()
+
+
+def _drop_programs() -> None:
     if jax := sys.modules.get("jax"):
         jax.clear_caches()
         gc.collect()

@@ -153,9 +153,9 @@ def test_what_is_no_rule_or_streamer_is_refused(backend: str) -> None:
     for wrong, message in (
         (
             {"logits_processors": [lambda xp, ids, scores, length: scores[:, :5]]},
-            r"logits_processors\[0\] gives .* of shape \(2, 5\)",
+            r"logits_processors\[0\] returns .* of shape \(2, 5\)",
         ),
-        ({"logits_processors": [lambda xp, ids, scores, length: None]}, r"logits_processors\[0\] gives a NoneType"),
+        ({"logits_processors": [lambda xp, ids, scores, length: None]}, r"logits_processors\[0\] returns a NoneType"),
         ({"logits_processors": 3}, "logits_processors=3 must be a list of functions"),
         ({"streamer": 3}, "streamer is a int, but put"),
         ({"compile": "x"}, "compile='x' must be True or False"),

@@ -21,7 +21,7 @@ test: lint ## lint, then the whole suite
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --dist worksteal
 
 test-long: export HYPOTHESIS_PROFILE = long
-test-long: test ## the same with ten times as many drawn cases
+test-long: test ## the same with ten times as many cases, newly drawn
 
 lint: style types imports spelling ## all checks that need no run; the pre-commit hooks are these four
 

@@ -4,10 +4,13 @@ What a framework reads when it is imported is set through the environment, so th
 processes that a test starts are as strict as the test itself.
 """
 
+import ctypes
+import gc
 import os
 import random
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import jaxtyping
 import numpy as np
@@ -19,9 +22,13 @@ os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # transformers asks the hub library about its own bars
 os.environ["HF_HUB_OFFLINE"] = "1"  # the suite needs no network: a test that asks for it fails at once
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
-    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))  # torch's threads
+os.environ["OMP_NUM_THREADS"] = "1"  # several threads take longer for what is so small
+# Most programs run once, so that compiling them is what takes time. What a test measures says so itself.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# A second run finds what took long to compile.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "programs")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 # The import hook checks modules that are imported after it stands.
 assert not any(name.startswith("diptych.") for name in sys.modules)
@@ -35,10 +42,10 @@ jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 CASES = 100
 # Each starts from Hypothesis's "default": left alone, it would take its own "ci" as the parent wherever CI is set.
 default = settings(settings.get_profile("default"), deadline=None, max_examples=CASES)
-settings.register_profile("dev", default)
-settings.register_profile("ci", default, derandomize=True, database=None, print_blob=True)
+# The same cases in each run, so that the second one finds its programs compiled; `make test-long` draws others.
+settings.register_profile("fixed", default, derandomize=True, database=None, print_blob=True)
 settings.register_profile("long", default, max_examples=10 * CASES)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +55,30 @@ def seeds() -> None:
     np.random.seed(0)  # transformers draws SpecAugment from it
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs() -> Iterator[None]:
+    """Compiled programs are dropped after each file: the next one has others, and all together take gigabytes."""
+    yield
+    _drop_programs()
+
+
+@pytest.fixture(autouse=True)
+def memory() -> Iterator[None]:
+    """The same after a test that left more than two GiB in use, where the system tells."""
+    yield
+    statistics = Path("/proc/self/statm")
+    if statistics.exists() and int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 2 * 2**30:
+        _drop_programs()
+
+
+def _drop_programs() -> None:
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
+        gc.collect()
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc keeps what is freed, unless it is told
+            trim(0)
 
 
 @pytest.fixture

@@ -274,7 +274,12 @@ def _sides(reference: Any, candidate: Any, against: str | None, backend: Backend
         return _from_directory(reference, "torch" if target == "jax" else "jax"), _from_directory(reference, target)
     first = _from_live_model(reference)
     twin = transfer.to_jax if target == "jax" else transfer.to_torch
-    return first, Subject("its twin", first.class_name, target, lambda dtype: twin(reference, dtype=dtype).eval())
+    return first, Subject("its twin", first.class_name, target, lambda dtype: _twin(twin, reference, dtype))
+
+
+def _twin(transferred: Callable[..., Any], model: Any, dtype: str) -> Any:
+    """A live model in the other backend; gradients of frozen parameters are compared too."""
+    return transferred(model, dtype=dtype).unfreeze().eval()
 
 
 def _check_names(class_name: str, inputs: Mapping[str, Any]) -> None:

@@ -233,7 +233,7 @@ def test_pixels_of_any_size(models):
     text = refused_call(models, "CLIPVisionModel", np.zeros((2, 4, 40, 50)), **wide)
     assert text == "CLIPVisionModel: pixel_values has shape (2, 4, 40, 50), but (2, 3, 40, 50) is needed"
     text = refused_call(models, "CLIPVisionModel", np.zeros((2, 3, 8, 50)), **wide)
-    assert text == "CLIPVisionModel: pixel_values' smaller side is 8, but patch_size=9"
+    assert text == "CLIPVisionModel: pixel_values' height is 8, but patch_size=9"
 
 
 @pytest.mark.parametrize("kind", ["float64", "float16", "bfloat16", "jax", "torch", "jax bfloat16"])

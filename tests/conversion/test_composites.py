@@ -133,9 +133,11 @@ def test_an_encoder_that_was_a_decoder_sees_all_its_tokens(files, tmp_path, back
 
 @BACKENDS
 def test_what_cannot_be_a_part_is_refused(files, tmp_path, backend):
-    with pytest.raises(ConfigError, match=r"EncoderDecoderModel.config\.json: 'encoder-decoder' cannot be the decoder"):
+    with pytest.raises(ConfigError, match="EncoderDecoderModel: 'encoder-decoder' cannot be the decoder"):
         made(backend, files, "EncoderDecoderModel")
-    with pytest.raises(ConfigError, match="'gpt2' cannot be the encoder of a composite; model_types that can: bert, "):
+    with pytest.raises(
+        ConfigError, match="'gpt2' cannot be the text encoder of a composite; model_types that can: bert, "
+    ):
         made(backend, files, "BertModel", encoder="GPT2Model")
     half = tmp_path / "half"
     shutil.copytree(files / "GPT2Model", half)
@@ -291,11 +293,11 @@ def test_parity_compares_composites_with_transformers(files):
     [
         ({"decoder": BertConfig()}, "decoder: is_decoder=False, add_cross_attention=False, but it must attend"),
         ({"decoder": GPT2Config()}, "decoder: is_decoder=False, add_cross_attention=False, but it must attend"),
-        ({"encoder": GPT2Config()}, "encoder: 'gpt2' cannot be the encoder of a composite"),
+        ({"encoder": GPT2Config()}, "encoder: 'gpt2' cannot be the text encoder of a composite"),
         ({"is_encoder_decoder": False}, "is_encoder_decoder=False, but it is one by its nature"),
         (
             {"decoder": GPT2Config(add_cross_attention=True, cross_attention_hidden_size=7)},
-            "decoder.cross_attention_hidden_size=7, but encoder.hidden_size=768",
+            "decoder.cross_attention_hidden_size=7, but the encoder's states have width 768",
         ),
         (
             {"decoder": GPT2Config(add_cross_attention=True, n_embd=96, cross_attention_hidden_size=768)},
@@ -339,12 +341,13 @@ def test_a_decoder_without_what_it_attends_to_is_refused(files, backend):
     model, ids = made(backend, files, "GPT2Model"), np.array([[1, 7]])
     for given in (None, (), (None,), model.encode(np.array([[3]])).replace(last_hidden_state=None)):
         with pytest.raises(
-            InputError, match=r"^EncoderDecoderModel: encoder_outputs, what the decoder attends to, is needed"
+            InputError,
+            match=r"^EncoderDecoderModel: encoder_outputs, to which the decoder attends, is needed, got None",
         ):
             model.decode(ids, given)
         if given is not None:
             with pytest.raises(
-                InputError, match=r"^EncoderDecoderModel: encoder_outputs, what the decoder attends to, is"
+                InputError, match=r"^EncoderDecoderModel: encoder_outputs, to which the decoder attends, is"
             ):
                 model(decoder_input_ids=ids, encoder_outputs=given)
     states = np.zeros((1, 3, 20))

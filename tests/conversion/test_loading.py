@@ -160,7 +160,9 @@ def test_fresh_parts_are_listed_and_the_same_everywhere(saved, caplog):
 )
 def test_a_head_that_the_file_lacks(wanted, source, fresh, backend, saved):
     cls = getattr(backend, wanted)
-    with pytest.raises(CheckpointError, match=f"does not fit {wanted}: . tensors are missing: .*{fresh.split()[-1]}"):
+    with pytest.raises(
+        CheckpointError, match=f"does not fit {wanted}: . tensors? (is|are) missing: .*{fresh.split()[-1]}"
+    ):
         cls.from_pretrained(saved(source))
     model = cls.from_pretrained(saved(source), allow_fresh=tuple(fresh.split()))
     assert {name for name in digests(model) if name.startswith(tuple(fresh.split()))} == set(model.load_report.fresh)

@@ -172,7 +172,10 @@ def test_what_cannot_be_compared(directory: Path, tmp_path: Path) -> None:
     checkpoints.write(tmp_path / "clip", "CLIPTextModel")
     with pytest.raises(InputError, match="the reference is a BertForMaskedLM, the candidate a CLIPTextModel"):
         parity(directory, tmp_path / "clip")
-    names = "BertForMaskedLM takes input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, labels"
+    names = (
+        "BertForMaskedLM takes input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, "
+        "encoder_hidden_states, encoder_attention_mask, past_key_values, labels, use_cache"
+    )
     with pytest.raises(InputError, match=f"{names}; the inputs have pixel_values, words"):
         parity(directory, inputs={"pixel_values": np.zeros(1), "words": np.zeros(1)})
     with pytest.raises(InputError, match=f"{names}; the inputs have nothing at all"):

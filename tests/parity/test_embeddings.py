@@ -14,7 +14,7 @@ from diptych.core.config import ModelConfig
 from diptych.core.errors import CheckpointError, ConfigError, InputError
 from diptych.core.registry import architectures, families
 from tests.parity.sides import QUICK
-from tests.parity.tiny import BART, BERT, CONFIGS, GPT2, MBART, RENAMED, ROBERTA, inputs, writes
+from tests.parity.tiny import CONFIGS, RENAMED, inputs, writes
 
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 EACH = pytest.mark.parametrize("backend", BACKENDS)
@@ -24,15 +24,18 @@ WITHOUT = ("CLIPVisionModel", "CLIPVisionModelWithProjection", "CLIPForImageClas
 UNTIED = {"tie_word_embeddings": False}
 SUBJECTS: dict[str, tuple[str, ModelConfig]] = {
     **{name: (name, config) for name, config in CONFIGS.items() if name not in (*WITHOUT, "EncoderDecoderModel")},
-    "BertForPreTraining, untied": ("BertForPreTraining", BERT.replace(**UNTIED)),
+    "BertForPreTraining, untied": ("BertForPreTraining", CONFIGS["BertForPreTraining"].replace(**UNTIED)),
     "BertGenerationDecoder, tied": (
         "BertGenerationDecoder",
         CONFIGS["BertGenerationDecoder"].replace(tie_word_embeddings=True),
     ),
-    "GPT2LMHeadModel, untied": ("GPT2LMHeadModel", GPT2.replace(**UNTIED)),
-    "BartModel, untied": ("BartModel", BART.replace(**UNTIED)),
-    "BartForConditionalGeneration, untied": ("BartForConditionalGeneration", BART.replace(**UNTIED)),
-    "MBartForCausalLM, tied": ("MBartForCausalLM", MBART),
+    "GPT2LMHeadModel, untied": ("GPT2LMHeadModel", CONFIGS["GPT2Model"].replace(**UNTIED)),
+    "BartModel, untied": ("BartModel", CONFIGS["BartModel"].replace(**UNTIED)),
+    "BartForConditionalGeneration, untied": (
+        "BartForConditionalGeneration",
+        CONFIGS["BartForConditionalGeneration"].replace(**UNTIED),
+    ),
+    "MBartForCausalLM, tied": ("MBartForCausalLM", CONFIGS["MBartForCausalLM"].replace(tie_word_embeddings=True)),
     "XLMRobertaForCausalLM": ("XLMRobertaForCausalLM", RENAMED["XLMRobertaForCausalLM"]),
     "CamembertForMaskedLM": ("CamembertForMaskedLM", RENAMED["CamembertForMaskedLM"]),
 }
@@ -153,7 +156,7 @@ def test_what_was_known_means_the_same_afterwards(backend: str, name: str) -> No
 @EACH
 @pytest.mark.parametrize("name", ["BartForConditionalGeneration", "GPT2LMHeadModel", "EncoderDecoderModel"])
 def test_texts_are_generated_with_the_new_tokens(backend: str, name: str) -> None:
-    config = {"GPT2LMHeadModel": GPT2}.get(name, CONFIGS[name])
+    config = {"GPT2LMHeadModel": CONFIGS["GPT2Model"]}.get(name, CONFIGS[name])
     model = built(backend, name, config)
     part = model.decoder if name == "EncoderDecoderModel" else model
     part.resize_token_embeddings(40)
@@ -169,7 +172,7 @@ def test_texts_are_generated_with_the_new_tokens(backend: str, name: str) -> Non
 
 
 def test_a_padding_row_is_zero_where_it_comes_into_the_table() -> None:
-    config = BERT.replace(pad_token_id=25)
+    config = CONFIGS["BertModel"].replace(pad_token_id=25)
     for backend in BACKENDS:
         model = built(backend, "BertModel", config)
         assert model.get_input_embeddings().padding_idx is None
@@ -258,7 +261,9 @@ def test_a_module_that_is_set_serves_input_and_tied_output(backend: str) -> None
 @EACH
 def test_modules_that_do_not_fit_are_refused(backend: str) -> None:
     model = built(backend, "BertForMaskedLM", seed=None)
-    larger = built(backend, "BertForMaskedLM", BERT.replace(vocab_size=24), seed=None).get_input_embeddings()
+    larger = built(
+        backend, "BertForMaskedLM", CONFIGS["BertForMaskedLM"].replace(vocab_size=24), seed=None
+    ).get_input_embeddings()
     with pytest.raises(
         InputError, match=r"BertForMaskedLM.set_input_embeddings: .* \(24, 12\), but \(23, 12\) is needed"
     ):
@@ -281,7 +286,7 @@ def test_what_would_not_follow_is_refused(backend: str) -> None:
     roberta = built(backend, "RobertaModel")
     with pytest.raises(ConfigError, match=r"pad_token_id=1 must be 0 or more and below vocab_size=1"):
         roberta.resize_token_embeddings(1)
-    assert roberta.config == ROBERTA
+    assert roberta.config == CONFIGS["RobertaModel"]
     with pytest.raises(CheckpointError, match="has no values"):
         built(backend, "BertModel", seed=None).resize_token_embeddings(30)
 

@@ -6,17 +6,16 @@ All outputs and the gradient of every parameter, over drawn sizes, options and i
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from diptych.core.registry import architectures
 from tests.assertions import assert_close
-from tests.family import Case, families
+from tests.family import Case, Choices, families, family_of
 from tests.parity.cases import CHOICES, cases
 from tests.parity.sides import Arrays, Jax, Oracle, Torch, random_weights
 
@@ -45,8 +44,8 @@ def masked(weights: Mapping[str, np.ndarray], case: Case) -> Arrays:
     return {path: np.where(case.defined(path, weight.shape), weight, 0.0) for path, weight in weights.items()}
 
 
-def compare(case: Case, directory: Path) -> None:
-    """All three sides of a case."""
+def compare_in_torch(case: Case, directory: Path) -> None:
+    """transformers' model of a case against ours."""
     theirs = Oracle(case.name, case.config, **case.keywords)
     ours = Torch(case.name, theirs.saved(directory), **case.keywords)
 
@@ -65,29 +64,63 @@ def compare(case: Case, directory: Path) -> None:
     assert_equal_outputs(found[0], exact[0], case)
     assert_equal_gradients(found[1], exact[1])
 
-    # Between our backends nothing is undefined.
-    found = ours.run(inputs, weights)
+
+def compare_in_both(case: Case, directory: Path) -> None:
+    """Our two models of a case, between which nothing is undefined."""
+    Oracle(case.name, case.config, **case.keywords).saved(directory)
+    ours = Torch(case.name, directory, **case.keywords)
+    inputs = {**case.inputs, "output_hidden_states": True, "output_attentions": True}
+    weights = random_weights(ours.outputs(inputs))
+    expected = ours.run(inputs, weights)
     with jax.enable_x64(True):
         outputs, gradients = Jax(case.name, directory, **case.keywords).run(inputs, weights)
-    assert_equal_outputs(outputs, found[0])
-    assert_equal_gradients(gradients, found[1])
+    assert_equal_outputs(outputs, expected[0])
+    assert_equal_gradients(gradients, expected[1])
 
 
 def test_every_architecture_is_compared() -> None:
     assert sorted(name for family in families().values() for name in family.classes) == sorted(architectures())
 
 
-@pytest.mark.parametrize(
-    ("name", "choices"),
-    CHOICES,
-    ids=lambda value: value if isinstance(value, str) else "-".join(f"{name}={value[name]}" for name in value),
-)
+def twin_again(name: str, choices: Choices) -> bool:
+    """Whether the code of a class and its choices is compared already: of a twin, one class is enough."""
+    twins = {family.model_type for family in families().values() if family.twin}
+    return (family_of(name).twin and not name.endswith("ForCausalLM")) or not twins.isdisjoint(
+        {choices.get("encoder"), choices.get("decoder")}
+    )
+
+
+def each(choices: list[tuple[str, Choices]]) -> pytest.MarkDecorator:
+    """A test for every class with the choices that are made for it."""
+    return pytest.mark.parametrize(
+        ("name", "choices"),
+        choices,
+        ids=lambda value: value if isinstance(value, str) else "-".join(f"{name}={value[name]}" for name in value),
+    )
+
+
+def few(share: int) -> settings:
+    """A share of the cases that other tests draw."""
+    return settings(
+        max_examples=max(1, settings().max_examples // share),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+        phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a smaller case of what fails would take minutes to find
+    )
+
+
+@each(CHOICES)
 @given(data=st.data())
-@settings(
-    max_examples=settings().max_examples // 50,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a smaller case of what fails would take minutes to find
-)
-def test_all_sides_agree(name: str, choices: dict[str, Any], data: st.DataObject) -> None:
+@few(33)
+def test_torch_agrees_with_transformers(name: str, choices: Choices, data: st.DataObject) -> None:
     with TemporaryDirectory() as directory:
-        compare(data.draw(cases(name, **choices)), Path(directory))
+        compare_in_torch(data.draw(cases(name, **choices)), Path(directory))
+
+
+@each([(name, choices) for name, choices in CHOICES if not twin_again(name, choices)])
+@given(data=st.data())
+@few(100)  # XLA compiles for most of the time
+def test_jax_agrees_with_torch(name: str, choices: Choices, data: st.DataObject) -> None:
+    # the simplest case comes first, which has one head and no padding: the next one shows more
+    assume(data.draw(st.integers(0, 999)))
+    with TemporaryDirectory() as directory:
+        compare_in_both(data.draw(cases(name, **choices)), Path(directory))

@@ -167,7 +167,7 @@ def array(value: Any) -> np.ndarray:
 
 def read(name: str) -> int:
     """The number of words that may be read."""
-    return READ if name in PAIRS else VOCABULARY
+    return VOCABULARY if name in _GENERATES else READ
 
 
 class _Wide(ModuleType):

@@ -198,7 +198,7 @@ class _Draws:
 
 
 def forward_key(rngs: Any) -> Any:
-    """The key of a forward pass, from a caller's key or that of the pass around it; None without one."""
+    """The key of a forward pass, from a caller's key; what is no key is left as it is, for check_rngs to refuse."""
     return ForwardKey(rngs) if isinstance(rngs, Array) else rngs
 
 

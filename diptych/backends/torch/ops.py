@@ -161,7 +161,7 @@ def scan(
     return carry
 
 
-def forward_key(rngs: None) -> None:
+def forward_key(rngs: Any) -> Any:
     """The key of a forward pass: none, since torch's global generator goes on from draw to draw."""
     return rngs
 

@@ -19,6 +19,12 @@ from diptych.core.outputs import (
 from diptych.core.semantics import labels as targets
 
 
+_OWN_KEYWORDS = frozenset(
+    ("labels", "use_cache", "logits_to_keep", "past_key_values", "encoder_hidden_states", "encoder_attention_mask")
+)
+"""Keywords of decoders that a composite settles itself."""
+
+
 class Composite(LoadedFromParts):
     """A model of an encoder and of a decoder that attends to the encoder's states and predicts the next token."""
 
@@ -92,7 +98,9 @@ class Composite(LoadedFromParts):
         switches: dict[str, Any] = {}
         for name, value in keywords.items():
             inner = name.removeprefix("decoder_")
-            if inner != name and inner in self.decoder.call_keywords:
+            if inner in _OWN_KEYWORDS:
+                switches[name] = value  # the composite's own, which a part cannot be given
+            elif inner != name and inner in self.decoder.call_keywords:
                 for_decoder[inner] = value
             elif inner == name and name in self.encoder.call_keywords:
                 for_encoder[name] = value

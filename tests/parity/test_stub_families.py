@@ -225,3 +225,11 @@ def test_an_encoder_of_another_kind_is_refused() -> None:
         stubs.StubImageToTextConfig(encoder=bert, decoder=GPT2)
     with pytest.raises(ConfigError, match=r"'stub-image' cannot be the text encoder of .*, since it encodes image"):
         EncoderDecoderConfig(encoder=image, decoder=GPT2)
+
+
+@each_backend
+def test_what_the_composite_settles_itself_is_no_keyword_of_a_part(backend: str) -> None:
+    model = built(backend, "StubImageToText")
+    for name in ("decoder_use_cache", "encoder_hidden_states", "decoder_past_key_values", "decoder_labels"):
+        with pytest.raises(TypeError, match=f"StubImageToText's call has no keyword {name}; it takes"):
+            model(pixel_values=IMAGES, **{name: None}, **WRITTEN)

@@ -18,7 +18,6 @@ from diptych.core.outputs import (
 )
 from diptych.core.semantics import labels as targets
 
-
 _OWN_KEYWORDS = frozenset(
     ("labels", "use_cache", "logits_to_keep", "past_key_values", "encoder_hidden_states", "encoder_attention_mask")
 )

@@ -23,7 +23,6 @@ class GenerationMixin(GenerationBase):
     _pads_lengths = True
 
     @staticmethod
-    @staticmethod
     def _padded_length(length: int) -> int:
         """The next of 1, 8, 16, 24, 32, 48, 64, 96, 128, …: prompts of similar lengths share a program."""
         if length == 1:

@@ -86,7 +86,7 @@ def attention(
     """Scaled dot-product attention in several heads; a query that may see no key gives zeros.
 
     Args:
-        query, key, value: projected states, as `split` gives them. K, the rows of keys, may be a part of B: each then
+        query, key, value: projected states, as `split_heads` gives them. K, the rows of keys, may be a part of B: each then
             serves as many rows of queries, one after the other. M, their heads, may be a part of N likewise.
         mask: True where a query may see a key.
         bias: what is added to the scaled scores.
@@ -145,7 +145,7 @@ def rotate(
     """States turned by their positions' angles, the first half of each head against the second (RoPE as in Llama).
 
     Args:
-        states: queries or keys, as `split` gives them.
+        states: queries or keys, as `split_heads` gives them.
         cos, sin: rows of the tables of `core.semantics.positions.rotary`.
     """
     first, second = jnp.split(states, 2, -1)

@@ -24,7 +24,6 @@ class GenerationMixin(GenerationBase):
     _pads_lengths = False
 
     @staticmethod
-    @staticmethod
     def _padded_length(length: int) -> int:
         return length
 

@@ -312,8 +312,9 @@ def _way_out(missing: list[str]) -> str:
     """What a caller may do about missing tensors."""
     modules = top_modules(missing)
     allowed = f"allow_fresh=({', '.join(map(repr, modules))},) draws them anew"
-    if modules == ["pooler"]:
-        return f"add_pooling_layer=False builds the model without; {allowed}"
+    if modules in (["pooler"], ["encoder.pooler"]):
+        switch = "encoder_add_pooling_layer" if modules[0].startswith("encoder") else "add_pooling_layer"
+        return f"{switch}=False builds the model without; {allowed}"
     return allowed
 
 

@@ -1,7 +1,7 @@
 """The boundary of a call: callers' arrays are checked here, once for both backends, and given to the model as its own.
 
 Only a handful of functions of each backend's `ops` differ: `concrete_array`, `dtype_name`, `min_max`, `as_ids`,
-`as_floats` and `on_device`.
+`as_labels`, `as_floats`, `on_device`, `steps` and `check_rngs`.
 
 Letters of the shapes: B batch, T target length, S source length, D width, V vocabulary, C Y X images, I images a row.
 """

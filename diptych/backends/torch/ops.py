@@ -78,8 +78,8 @@ def attention(
     """Scaled dot-product attention in several heads; a query that may see no key gives zeros.
 
     Args:
-        query, key, value: projected states, as `split_heads` gives them. K, the rows of keys, may be a part of B: each then
-            serves as many rows of queries, one after the other. M, their heads, may be a part of N likewise.
+        query, key, value: projected states from `split_heads`. K, the rows of keys, may be a fraction of B: each then
+            serves as many rows of queries, one after the other. M, their heads, may be a fraction of N likewise.
         mask: True where a query may see a key.
         bias: what is added to the scaled scores.
         causal: without a mask, a query sees itself and what came before.

@@ -125,7 +125,8 @@ def test_values_go_where_device_says(tmp_path: Path) -> None:
     filled.load_state_dict(built("BertModel").state_dict())
     assert_same_outputs(filled(**tensors("BertModel")), built("BertModel")(**tensors("BertModel")))
     with pytest.raises(
-        TypeError, match="BertModel has no keyword sharding; it has seed, dtype, gradient_checkpointing, device"
+        TypeError,
+        match="BertModel has no keyword sharding; it has add_pooling_layer, seed, dtype, gradient_checkpointing, device",
     ):
         dp.BertModel(CONFIGS["BertModel"], sharding="cpu")
 

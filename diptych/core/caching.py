@@ -15,7 +15,7 @@ from diptych.core.errors import InputError
 from diptych.core.semantics import masks, positions
 
 
-class Past(NamedTuple):
+class AttentionContext(NamedTuple):
     """How a batch of new tokens is read.
 
     Attributes:
@@ -40,7 +40,7 @@ def begin(
     size: Size,
     *,
     prefix: str = "",
-) -> Past:
+) -> AttentionContext:
     """Checks what a caller says of earlier tokens, and prepares the cache and mask of the new ones.
 
     Args:
@@ -63,15 +63,15 @@ def begin(
         )
     if shape is None or (past_key_values is None and not use_cache):
         if attention_mask is None:
-            return Past(None, None, shape is not None, 0)
+            return AttentionContext(None, None, shape is not None, 0)
         mask = boundary.mask(name, attention_mask, size)
         if shape is None:
-            return Past(None, masks.padding(xp, mask), False, 0)
-        return Past(None, masks.causal_padding(xp, ops.steps(count, boundary.like), mask), False, 0)
+            return AttentionContext(None, masks.padding(xp, mask), False, 0)
+        return AttentionContext(None, masks.causal_padding(xp, ops.steps(count, boundary.like), mask), False, 0)
     if past_key_values is None:
         past_key_values = boundary.cache_class.empty(shape, batch, shape.positions, boundary.like)
-    cache = checked_cache(boundary, shape, past_key_values, batch)
-    known = ops.known(cache.length)
+    cache = check_cache(boundary, shape, past_key_values, batch)
+    known = ops.concrete_length(cache.length)
     if known is not None:
         check.at_most(
             boundary.caller, "the number of tokens", known + count, cache.capacity, "past_key_values.capacity"
@@ -81,10 +81,10 @@ def begin(
         widths = (cache.capacity,) if known is None else (known + count, cache.capacity)
         mask = boundary.mask(name, attention_mask, size, widths=widths)
     cache = cache.attend_to(mask, count)
-    return Past(cache, cache.visible(count), False, cache.length)
+    return AttentionContext(cache, cache.visible(count), False, cache.length)
 
 
-def checked_cache(boundary: Boundary, shape: CacheShape, cache: Any, batch: int) -> Any:
+def check_cache(boundary: Boundary, shape: CacheShape, cache: Any, batch: int) -> Any:
     """The caller's cache, if it is one of this model's with that many rows.
 
     Raises:
@@ -134,20 +134,27 @@ def position_ids(
     """
     if given is not None:
         return boundary.row_ids("position_ids", given, size, size=limit, table=field)
-    known = boundary.ops.known(start)
+    known = boundary.ops.concrete_length(start)
     if known is not None:
         check.at_most(boundary.caller, "the number of tokens", known + size[1], limit, field)
     return positions.sequential(boundary.xp, boundary.ops.steps(size[1], boundary.like) + start)
 
 
-def positions_beside_padding(
-    boundary: Boundary, past: Past, given: Any, input_ids: Any, size: Size, *, limit: int, padding: int | None
+def padding_aware_position_ids(
+    boundary: Boundary,
+    context: AttentionContext,
+    given: Any,
+    input_ids: Any,
+    size: Size,
+    *,
+    limit: int,
+    padding: int | None,
 ) -> tuple[Any, Any]:
     """The cache, and the positions of new tokens in a model in which padding may have a position of its own.
 
     Args:
         boundary: of the call.
-        past: how the tokens are read.
+        context: what the tokens attend to.
         given: the caller's positions, or None.
         input_ids: the tokens (B, T); None where embeddings are given, none of which counts as padding.
         size: rows B and new tokens T.
@@ -158,17 +165,17 @@ def positions_beside_padding(
     Raises:
         InputError: there are too few positions, or the caller's have another shape or are out of range.
     """
-    ops, cache = boundary.ops, past.cache
+    ops, cache = boundary.ops, context.cache
     if padding is None:
-        return cache, position_ids(boundary, given, past.start, size, limit=limit)
+        return cache, position_ids(boundary, given, context.start, size, limit=limit)
     before = boundary.xp.zeros_like(ops.steps(size[0], boundary.like)) if cache is None else cache.counted
     tokens = (ops.steps(size[1], boundary.like) >= 0)[None] if input_ids is None else input_ids != padding
-    found, counted = positions.skipping_pads(boundary.xp, tokens, before, padding)
+    found, counted = positions.skip_padding(boundary.xp, tokens, before, padding)
     if cache is not None:
         cache = replace(cache, counted=counted)
     if given is not None:
-        return cache, position_ids(boundary, given, past.start, size, limit=limit)
-    known, room = ops.known(past.start), limit - padding - 1
+        return cache, position_ids(boundary, given, context.start, size, limit=limit)
+    known, room = ops.concrete_length(context.start), limit - padding - 1
     if known is not None and known + size[1] > room and (bounds := ops.min_max(found)) is not None:
         needed = bounds[1] - padding
         check.at_most(

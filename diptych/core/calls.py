@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypedDict, TypeVar, cast
 
 from diptych.core.boundary import Boundary
 from diptych.core.inputs import TEXT_INPUTS, ModelInput
-from diptych.core.live_config import Configured
+from diptych.core.live_config import ConfigMixin
 from diptych.core.outputs import ModelOutput, with_head
 from diptych.core.semantics import losses
 
@@ -31,7 +31,7 @@ class Switches(TypedDict, total=False):
     rngs: Any
 
 
-class Settled(TypedDict):
+class ResolvedSwitches(TypedDict):
     """Switches after the config has filled in those that a call leaves open."""
 
     output_attentions: bool
@@ -75,7 +75,7 @@ def passes_through(base: type, *, without: tuple[str, ...] = ()) -> Callable[[Me
     return decorate
 
 
-class Calls(Configured):
+class CallMixin(ConfigMixin):
     """The part of a model that its calls share."""
 
     call_keywords: ClassVar[tuple[str, ...]] = ()
@@ -121,11 +121,11 @@ class Calls(Configured):
         """
         return attention_mask
 
-    def _option(self, name: str, given: bool | None) -> bool:
+    def _resolve_switch(self, name: str, given: bool | None) -> bool:
         """A switch of a call, or the config's if the call leaves it open."""
         return bool(getattr(self.config, name) if given is None else given)
 
-    def _settled(self, switches: Mapping[str, Any]) -> Settled:
+    def _resolve_switches(self, switches: Mapping[str, Any]) -> ResolvedSwitches:
         """The switches of a call, as the config fills them in; the call of a model inside this one gets them.
 
         Raises:
@@ -134,12 +134,12 @@ class Calls(Configured):
         self._refuse_unknown(name for name in switches if name not in Switches.__annotations__)
         return {
             "rngs": self._ops().forward_key(switches.get("rngs")),
-            "output_attentions": self._option("output_attentions", switches.get("output_attentions")),
-            "output_hidden_states": self._option("output_hidden_states", switches.get("output_hidden_states")),
+            "output_attentions": self._resolve_switch("output_attentions", switches.get("output_attentions")),
+            "output_hidden_states": self._resolve_switch("output_hidden_states", switches.get("output_hidden_states")),
             "return_dict": True,
         }
 
-    def _inner(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    def _base_keywords(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
         """The keywords of a call for the base model inside: what it takes as given, and the settled switches.
 
         Raises:
@@ -147,9 +147,9 @@ class Calls(Configured):
         """
         passed = {name: value for name, value in keywords.items() if name in self.call_keywords}
         switches = {name: value for name, value in keywords.items() if name not in passed}
-        return {**passed, **self._settled(switches)}
+        return {**passed, **self._resolve_switches(switches)}
 
-    def _by_name(self, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    def _bind_arguments(self, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call that takes some by position, all by name.
 
         Raises:
@@ -168,9 +168,9 @@ class Calls(Configured):
             listed = ", ".join((*(name for name in self.call_keywords if name != "switches"), *_SWITCHES))
             raise TypeError(f"{type(self).__name__}'s call has no keyword {', '.join(unknown)}; it takes {listed}")
 
-    def _returned(self, output: Output, return_dict: bool | None) -> Output | tuple[Any, ...]:
+    def _format_output(self, output: Output, return_dict: bool | None) -> Output | tuple[Any, ...]:
         """The record, or its tuple."""
-        return output if self._option("return_dict", return_dict) else output.to_tuple()
+        return output if self._resolve_switch("return_dict", return_dict) else output.to_tuple()
 
     def _with_head(
         self,
@@ -192,7 +192,7 @@ class Calls(Configured):
             switches: the call's, of which `return_dict` counts here.
         """
         value = None if labels is None else loss(self._boundary(), logits, labels)
-        return self._returned(with_head(record, outputs, loss=value, logits=logits), switches.get("return_dict"))
+        return self._format_output(with_head(record, outputs, loss=value, logits=logits), switches.get("return_dict"))
 
     def _tokens_to_keep(self, hidden_states: Any, logits_to_keep: Any) -> Any:
         """The states (B, K, D) of the tokens that get logits, of (B, T, D)."""

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from diptych.core import caching, check, composite_config
 from diptych.core.boundary import STATES
-from diptych.core.calls import Settled, token_loss
-from diptych.core.composite_loading import LoadedFromParts
+from diptych.core.calls import ResolvedSwitches, token_loss
+from diptych.core.composite_loading import PartsLoadingMixin
 from diptych.core.inputs import ModelInput
 from diptych.core.outputs import (
     CausalLMOutputWithCrossAttentions,
@@ -19,7 +19,7 @@ from diptych.core.outputs import (
 from diptych.core.semantics import labels as targets
 
 
-class Composite(LoadedFromParts):
+class Composite(PartsLoadingMixin):
     """A model of an encoder and of a decoder that attends to the encoder's states and predicts the next token."""
 
     encoder: Any
@@ -27,7 +27,7 @@ class Composite(LoadedFromParts):
     enc_to_dec_proj: Any
     """The linear layer between the two widths; None where they are equal."""
     masks_shifted_labels: ClassVar[bool] = False
-    """Whether a decoder whose inputs are made of labels attends to no pad_token_id."""
+    """Whether a decoder whose inputs are made from labels leaves pad_token_id out of its attention."""
 
     def _make_parts(self, config: Any, init: Mapping[str, Any], switches: Mapping[str, bool]) -> None:
         """Builds the encoder and the decoder, without values.
@@ -38,10 +38,10 @@ class Composite(LoadedFromParts):
             switches: of the encoder's constructor; one that it does not have is passed over.
         """
         for role, (name, part) in composite_config.parts(config).items():
-            made: Any = self._siblings()(name)
-            known = list(inspect.signature(made.__init__).parameters) if role == "encoder" else []
+            part_class: Any = self._siblings()(name)
+            known = list(inspect.signature(part_class.__init__).parameters) if role == "encoder" else []
             chosen = {name: value for name, value in switches.items() if name in known}
-            setattr(self, role, made(part, seed=None, **chosen, **init))
+            setattr(self, role, part_class(part, seed=None, **chosen, **init))
 
     def _call(
         self,
@@ -65,27 +65,27 @@ class Composite(LoadedFromParts):
             encoder_outputs, past_key_values, labels, use_cache, logits_to_keep: the call's.
             keywords: others of the encoder's, of the decoder's (prefixed "decoder_") and switches.
         """
-        for_encoder, for_decoder, switches = self._split(keywords)
-        settled, boundary = self._settled(switches), self._boundary()
+        for_encoder, for_decoder, switches = self._split_keywords(keywords)
+        resolved, boundary = self._resolve_switches(switches), self._boundary()
         given = {name: value for name, value in {**inputs, **for_encoder}.items() if value is not None}
         if not given and caching.has_encoder_keys(past_key_values):
-            read = encoder_output(encoder_outputs)
+            encoded = encoder_output(encoder_outputs)
             if attention_mask is not None:
                 _, length = past_key_values.encoder_size
-                read = read.replace(attention_mask=self.encoder.states_mask(attention_mask, length))
+                encoded = encoded.replace(attention_mask=self.encoder.states_mask(attention_mask, length))
         elif encoder_outputs is not None:
-            read = self._checked(encoder_outputs, attention_mask)
+            encoded = self._check_encoder_outputs(encoder_outputs, attention_mask)
         else:
-            read = self._encode({**given, "attention_mask": attention_mask}, settled)
+            encoded = self._encode({**given, "attention_mask": attention_mask}, resolved)
         decoder_inputs = {**decoder_inputs, **for_decoder}
         if labels is not None and decoder_inputs.get("input_ids") is decoder_inputs.get("inputs_embeds") is None:
             decoder_inputs = {**decoder_inputs, **self._shift_right(labels, decoder_inputs.get("attention_mask"))}
-        outputs = self._decode(read, decoder_inputs, past_key_values, use_cache, logits_to_keep, settled)
+        outputs = self._decode(encoded, decoder_inputs, past_key_values, use_cache, logits_to_keep, resolved)
         loss = None if labels is None else token_loss(boundary, outputs.logits, labels)
-        output = seq2seq(Seq2SeqLMOutput, outputs, read, loss=loss, logits=outputs.logits)
-        return self._returned(output, switches.get("return_dict"))
+        output = seq2seq(Seq2SeqLMOutput, outputs, encoded, loss=loss, logits=outputs.logits)
+        return self._format_output(output, switches.get("return_dict"))
 
-    def _split(self, keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    def _split_keywords(self, keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """The keywords of the encoder, of the decoder without their prefix, and the rest, which must be switches."""
         for_encoder: dict[str, Any] = {}
         for_decoder: dict[str, Any] = {}
@@ -100,14 +100,14 @@ class Composite(LoadedFromParts):
                 switches[name] = value
         return for_encoder, for_decoder, switches
 
-    def _encode(self, inputs: Mapping[str, Any], settled: Settled) -> EncoderOutput:
+    def _encode(self, inputs: Mapping[str, Any], resolved: ResolvedSwitches) -> EncoderOutput:
         """Runs the encoder; its states come with the mask that belongs to them."""
         mask = inputs.get("attention_mask")
         given = {name: value for name, value in inputs.items() if value is not None}
-        outputs = encoder_output(self.encoder(**given, **settled))
+        outputs = encoder_output(self.encoder(**given, **resolved))
         return outputs.replace(attention_mask=self.encoder.states_mask(mask, outputs.last_hidden_state.shape[1]))
 
-    def _checked(self, encoder_outputs: Any, attention_mask: Any) -> EncoderOutput:
+    def _check_encoder_outputs(self, encoder_outputs: Any, attention_mask: Any) -> EncoderOutput:
         """What a caller gives of the encoder, with a mask over the states.
 
         Args:
@@ -148,24 +148,24 @@ class Composite(LoadedFromParts):
 
     def _decode(
         self,
-        read: EncoderOutput,
+        encoded: EncoderOutput,
         inputs: Mapping[str, Any],
         past_key_values: Any,
         use_cache: bool | None,
         logits_to_keep: Any,
-        settled: Settled,
+        resolved: ResolvedSwitches,
     ) -> Any:
         """Runs the decoder on its inputs, which attend to the encoder's states if no cache holds their keys."""
         ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         check.exactly_one(type(self).__name__, decoder_input_ids=ids, decoder_inputs_embeds=embeds)
         states = None
         if not caching.has_encoder_keys(past_key_values):
-            states = self._checked(read, None).last_hidden_state
+            states = self._check_encoder_outputs(encoded, None).last_hidden_state
             states = states if self.enc_to_dec_proj is None else self.enc_to_dec_proj(states)
-        keywords = {"encoder_hidden_states": states, "encoder_attention_mask": read.attention_mask}
+        keywords = {"encoder_hidden_states": states, "encoder_attention_mask": encoded.attention_mask}
         keywords |= {**inputs, "past_key_values": past_key_values}
         given = {name: value for name, value in keywords.items() if value is not None}
-        return self.decoder(**given, use_cache=use_cache, logits_to_keep=logits_to_keep, **settled)
+        return self.decoder(**given, use_cache=use_cache, logits_to_keep=logits_to_keep, **resolved)
 
     def decode(
         self,
@@ -193,18 +193,18 @@ class Composite(LoadedFromParts):
         Raises:
             InputError: as the model's call.
         """
-        for_encoder, for_decoder, switches = self._split(keywords)
-        settled = self._settled({**for_encoder, **switches})
-        read = encoder_output(encoder_outputs)
+        for_encoder, for_decoder, switches = self._split_keywords(keywords)
+        resolved = self._resolve_switches({**for_encoder, **switches})
+        encoded = encoder_output(encoder_outputs)
         if not caching.has_encoder_keys(past_key_values):
-            read = self._checked(encoder_outputs, None)
+            encoded = self._check_encoder_outputs(encoder_outputs, None)
         if encoder_attention_mask is not None:
-            read = read.replace(attention_mask=encoder_attention_mask)
+            encoded = encoded.replace(attention_mask=encoder_attention_mask)
         inputs = {
             "input_ids": decoder_input_ids,
             "inputs_embeds": decoder_inputs_embeds,
             "attention_mask": decoder_attention_mask,
             **for_decoder,
         }
-        output = self._decode(read, inputs, past_key_values, use_cache, logits_to_keep, settled)
-        return self._returned(output, switches.get("return_dict"))
+        output = self._decode(encoded, inputs, past_key_values, use_cache, logits_to_keep, resolved)
+        return self._format_output(output, switches.get("return_dict"))

@@ -37,30 +37,30 @@ class CompositeConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        where = type(self).__name__
+        caller = type(self).__name__
         if not self.is_encoder_decoder:
-            raise ConfigError(f"{where}: is_encoder_decoder=False, but it is one by its nature; leave the field out")
+            raise ConfigError(f"{caller}: is_encoder_decoder=False, but it is one by its nature; leave the field out")
         for role in ("encoder", "decoder"):
             try:
-                registry.serving(role, getattr(self, role), self.encodes)
+                registry.part_architecture(role, getattr(self, role), self.encodes)
             except ConfigError as error:
-                raise ConfigError(f"{where}: {role}: {error}") from None
+                raise ConfigError(f"{caller}: {role}: {error}") from None
         decoder = cast(DecoderConfig, self.decoder)
-        if not decoder.attends or decoder.cache_shape is None:
-            said = f"is_decoder={decoder.is_decoder}, add_cross_attention={decoder.add_cross_attention}"
+        if not decoder.has_cross_attention or decoder.cache_shape is None:
+            fields = f"is_decoder={decoder.is_decoder}, add_cross_attention={decoder.add_cross_attention}"
             raise ConfigError(
-                f"{where}: decoder: {said}, but it must attend to the encoder; "
-                f"{where}.from_encoder_decoder_configs(encoder, decoder) sees to that"
+                f"{caller}: decoder: {fields}, but it must attend to the encoder; "
+                f"{caller}.from_encoder_decoder_configs(encoder, decoder) sees to that"
             )
         width = decoder.cross_attention_hidden_size
         if width is not None and width != self.encoder_width:
             raise ConfigError(
-                f"{where}: decoder.cross_attention_hidden_size={width}, but the encoder's states have width "
+                f"{caller}: decoder.cross_attention_hidden_size={width}, but the encoder's states have width "
                 f"{self.encoder_width}"
             )
         if width is not None and width != self.decoder_width:
             raise ConfigError(
-                f"{where}: decoder.cross_attention_hidden_size={width} leaves the projection out, but "
+                f"{caller}: decoder.cross_attention_hidden_size={width} leaves the projection out, but "
                 f"{type(decoder).__name__} attends to states of its own width, {self.decoder_width}; leave it null"
             )
 
@@ -80,7 +80,7 @@ class CompositeConfig(ModelConfig):
                 raise ConfigError(
                     f"{cls.__name__}: the {role} is a {type(part).__name__}, but a config of diptych's is needed"
                 )
-        registry.serving("decoder", decoder, cls.encodes)
+        registry.part_architecture("decoder", decoder, cls.encodes)
         decoder = decoder.replace(is_decoder=True, add_cross_attention=True)
         return cls(encoder=encoder, decoder=decoder).replace(**changes)
 
@@ -92,7 +92,7 @@ class CompositeConfig(ModelConfig):
     @property
     def decoder_width(self) -> int:
         """The width of the states that the decoder attends to."""
-        return cast(DecoderConfig, self.decoder).attended_width
+        return cast(DecoderConfig, self.decoder).cross_attention_width
 
     @property
     def vocab_size(self) -> int:
@@ -136,8 +136,8 @@ class CompositeConfig(ModelConfig):
 def parts(config: CompositeConfig) -> Parts:
     """The two models that a composite is made of."""
     return {
-        "encoder": (registry.serving("encoder", config.encoder, config.encodes), config.encoder),
-        "decoder": (registry.serving("decoder", config.decoder, config.encodes), config.decoder),
+        "encoder": (registry.part_architecture("encoder", config.encoder, config.encodes), config.encoder),
+        "decoder": (registry.part_architecture("decoder", config.decoder, config.encodes), config.decoder),
     }
 
 

@@ -37,7 +37,7 @@ class FrozenMap(Mapping[str, Any]):
     __slots__ = ("_items",)
 
     def __init__(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
-        self._items: dict[str, Any] = {key: frozen(value) for key, value in dict(items).items()}
+        self._items: dict[str, Any] = {key: freeze_json(value) for key, value in dict(items).items()}
 
     def __getitem__(self, key: str) -> Any:
         return self._items[key]
@@ -55,23 +55,23 @@ class FrozenMap(Mapping[str, Any]):
         return f"FrozenMap({self._items!r})"
 
 
-def frozen(value: Any) -> Any:
+def freeze_json(value: Any) -> Any:
     """JSON data with lists as tuples and objects as FrozenMaps."""
     if isinstance(value, Mapping):
         return FrozenMap(cast(Mapping[str, Any], value))
     if isinstance(value, list | tuple):
-        return tuple(frozen(item) for item in cast(list[Any], value))
+        return tuple(freeze_json(item) for item in cast(list[Any], value))
     return value
 
 
-def thawed(value: Any) -> Any:
-    """The inverse of `frozen`: plain JSON data."""
+def thaw_json(value: Any) -> Any:
+    """The inverse of `freeze_json`: plain JSON data."""
     if isinstance(value, ModelConfig):
         return value.to_dict()
     if isinstance(value, Mapping):
-        return {key: thawed(item) for key, item in cast(Mapping[str, Any], value).items()}
+        return {key: thaw_json(item) for key, item in cast(Mapping[str, Any], value).items()}
     if isinstance(value, tuple):
-        return [thawed(item) for item in cast(tuple[Any, ...], value)]
+        return [thaw_json(item) for item in cast(tuple[Any, ...], value)]
     return value
 
 
@@ -174,7 +174,7 @@ class ModelConfig:
             names = _class_names(cls, others["id2label"])
             others.setdefault("label2id", {name: index for index, name in names.items()})
             changes.setdefault("num_labels", len(names))
-        values = {name: frozen(value) for name, value in changes.items() if name in known}
+        values = {name: freeze_json(value) for name, value in changes.items() if name in known}
         if others:
             values["housekeeping"] = FrozenMap({**values.get("housekeeping", self.housekeeping), **others})
         return dataclasses.replace(self, **values)
@@ -236,7 +236,7 @@ class ModelConfig:
             if name in parts and isinstance(value, Mapping):
                 values[name] = parts[name]._read(cast(Mapping[str, Any], value), f"{source}: {name}", ignore)
             elif name in fields:
-                values[name] = frozen(value)
+                values[name] = freeze_json(value)
             elif name != "model_type":
                 kept[name] = value
         try:
@@ -260,7 +260,7 @@ class ModelConfig:
         return {name: part for name, part in found.items() if part is not None}
 
     @property
-    def loaded(self) -> Self:
+    def loaded_config(self) -> Self:
         """The config of a model that was loaded from a file of this one."""
         return self
 
@@ -303,7 +303,7 @@ class ModelConfig:
         if self.num_labels != (type(self).num_labels if named is None else len(named)):
             data["id2label"] = {str(index): name for index, name in self.id2label.items()}
             data["label2id"] = {name: index for index, name in self.id2label.items()}
-        return {name: thawed(data[name]) for name in sorted(data)}
+        return {name: thaw_json(data[name]) for name in sorted(data)}
 
     def to_json(self) -> str:
         """The text of a `config.json`."""
@@ -347,12 +347,12 @@ class DecoderConfig(ModelConfig):
             raise ConfigError(f"{type(self).__name__}: add_cross_attention=True needs is_decoder=True")
 
     @property
-    def attends(self) -> bool:
+    def has_cross_attention(self) -> bool:
         """Whether the models are decoders with cross-attention."""
         return self.add_cross_attention
 
     @property
-    def attended_width(self) -> int:
+    def cross_attention_width(self) -> int:
         """The width of the encoder's states that cross-attention reads."""
         return cast(Any, self).hidden_size
 
@@ -400,7 +400,7 @@ def _class_names(cls: type[ModelConfig], value: Any) -> dict[int, str]:
     """An `id2label` by number; empty for None."""
     names = cast(Mapping[Any, str], {} if value is None else value)
     if not isinstance(value, Mapping | None) or not all(str(key).isdecimal() and len(str(key)) < 10 for key in names):
-        raise ConfigError(f"{cls.__name__}: id2label={thawed(value)!r} must map class numbers to names")
+        raise ConfigError(f"{cls.__name__}: id2label={thaw_json(value)!r} must map class numbers to names")
     return {int(key): name for key, name in names.items()}
 
 
@@ -443,17 +443,17 @@ def _check_types(config: ModelConfig) -> None:
     hints = _hints(type(config))
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if not fits(value, hints[f.name]):
-            wrong.append(f"{f.name}={value!r} ({type(value).__name__}) must be {spelled(hints[f.name])}")
+        if not has_type(value, hints[f.name]):
+            wrong.append(f"{f.name}={value!r} ({type(value).__name__}) must be {describe_type(hints[f.name])}")
     if wrong:
         raise ConfigError(f"{type(config).__name__}: {'; '.join(wrong)}")
 
 
-def fits(value: Any, hint: Any) -> bool:
+def has_type(value: Any, hint: Any) -> bool:
     """Whether a value has an annotation's type; booleans don't count as numbers, and floats must be finite."""
     origin = get_origin(hint)
     if origin is types.UnionType or origin is typing.Union:
-        return any(fits(value, choice) for choice in get_args(hint))
+        return any(has_type(value, choice) for choice in get_args(hint))
     if origin is Literal:
         return value in get_args(hint) and not isinstance(value, bool)
     if origin is tuple:
@@ -462,8 +462,8 @@ def fits(value: Any, hint: Any) -> bool:
             return False
         members = cast(tuple[Any, ...], value)
         if items[-1] is Ellipsis:
-            return all(fits(item, items[0]) for item in members)
-        return len(members) == len(items) and all(fits(*pair) for pair in zip(members, items, strict=True))
+            return all(has_type(item, items[0]) for item in members)
+        return len(members) == len(items) and all(has_type(*pair) for pair in zip(members, items, strict=True))
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
@@ -471,13 +471,13 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def spelled(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """An annotation as error messages spell it."""
     origin = get_origin(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if origin is types.UnionType or origin is typing.Union:
-        return " or ".join(spelled(choice) for choice in get_args(hint))
+        return " or ".join(describe_type(choice) for choice in get_args(hint))
     if hint is type(None):
         return "null"
     if hint is float:

@@ -9,14 +9,14 @@ import numpy as np
 from diptych.core.checkpoint.strips import permute
 from diptych.core.dtypes import FLOATS
 from diptych.core.errors import InputError
-from diptych.core.live_config import Configured
-from diptych.core.registry import WordEmbeddings, described, word_embeddings
+from diptych.core.live_config import ConfigMixin
+from diptych.core.registry import WordEmbeddings, describe_class, word_embeddings
 
 _SIZES = ("num_embeddings", "out_features")
 """The attributes of layers that say how many words they have."""
 
 
-class Embedded(Configured):
+class EmbeddingsMixin(ConfigMixin):
     """A model that may read or predict tokens."""
 
     def get_input_embeddings(self) -> Any:
@@ -67,7 +67,7 @@ class Embedded(Configured):
         if tables is None or tables.output is None:
             return None
         found = dict(self._submodules()).get(tables.output)
-        if isinstance(found, Embedded):
+        if isinstance(found, EmbeddingsMixin):
             return found.get_output_embeddings()
         return self.get_input_embeddings() if found is None else found
 
@@ -102,7 +102,7 @@ class Embedded(Configured):
         self._resize(caller, int(new_size), seed)
         return self.get_input_embeddings()
 
-    def _input_table(self, method: str) -> tuple["Embedded", str | None]:
+    def _input_table(self, method: str) -> tuple["EmbeddingsMixin", str | None]:
         """The model that has the input embeddings, and their path in it; no path if it is a part of this one."""
         tables = word_embeddings(type(self))
         modules = dict(self._submodules())
@@ -110,7 +110,7 @@ class Embedded(Configured):
         if not found:
             raise InputError(f"{type(self).__name__}.{method}: the model reads no tokens, so it has no word embeddings")
         module = modules[found[0]]
-        return (module, None) if isinstance(module, Embedded) else (self, found[0])
+        return (module, None) if isinstance(module, EmbeddingsMixin) else (self, found[0])
 
     def _resize(self, caller: str, new_size: int, seed: int) -> None:
         tables = cast(WordEmbeddings, word_embeddings(type(self)))
@@ -124,7 +124,7 @@ class Embedded(Configured):
         # a model of the new size says which parameters have an axis of tokens, and holds the new rows
         leaves = {slot.path: (slot, leaf) for slot, leaf in self._leaves().items()}
         dtype = self._dtype_name(next(iter(leaves.values()))[1])
-        model = self._siblings()(described(type(self))[0])(config, seed=None, dtype=dtype)
+        model = self._siblings()(describe_class(type(self))[0])(config, seed=None, dtype=dtype)
         resized = {
             slot: leaf
             for slot, leaf in model._leaves().items()

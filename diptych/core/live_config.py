@@ -7,10 +7,10 @@ from typing import Any
 from diptych.core.config import ModelConfig
 from diptych.core.errors import ConfigError
 from diptych.core.hooks import Hooks
-from diptych.core.registry import described, word_embeddings
+from diptych.core.registry import describe_class, word_embeddings
 
 
-class Configured(Hooks):
+class ConfigMixin(Hooks):
     """A model with a config, which the models inside it share.
 
     A model with a head passes its config on to the base model inside it. A composite's encoder and decoder are models
@@ -51,7 +51,7 @@ class Configured(Hooks):
 
     def _finish_config(self) -> None:
         """Tells the models inside the complete model what they are part of."""
-        parts = described(type(self))[1].parts(self._config)
+        parts = describe_class(type(self))[1].parts(self._config)
         self._part_names = tuple(parts)
         for path, model in self._inner_models().items():
             if path not in parts:
@@ -68,17 +68,17 @@ class Configured(Hooks):
         for path, model in self._inner_models().items():
             model._share_config(getattr(config, path) if path in self._part_names else config)
 
-    def _inner_models(self) -> dict[str, "Configured"]:
+    def _inner_models(self) -> dict[str, "ConfigMixin"]:
         """The models directly inside this one, by path."""
-        found: dict[str, Configured] = {}
+        found: dict[str, ConfigMixin] = {}
         for path, module in sorted(self._submodules(), key=lambda pair: len(pair[0])):
             inside = any(path.startswith(f"{outer}.") for outer in found)
-            if isinstance(module, Configured) and module is not self and not inside:
+            if isinstance(module, ConfigMixin) and module is not self and not inside:
                 found[path] = module
         return found
 
     def _check_config(self, config: object) -> None:
-        name, wanted = type(self).__name__, described(type(self))[2]
+        name, wanted = type(self).__name__, describe_class(type(self))[2]
         if not isinstance(config, wanted):
             raise ConfigError(f"{name}: config is a {type(config).__name__}, {wanted.__name__} is needed")
         if self._part_of is not None:
@@ -86,7 +86,7 @@ class Configured(Hooks):
                 f"{name}: its config is that of the {self._part_of} which it is part of; set the config there"
             )
         if "_config" in vars(self):
-            changed = list(_built_in(self.config, config))
+            changed = list(_unsupported_changes(self.config, config))
             if changed:
                 raise ConfigError(
                     f"{name}: {', '.join(changed)} cannot change in a built model; build another with "
@@ -94,13 +94,13 @@ class Configured(Hooks):
                 )
 
 
-def _built_in(before: ModelConfig, after: ModelConfig, prefix: str = "") -> Iterator[str]:
+def _unsupported_changes(before: ModelConfig, after: ModelConfig, prefix: str = "") -> Iterator[str]:
     """The changes between two configs that a built model cannot follow."""
     for f in dataclasses.fields(after):
         old, new = getattr(before, f.name), getattr(after, f.name)
         if not f.compare or old == new:
             continue
         if isinstance(new, ModelConfig) and type(old) is type(new):
-            yield from _built_in(old, new, f"{prefix}{f.name}.")
+            yield from _unsupported_changes(old, new, f"{prefix}{f.name}.")
         elif f.name not in type(after).live:
             yield f"{prefix}{f.name}={new!r}"

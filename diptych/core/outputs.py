@@ -265,8 +265,8 @@ class GenerateOutput(ModelOutput):
 def with_head(record: type[Output], output: ModelOutput, **head: Any) -> Output:
     """The record of a model with a head: the head's fields, and what the record has of the output below it."""
     # torch.compile can't follow dataclasses.fields
-    below = [name for name in record.__dataclass_fields__ if name not in head and hasattr(output, name)]
-    return record(**head, **{name: getattr(output, name) for name in below})
+    shared = [name for name in record.__dataclass_fields__ if name not in head and hasattr(output, name)]
+    return record(**head, **{name: getattr(output, name) for name in shared})
 
 
 def encoder_output(encoder_outputs: Any) -> EncoderOutput:

@@ -10,18 +10,18 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from diptych.core import random
-from diptych.core.calls import Calls
+from diptych.core.calls import CallMixin
 from diptych.core.checkpoint import loading
 from diptych.core.checkpoint.matching import LoadReport, Match
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permute
 from diptych.core.config import CacheShape, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
-from diptych.core.embeddings import Embedded
+from diptych.core.embeddings import EmbeddingsMixin
 from diptych.core.errors import InputError
 from diptych.core.freezing import Freezable
 from diptych.core.generation.options import GenerationConfig, OwnOptions
-from diptych.core.registry import Family, described, relatives, within
+from diptych.core.registry import Family, describe_class, relatives, within
 
 Item = TypeVar("Item")
 
@@ -43,7 +43,7 @@ def refuse_foreign(caller: str, changes: Iterable[str]) -> None:
             raise TypeError(f"{caller} has no keyword {name}; it has {instead}")
 
 
-class PreTrained(Calls, Embedded, Freezable):
+class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
     """A model with a config, whose parameters have the names of its published checkpoints."""
 
     load_report: LoadReport = LoadReport()
@@ -94,13 +94,13 @@ class PreTrained(Calls, Embedded, Freezable):
         options = {**build, **{name: value for name, value in changes.items() if name in own}}
         changes = {name: value for name, value in changes.items() if name not in own}
         refuse_foreign(f"{cls.__name__}.from_pretrained", changes)
-        name, family, config_class = described(cls)
+        name, family, config_class = describe_class(cls)
         source = loading.open_source(name_or_path, wanted=config_class, ignore_config=ignore_config, changes=changes)
-        own_options = OwnOptions.beside(source.directory, changes)
+        own_options = OwnOptions.of_directory(source.directory, changes)
         family = within(family, source.whole)
-        made = cast(Callable[..., Self], cls)
+        construct = cast(Callable[..., Self], cls)
         guess = source.dtype_name if dtype is None else float_name(dtype)
-        model = made(source.config, seed=None, dtype=guess, **options)
+        model = construct(source.config, seed=None, dtype=guess, **options)
         leaves = model._leaves()
         found = loading.match_source(
             source,
@@ -111,11 +111,11 @@ class PreTrained(Calls, Embedded, Freezable):
             allow_fresh=allow_fresh,
             ignore=ignore,
         )
-        settled = loading.dtype_of(source, found, dtype)
-        if settled != guess:
-            model = made(source.config, seed=None, dtype=settled, **options)
+        dtype_name = loading.dtype_of(source, found, dtype)
+        if dtype_name != guess:
+            model = construct(source.config, seed=None, dtype=dtype_name, **options)
             leaves = model._leaves()
-        model._fill(leaves, found, FLOATS[settled], placement)
+        model._fill(leaves, found, FLOATS[dtype_name], placement)
         model.load_report = loading.report_of(source, found)
         model._own_options = own_options
         return model
@@ -138,8 +138,8 @@ class PreTrained(Calls, Embedded, Freezable):
         """The parameters that each class of the family, or of a part of it, has under this config."""
         find = cls._siblings()
         return [
-            {f"{below}{slot.path}" for slot in find(name)(part, seed=None)._leaves()}
-            for below, name, part in relatives(family, config)
+            {f"{prefix}{slot.path}" for slot in find(name)(part, seed=None)._leaves()}
+            for prefix, name, part in relatives(family, config)
         ]
 
     def _save(self, directory: str | os.PathLike[str], max_shard_size: int | str | None) -> None:
@@ -150,14 +150,14 @@ class PreTrained(Calls, Embedded, Freezable):
             self.config,
             self._own_options.options,
             sources,
-            class_name=described(type(self))[0],
+            class_name=describe_class(type(self))[0],
             dtype=next(iter(sources.values())).dtype.name,
             max_shard_size=max_shard_size,
         )
 
     def _draw(self, leaves: Mapping[Slot, Any], seed: int, placement: Any) -> None:
         """Gives parameters their initial values, drawn in float32."""
-        initial, drawn = described(type(self))[1].initial, {slot.path: slot for slot in leaves}
+        initial, drawn = describe_class(type(self))[1].initial, {slot.path: slot for slot in leaves}
 
         def values_of(slot: Slot) -> np.ndarray:
             return random.draw(initial(self.config, slot), slot.shape, seed=seed, path=slot.path, other=other)

@@ -131,7 +131,7 @@ def read_config(directory: str | Path, *, ignore: tuple[str, ...] = (), assume: 
     return known[model_type].from_dict(data, ignore=ignore, source=str(path))
 
 
-def described(cls: type) -> tuple[str, Family, type[ModelConfig]]:
+def describe_class(cls: type) -> tuple[str, Family, type[ModelConfig]]:
     """A model class's architecture name, family and config class; a user's subclass counts as what it derives from."""
     names = architectures()
     name = next(base.__name__ for base in cls.__mro__ if base.__name__ in names)
@@ -141,11 +141,11 @@ def described(cls: type) -> tuple[str, Family, type[ModelConfig]]:
 
 def word_embeddings(cls: type) -> WordEmbeddings | None:
     """Where a model class has its word embeddings; None if it reads no tokens."""
-    name, family, _ = described(cls)
+    name, family, _ = describe_class(cls)
     return family.embeddings.get(name)
 
 
-def serving_classes(role: Literal["encoder", "decoder"], kind: InputKind) -> Mapping[type[ModelConfig], str]:
+def part_architectures(role: Literal["encoder", "decoder"], kind: InputKind) -> Mapping[type[ModelConfig], str]:
     """The architectures that serve as a composite's encoder of a kind of input, or as its decoder, by config class."""
     return {
         family.classes[name]: name
@@ -154,36 +154,36 @@ def serving_classes(role: Literal["encoder", "decoder"], kind: InputKind) -> Map
     }
 
 
-def serving(role: Literal["encoder", "decoder"], config: ModelConfig, kind: InputKind) -> str:
+def part_architecture(role: Literal["encoder", "decoder"], config: ModelConfig, kind: InputKind) -> str:
     """The architecture that serves as a composite's encoder of a kind of input, or as its decoder, under a config.
 
     Raises:
         ConfigError: no class of the config's family does; those that do are listed.
     """
-    known = serving_classes(role, kind)
+    known = part_architectures(role, kind)
     if type(config) in known:
         return known[type(config)]
     listed = ", ".join(sorted(cls.model_type for cls in known)) or "none"
     what = "the decoder" if role == "decoder" else f"the {kind} encoder"
-    kinds = {other for other in get_args(InputKind) if type(config) in serving_classes("encoder", other)}
+    kinds = {other for other in get_args(InputKind) if type(config) in part_architectures("encoder", other)}
     reads = f", since it encodes {' and '.join(sorted(kinds))}" if role == "encoder" and kinds else ""
     raise ConfigError(f"{config.model_type!r} cannot be {what} of a composite{reads}; model_types that can: {listed}")
 
 
 def within(family: Family, config: ModelConfig) -> Family:
-    """The family with what those of its parts say of the tensors below them; itself, if it has none."""
-    for below, (name, part) in family.parts(config).items():
+    """The family with its parts' rules added, under the parts' paths; the family itself if it has no parts."""
+    for path, (name, part) in family.parts(config).items():
         inner = within(families()[architectures()[name]], part)
         family = replace(
             family,
-            ignored={**family.ignored, **{f"{below}.{pattern}": why for pattern, why in inner.ignored.items()}},
-            renamed={**family.renamed, **{f"{below}.{old}": f"{below}.{new}" for old, new in inner.renamed.items()}},
-            superseded=(*family.superseded, *(f"{below}.{name}" for name in inner.superseded)),
-            optional=(*family.optional, *(f"{below}.{pattern}" for pattern in inner.optional)),
+            ignored={**family.ignored, **{f"{path}.{pattern}": why for pattern, why in inner.ignored.items()}},
+            renamed={**family.renamed, **{f"{path}.{old}": f"{path}.{new}" for old, new in inner.renamed.items()}},
+            superseded=(*family.superseded, *(f"{path}.{name}" for name in inner.superseded)),
+            optional=(*family.optional, *(f"{path}.{pattern}" for pattern in inner.optional)),
             part_prefixes={
                 **family.part_prefixes,
-                below: inner.prefixes,
-                **{f"{below}.{path}": prefixes for path, prefixes in inner.part_prefixes.items()},
+                path: inner.prefixes,
+                **{f"{path}.{deeper}": prefixes for deeper, prefixes in inner.part_prefixes.items()},
             },
         )
     return family
@@ -198,7 +198,7 @@ def relatives(family: Family, config: ModelConfig) -> Iterator[tuple[str, str, M
     for name, wanted in family.classes.items():
         part = config.part(wanted)
         if part is not None:
-            yield "", name, part.loaded
-    for below, (name, part) in family.parts(config).items():
+            yield "", name, part.loaded_config
+    for path, (name, part) in family.parts(config).items():
         for inner, relative, its_config in relatives(families()[architectures()[name]], part):
-            yield f"{below}.{inner}", relative, its_config
+            yield f"{path}.{inner}", relative, its_config

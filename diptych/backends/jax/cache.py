@@ -52,11 +52,11 @@ class LayerCache:
         """Takes up the keys and values of the encoder's tokens."""
         return replace(self, cross_key=key, cross_value=value)
 
-    def _write(self, held: Array, new: Array) -> Array:
+    def _write(self, stored: Array, new: Array) -> Array:
         # without room, which can't be refused under jit, an update would be moved to the last places
-        new = jnp.where(self.length + new.shape[2] <= held.shape[2], new, jnp.nan).astype(held.dtype)
+        new = jnp.where(self.length + new.shape[2] <= stored.shape[2], new, jnp.nan).astype(stored.dtype)
         zero = jnp.zeros_like(self.length)
-        return jax.lax.dynamic_update_slice(held, new, (zero, zero, self.length, zero))
+        return jax.lax.dynamic_update_slice(stored, new, (zero, zero, self.length, zero))
 
 
 @jax.tree_util.register_dataclass
@@ -139,24 +139,24 @@ class Cache:
     def visible(self, count: int) -> Bool[Array, "B 1 T S"]:
         """Which of the tokens in the cache each of the new ones may see, itself included."""
         slots = ops.steps(self.capacity, self.mask)
-        return masks.cached(ops.xp, ops.steps(count, self.mask) + self.length, slots, self.mask)
+        return masks.causal_cache(ops.xp, ops.steps(count, self.mask) + self.length, slots, self.mask)
 
     def repeat_rows(self, count: int) -> "Cache":
         """A cache with every row `count` times in a row; the encoder's keys stay, and serve as many rows each."""
 
-        def repeated(held: Array) -> Array:
-            return jnp.repeat(held, count, axis=0)
+        def repeat(stored: Array) -> Array:
+            return jnp.repeat(stored, count, axis=0)
 
-        keys, values = tuple(map(repeated, self.keys)), tuple(map(repeated, self.values))
-        return replace(self, keys=keys, values=values, mask=repeated(self.mask), counted=repeated(self.counted))
+        keys, values = tuple(map(repeat, self.keys)), tuple(map(repeat, self.values))
+        return replace(self, keys=keys, values=values, mask=repeat(self.mask), counted=repeat(self.counted))
 
     def reorder(self, rows: Int[Array, "B"], start: int) -> "Cache":
         """The cache whose rows continue these ones, which are alike in all tokens before `start`."""
 
-        def moved(held: Array) -> Array:
-            return held.at[:, :, start:].set(held[:, :, start:][rows])
+        def rearrange(stored: Array) -> Array:
+            return stored.at[:, :, start:].set(stored[:, :, start:][rows])
 
-        return replace(self, keys=tuple(map(moved, self.keys)), values=tuple(map(moved, self.values)))
+        return replace(self, keys=tuple(map(rearrange, self.keys)), values=tuple(map(rearrange, self.values)))
 
     def advance(self, count: int) -> "Cache":
         """Counts new tokens, once every layer has taken them up."""

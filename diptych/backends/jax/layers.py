@@ -41,8 +41,8 @@ class Linear(nnx.Linear):
     """x K + b, with K of shape (in, out)."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True, **init: Unpack[Init]) -> None:
-        made = {"kernel_init": _abstract, "bias_init": _abstract}
-        super().__init__(in_features, out_features, use_bias=bias, **made, **_flax(init))
+        options = {"kernel_init": _abstract, "bias_init": _abstract}
+        super().__init__(in_features, out_features, use_bias=bias, **options, **_flax(init))
 
 
 class LinearInOut(Linear):
@@ -82,8 +82,8 @@ class LayerNorm(nnx.LayerNorm):
     """Layer norm over the last axis, the variance taken in two passes."""
 
     def __init__(self, features: int, eps: float, **init: Unpack[Init]) -> None:
-        made = {"scale_init": _abstract, "bias_init": _abstract}
-        super().__init__(features, epsilon=eps, use_fast_variance=False, **made, **_flax(init))
+        options = {"scale_init": _abstract, "bias_init": _abstract}
+        super().__init__(features, epsilon=eps, use_fast_variance=False, **options, **_flax(init))
 
 
 class GroupNorm(nnx.GroupNorm):
@@ -92,8 +92,8 @@ class GroupNorm(nnx.GroupNorm):
     returns_channels_last = True
 
     def __init__(self, groups: int, features: int, eps: float, **init: Unpack[Init]) -> None:
-        made = {"scale_init": _abstract, "bias_init": _abstract, "use_fast_variance": False}
-        super().__init__(features, groups, epsilon=eps, **made, **_flax(init))
+        options = {"scale_init": _abstract, "bias_init": _abstract, "use_fast_variance": False}
+        super().__init__(features, groups, epsilon=eps, **options, **_flax(init))
 
 
 class RMSNorm(nnx.RMSNorm):
@@ -158,9 +158,9 @@ class Conv1d(nnx.Conv):
         bias: bool = True,
         **init: Unpack[Init],
     ) -> None:
-        made: dict[str, Any] = {"kernel_init": _abstract, "bias_init": _abstract, "padding": padding}
-        made |= {"feature_group_count": groups, "use_bias": bias}
-        super().__init__(in_features, out_features, kernel_size, stride, **made, **_flax(init))
+        options: dict[str, Any] = {"kernel_init": _abstract, "bias_init": _abstract, "padding": padding}
+        options |= {"feature_group_count": groups, "use_bias": bias}
+        super().__init__(in_features, out_features, kernel_size, stride, **options, **_flax(init))
 
     def __call__(self, states: Float[Array, "B T C"]) -> Float[Array, "B L F"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The features at every step of the kernel, (T + 2 padding - kernel) // stride + 1 of them."""
@@ -245,9 +245,9 @@ class Conv2d(nnx.Conv):
         bias: bool = True,
         **init: Unpack[Init],
     ) -> None:
-        made: dict[str, Any] = {"kernel_init": _abstract, "bias_init": _abstract, "padding": _pair(padding)}
-        made |= {"feature_group_count": groups, "use_bias": bias, "conv_general_dilated": _convolution}
-        super().__init__(in_features, out_features, _pair(kernel_size), _pair(stride), **made, **_flax(init))
+        options: dict[str, Any] = {"kernel_init": _abstract, "bias_init": _abstract, "padding": _pair(padding)}
+        options |= {"feature_group_count": groups, "use_bias": bias, "conv_general_dilated": _convolution}
+        super().__init__(in_features, out_features, _pair(kernel_size), _pair(stride), **options, **_flax(init))
 
     def patches(self, pixel_values: Float[Array, "B C Y X"]) -> Float[Array, "B P D"]:
         """The output as a sequence, row by row."""
@@ -288,8 +288,8 @@ class Dropout(RandomLayer):
             return values
         if self.rate == 1.0 and rngs is not None:
             return jnp.zeros_like(values)
-        kept = jax.random.bernoulli(self._own_key("dropout", rngs), 1.0 - self.rate, values.shape)
-        return jnp.where(kept, values / (1.0 - self.rate), 0.0)
+        keep = jax.random.bernoulli(self._own_key("dropout", rngs), 1.0 - self.rate, values.shape)
+        return jnp.where(keep, values / (1.0 - self.rate), 0.0)
 
 
 class LayerDrop(RandomLayer):
@@ -303,8 +303,8 @@ class LayerDrop(RandomLayer):
         """
         if self.deterministic or self.rate == 0.0:
             return after
-        kept = jax.random.bernoulli(self._own_key("layerdrop", rngs), 1.0 - self.rate)
-        return jnp.where(kept, after, before)
+        keep = jax.random.bernoulli(self._own_key("layerdrop", rngs), 1.0 - self.rate)
+        return jnp.where(keep, after, before)
 
 
 class StochasticDepth(RandomLayer):
@@ -321,8 +321,8 @@ class StochasticDepth(RandomLayer):
         if self.rate == 1.0 and rngs is not None:
             return jnp.zeros_like(branch)
         rows = (branch.shape[0], *(1,) * (branch.ndim - 1))
-        kept = jax.random.bernoulli(self._own_key("drop_path_rate", rngs), 1.0 - self.rate, rows)
-        return jnp.where(kept, branch / (1.0 - self.rate), 0.0)
+        keep = jax.random.bernoulli(self._own_key("drop_path_rate", rngs), 1.0 - self.rate, rows)
+        return jnp.where(keep, branch / (1.0 - self.rate), 0.0)
 
 
 class Buffer(nnx.Variable[Any]):
@@ -341,5 +341,5 @@ def parameter(shape: tuple[int, ...], **init: Unpack[Init]) -> Any:
 
 def value(free: Any, like: Array) -> Array:
     """A free parameter's or a buffer's array, for use beside another; a buffer gets no gradient."""
-    found = free[...].astype(like.dtype)
-    return jax.lax.stop_gradient(found) if isinstance(free, Buffer) else found
+    array = free[...].astype(like.dtype)
+    return jax.lax.stop_gradient(array) if isinstance(free, Buffer) else array

@@ -122,8 +122,8 @@ def attention(
     if upcast:
         query, key = query.astype(wide), key.astype(wide)
     # the heads that share keys stand one after the other in one head's queries
-    together = (batch, key_heads, heads // key_heads * length)
-    query = query.reshape(*together, width)
+    grouped = (batch, key_heads, heads // key_heads * length)
+    query = query.reshape(*grouped, width)
     scores = jnp.einsum("BNTH,BNSH->BNTS", query, key, preferred_element_type=wide) * scale
     scores = scores.reshape(batch, heads, length, size)
     if bias is not None:
@@ -134,7 +134,7 @@ def attention(
     if mask is not None:
         probabilities = jnp.where(mask, probabilities, 0.0)
     probabilities = dropout(probabilities.astype(value.dtype), rngs)
-    states = probabilities.reshape(*together, size) @ value
+    states = probabilities.reshape(*grouped, size) @ value
     states = states.reshape(batch, heads, length, value.shape[-1]).swapaxes(1, 2)
     return states.reshape(batch, length, heads * value.shape[-1]), probabilities if weights else None
 
@@ -306,7 +306,7 @@ def check_rngs(caller: str, rngs: Any) -> None:
         raise InputError(f"{caller}: rngs is a {type(rngs).__name__}, but a key such as jax.random.key(0) is needed")
 
 
-def known(length: Any) -> int | None:
+def concrete_length(length: Any) -> int | None:
     """A cache's length as a number, or None where it can't be known."""
     return None if isinstance(length, Tracer) else int(length)
 

@@ -52,11 +52,11 @@ class LayerCache:
         """Takes up the keys and values of the encoder's tokens."""
         return replace(self, cross_key=key, cross_value=value)
 
-    def _write(self, held: Tensor, new: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and (held.requires_grad or new.requires_grad):
-            held = held.clone()
-        held[:, :, self.length : self.length + new.shape[2]] = new
-        return held
+    def _write(self, stored: Tensor, new: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and (stored.requires_grad or new.requires_grad):
+            stored = stored.clone()
+        stored[:, :, self.length : self.length + new.shape[2]] = new
+        return stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,24 +141,24 @@ class Cache:
     def visible(self, count: int) -> Bool[Tensor, "B 1 T S"]:
         """Which of the tokens in the cache each of the new ones may see, itself included."""
         slots = ops.steps(self.length + count, self.mask)
-        return masks.cached(ops.xp, slots[self.length :], slots, self.mask[:, : self.length + count])
+        return masks.causal_cache(ops.xp, slots[self.length :], slots, self.mask[:, : self.length + count])
 
     def repeat_rows(self, count: int) -> "Cache":
         """A cache with every row `count` times in a row; the encoder's keys stay, and serve as many rows each."""
 
-        def repeated(held: Tensor) -> Tensor:
-            return held.repeat_interleave(count, 0)
+        def repeat(stored: Tensor) -> Tensor:
+            return stored.repeat_interleave(count, 0)
 
-        keys, values = tuple(map(repeated, self.keys)), tuple(map(repeated, self.values))
-        return replace(self, keys=keys, values=values, mask=repeated(self.mask), counted=repeated(self.counted))
+        keys, values = tuple(map(repeat, self.keys)), tuple(map(repeat, self.values))
+        return replace(self, keys=keys, values=values, mask=repeat(self.mask), counted=repeat(self.counted))
 
     def reorder(self, rows: Int[Tensor, "B"], start: int) -> "Cache":
         """The cache whose rows continue these ones, which are alike in all tokens before `start`."""
         targets = (rows != ops.steps(len(rows), rows)).nonzero()[:, 0]
         sources = rows[targets]
         if len(targets):
-            for held in (*self.keys, *self.values):
-                held[targets, :, start : self.length] = held[sources, :, start : self.length]
+            for stored in (*self.keys, *self.values):
+                stored[targets, :, start : self.length] = stored[sources, :, start : self.length]
         return self
 
     def advance(self, count: int) -> "Cache":

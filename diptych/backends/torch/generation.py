@@ -24,7 +24,6 @@ class GenerationMixin(GenerationBase):
     _pads_lengths = False
 
     @staticmethod
-    @staticmethod
     def _padded_length(length: int) -> int:
         return length
 
@@ -33,7 +32,7 @@ class GenerationMixin(GenerationBase):
         to_device = functools.partial(_to_device, device=self._like().device)
         request = request._replace(**pytree.tree_map(to_device, request._asdict()))
         plan, traced, prompt = request.plan, request.traced, request.prompt
-        call = _compiled(self) if compile else _call_model
+        call = _compile_call(self) if compile else _call_model
         if streamer is not None:
             start = prompt.ids[:, : traced.prompt_length].repeat_interleave(plan.copies, 0)
             streamer.put(start.cpu().numpy().copy())
@@ -74,7 +73,7 @@ def _call_model(model: Any, **inputs: Any) -> Any:
 _COMPILED: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = weakref.WeakKeyDictionary()
 
 
-def _compiled(model: Any) -> Callable[..., Any]:
+def _compile_call(model: Any) -> Callable[..., Any]:
     """A call of the model that is compiled once; the cache's length is a number that may change."""
     if model not in _COMPILED:
         _COMPILED[model] = torch.compile(_call_model, dynamic=True)

@@ -147,8 +147,8 @@ class Conv1d(nn.Conv1d):
         bias: bool = True,
         **init: Unpack[Init],
     ) -> None:
-        made: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
-        super().__init__(in_features, out_features, kernel_size, stride, padding, **made, **init)
+        options: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
+        super().__init__(in_features, out_features, kernel_size, stride, padding, **options, **init)
 
     def reset_parameters(self) -> None:
         """Leaves the parameters without values."""
@@ -211,8 +211,8 @@ class Conv2d(nn.Conv2d):
         bias: bool = True,
         **init: Unpack[Init],
     ) -> None:
-        made: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
-        super().__init__(in_features, out_features, kernel_size, stride, padding, **made, **init)
+        options: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
+        super().__init__(in_features, out_features, kernel_size, stride, padding, **options, **init)
 
     def reset_parameters(self) -> None:
         """Leaves the parameters without values."""

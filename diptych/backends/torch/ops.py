@@ -110,17 +110,17 @@ def attention(
     scale = 1.0 / math.sqrt(width) if scale is None else scale
     if not weights and not upcast:
         rate = dropout.rate if dropout.training else 0.0  # pyright: ignore[reportFunctionMemberAccess]
-        added = mask
+        attn_mask = mask
         if bias is not None:
-            added = bias.to(query.dtype)
-            added = added if mask is None else torch.where(mask, added, -math.inf)
-        switched = {"is_causal": causal, "scale": scale, "enable_gqa": key_heads != heads}
-        states = F.scaled_dot_product_attention(query, key, value, added, rate, **switched)
+            attn_mask = bias.to(query.dtype)
+            attn_mask = attn_mask if mask is None else torch.where(mask, attn_mask, -math.inf)
+        options = {"is_causal": causal, "scale": scale, "enable_gqa": key_heads != heads}
+        states = F.scaled_dot_product_attention(query, key, value, attn_mask, rate, **options)
         return states.transpose(1, 2).flatten(2), None
     wide = torch.promote_types(query.dtype, torch.float32)
     # the heads that share keys stand one after the other in one head's queries
-    together = (batch, key_heads, heads // key_heads * length)
-    query = query.reshape(*together, width)
+    grouped = (batch, key_heads, heads // key_heads * length)
+    query = query.reshape(*grouped, width)
     if upcast:
         with torch.autocast(query.device.type, enabled=False):
             scores = query.to(wide) @ key.to(wide).mT * scale
@@ -135,7 +135,7 @@ def attention(
     if mask is not None:
         probabilities = probabilities.masked_fill(~mask, 0.0)
     probabilities = dropout(probabilities.to(query.dtype), rngs)
-    states = (probabilities.reshape(*together, size) @ value).reshape(batch, heads, length, value.shape[-1])
+    states = (probabilities.reshape(*grouped, size) @ value).reshape(batch, heads, length, value.shape[-1])
     return states.transpose(1, 2).flatten(2), probabilities if weights else None
 
 
@@ -280,7 +280,7 @@ def check_rngs(caller: str, rngs: Any) -> None:
         raise InputError(f"{caller}: rngs={rngs!r}, but torch draws from its global generator; use torch.manual_seed")
 
 
-def known(length: int) -> int | None:
+def concrete_length(length: int) -> int | None:
     """A cache's length as a number, or None where it can't be known."""
     return length
 

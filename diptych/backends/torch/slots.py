@@ -36,6 +36,6 @@ def leaves(model: nn.Module) -> dict[Slot, tuple[nn.Module, str]]:
         for name, parameter in module.named_parameters(recurse=False):
             own = kind if name == "weight" else "plain"
             found[Slot(f"{prefix}{name}", tuple(parameter.shape), own)] = (module, name)
-        for name, held in module.named_buffers(recurse=False):
-            found[Slot(f"{prefix}{name}", tuple(held.shape), "buffer")] = (module, name)
+        for name, buffer in module.named_buffers(recurse=False):
+            found[Slot(f"{prefix}{name}", tuple(buffer.shape), "buffer")] = (module, name)
     return found

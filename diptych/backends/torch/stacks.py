@@ -52,7 +52,7 @@ class LayerOutput(NamedTuple):
     past: LayerCache | None = None
 
 
-class Attended(NamedTuple):
+class AttentionOutput(NamedTuple):
     """What attention returns: states (B, T, D) before the output projection, and what it has besides."""
 
     states: Tensor
@@ -71,14 +71,14 @@ def self_attention(
     inputs: LayerInputs,
     past: LayerCache | None,
     **options: Any,
-) -> Attended:
+) -> AttentionOutput:
     """Attention of new tokens to themselves and to those in the cache, if any; options as `ops.attention`."""
     if past is not None:
         past, key, value = past.append(key, value)
     if inputs.bias is not None:
         options["bias"] = inputs.bias
     weights, causal = inputs.output_attentions, inputs.causal
-    return Attended(
+    return AttentionOutput(
         *ops.attention(query, key, value, inputs.mask, causal=causal, rngs=inputs.rngs, weights=weights, **options),
         past,
     )
@@ -86,7 +86,7 @@ def self_attention(
 
 def cross_attention(
     query: Float[Tensor, "B N T H"], keys: Keys, inputs: LayerInputs, past: LayerCache | None, **options: Any
-) -> Attended:
+) -> AttentionOutput:
     """Attention to the encoder's tokens, whose keys a cache keeps once computed; options as `ops.attention`."""
     if past is None:
         key, value = keys(inputs.encoder_hidden_states)  # pyright: ignore[reportArgumentType]
@@ -96,7 +96,7 @@ def cross_attention(
             key, value = keys(inputs.encoder_hidden_states)  # pyright: ignore[reportArgumentType]
             past = past.with_encoder(key, value)
     weights = inputs.output_attentions
-    return Attended(
+    return AttentionOutput(
         *ops.attention(query, key, value, inputs.encoder_mask, rngs=inputs.rngs, weights=weights, **options), past
     )
 

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import cast
 
-from diptych.core.checkpoint.files import parse_json_object, partial_name, writing
+from diptych.core.checkpoint.files import open_atomic, parse_json_object, partial_name
 from diptych.core.checkpoint.msgpack import read_msgpack, write_msgpack
 from diptych.core.checkpoint.safetensors import read_metadata, read_safetensors, write_safetensors
 from diptych.core.checkpoint.tensors import TensorSource
@@ -165,7 +165,7 @@ def write_checkpoint(
             }
             total_size = sum(source.nbytes for source in tensors.values())
             index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
-            with writing(partial / layout.index) as handle:
+            with open_atomic(partial / layout.index) as handle:
                 handle.write(json.dumps(index, indent=2, sort_keys=True).encode() + b"\n")
             written.append(layout.index)
         stale = [name for name in os.listdir(directory) if any(known.owns(name) for known in _FORMATS.values())]
@@ -190,18 +190,18 @@ def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> 
         CheckpointError: The destination is there and may not be replaced.
         OSError: The disk failed.
     """
-    shown, destination = Path(destination), Path(destination).resolve()
+    given_path, destination = Path(destination), Path(destination).resolve()
     if destination.exists() and not destination.is_dir():
-        raise CheckpointError(f"{shown}: is a file; give the name of a directory")
+        raise CheckpointError(f"{given_path}: is a file; give the name of a directory")
     if destination.is_dir() and any(destination.iterdir()):
         if not overwrite:
             raise CheckpointError(
-                f"{shown}: is there already and not empty; give another directory, or replace it with overwrite=True "
-                "(--overwrite)"
+                f"{given_path}: is there already and not empty; give another directory, or replace it with "
+                "overwrite=True (--overwrite)"
             )
         if not (destination / "config.json").is_file():
             raise CheckpointError(
-                f"{shown}: holds files but no config.json, so it is not a checkpoint and is not overwritten; "
+                f"{given_path}: holds files but no config.json, so it is not a checkpoint and is not overwritten; "
                 "give another directory"
             )
     missing = [parent for parent in destination.parents if not parent.exists()]
@@ -238,12 +238,12 @@ def _read(format: str, path: Path) -> tuple[dict[str, TensorSource], dict[str, s
 
 def _open_shards(format: str, directory: Path, index: Path) -> Checkpoint:
     """Open all files that an index names, and hold them against it."""
-    _stays_inside(index.name, directory)
+    _require_inside(index.name, directory)
     separator = _FORMATS[format].separator
     weight_map = {key.replace(separator, "."): name for key, name in _weight_map(index).items()}
     names = sorted(set(weight_map.values()))
     for name in names:
-        _stays_inside(name, directory)
+        _require_inside(name, directory)
     absent = [name for name in names if not (directory / name).is_file()]
     if absent:
         raise CheckpointError(f"{index}: names files that are not there: {', '.join(absent)}. Download them too")
@@ -285,7 +285,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     return cast(dict[str, str], weight_map)
 
 
-def _stays_inside(name: str, directory: Path) -> None:
+def _require_inside(name: str, directory: Path) -> None:
     """Refuse a file outside the directory, unless it is where the cache of the Hugging Face hub keeps its files."""
     root = directory.resolve()
     target = (directory / name).resolve()

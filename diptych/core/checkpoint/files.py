@@ -73,7 +73,7 @@ def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
 
 
 @contextmanager
-def naming(path: Path) -> Generator[None, None, None]:
+def path_in_errors(path: Path) -> Generator[None, None, None]:
     """Put the path into an OSError that has none, such as the one of a full disk."""
     try:
         yield
@@ -89,7 +89,7 @@ def partial_name(path: Path) -> Path:
 
 
 @contextmanager
-def writing(path: Path) -> Generator[BinaryIO, None, None]:
+def open_atomic(path: Path) -> Generator[BinaryIO, None, None]:
     """Open a file for writing that takes its name only once it is complete and on the disk.
 
     Raises:
@@ -97,7 +97,7 @@ def writing(path: Path) -> Generator[BinaryIO, None, None]:
     """
     partial = partial_name(path)
     try:
-        with naming(path):
+        with path_in_errors(path):
             with partial.open("xb") as handle:
                 yield handle
                 handle.flush()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.checkpoint.directory import Checkpoint, open_checkpoint, write_checkpoint
-from diptych.core.checkpoint.files import writing
+from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import LoadReport, Match, NamedTensors, Target, match, names_of
 from diptych.core.checkpoint.slots import Slot
@@ -75,7 +75,7 @@ def open_source(
             f"{directory / 'config.json'}: model_type={whole.model_type!r} has no part of "
             f"model_type {wanted.model_type!r}, which {wanted.__name__} reads"
         )
-    config = whole if config is None else config.loaded
+    config = whole if config is None else config.loaded_config
     return Source(directory, whole, config.replace(**changes) if changes else config, open_checkpoint(directory))
 
 
@@ -161,7 +161,7 @@ def save(
     config = config.replace(housekeeping=type(config.housekeeping)({**housekeeping, "dtype": dtype}))
     config = config.replace(architectures=(class_name,))
     write_checkpoint(target, tensors, format="safetensors", max_shard_size=max_shard_size)
-    with writing(target / "config.json") as handle:
+    with open_atomic(target / "config.json") as handle:
         handle.write(config.to_json().encode())
     if options is None:
         (target / GENERATION_FILE).unlink(missing_ok=True)

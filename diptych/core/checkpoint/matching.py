@@ -181,7 +181,7 @@ class Matching:
             CheckpointError: see `match`.
         """
         for name in self.spelling:
-            self._sort(name)
+            self._classify(name)
         for path, name in self.legacy:
             self._place_legacy(path, name)
         for name in self.without_slot:
@@ -195,7 +195,7 @@ class Matching:
         self._refuse(missing, fillings)
         return Match(fillings, fresh, tuple(self.left_out), tuple(self.ignored), constant)
 
-    def _sort(self, name: str) -> None:
+    def _classify(self, name: str) -> None:
         """Says what a tensor is by its name alone."""
         spelling = self.spelling[name]
         if matches(name, self.ignore) or matches(spelling, self.ignore):
@@ -276,7 +276,7 @@ class Matching:
         unexpected, problems = self.unexpected, list[str]()
         if missing:
             problems.append(
-                f"{_count(missing, 'is missing', 'are missing')}: {', '.join(missing)} ({_way_out(missing)})"
+                f"{_count(missing, 'is missing', 'are missing')}: {', '.join(missing)} ({_suggestion(missing)})"
             )
         if unexpected:
             problems.append(
@@ -286,8 +286,8 @@ class Matching:
         if misshapen:
             problems.append(f"{_count(misshapen, 'has', 'have')} another shape: {'; '.join(misshapen)}")
         if not_floating:
-            said = _count(not_floating, "has", "have")
-            problems.append(f"{said} a dtype other than {', '.join(FLOATS)}: {', '.join(not_floating)}")
+            count = _count(not_floating, "has", "have")
+            problems.append(f"{count} a dtype other than {', '.join(FLOATS)}: {', '.join(not_floating)}")
         if problems:
             raise CheckpointError(f"{self.tensors.source} does not fit {class_name}: " + ". ".join(problems))
 
@@ -308,7 +308,7 @@ def _count(names: Sequence[str], one: str, several: str) -> str:
     return f"1 tensor {one}" if len(names) == 1 else f"{len(names)} tensors {several}"
 
 
-def _way_out(missing: list[str]) -> str:
+def _suggestion(missing: list[str]) -> str:
     """What a caller may do about missing tensors."""
     modules = top_modules(missing)
     allowed = f"allow_fresh=({', '.join(map(repr, modules))},) draws them anew"

@@ -14,7 +14,7 @@ from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
-from diptych.core.checkpoint.files import map_file, view, writing
+from diptych.core.checkpoint.files import map_file, open_atomic, view
 from diptych.core.checkpoint.strips import aligned_empty
 from diptych.core.checkpoint.tensors import NUMPY_DTYPES, TensorSource, dtype_from_name, dtype_name, read_bytes
 from diptych.core.errors import CheckpointError
@@ -129,7 +129,7 @@ def write_msgpack(
             if progress is not None:
                 progress(tensors[node].nbytes)
 
-    with writing(path) as handle:
+    with open_atomic(path) as handle:
         write(handle, layout)
 
 

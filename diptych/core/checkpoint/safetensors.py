@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 
-from diptych.core.checkpoint.files import map_file, parse_json_object, view, writing
+from diptych.core.checkpoint.files import map_file, open_atomic, parse_json_object, view
 from diptych.core.checkpoint.tensors import DTYPES, TensorSource, dtype_from_name, dtype_name, read_bytes
 from diptych.core.errors import CheckpointError
 
@@ -121,7 +121,7 @@ def write_safetensors(
         position += source.nbytes
     encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % _ALIGNMENT)
-    with writing(path) as handle:
+    with open_atomic(path) as handle:
         handle.write(len(encoded).to_bytes(_LENGTH_BYTES, "little"))
         handle.write(encoded)
         for name in order:

@@ -26,7 +26,7 @@ class InputReader:
         self.boundary: Boundary = model._boundary(caller)
         self.vocabulary: tuple[int, str] = model._vocabulary
 
-    def _read(
+    def _check_inputs(
         self, kinds: Mapping[str, ModelInput], config: Any
     ) -> tuple[dict[str, Any], dict[str, int], tuple[tuple[str, bool], ...]]:
         """The given inputs of these kinds, checked; the sizes of their axes by name; and the switches.
@@ -34,7 +34,7 @@ class InputReader:
         Masks come last, since their shapes follow from the other inputs.
         """
         named = [kind for kind in kinds.values() if kind.name in self.given]
-        read: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
         sizes: dict[str, int] = {}
         switches: list[tuple[str, bool]] = []
         for kind in sorted(named, key=lambda kind: (kind.kind == "mask", not kind.main)):
@@ -42,19 +42,19 @@ class InputReader:
                 switches.append((kind.name, bool(self.given[kind.name])))
                 continue
             if kind.kind == "mask" and ENCODER_OUTPUTS.name in self.given:
-                read[kind.name] = self.given[kind.name]
+                arrays[kind.name] = self.given[kind.name]
                 continue
             size, field = self.vocabulary
             if config is not self.model.config or (kind.size or "vocab_size") != "vocab_size":
                 size, field = getattr(config, kind.size or "", 0), kind.size or ""
-            values = read[kind.name] = self._checked_input(kind, sizes, size, field)
+            values = arrays[kind.name] = self._check_input(kind, sizes, size, field)
             wanted = (sizes.get("batch", int(values.shape[0])), *values.shape[1:])
             check.shape(self.caller, kind.name, values.shape, wanted, ", as many rows as the other inputs have")
             # embeddings come after ids, and a mask speaks of them where both are given
             sizes.update(zip(kind.axis_names, values.shape, strict=True))
-        return read, sizes, tuple(switches)
+        return arrays, sizes, tuple(switches)
 
-    def _checked_input(self, kind: ModelInput, sizes: Mapping[str, int], size: int = 0, field: str = "") -> Any:
+    def _check_input(self, kind: ModelInput, sizes: Mapping[str, int], size: int = 0, field: str = "") -> Any:
         """A caller's array, of numpy where its values are known and it holds no floats.
 
         Args:

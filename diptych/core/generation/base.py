@@ -145,8 +145,8 @@ class GenerationBase(PreTrained):
         ops = self._ops()
         here = ops.steps(values.shape[1], values) == traced.context_length - 1
         here = ops.xp.reshape(here, (1, -1, *(1 for _ in values.shape[2:])))
-        kept = ops.xp.where(here, values, ops.xp.zeros_like(values))
-        return ops.xp.sum(kept, axis=1, keepdims=True, dtype=values.dtype)
+        selected = ops.xp.where(here, values, ops.xp.zeros_like(values))
+        return ops.xp.sum(selected, axis=1, keepdims=True, dtype=values.dtype)
 
     # What follows from them.
 
@@ -215,7 +215,7 @@ class GenerationBase(PreTrained):
             raise InputError(f"{caller}: the model is no decoder; its config needs is_decoder=True")
         if cast(Any, self).training:
             raise InputError(f"{caller}: the model is in train mode, which applies dropout; call model.eval() first")
-        processors = _checked_processors(caller, logits_processors)
+        processors = _check_processors(caller, logits_processors)
         _check_call(caller, seed, streamer, compile)
         if streamer is not None and cast(int, settled.num_beams) > 1:
             raise InputError(f"{caller}: num_beams={settled.num_beams}, but a streamer needs num_beams=1")
@@ -230,7 +230,7 @@ def _keywords(model_class: type, method: str) -> frozenset[str]:
     return frozenset(inspect.signature(getattr(model_class, method)).parameters)
 
 
-def _checked_processors(caller: str, processors: Any) -> tuple[CustomProcessor, ...]:
+def _check_processors(caller: str, processors: Any) -> tuple[CustomProcessor, ...]:
     """A caller's logits processors.
 
     Raises:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 
-from diptych.core.checkpoint.files import writing
-from diptych.core.config import FrozenMap, ModelConfig, fits, parse_json_object, read_text, spelled, thawed
+from diptych.core.checkpoint.files import open_atomic
+from diptych.core.config import FrozenMap, ModelConfig, describe_type, has_type, parse_json_object, read_text, thaw_json
 from diptych.core.errors import ConfigError, InputError
 
 GENERATION_FILE = "generation_config.json"
@@ -124,7 +124,7 @@ class GenerationConfig:
     if not TYPE_CHECKING:  # a checker of types knows each option by name
 
         def __init__(self, *, carried: Mapping[str, Any] = FrozenMap(), **options: Any) -> None:
-            values, others = _checked(options)
+            values, others = _validate(options)
             vars(self).update({**dict.fromkeys(_OPTIONS), **values, "carried": FrozenMap({**carried, **others})})
 
     @classmethod
@@ -168,12 +168,12 @@ class GenerationConfig:
         Raises:
             ConfigError: options have impossible types or values; all are listed.
         """
-        stated = _stated(config)
+        stated = _options_of_config(config)
         if config.housekeeping.get("force_bos_token_to_be_generated"):
             stated["forced_bos_token_id"] = config.bos_token_id
         decoder = getattr(config, "decoder", None)
         if isinstance(decoder, ModelConfig):
-            stated = {**_stated(decoder), **stated}
+            stated = {**_options_of_config(decoder), **stated}
         return cls.from_dict(stated, source=type(config).__name__)
 
     @classmethod
@@ -201,7 +201,7 @@ class GenerationConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The options that are set, and whatever is carried along, as plain JSON data."""
-        return {name: thawed(value) for name, value in sorted(self._given().items())}
+        return {name: thaw_json(value) for name, value in sorted(self._as_dict().items())}
 
     def to_json(self) -> str:
         """The text of a `generation_config.json`."""
@@ -210,14 +210,14 @@ class GenerationConfig:
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes `generation_config.json` into a directory, which is created if it is missing."""
         Path(directory).mkdir(parents=True, exist_ok=True)
-        with writing(Path(directory) / GENERATION_FILE) as handle:
+        with open_atomic(Path(directory) / GENERATION_FILE) as handle:
             handle.write(self.to_json().encode())
 
-    def _given(self) -> dict[str, Any]:
+    def _as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _OPTIONS if getattr(self, name) is not None} | {**self.carried}
 
     def __repr__(self) -> str:
-        return f"GenerationConfig({', '.join(f'{name}={value!r}' for name, value in self._given().items())})"
+        return f"GenerationConfig({', '.join(f'{name}={value!r}' for name, value in self._as_dict().items())})"
 
     def replace(self, **options: Any) -> Self:
         """A copy with other options; None unsets one.
@@ -227,7 +227,7 @@ class GenerationConfig:
             TypeError: options are unknown.
         """
         carried = options.pop("carried", self.carried)
-        values, others = _checked(options)
+        values, others = _validate(options)
         return self._with(values, {**carried, **others} if others or carried is not self.carried else None)
 
     def _with(self, values: Mapping[str, Any], carried: Mapping[str, Any] | None = None) -> Self:
@@ -293,7 +293,7 @@ class OwnOptions:
     options: GenerationConfig | None = field(default=None, compare=False)
 
     @classmethod
-    def beside(cls, directory: Path, changes: Mapping[str, Any]) -> Self:
+    def of_directory(cls, directory: Path, changes: Mapping[str, Any]) -> Self:
         """Those of a checkpoint's generation_config.json, with the changes that the caller asks for.
 
         Args:
@@ -335,14 +335,14 @@ def _refuse_assignment(config: object, name: str, value: object) -> None:
 GenerationConfig.__setattr__ = _refuse_assignment  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _checked(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _validate(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values of options as plain Python, and the unsupported ones that ask for nothing.
 
     Raises:
         InputError: options have impossible types or values, or are not supported; all are listed.
         TypeError: options are unknown.
     """
-    _refuse(options)
+    _refuse_unsupported(options)
     values = {name: _plain_python(value) for name, value in options.items() if name in _OPTIONS}
     wrong = [
         f"{name}={values[name]!r} must be {needed}"
@@ -364,8 +364,8 @@ def _plain_python(value: Any) -> Any:
 
 def _requirement(name: str, value: Any) -> str | None:
     """The requirement that a value of an option does not meet; None if it is valid."""
-    if not fits(value, _OPTIONS[name]):
-        return spelled(_OPTIONS[name])
+    if not has_type(value, _OPTIONS[name]):
+        return describe_type(_OPTIONS[name])
     if name in _LEAST and not _LEAST[name] <= value <= _LARGEST:
         return f"from {_LEAST[name]} to 2**30"
     if name in ("top_p", "typical_p") and not 0 < value <= 1:
@@ -381,7 +381,7 @@ def _requirement(name: str, value: Any) -> str | None:
     return None
 
 
-def _refuse(options: Mapping[str, Any]) -> None:
+def _refuse_unsupported(options: Mapping[str, Any]) -> None:
     """Raises for options that are unknown, or known but not supported."""
     known = [*_OPTIONS, *_UNSUPPORTED]
     unknown: list[str] = []
@@ -397,7 +397,7 @@ def _refuse(options: Mapping[str, Any]) -> None:
 
 def _not_supported(options: Mapping[str, Any]) -> list[str]:
     return [
-        f"{name}={thawed(value)!r} is not supported"
+        f"{name}={thaw_json(value)!r} is not supported"
         for name, value in options.items()
         if value is not None and not (np.isscalar(value) and value in _UNSUPPORTED[name])
     ]
@@ -415,7 +415,7 @@ def _plain(value: Any) -> Any:
     return value.to_dict() if hasattr(value, "to_dict") else value
 
 
-def _stated(config: ModelConfig) -> dict[str, Any]:
+def _options_of_config(config: ModelConfig) -> dict[str, Any]:
     """The options that a config states itself."""
     kept = config.housekeeping
     stated = {name: kept[name] for name in (*_OPTIONS, *_UNSUPPORTED) if kept.get(name) is not None}

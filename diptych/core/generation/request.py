@@ -139,7 +139,7 @@ class RequestBuilder(InputReader):
         counts = encoder is None and self.model._call_takes("position_ids")
         positions = position_ids(namespace(self.ops, mask), ids, mask, lengths.context) if counts else None
         if self.model._pads_lengths:
-            ids, mask, positions, embeds, extras = self._padded(xp, ids, mask, positions, embeds, extras, lengths)
+            ids, mask, positions, embeds, extras = self._pad_prompts(xp, ids, mask, positions, embeds, extras, lengths)
         source = ids if encoder is None else encoder.inputs.get("input_ids")
         before, after = logits.build_processors(
             self._processor_options(lengths),
@@ -191,20 +191,20 @@ class RequestBuilder(InputReader):
         if len(main) != 1:
             listed = " and ".join(main) or "none"
             raise InputError(f"{self.caller}: one of {', '.join(choices)} is needed, got {listed}")
-        read, sizes, switches = self._read(kinds, self.model._encoder_config)
-        mask, states, main_input = read.pop(ATTENTION_MASK.name, None), None, kinds.get(main[0], ENCODER_OUTPUTS)
+        arrays, sizes, switches = self._check_inputs(kinds, self.model._encoder_config)
+        mask, states, main_input = arrays.pop(ATTENTION_MASK.name, None), None, kinds.get(main[0], ENCODER_OUTPUTS)
         if main_input is ENCODER_OUTPUTS:
             states, mask = self._given_states(mask)
             sizes = {"batch": states.shape[0], "tokens": states.shape[1]}
         length = sizes["tokens"] if main_input.counts_tokens else None
         if length is not None:
             check.has_tokens(self.caller, length)
-            for name in read:
+            for name in arrays:
                 if kinds[name].counts_tokens:
-                    check.shape(self.caller, name, read[name].shape[:2], (sizes["batch"], length))
+                    check.shape(self.caller, name, arrays[name].shape[:2], (sizes["batch"], length))
         if length is not None and states is None:
-            read, mask = self._pad_encoder_inputs(kinds, main_input, read, mask)
-        return _EncoderRequest(read, switches, states, mask, sizes["batch"], length)
+            arrays, mask = self._pad_encoder_inputs(kinds, main_input, arrays, mask)
+        return _EncoderRequest(arrays, switches, states, mask, sizes["batch"], length)
 
     def _given_states(self, mask: Any) -> tuple[Any, Any]:
         """The caller's states of the encoder, and their mask: the caller's, or the one that came with the states."""
@@ -224,13 +224,13 @@ class RequestBuilder(InputReader):
         return states, mask
 
     def _pad_encoder_inputs(
-        self, kinds: Mapping[str, ModelInput], main: ModelInput, read: dict[str, Any], mask: Any
+        self, kinds: Mapping[str, ModelInput], main: ModelInput, arrays: dict[str, Any], mask: Any
     ) -> tuple[dict[str, Any], Any]:
         """The inputs of an encoder of text, padded to a standard width where the backend does so, and their mask.
 
         With a caller's cache nothing is padded: it holds keys of exactly these tokens if it has seen them.
         """
-        config, values = self.model._encoder_config, read[main.name]
+        config, values = self.model._encoder_config, arrays[main.name]
         length, limit = values.shape[1], getattr(config, main.limit or "", None)
         if limit is not None:
             pads, longest = getattr(config, "padding_position", None), length
@@ -242,12 +242,12 @@ class RequestBuilder(InputReader):
                 self.caller, "the number of tokens to read", longest, limit, "the number of the encoder's positions"
             )
         if not self.model._pads_lengths or self.cache is not None or ATTENTION_MASK.name not in kinds:
-            return read, mask
+            return arrays, mask
         width = self.model._padded_length(length)
         width = max(width if limit is None else min(width, limit), length)
         mask = np.ones(values.shape[:2]) if mask is None else mask
         pad = padding_id(config)
-        padded = {name: self._pad_input(kinds[name], held, width, pad) for name, held in read.items()}
+        padded = {name: self._pad_input(kinds[name], held, width, pad) for name, held in arrays.items()}
         return padded, self._pad_input(ATTENTION_MASK, mask, width, pad)
 
     # The decoder's prompts.
@@ -261,9 +261,9 @@ class RequestBuilder(InputReader):
             if start is None:
                 raise InputError(f"{self.caller}: bos_token_id is needed, or input_ids")
             check.ids_in_range(self.caller, "bos_token_id", (start, start), size, field)
-        read, sizes, _ = self._read(kinds, self.model.config)
-        batch, mask = sizes.get("batch", 1), read.pop(ATTENTION_MASK.name, None)
-        ids, embeds = read.pop("input_ids", None), read.pop("inputs_embeds", None)
+        arrays, sizes, _ = self._check_inputs(kinds, self.model.config)
+        batch, mask = sizes.get("batch", 1), arrays.pop(ATTENTION_MASK.name, None)
+        ids, embeds = arrays.pop("input_ids", None), arrays.pop("inputs_embeds", None)
         if ids is None:
             ids = np.full((batch, 1), start) if embeds is None else np.zeros((batch, 0), np.int64)
         elif embeds is None or ids.shape[1] == embeds.shape[1]:
@@ -272,7 +272,7 @@ class RequestBuilder(InputReader):
             check.has_tokens(self.caller, embeds.shape[1])
         elif "input_ids" in self.given:
             check.has_tokens(self.caller, ids.shape[1])
-        return ids, mask, embeds, read
+        return ids, mask, embeds, arrays
 
     def _inferred_mask(self, ids: Any) -> Any:
         """The mask that transformers infers from pad_token_id; None if there is no padding or it can't be seen."""
@@ -293,12 +293,12 @@ class RequestBuilder(InputReader):
         if DECODER_INPUT_IDS.name not in self.given:
             ids = np.full((batch, 1), start)
         else:
-            ids = self._checked_input(DECODER_INPUT_IDS, {}, *self.vocabulary)
+            ids = self._check_input(DECODER_INPUT_IDS, {}, *self.vocabulary)
             check.has_tokens(self.caller, ids.shape[1])
         mask: Any = None
         if DECODER_ATTENTION_MASK.name in self.given:
             sizes = {"batch": ids.shape[0], "tokens": ids.shape[1]}
-            mask = self._checked_input(DECODER_ATTENTION_MASK, sizes)
+            mask = self._check_input(DECODER_ATTENTION_MASK, sizes)
         wanted, why = (batch, ids.shape[1]), ", as many rows as there are to read"
         check.shape(self.caller, DECODER_INPUT_IDS.name, ids.shape, wanted, why)
         if self.model._prepends_start_token and is_concrete(ids) and (ids[:, 0] != start).all():
@@ -329,7 +329,7 @@ class RequestBuilder(InputReader):
             )
         return mask
 
-    def _padded(
+    def _pad_prompts(
         self, xp: Any, ids: Any, mask: Any, positions: Any, embeds: Any, extras: dict[str, Any], lengths: _Lengths
     ) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """The arrays of the prompts, padded at the end to their standard widths.
@@ -392,7 +392,7 @@ class RequestBuilder(InputReader):
         """How many tokens of the prompts are already in the caller's cache."""
         if self.cache is None:
             return 0
-        caching.checked_cache(self.boundary, self.model.config.cache_shape, self.cache, rows)
+        caching.check_cache(self.boundary, self.model.config.cache_shape, self.cache, rows)
         length = self.ops.to_numpy(self.cache.length)
         if not isinstance(length, int | np.ndarray):
             raise InputError(f"{self.caller}: past_key_values comes out of a trace, in which its length cannot be seen")

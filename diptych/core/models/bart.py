@@ -122,7 +122,7 @@ class BartLikeConfig(DecoderConfig):
         return self.d_model
 
     @property
-    def attends(self) -> bool:
+    def has_cross_attention(self) -> bool:
         """Whether the decoder has cross-attention, which it always has."""
         return True
 

@@ -28,7 +28,7 @@ class EncoderDecoderConfig(CompositeConfig):
     is False then."""
 
     @property
-    def loaded(self) -> Self:
+    def loaded_config(self) -> Self:
         """Without the tie: a loaded encoder has copies of its own."""
         return self.replace(tie_encoder_decoder=False) if self.tie_encoder_decoder else self
 

@@ -28,15 +28,15 @@ class RobertaConfig(BertLikeConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        where, pad = type(self).__name__, self.pad_token_id
+        caller, pad = type(self).__name__, self.pad_token_id
         if pad is None or not 0 <= pad < self.vocab_size:
             raise ConfigError(
-                f"{where}: pad_token_id={pad} must be 0 or more and below vocab_size={self.vocab_size}: "
+                f"{caller}: pad_token_id={pad} must be 0 or more and below vocab_size={self.vocab_size}: "
                 "the positions of tokens are counted from it"
             )
         if pad + 1 >= self.max_position_embeddings:
             raise ConfigError(
-                f"{where}: max_position_embeddings={self.max_position_embeddings} must exceed pad_token_id + 1 = "
+                f"{caller}: max_position_embeddings={self.max_position_embeddings} must exceed pad_token_id + 1 = "
                 f"{pad + 1}, which is the first token's position"
             )
 

@@ -43,8 +43,8 @@ def loss(
     log_probabilities = xp.astype(log_probabilities, wide)
     batch, frames, words = log_probabilities.shape
     places = ops.steps(2 * labels.shape[1] + 1, labels)
-    said = xp.logical_and(labels >= 0, labels < words)
-    padded = xp.where(said, labels, xp.full_like(labels, blank))
+    valid = xp.logical_and(labels >= 0, labels < words)
+    padded = xp.where(valid, labels, xp.full_like(labels, blank))
     blanks = xp.full_like(padded[:, :, None], blank)
     states = xp.concat([blanks, padded[:, :, None]], axis=2)
     states = xp.concat([xp.reshape(states, (batch, -1)), xp.full_like(labels[:, :1], blank)], axis=1)
@@ -80,7 +80,7 @@ def loss(
     return xp.mean(losses / xp.astype(counts, wide))
 
 
-def packed(xp: Any, labels: Any, counted: Any) -> tuple[Any, Any]:
+def pack_labels(xp: Any, labels: Any, counted: Any) -> tuple[Any, Any]:
     """(B, L) labels and which of them count -> the same with these first, in their order, and (B,) their number."""
     order = xp.argsort(xp.astype(~counted, xp.int32), axis=1, stable=True)
     return xp.take_along_axis(labels, order, axis=1), xp.sum(xp.astype(counted, labels.dtype), axis=1)

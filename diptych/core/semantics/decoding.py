@@ -200,14 +200,14 @@ def _apply_custom_processors(ops: Any, plan: Plan, ids: Any, scores: Any, length
         found, wanted = ((getattr(one, "shape", None), getattr(one, "dtype", None)) for one in (result, scores))
         if not ops.is_array(result) or found != wanted:
             raise InputError(
-                f"logits_processors[{index}] returns {_described(result)}, but {_described(scores)} is needed, as it "
+                f"logits_processors[{index}] returns {_describe(result)}, but {_describe(scores)} is needed, as it "
                 "was given"
             )
         scores = result
     return scores
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     shape = getattr(value, "shape", None)
     return f"a {type(value).__name__}" if shape is None else f"{value.dtype} of shape {tuple(shape)}"
 

@@ -18,6 +18,6 @@ def causal_padding(xp: Any, steps: Any, attention_mask: Any) -> Any:
     return xp.logical_and(causal(xp, steps), padding(xp, attention_mask))
 
 
-def cached(xp: Any, queries: Any, keys: Any, attention_mask: Any) -> Any:
+def causal_cache(xp: Any, queries: Any, keys: Any, attention_mask: Any) -> Any:
     """(T,) and (S,) positions in time and (B, S) with nonzero = attend -> (B, 1, T, S): causal, over a cache's room."""
     return xp.logical_and((queries[:, None] >= keys[None, :])[None, None], padding(xp, attention_mask))

@@ -10,7 +10,7 @@ def sequential(xp: Any, steps: Any) -> Any:
     return steps[None, :]
 
 
-def skipping_pads(xp: Any, tokens: Any, before: Any, padding_idx: int) -> tuple[Any, Any]:
+def skip_padding(xp: Any, tokens: Any, before: Any, padding_idx: int) -> tuple[Any, Any]:
     """RoBERTa's positions: pads have position `padding_idx`, the other tokens are counted from the next on.
 
     transformers counts the pads of the past too, if there is a cache, and nothing of it where embeddings are given.

@@ -11,7 +11,7 @@ from diptych.backends.jax.cache import LayerCache
 from diptych.backends.jax.generation import GenerationMixin
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
 from diptych.backends.jax.stacks import (
-    Attended,
+    AttentionOutput,
     LayerInputs,
     LayerOutput,
     cross_attention,
@@ -48,7 +48,7 @@ class BertSelfAttention(nnx.Module):
 
     def __call__(
         self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         query = ops.split_heads(self.query(hidden_states), self.heads)
         if self.crosses:
             return cross_attention(query, self.keys, inputs, past, dropout=self.dropout)
@@ -76,7 +76,7 @@ class BertAttention(nnx.Module):
 
     def __call__(
         self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         attended = self.self(hidden_states, inputs, past)
         return attended._replace(states=self.output(attended.states, hidden_states, inputs.rngs))
 
@@ -172,33 +172,33 @@ class BertStackModel(PreTrainedModel):
         switches: Switches,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Checks a call's arguments and runs the stack on them."""
-        settled, boundary, config = self._settled(switches), self._boundary(), self.config
+        resolved, boundary, config = self._resolve_switches(switches), self._boundary(), self.config
         input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds = text
-        boundary.rngs(settled["rngs"])
+        boundary.rngs(resolved["rngs"])
         words, width = self.embeddings.word_embeddings, config.hidden_size
         input_ids, states = boundary.words(input_ids, inputs_embeds, words, size=config.vocab_size, width=width)
         size = (states.shape[0], states.shape[1])
-        begun = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, size)
-        cached, crosses = None if begun.cache is None else begun.cache.encoder_size, config.add_cross_attention
-        memory, memory_mask = boundary.encoder_states(
+        context = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, size)
+        cached, crosses = None if context.cache is None else context.cache.encoder_size, config.add_cross_attention
+        encoder_hidden_states, encoder_mask = boundary.encoder_states(
             *encoder_states, size[0], width=width, crosses=crosses, cached=cached
         )
         rows, padding = config.max_position_embeddings, config.padding_position
-        cache, position_ids = caching.positions_beside_padding(
-            boundary, begun, position_ids, input_ids, size, limit=rows, padding=padding
+        cache, position_ids = caching.padding_aware_position_ids(
+            boundary, context, position_ids, input_ids, size, limit=rows, padding=padding
         )
         types = config.token_types
         token_type_ids = boundary.token_types(token_type_ids, size, size=types) if types else None
         inputs = LayerInputs(
-            mask=begun.mask,
-            encoder_hidden_states=memory,
-            encoder_mask=memory_mask,
-            causal=begun.causal,
-            output_attentions=settled["output_attentions"],
-            rngs=settled["rngs"],
+            mask=context.mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_mask=encoder_mask,
+            causal=context.causal,
+            output_attentions=resolved["output_attentions"],
+            rngs=resolved["rngs"],
         )
         states = self.embeddings(states, position_ids, token_type_ids, inputs.rngs)
-        output = self.encoder(states, inputs, cache, output_hidden_states=settled["output_hidden_states"])
+        output = self.encoder(states, inputs, cache, output_hidden_states=resolved["output_hidden_states"])
         return output.replace(past_key_values=caching.finish(output.past_key_values, size[1], use_cache))
 
 
@@ -248,7 +248,7 @@ class BertModel(BertStackModel):
         outputs = self._run_stack(text, encoder_states, past_key_values, use_cache, switches)
         pooled = None if self.pooler is None else self.pooler(outputs.last_hidden_state)
         output = BaseModelOutputWithPoolingAndCrossAttentions(**outputs, pooler_output=pooled)
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class BertPredictionHeadTransform(nnx.Module):
@@ -319,7 +319,7 @@ class BertForPreTraining(PreTrainedModel):
             labels: (B, T) token ids, -100 = not counted.
             next_sentence_label: (B,), 0 if the second text follows the first, 1 if it is random.
         """
-        outputs: Any = self.bert(*inputs, **self._inner(keywords))
+        outputs: Any = self.bert(*inputs, **self._base_keywords(keywords))
         predictions = self.cls(outputs.last_hidden_state, self.bert.embeddings.word_embeddings)
         relations = self.cls.related(outputs.pooler_output)
         loss = None
@@ -330,7 +330,7 @@ class BertForPreTraining(PreTrainedModel):
             loss = loss + losses.cross_entropy(ops.xp, relations, following)
         logits = {"prediction_logits": predictions, "seq_relationship_logits": relations}
         output = with_head(BertForPreTrainingOutput, outputs, loss=loss, **logits)
-        return self._returned(output, keywords.get("return_dict"))
+        return self._format_output(output, keywords.get("return_dict"))
 
 
 class BertWordsModel(PreTrainedModel):
@@ -362,7 +362,7 @@ class BertLMHeadModel(GenerationMixin, BertWordsModel):
             labels: (B, T) token ids, -100 = not counted; each token predicts the next one's.
             logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
         """
-        outputs: Any = self._base()(*inputs, **self._inner(keywords))
+        outputs: Any = self._base()(*inputs, **self._base_keywords(keywords))
         logits = self._logits(self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep))
         return self._with_head(CausalLMOutputWithCrossAttentions, outputs, logits, labels, next_token_loss, keywords)
 
@@ -373,7 +373,7 @@ class BertForMaskedLM(BertWordsModel):
     @passes_through(BertModel)
     def __call__(self, *inputs: Any, labels: Any = None, **keywords: Any) -> MaskedLMOutput | tuple[Any, ...]:
         """As `BertModel`, and `labels`: (B, T) token ids, -100 = not counted."""
-        outputs: Any = self._base()(*inputs, **self._inner(keywords))
+        outputs: Any = self._base()(*inputs, **self._base_keywords(keywords))
         logits = self._logits(outputs.last_hidden_state)
         return self._with_head(MaskedLMOutput, outputs, logits, labels, token_loss, keywords)
 
@@ -401,6 +401,6 @@ class BertForSequenceClassification(PreTrainedModel):
         Args:
             labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) to regress.
         """
-        outputs: Any = self._base()(*inputs, **self._inner(keywords))
+        outputs: Any = self._base()(*inputs, **self._base_keywords(keywords))
         logits = self._logits(outputs, keywords.get("rngs"))
         return self._with_head(SequenceClassifierOutput, outputs, logits, labels, self._class_loss, keywords)

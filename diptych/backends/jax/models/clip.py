@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from diptych.backends.jax import layers, ops
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
-from diptych.backends.jax.stacks import Attended, LayerInputs, LayerOutput, run_layers, self_attention
+from diptych.backends.jax.stacks import AttentionOutput, LayerInputs, LayerOutput, run_layers, self_attention
 from diptych.core import caching, check
 from diptych.core.calls import Switches
 from diptych.core.inputs import INTERPOLATE_POS_ENCODING, PIXEL_VALUES, ModelInput
@@ -38,7 +38,7 @@ class CLIPAttention(nnx.Module):
         self.out_proj = layers.Linear(config.hidden_size, config.hidden_size, **init)
         self.dropout = layers.Dropout(config.attention_dropout)
 
-    def __call__(self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs) -> Attended:
+    def __call__(self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs) -> AttentionOutput:
         query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
         query, key, value = (ops.split_heads(states, self.heads) for states in (query, key, value))
         attended = self_attention(query, key, value, inputs, None, dropout=self.dropout)
@@ -173,7 +173,7 @@ class CLIPPreTrainedModel(PreTrainedModel):
         self, config: CLIPTextConfig, input_ids: Any, attention_mask: Any, position_ids: Any, switches: Switches
     ) -> BaseModelOutputWithPooling:
         """Checks a batch of texts and runs the text tower on it."""
-        settled, boundary = self._settled(switches), self._boundary()
+        resolved, boundary = self._resolve_switches(switches), self._boundary()
         if input_ids is None:
             raise check.missing_argument(boundary.caller, "input_ids")
         ids = boundary.ids("input_ids", input_ids, size=config.vocab_size, table="vocab_size")
@@ -185,24 +185,24 @@ class CLIPPreTrainedModel(PreTrainedModel):
             attention_mask = boundary.mask("attention_mask", attention_mask, size)
             mask = masks.causal_padding(ops.xp, ops.steps(size[1], ids), attention_mask)
         end = positions.end_of_text(ops.xp, ids, config.eos_token_id)
-        boundary.rngs(settled["rngs"])
-        weights, switch = settled["output_attentions"], settled["output_hidden_states"]
-        inputs = LayerInputs(mask=mask, causal=True, output_attentions=weights, rngs=settled["rngs"])
+        boundary.rngs(resolved["rngs"])
+        weights, switch = resolved["output_attentions"], resolved["output_hidden_states"]
+        inputs = LayerInputs(mask=mask, causal=True, output_attentions=weights, rngs=resolved["rngs"])
         return self.text_model(ids, position_ids, end, inputs, output_hidden_states=switch)
 
     def _vision(
         self, config: CLIPVisionConfig, pixel_values: Any, interpolate_pos_encoding: bool, switches: Switches
     ) -> BaseModelOutputWithPooling:
         """Checks a batch of images and runs the vision tower on it."""
-        settled, boundary, patch = self._settled(switches), self._boundary(), config.patch_size
+        resolved, boundary, patch = self._resolve_switches(switches), self._boundary(), config.patch_size
         own = (config.image_size, config.image_size)
         size = None if interpolate_pos_encoding else own
         pixels = boundary.images(pixel_values, channels=config.num_channels, size=size, least=(patch, patch))
         height, width = pixels.shape[2:]
         grid = None if (height, width) == own else (height // patch, width // patch)
-        boundary.rngs(settled["rngs"])
-        weights, switch = settled["output_attentions"], settled["output_hidden_states"]
-        inputs = LayerInputs(output_attentions=weights, rngs=settled["rngs"])
+        boundary.rngs(resolved["rngs"])
+        weights, switch = resolved["output_attentions"], resolved["output_hidden_states"]
+        inputs = LayerInputs(output_attentions=weights, rngs=resolved["rngs"])
         return self.vision_model(pixels, grid, inputs, output_hidden_states=switch)
 
 
@@ -229,7 +229,7 @@ class CLIPTextModel(CLIPPreTrainedModel):
             InputError: an argument has another dtype or shape, or an id is out of range.
         """
         output = self._text(self.config, input_ids, attention_mask, position_ids, switches)
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class CLIPTextModelWithProjection(CLIPPreTrainedModel):
@@ -247,7 +247,7 @@ class CLIPTextModelWithProjection(CLIPPreTrainedModel):
         """As `CLIPTextModel`."""
         outputs = self._text(self.config, input_ids, attention_mask, position_ids, switches)
         output = with_head(CLIPTextModelOutput, outputs, text_embeds=self.text_projection(outputs.pooler_output))
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class CLIPVisionModel(CLIPPreTrainedModel):
@@ -277,7 +277,7 @@ class CLIPVisionModel(CLIPPreTrainedModel):
             InputError: an argument has another dtype or shape.
         """
         output = self._vision(self.config, pixel_values, interpolate_pos_encoding, switches)
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class CLIPVisionModelWithProjection(CLIPPreTrainedModel):
@@ -295,7 +295,7 @@ class CLIPVisionModelWithProjection(CLIPPreTrainedModel):
         """As `CLIPVisionModel`."""
         outputs = self._vision(self.config, pixel_values, interpolate_pos_encoding, switches)
         output = with_head(CLIPVisionModelOutput, outputs, image_embeds=self.visual_projection(outputs.pooler_output))
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class CLIPModel(CLIPPreTrainedModel):
@@ -369,7 +369,7 @@ class CLIPModel(CLIPPreTrainedModel):
             text_model_output=text,
             vision_model_output=vision,
         )
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class CLIPForImageClassification(CLIPPreTrainedModel):

@@ -10,7 +10,7 @@ from diptych.backends.torch.cache import Cache, LayerCache
 from diptych.backends.torch.generation import GenerationMixin
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.backends.torch.stacks import (
-    Attended,
+    AttentionOutput,
     LayerInputs,
     LayerOutput,
     cross_attention,
@@ -21,7 +21,7 @@ from diptych.backends.torch.stacks import (
 from diptych.core import caching, check
 from diptych.core import outputs as records
 from diptych.core.boundary import STATES
-from diptych.core.calls import Settled, Switches, passes_through, token_loss
+from diptych.core.calls import ResolvedSwitches, Switches, passes_through, token_loss
 from diptych.core.models.bart import NORM_EPS, OFFSET, BartLikeConfig
 from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, EncoderOutput, encoder_output, seq2seq
 from diptych.core.semantics import overflow, positions
@@ -45,7 +45,7 @@ class BartAttention(nn.Module):
 
     def forward(
         self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         query = ops.split_heads(self.q_proj(hidden_states), self.heads)
         if self.crosses:
             attended = cross_attention(query, self.keys, inputs, past, dropout=self.dropout)
@@ -188,28 +188,28 @@ class BartPreTrainedModel(PreTrainedModel):
         attention_mask: Any,
         encoder_states: tuple[Any, Any],
         past: tuple[Any, bool | None],
-        settled: Settled,
+        resolved: ResolvedSwitches,
         prefix: str = "",
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Runs the decoder on embeddings."""
         boundary, config = self._boundary(), self.config
         size, limit = (words.shape[0], words.shape[1]), config.max_position_embeddings
-        begun = caching.begin(boundary, config.cache_shape, *past, attention_mask, size, prefix=prefix)
-        cached = None if begun.cache is None else begun.cache.encoder_size
-        memory, memory_mask = boundary.encoder_states(
+        context = caching.begin(boundary, config.cache_shape, *past, attention_mask, size, prefix=prefix)
+        cached = None if context.cache is None else context.cache.encoder_size
+        encoder_hidden_states, encoder_mask = boundary.encoder_states(
             *encoder_states, size[0], width=config.d_model, crosses=True, cached=cached
         )
         inputs = LayerInputs(
-            mask=begun.mask,
-            encoder_hidden_states=memory,
-            encoder_mask=memory_mask,
-            causal=begun.causal,
-            output_attentions=settled["output_attentions"],
-            rngs=settled["rngs"],
+            mask=context.mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_mask=encoder_mask,
+            causal=context.causal,
+            output_attentions=resolved["output_attentions"],
+            rngs=resolved["rngs"],
         )
-        position_ids = caching.position_ids(boundary, None, begun.start, size, limit=limit)
-        switch = settled["output_hidden_states"]
-        output = decoder(words, position_ids, inputs, begun.cache, output_hidden_states=switch)
+        position_ids = caching.position_ids(boundary, None, context.start, size, limit=limit)
+        switch = resolved["output_hidden_states"]
+        output = decoder(words, position_ids, inputs, context.cache, output_hidden_states=switch)
         return output.replace(past_key_values=caching.finish(output.past_key_values, size[1], past[1]))
 
 
@@ -257,37 +257,41 @@ class BartModel(BartPreTrainedModel):
         Raises:
             InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
         """
-        settled, boundary = self._settled(switches), self._boundary()
-        boundary.rngs(settled["rngs"])
-        read = encoder_output(encoder_outputs)
-        if read.last_hidden_state is not None:
-            read = read.replace(last_hidden_state=boundary.floats("encoder_outputs", read.last_hidden_state, STATES))
+        resolved, boundary = self._resolve_switches(switches), self._boundary()
+        boundary.rngs(resolved["rngs"])
+        encoded = encoder_output(encoder_outputs)
+        if encoded.last_hidden_state is not None:
+            encoded = encoded.replace(
+                last_hidden_state=boundary.floats("encoder_outputs", encoded.last_hidden_state, STATES)
+            )
         elif not caching.has_encoder_keys(past_key_values) or not (input_ids is inputs_embeds is None):
             if encoder_outputs is not None:
                 raise check.missing_argument(boundary.caller, "encoder_outputs.last_hidden_state")
-            read = self._encode(input_ids, inputs_embeds, attention_mask, settled)
+            encoded = self._encode(input_ids, inputs_embeds, attention_mask, resolved)
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
                 raise check.missing_argument(boundary.caller, "decoder_input_ids or decoder_inputs_embeds")
             decoder_input_ids = self._shift_right("input_ids", input_ids)
         table = self.decoder.embed_tokens if self.shared is None else self.shared
         words = self._embed(decoder_input_ids, decoder_inputs_embeds, table, "decoder_")
-        mask = read.attention_mask if attention_mask is None else attention_mask
-        encoder_states, past = (read.last_hidden_state, mask), (past_key_values, use_cache)
-        output = self._decode(self.decoder, words, decoder_attention_mask, encoder_states, past, settled, "decoder_")
-        output = seq2seq(records.Seq2SeqModelOutput, output, read, last_hidden_state=output.last_hidden_state)
-        return self._returned(output, switches.get("return_dict"))
+        mask = encoded.attention_mask if attention_mask is None else attention_mask
+        encoder_states, past = (encoded.last_hidden_state, mask), (past_key_values, use_cache)
+        output = self._decode(self.decoder, words, decoder_attention_mask, encoder_states, past, resolved, "decoder_")
+        output = seq2seq(records.Seq2SeqModelOutput, output, encoded, last_hidden_state=output.last_hidden_state)
+        return self._format_output(output, switches.get("return_dict"))
 
-    def _encode(self, input_ids: Any, inputs_embeds: Any, attention_mask: Any, settled: Settled) -> EncoderOutput:
+    def _encode(
+        self, input_ids: Any, inputs_embeds: Any, attention_mask: Any, resolved: ResolvedSwitches
+    ) -> EncoderOutput:
         """Checks a batch of token sequences and runs the encoder on it."""
         boundary, limit = self._boundary(), self.config.max_position_embeddings
         table = self.encoder.embed_tokens if self.shared is None else self.shared
         words = self._embed(input_ids, inputs_embeds, table)
         size = (words.shape[0], words.shape[1])
-        begun = caching.begin(boundary, None, None, None, attention_mask, size)
+        context = caching.begin(boundary, None, None, None, attention_mask, size)
         position_ids = caching.position_ids(boundary, None, 0, size, limit=limit)
-        weights, switch = settled["output_attentions"], settled["output_hidden_states"]
-        inputs = LayerInputs(mask=begun.mask, output_attentions=weights, rngs=settled["rngs"])
+        weights, switch = resolved["output_attentions"], resolved["output_hidden_states"]
+        inputs = LayerInputs(mask=context.mask, output_attentions=weights, rngs=resolved["rngs"])
         return encoder_output(self.encoder(words, position_ids, inputs, output_hidden_states=switch))
 
 
@@ -313,10 +317,10 @@ class BartForConditionalGeneration(GenerationMixin, BartPreTrainedModel):
                 call gives none.
             logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
         """
-        given = self._by_name(inputs, keywords)
+        given = self._bind_arguments(inputs, keywords)
         if labels is not None and given.get("decoder_input_ids") is None and given.get("decoder_inputs_embeds") is None:
             given["decoder_input_ids"] = self._shift_right("labels", labels)
-        outputs: Any = self.model(**self._inner(given))
+        outputs: Any = self.model(**self._base_keywords(given))
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = self.model.shared.attend(states) if self.lm_head is None else self.lm_head(states)
         logits = logits + layers.value(self.final_logits_bias, logits)[None]
@@ -330,8 +334,8 @@ class BartForConditionalGeneration(GenerationMixin, BartPreTrainedModel):
         **switches: Unpack[Switches],
     ) -> EncoderOutput | tuple[Any, ...]:
         """Runs the encoder; the arguments are those of the model's call."""
-        output = self.model._encode(input_ids, inputs_embeds, attention_mask, self._settled(switches))
-        return self._returned(output.replace(attention_mask=attention_mask), switches.get("return_dict"))
+        output = self.model._encode(input_ids, inputs_embeds, attention_mask, self._resolve_switches(switches))
+        return self._format_output(output.replace(attention_mask=attention_mask), switches.get("return_dict"))
 
 
 class BartClassificationHead(nn.Module):
@@ -378,7 +382,7 @@ class BartForSequenceClassification(BartPreTrainedModel):
         Raises:
             InputError: there are no input_ids, or a sequence has no eos_token_id.
         """
-        inner, boundary, end = self._inner(keywords), self._boundary(), self.config.eos_token_id
+        inner, boundary, end = self._base_keywords(keywords), self._boundary(), self.config.eos_token_id
         if input_ids is None or not isinstance(end, int):
             raise check.missing_argument(
                 boundary.caller, "input_ids" if input_ids is None else "an eos_token_id of the config's"
@@ -458,12 +462,12 @@ class BartForCausalLM(GenerationMixin, BartPreTrainedModel):
         Raises:
             InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
         """
-        settled = self._settled(switches)
+        resolved = self._resolve_switches(switches)
         decoder: Any = self.model.decoder
-        self._boundary().rngs(settled["rngs"])
+        self._boundary().rngs(resolved["rngs"])
         words = self._embed(input_ids, inputs_embeds, decoder.embed_tokens)
         encoder_states, past = (encoder_hidden_states, encoder_attention_mask), (past_key_values, use_cache)
-        outputs = self._decode(decoder, words, attention_mask, encoder_states, past, settled)
+        outputs = self._decode(decoder, words, attention_mask, encoder_states, past, resolved)
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = decoder.embed_tokens.attend(states) if self.lm_head is None else self.lm_head(states)
         record = records.CausalLMOutputWithCrossAttentions

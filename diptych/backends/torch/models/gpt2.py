@@ -10,7 +10,7 @@ from diptych.backends.torch.cache import LayerCache
 from diptych.backends.torch.generation import GenerationMixin
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.backends.torch.stacks import (
-    Attended,
+    AttentionOutput,
     LayerInputs,
     LayerOutput,
     cross_attention,
@@ -43,7 +43,7 @@ class GPT2Attention(nn.Module):
 
     def forward(
         self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         options = {"scale": self.scale, "upcast": self.upcast, "dropout": self.attn_dropout}
         if self.q_attn is not None:
             query = ops.split_heads(self.q_attn(hidden_states), self.heads)
@@ -135,18 +135,18 @@ class GPT2Model(PreTrainedModel):
         Raises:
             InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
         """
-        settled, boundary, config = self._settled(switches), self._boundary(), self.config
-        boundary.rngs(settled["rngs"])
+        resolved, boundary, config = self._resolve_switches(switches), self._boundary(), self.config
+        boundary.rngs(resolved["rngs"])
         vocabulary, width = config.vocab_size, config.n_embd
         _, hidden_states = boundary.words(input_ids, inputs_embeds, self.wte, size=vocabulary, width=width)
         size = (hidden_states.shape[0], hidden_states.shape[1])
-        begun = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, size)
-        cached, crosses = None if begun.cache is None else begun.cache.encoder_size, config.add_cross_attention
-        memory, memory_mask = boundary.encoder_states(
+        context = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, size)
+        cached, crosses = None if context.cache is None else context.cache.encoder_size, config.add_cross_attention
+        encoder_hidden_states, encoder_mask = boundary.encoder_states(
             encoder_hidden_states, encoder_attention_mask, size[0], width=width, crosses=crosses, cached=cached
         )
         position_ids = caching.position_ids(
-            boundary, position_ids, begun.start, size, limit=config.n_positions, field="n_positions"
+            boundary, position_ids, context.start, size, limit=config.n_positions, field="n_positions"
         )
         hidden_states = hidden_states + self.wpe(position_ids)
         if token_type_ids is not None:
@@ -154,24 +154,24 @@ class GPT2Model(PreTrainedModel):
                 boundary.row_ids("token_type_ids", token_type_ids, size, size=vocabulary, table="vocab_size")
             )
         inputs = LayerInputs(
-            mask=begun.mask,
-            encoder_hidden_states=memory,
-            encoder_mask=memory_mask,
-            causal=begun.causal,
-            output_attentions=settled["output_attentions"],
-            rngs=settled["rngs"],
+            mask=context.mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_mask=encoder_mask,
+            causal=context.causal,
+            output_attentions=resolved["output_attentions"],
+            rngs=resolved["rngs"],
         )
         output = run_layers(
             self.h,
             self.drop(hidden_states, inputs.rngs),
             inputs,
-            begun.cache,
-            output_hidden_states=settled["output_hidden_states"],
+            context.cache,
+            output_hidden_states=resolved["output_hidden_states"],
             gradient_checkpointing=self.gradient_checkpointing,
             final=self.ln_f,
         )
         output = output.replace(past_key_values=caching.finish(output.past_key_values, size[1], use_cache))
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class GPT2LMHeadModel(GenerationMixin, PreTrainedModel):
@@ -194,7 +194,7 @@ class GPT2LMHeadModel(GenerationMixin, PreTrainedModel):
             labels: (B, T) token ids, -100 = not counted; each token predicts the next one's.
             logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
         """
-        outputs: Any = self.transformer(*inputs, **self._inner(keywords))
+        outputs: Any = self.transformer(*inputs, **self._base_keywords(keywords))
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = self.transformer.wte.attend(states) if self.lm_head is None else self.lm_head(states)
         return self._with_head(CausalLMOutputWithCrossAttentions, outputs, logits, labels, next_token_loss, keywords)

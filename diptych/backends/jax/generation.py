@@ -1,4 +1,4 @@
-"""Text generation in JAX: one compiled program for all tokens, or one for each step whose results are to be seen."""
+"""Text generation in JAX: one compiled program for all tokens, or one per step if step results are needed."""
 
 import functools
 from typing import Any
@@ -24,7 +24,7 @@ class GenerationMixin(GenerationBase):
 
     @staticmethod
     def _padded_length(length: int) -> int:
-        """The next of 1, 8, 16, 24, 32, 48, 64, 96, 128, …: prompts of similar lengths share a program."""
+        """The next of 1, 8, 16, 24, 32, 48, 64, 96, 128, …: prompts of similar lengths share a compiled program."""
         if length == 1:
             return 1
         pace = max(8, 2 ** ((length - 1).bit_length() - 2))
@@ -85,7 +85,7 @@ def _next_step(
 def _all_steps(
     model: Any, traced: TracedOptions, prompt: Prompt, *, plan: Plan
 ) -> tuple[dict[str, Any], StepScores, Any]:
-    """The output's fields, the scores of the new tokens, (tokens, R, V), and how many tokens there are."""
+    """The output's fields, the scores of the new tokens, (tokens, R, V), and the number of new tokens."""
     step = first_step(model, plan, traced, prompt, _call_model)
     context, room = step.context, plan.capacity - plan.prompt_width
     stacked = jax.tree.map(lambda values: jnp.zeros((room, *values.shape), values.dtype).at[0].set(values), step.scores)

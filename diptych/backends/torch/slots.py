@@ -1,4 +1,4 @@
-"""The slots of a torch model: its parameters by published name, which are its own."""
+"""The slots of a torch model; its parameter names are the published ones."""
 
 from torch import nn
 
@@ -16,11 +16,11 @@ KINDS: dict[type[nn.Module], Kind] = {
     nn.RMSNorm: "norm",
     layers.BatchNorm: "norm",
 }
-"""Type of layer -> what its `weight` is; looked up along the type's bases."""
+"""Type of layer -> the kind of its `weight`; subclasses are looked up by their bases."""
 
 
 def kind_of(module: nn.Module) -> Kind:
-    """What a module's weight is."""
+    """The kind of a module's weight."""
     for base in type(module).__mro__:
         if base in KINDS:
             return KINDS[base]

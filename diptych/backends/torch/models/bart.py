@@ -40,7 +40,7 @@ class BartAttention(nn.Module):
         self.output_dropout = layers.Dropout(config.dropout)
 
     def keys(self, states: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B N S H"], Float[Tensor, "B N S H"]]:
-        """The keys and values of tokens."""
+        """The keys and values of states."""
         return ops.split_heads(self.k_proj(states), self.heads), ops.split_heads(self.v_proj(states), self.heads)
 
     def forward(
@@ -55,7 +55,7 @@ class BartAttention(nn.Module):
 
 
 class BartLayer(nn.Module):
-    """What the layers of both stacks have: self-attention, and an MLP."""
+    """The base of both stacks' layers: self-attention and an MLP."""
 
     def __init__(self, config: BartLikeConfig, heads: int, features: int, **init: Unpack[ops.Init]) -> None:
         super().__init__()
@@ -70,11 +70,11 @@ class BartLayer(nn.Module):
         self.final_layer_norm = layers.LayerNorm(config.d_model, NORM_EPS, **init)
 
     def before(self, norm: layers.LayerNorm, hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The input of a block of the layer: MBart normalises it."""
+        """The input of a block: normalised in MBart."""
         return norm(hidden_states) if self.pre_norm else hidden_states
 
     def after(self, norm: layers.LayerNorm, hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The sum of a block and its residual: BART normalises it."""
+        """The sum of a block's output and its residual: normalised in BART."""
         return hidden_states if self.pre_norm else norm(hidden_states)
 
     def mlp(self, hidden_states: Float[Tensor, "B T D"], rngs: Any) -> Float[Tensor, "B T D"]:
@@ -119,7 +119,7 @@ class BartDecoderLayer(BartLayer):
 
 
 class BartStack(nn.Module):
-    """What the encoder and the decoder have in common; with token embeddings of its own where none are shared."""
+    """The base of the encoder and the decoder; it has its own token embeddings if `words` is True."""
 
     layers: layers.ModuleList
 
@@ -167,17 +167,17 @@ class BartDecoder(BartStack):
 
 
 class BartPreTrainedModel(PreTrainedModel):
-    """How a call's arguments are checked and reach the stacks."""
+    """The base of all BART models: checks a call's arguments and passes them to the stacks."""
 
     def _embed(self, ids: Any, embeds: Any, table: Any, prefix: str = "") -> Float[Tensor, "B T D"]:
-        """The scaled embeddings of ids, or a caller's embeddings, which are scaled already."""
+        """The scaled embeddings of ids, or the caller's embeddings, which are already scaled."""
         config, scale = self.config, self.config.embedding_scale
         scaled = table if scale == 1.0 else lambda ids: table(ids) * scale
         size, width = config.vocab_size, config.d_model
         return self._boundary().words(ids, embeds, scaled, size=size, width=width, prefix=prefix)[1]
 
     def _shift_right(self, name: str, ids: Any) -> Int[Tensor, "B T"]:
-        """The decoder's inputs when it is trained to predict a caller's ids."""
+        """The decoder's inputs for predicting these ids: the ids shifted right."""
         ids = self._boundary().label_ids(name, ids, size=self.config.vocab_size)
         return self.config.shift_right(ops.xp, ids, type(self).__name__)
 
@@ -243,19 +243,19 @@ class BartModel(BartPreTrainedModel):
 
         Args:
             input_ids: (B, S) integers for the encoder, or else:
-            inputs_embeds: (B, S, D) floats in their place, scaled if the config scales.
+            inputs_embeds: (B, S, D) floats in their place, already scaled if the config has scale_embedding.
             attention_mask: (B, S), 1 = attend; by default all are attended to.
             decoder_input_ids: (B, T) integers; by default input_ids shifted right; or else:
             decoder_inputs_embeds: (B, T, D) floats in their place.
             decoder_attention_mask: (B, T), 1 = attend, or with a cache over all tokens so far; by default all are.
-            encoder_outputs: what an earlier call returned of the encoder, or its states (B, S, D), in place of the
-                encoder's inputs; a cache that holds the encoder's keys needs neither.
+            encoder_outputs: the encoder's output of an earlier call, or its states (B, S, D), in place of the encoder's
+                inputs; neither is needed if the cache holds the encoder's keys.
             past_key_values: the decoder's cache of the earlier tokens; `init_cache` makes one.
-            use_cache: whether the cache is returned, as a given one is by default; True makes one if none is given.
+            use_cache: whether the cache is returned; by default if one is given. True creates one if none is given.
             switches: see `Switches`.
 
         Raises:
-            InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
+            InputError: an argument has the wrong dtype or shape, an id is out of range, or the cache is full.
         """
         resolved, boundary = self._resolve_switches(switches), self._boundary()
         boundary.rngs(resolved["rngs"])
@@ -313,9 +313,9 @@ class BartForConditionalGeneration(GenerationMixin, BartPreTrainedModel):
         """As `BartModel`, and:
 
         Args:
-            labels: (B, T) target token ids, -100 = not counted; shifted right, they are the decoder's inputs if the
-                call gives none.
-            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
+            labels: (B, T) target token ids, -100 = ignored; shifted right, they are the decoder's inputs if none are
+                given.
+            logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
         """
         given = self._bind_arguments(inputs, keywords)
         if labels is not None and given.get("decoder_input_ids") is None and given.get("decoder_inputs_embeds") is None:
@@ -333,7 +333,7 @@ class BartForConditionalGeneration(GenerationMixin, BartPreTrainedModel):
         inputs_embeds: Any = None,
         **switches: Unpack[Switches],
     ) -> EncoderOutput | tuple[Any, ...]:
-        """Runs the encoder; the arguments are those of the model's call."""
+        """Runs the encoder; arguments as for the model's call."""
         output = self.model._encode(input_ids, inputs_embeds, attention_mask, self._resolve_switches(switches))
         return self._format_output(output.replace(attention_mask=attention_mask), switches.get("return_dict"))
 
@@ -374,10 +374,10 @@ class BartForSequenceClassification(BartPreTrainedModel):
         labels: Any = None,
         **keywords: Any,
     ) -> records.Seq2SeqSequenceClassifierOutput | tuple[Any, ...]:
-        """As `BartModel`; the decoder's sequences must be as long as `input_ids`, of which they are made by default.
+        """As `BartModel`; the decoder's sequences must be as long as `input_ids`, by default these shifted right.
 
         Args:
-            labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) to regress.
+            labels: (B,) class ids; (B, num_labels) floats for multi-label; (B,) or (B, num_labels) for regression.
 
         Raises:
             InputError: there are no input_ids, or a sequence has no eos_token_id.
@@ -414,7 +414,7 @@ class BartForSequenceClassification(BartPreTrainedModel):
 
 
 class BartDecoderWrapper(nn.Module):
-    """A level of the published names, without anything of its own."""
+    """A level of the published parameter names."""
 
     def __init__(self, config: BartLikeConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
@@ -449,18 +449,18 @@ class BartForCausalLM(GenerationMixin, BartPreTrainedModel):
 
         Args:
             input_ids: (B, T) integers, or else:
-            inputs_embeds: (B, T, D) floats in their place, scaled if the config scales.
+            inputs_embeds: (B, T, D) floats in their place, already scaled if the config has scale_embedding.
             attention_mask: (B, T), 1 = attend, or with a cache over all tokens so far; by default all are attended to.
-            encoder_hidden_states: (B, S, D) to attend to; without them there is no cross-attention.
+            encoder_hidden_states: (B, S, D) to attend to; if None, cross-attention is skipped.
             encoder_attention_mask: (B, S), 1 = attend; by default all are attended to.
             past_key_values: a cache of the earlier tokens; `init_cache` makes one.
-            labels: (B, T) token ids, -100 = not counted; each token predicts the label at its own position.
-            use_cache: whether the cache is returned, as a given one is by default; True makes one if none is given.
-            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
+            labels: (B, T) token ids, -100 = ignored; each token predicts the label at its own position.
+            use_cache: whether the cache is returned; by default if one is given. True creates one if none is given.
+            logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
             switches: see `Switches`.
 
         Raises:
-            InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
+            InputError: an argument has the wrong dtype or shape, an id is out of range, or the cache is full.
         """
         resolved = self._resolve_switches(switches)
         decoder: Any = self.model.decoder

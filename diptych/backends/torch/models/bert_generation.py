@@ -15,7 +15,7 @@ from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, Caus
 
 
 class BertGenerationEncoder(BertStackModel):
-    """BERT without token types and pooler; a decoder, if the config says so."""
+    """BERT without token types or a pooler; a decoder if the config has is_decoder."""
 
     def __init__(self, config: BertGenerationConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -64,8 +64,8 @@ class BertGenerationDecoder(GenerationMixin, PreTrainedModel):
         """As `BertGenerationEncoder`, and:
 
         Args:
-            labels: (B, T) token ids, -100 = not counted; each token predicts the next one's.
-            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
+            labels: (B, T) token ids, -100 = ignored; each token predicts the next one.
+            logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
         """
         outputs: Any = self.bert(*inputs, **self._base_keywords(keywords))
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)

@@ -139,7 +139,7 @@ class CLIPTextTransformer(nn.Module):
         *,
         output_hidden_states: bool,
     ) -> BaseModelOutputWithPooling:
-        """Encodes texts, and pools the tokens at `end`."""
+        """Encodes texts; the pooled output is the state at `end`."""
         states = self.embeddings(input_ids, position_ids)
         outputs = self.encoder(states, inputs, output_hidden_states=output_hidden_states)
         states = self.final_layer_norm(outputs.last_hidden_state)
@@ -171,7 +171,7 @@ class CLIPVisionTransformer(nn.Module):
 
 
 class CLIPPreTrainedModel(PreTrainedModel):
-    """How a call's arguments are checked and reach the towers."""
+    """The base of all CLIP models: checks a call's arguments and passes them to the towers."""
 
     text_model: CLIPTextTransformer
     vision_model: CLIPVisionTransformer
@@ -228,12 +228,12 @@ class CLIPTextModel(CLIPPreTrainedModel):
 
         Args:
             input_ids: (B, T) integers.
-            attention_mask: (B, T), 1 = attend; by default all are attended to. Attention is causal in any case.
+            attention_mask: (B, T), 1 = attend; by default all are attended to. Attention is always causal.
             position_ids: (B, T) or (1, T); by default counted from 0.
             switches: see `Switches`.
 
         Raises:
-            InputError: an argument has another dtype or shape, or an id is out of range.
+            InputError: an argument has the wrong dtype or shape, or an id is out of range.
         """
         output = self._text(self.config, input_ids, attention_mask, position_ids, switches)
         return self._format_output(output, switches.get("return_dict"))
@@ -262,7 +262,7 @@ class CLIPVisionModel(CLIPPreTrainedModel):
 
     @property
     def inputs(self) -> tuple[ModelInput, ...]:
-        """What the model reads as an encoder: images, whose states have no mask."""
+        """The keyword inputs of the model as an encoder: images, whose states have no mask."""
         return (PIXEL_VALUES, INTERPOLATE_POS_ENCODING)
 
     def __init__(self, config: CLIPVisionConfig, **build: Unpack[Build]) -> None:
@@ -277,11 +277,11 @@ class CLIPVisionModel(CLIPPreTrainedModel):
 
         Args:
             pixel_values: (B, C, Y, X) floats.
-            interpolate_pos_encoding: takes images of another size than the config's and resamples the positions.
+            interpolate_pos_encoding: whether images may have another size than the config's; positions are resampled.
             switches: see `Switches`.
 
         Raises:
-            InputError: an argument has another dtype or shape.
+            InputError: an argument has the wrong dtype or shape.
         """
         output = self._vision(self.config, pixel_values, interpolate_pos_encoding, switches)
         return self._format_output(output, switches.get("return_dict"))
@@ -306,7 +306,7 @@ class CLIPVisionModelWithProjection(CLIPPreTrainedModel):
 
 
 class CLIPModel(CLIPPreTrainedModel):
-    """Both towers, their projections, and the scale of their similarities."""
+    """Both towers, their projections, and the learned scale of their similarities."""
 
     def __init__(self, config: CLIPConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -347,10 +347,10 @@ class CLIPModel(CLIPPreTrainedModel):
         """Compares every text with every image; arguments as `CLIPTextModel` and `CLIPVisionModel`, and:
 
         Args:
-            return_loss: the contrastive loss too, for as many texts as images, the k-th text with the k-th image.
+            return_loss: whether to compute the contrastive loss, in which the k-th text belongs to the k-th image.
 
         Raises:
-            InputError: an argument has another dtype or shape, an id is out of range, or a loss is asked for and the
+            InputError: an argument has the wrong dtype or shape, an id is out of range, or a loss is asked for and the
                 numbers of texts and images differ.
         """
         config = self.config
@@ -380,7 +380,7 @@ class CLIPModel(CLIPPreTrainedModel):
 
 
 class CLIPForImageClassification(CLIPPreTrainedModel):
-    """The vision tower with a linear layer over the mean of its patches, which no layer norm has passed."""
+    """The vision tower with a linear layer over the mean of its patches, before the final layer norm."""
 
     def __init__(self, config: CLIPConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -400,7 +400,7 @@ class CLIPForImageClassification(CLIPPreTrainedModel):
         """As `CLIPVisionModel`, and:
 
         Args:
-            labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) to regress.
+            labels: (B,) class ids; (B, num_labels) floats for multi-label; (B,) or (B, num_labels) for regression.
         """
         outputs = self._vision(self.config.vision_config, pixel_values, interpolate_pos_encoding, switches)
         pooled = ops.xp.mean(outputs.last_hidden_state[:, 1:], axis=1)

@@ -37,7 +37,7 @@ class GPT2Attention(nn.Module):
         self.resid_dropout = layers.Dropout(config.resid_pdrop)
 
     def encoder_keys(self, states: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B N S H"], Float[Tensor, "B N S H"]]:
-        """The keys and values of an encoder's tokens."""
+        """The keys and values of an encoder's states."""
         heads = ops.split_heads(self.c_attn(states), 2 * self.heads)
         return heads[:, : self.heads], heads[:, self.heads :]
 
@@ -129,11 +129,11 @@ class GPT2Model(PreTrainedModel):
             encoder_hidden_states: (B, S, D), to which a decoder with cross-attention attends.
             encoder_attention_mask: (B, S), 1 = attend; by default all are attended to.
             past_key_values: a cache of the earlier tokens; `init_cache` makes one.
-            use_cache: whether the cache is returned, as a given one is by default; True makes one if none is given.
+            use_cache: whether the cache is returned; by default if one is given. True creates one if none is given.
             switches: see `Switches`.
 
         Raises:
-            InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
+            InputError: an argument has the wrong dtype or shape, an id is out of range, or the cache is full.
         """
         resolved, boundary, config = self._resolve_switches(switches), self._boundary(), self.config
         boundary.rngs(resolved["rngs"])
@@ -191,8 +191,8 @@ class GPT2LMHeadModel(GenerationMixin, PreTrainedModel):
         """As `GPT2Model`, and:
 
         Args:
-            labels: (B, T) token ids, -100 = not counted; each token predicts the next one's.
-            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
+            labels: (B, T) token ids, -100 = ignored; each token predicts the next one.
+            logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
         """
         outputs: Any = self.transformer(*inputs, **self._base_keywords(keywords))
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)

@@ -1,6 +1,6 @@
-"""How a decoder takes up a call: the cache of earlier tokens, the attention mask over all of them, and positions.
+"""The setup of a decoder's call: the cache of earlier tokens, the attention mask over all tokens, and positions.
 
-Written once for both backends, over their caches, of which only the arrays' updates differ.
+Both backends use it; their caches differ only in how arrays are updated.
 
 Letters of the shapes: B batch, T new tokens, S all tokens.
 """
@@ -16,12 +16,12 @@ from diptych.core.semantics import masks, positions
 
 
 class AttentionContext(NamedTuple):
-    """How a batch of new tokens is read.
+    """What a batch of new tokens attends to.
 
     Attributes:
-        cache: takes up the tokens; None if nothing is kept.
+        cache: will store the tokens; None if there is no cache.
         mask: (B, 1, T, S), or None.
-        causal: without a mask, whether a token sees only itself and earlier ones.
+        causal: if there is no mask, whether a token sees only itself and earlier ones.
         start: the number of earlier tokens.
     """
 
@@ -41,20 +41,20 @@ def begin(
     *,
     prefix: str = "",
 ) -> AttentionContext:
-    """Checks what a caller says of earlier tokens, and prepares the cache and mask of the new ones.
+    """Checks a caller's cache and mask, and prepares them for the new tokens.
 
     Args:
         boundary: of the call.
         shape: of the decoder's caches; None for an encoder, whose tokens see all others.
         past_key_values: the caller's cache, or None.
-        use_cache: True makes a cache with room for every position if none is given.
+        use_cache: True creates a cache with room for every position if none is given.
         attention_mask: the caller's, or None; (B, T) for the new tokens, or for all tokens up to them.
         size: rows B and new tokens T.
         prefix: precedes the mask's name, "decoder_" for a decoder beside an encoder.
 
     Raises:
-        InputError: an encoder is given a cache, or the cache is none of ours, of another model or batch, or full; or
-            the mask has another shape.
+        InputError: an encoder is given a cache; the cache is not one of ours, belongs to another model or batch, or is
+            full; or the mask has the wrong shape.
     """
     (batch, count), name, xp, ops = size, f"{prefix}attention_mask", boundary.xp, boundary.ops
     if shape is None and (past_key_values is not None or use_cache):
@@ -85,10 +85,10 @@ def begin(
 
 
 def check_cache(boundary: Boundary, shape: CacheShape, cache: Any, batch: int) -> Any:
-    """The caller's cache, if it is one of this model's with that many rows.
+    """Returns the caller's cache, checked to be one for this model and batch size.
 
     Raises:
-        InputError: it is not.
+        InputError: the cache does not fit.
     """
     if not isinstance(cache, boundary.cache_class):
         raise InputError(
@@ -107,12 +107,12 @@ def check_cache(boundary: Boundary, shape: CacheShape, cache: Any, batch: int) -
 
 
 def has_encoder_keys(cache: Any) -> bool:
-    """Whether a caller's cache holds keys of an encoder's tokens, so that the decoder needs no states of it."""
+    """Whether a caller's cache holds the encoder's keys, so that its states are not needed."""
     return getattr(cache, "encoder_size", None) is not None
 
 
 def finish(cache: Any, count: int, use_cache: bool | None) -> Any:
-    """The cache after every layer took up its new tokens; None if the caller does not want it back."""
+    """The cache to return, after every layer has stored its new tokens; None if there is none or use_cache is False."""
     return None if cache is None or use_cache is False else cache.advance(count)
 
 
@@ -130,7 +130,7 @@ def position_ids(
         field: what the config calls it.
 
     Raises:
-        InputError: there are too few positions, or the caller's have another shape or are out of range.
+        InputError: there are too few positions, or the caller's have the wrong shape or are out of range.
     """
     if given is not None:
         return boundary.row_ids("position_ids", given, size, size=limit, table=field)
@@ -150,20 +150,20 @@ def padding_aware_position_ids(
     limit: int,
     padding: int | None,
 ) -> tuple[Any, Any]:
-    """The cache, and the positions of new tokens in a model in which padding may have a position of its own.
+    """The cache, and the positions of new tokens in a model in which positions may skip padding.
 
     Args:
         boundary: of the call.
         context: what the tokens attend to.
         given: the caller's positions, or None.
-        input_ids: the tokens (B, T); None where embeddings are given, none of which counts as padding.
+        input_ids: the tokens (B, T); None if embeddings are given, which never count as padding.
         size: rows B and new tokens T.
         limit: the number of positions.
-        padding: the id and position of padding, from which the other tokens are counted; None if padding counts like
-            any token.
+        padding: the id and the position of padding, after which the other tokens are counted; None if padding is
+            counted like any token.
 
     Raises:
-        InputError: there are too few positions, or the caller's have another shape or are out of range.
+        InputError: there are too few positions, or the caller's have the wrong shape or are out of range.
     """
     ops, cache = boundary.ops, context.cache
     if padding is None:

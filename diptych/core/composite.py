@@ -1,4 +1,4 @@
-"""Composites, for both backends: an encoder and a decoder that are called and run as one model."""
+"""Composites, for both backends: an encoder and a decoder that are called as one model."""
 
 import inspect
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Composite(PartsLoadingMixin):
     encoder: Any
     decoder: Any
     enc_to_dec_proj: Any
-    """The linear layer between the two widths; None where they are equal."""
+    """The linear layer between the two widths; None if they are equal."""
     masks_shifted_labels: ClassVar[bool] = False
     """Whether a decoder whose inputs are made from labels leaves pad_token_id out of its attention."""
 
@@ -34,8 +34,8 @@ class Composite(PartsLoadingMixin):
 
         Args:
             config: of the composite.
-            init: what layers are built with.
-            switches: of the encoder's constructor; one that it does not have is passed over.
+            init: the keywords of layers.
+            switches: of the encoder's constructor; those that it does not have are ignored.
         """
         for role, (name, part) in composite_config.parts(config).items():
             part_class: Any = self._siblings()(name)
@@ -56,14 +56,14 @@ class Composite(PartsLoadingMixin):
         logits_to_keep: Any,
         keywords: Mapping[str, Any],
     ) -> Any:
-        """Encodes, decodes and computes the loss; what the call of every composite does.
+        """Encodes, decodes and computes the loss: the call of every composite.
 
         Args:
-            inputs: of the encoder, by name; None for what is not given.
+            inputs: the encoder's, by name; None if not given.
             attention_mask: over the inputs.
-            decoder_inputs: by the names that the decoder's own call has.
-            encoder_outputs, past_key_values, labels, use_cache, logits_to_keep: the call's.
-            keywords: others of the encoder's, of the decoder's (prefixed "decoder_") and switches.
+            decoder_inputs: the decoder's, by the names of its own call.
+            encoder_outputs, past_key_values, labels, use_cache, logits_to_keep: as in the call.
+            keywords: other inputs of the encoder, of the decoder (prefixed "decoder_"), and switches.
         """
         for_encoder, for_decoder, switches = self._split_keywords(keywords)
         resolved, boundary = self._resolve_switches(switches), self._boundary()
@@ -86,7 +86,7 @@ class Composite(PartsLoadingMixin):
         return self._format_output(output, switches.get("return_dict"))
 
     def _split_keywords(self, keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """The keywords of the encoder, of the decoder without their prefix, and the rest, which must be switches."""
+        """The encoder's keywords, the decoder's without their prefix, and the rest, which must be switches."""
         for_encoder: dict[str, Any] = {}
         for_decoder: dict[str, Any] = {}
         switches: dict[str, Any] = {}
@@ -101,21 +101,21 @@ class Composite(PartsLoadingMixin):
         return for_encoder, for_decoder, switches
 
     def _encode(self, inputs: Mapping[str, Any], resolved: ResolvedSwitches) -> EncoderOutput:
-        """Runs the encoder; its states come with the mask that belongs to them."""
+        """Runs the encoder; the output includes the mask of its states."""
         mask = inputs.get("attention_mask")
         given = {name: value for name, value in inputs.items() if value is not None}
         outputs = encoder_output(self.encoder(**given, **resolved))
         return outputs.replace(attention_mask=self.encoder.states_mask(mask, outputs.last_hidden_state.shape[1]))
 
     def _check_encoder_outputs(self, encoder_outputs: Any, attention_mask: Any) -> EncoderOutput:
-        """What a caller gives of the encoder, with a mask over the states.
+        """The caller's encoder outputs, checked, with the mask of the states.
 
         Args:
             encoder_outputs: a record, a tuple, or the states.
-            attention_mask: over the encoder's inputs; None takes the record's, which is over the states.
+            attention_mask: over the encoder's inputs; by default the record's, which is over the states.
 
         Raises:
-            InputError: there are no states, or they have another dtype or shape.
+            InputError: there are no states, or they have the wrong dtype or shape.
         """
         given, boundary = encoder_output(encoder_outputs), self._boundary()
         if given.last_hidden_state is None:
@@ -129,14 +129,14 @@ class Composite(PartsLoadingMixin):
 
     @property
     def encoder_inputs(self) -> tuple[ModelInput, ...]:
-        """What the encoder reads."""
+        """The keyword inputs of the encoder."""
         return self.encoder.inputs
 
     def _states_mask(self, attention_mask: Any, length: int) -> Any:
         return self.encoder.states_mask(attention_mask, length)
 
     def _shift_right(self, labels: Any, decoder_attention_mask: Any) -> dict[str, Any]:
-        """The decoder's inputs when it is trained to predict labels."""
+        """The decoder's inputs for predicting labels: the labels shifted right, and their mask."""
         config, boundary = self.config, self._boundary()
         named = {"pad_token_id": config.pad_token_id, "decoder_start_token_id": config.decoder_start_token_id}
         pad, start = targets.required_ids(boundary.caller, **named)
@@ -155,7 +155,7 @@ class Composite(PartsLoadingMixin):
         logits_to_keep: Any,
         resolved: ResolvedSwitches,
     ) -> Any:
-        """Runs the decoder on its inputs, which attend to the encoder's states if no cache holds their keys."""
+        """Runs the decoder; it attends to the encoder's states, or to their keys if the cache holds them."""
         ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         check.exactly_one(type(self).__name__, decoder_input_ids=ids, decoder_inputs_embeds=embeds)
         states = None
@@ -183,15 +183,15 @@ class Composite(PartsLoadingMixin):
         """Runs the decoder.
 
         Args:
-            encoder_outputs: what `encode` returned, or its states; a cache that holds the encoder's keys needs none.
-            encoder_attention_mask: (B, S), 1 = attend, over the encoder's states; by default the one that
-                encoder_outputs has, or all are attended to.
+            encoder_outputs: the output of `encode`, or its states; not needed if the cache holds the encoder's keys.
+            encoder_attention_mask: (B, S), 1 = attend, over the encoder's states; by default that of
+                encoder_outputs, or else all are attended to.
             decoder_input_ids, decoder_inputs_embeds, decoder_attention_mask, past_key_values, use_cache,
-                logits_to_keep: as the model's call takes them.
-            keywords: others of the decoder's call, prefixed "decoder_", and switches as every model's call has them.
+                logits_to_keep: as in the model's call.
+            keywords: other inputs of the decoder, prefixed "decoder_", and `Switches`.
 
         Raises:
-            InputError: as the model's call.
+            InputError: as in the model's call.
         """
         for_encoder, for_decoder, switches = self._split_keywords(keywords)
         resolved = self._resolve_switches({**for_encoder, **switches})

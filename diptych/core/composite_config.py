@@ -16,17 +16,17 @@ from diptych.core.registry import InputKind, Parts
 
 @config_class
 class CompositeConfig(ModelConfig):
-    """The config of an encoder and of a decoder that attends to it.
+    """The configs of an encoder and of a decoder that attends to it.
 
-    Each is of any family that has a class for the part; `from_encoder_decoder_configs` makes the second a decoder with
-    cross-attention.
+    Each may be of any family that has a class for the part; `from_encoder_decoder_configs` turns the second into a
+    decoder with cross-attention.
 
     Raises:
-        ConfigError: a part cannot serve as such, or the two do not fit together.
+        ConfigError: a config cannot serve as its part, or the two do not fit together.
     """
 
     encodes: ClassVar[InputKind] = "text"
-    """The kind of input that the encoder reads."""
+    """The kind of the encoder's input."""
     live: ClassVar[frozenset[str]] = ModelConfig.live | {"decoder_start_token_id", "pad_token_id"}
     accepted: ClassVar[dict[str, tuple[Any, ...]]] = {"vocab_size": ()}  # a copy of the decoder's
 
@@ -66,14 +66,14 @@ class CompositeConfig(ModelConfig):
 
     @classmethod
     def from_encoder_decoder_configs(cls, encoder: ModelConfig, decoder: ModelConfig, **changes: Any) -> Self:
-        """The config of an encoder and of a decoder, which is made to decode and to attend to the first.
+        """The config of a composite; the decoder's gets is_decoder=True and add_cross_attention=True.
 
         Args:
             encoder, decoder: configs of families that have a class for the part.
             changes: other fields, housekeeping included.
 
         Raises:
-            ConfigError: a part cannot serve as such, or a change is unknown.
+            ConfigError: a config cannot serve as its part, or a change is unknown.
         """
         for role, part in (("encoder", encoder), ("decoder", decoder)):
             if not isinstance(part, ModelConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -91,7 +91,7 @@ class CompositeConfig(ModelConfig):
 
     @property
     def decoder_width(self) -> int:
-        """The width of the states that the decoder attends to."""
+        """The width of the states that the decoder's cross-attention takes."""
         return cast(DecoderConfig, self.decoder).cross_attention_width
 
     @property
@@ -101,16 +101,16 @@ class CompositeConfig(ModelConfig):
 
     @property
     def cache_shape(self) -> CacheShape | None:
-        """What a cache of the decoder holds."""
+        """The shape of the decoder's cache."""
         return self.decoder.cache_shape
 
     def with_part(self, name: str, part: ModelConfig) -> Self:
-        """The config with another one of a part; a copy of the decoder's `vocab_size` that a file has follows."""
+        """A copy with another config for a part; a file's copy of the decoder's `vocab_size` is updated."""
         changed = self.replace(**{name: part})
         return changed.replace(vocab_size=changed.vocab_size) if "vocab_size" in self.housekeeping else changed
 
     def part(self, wanted: type[ModelConfig]) -> ModelConfig | None:
-        """The config itself, if it is of the wanted class; a part's tensors are no checkpoint of their own."""
+        """The config itself, if it is of the wanted class; parts can't be loaded on their own."""
         return self if isinstance(self, wanted) else None
 
     @classmethod
@@ -134,7 +134,7 @@ class CompositeConfig(ModelConfig):
 
 
 def parts(config: CompositeConfig) -> Parts:
-    """The two models that a composite is made of."""
+    """The encoder and the decoder: architecture and config by path."""
     return {
         "encoder": (registry.part_architecture("encoder", config.encoder, config.encodes), config.encoder),
         "decoder": (registry.part_architecture("decoder", config.decoder, config.encodes), config.decoder),
@@ -142,7 +142,7 @@ def parts(config: CompositeConfig) -> Parts:
 
 
 def initial(config: CompositeConfig, slot: Slot) -> Distribution:
-    """The distribution that a parameter starts from: its part's."""
+    """The initial distribution of a parameter, as its part defines it."""
     below, _, inner = slot.path.partition(".")
     if below in ("encoder", "decoder"):
         name, part = parts(config)[below]

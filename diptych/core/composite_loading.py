@@ -1,4 +1,4 @@
-"""Composites made of two checkpoints, one for the encoder and one for the decoder."""
+"""Loading composites from two checkpoints, one for the encoder and one for the decoder."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -29,7 +29,7 @@ Role = Literal["encoder", "decoder"]
 
 
 class PartsLoadingMixin(PreTrained):
-    """A model whose encoder and decoder may come from checkpoints of their own."""
+    """A model whose encoder and decoder may come from separate checkpoints."""
 
     @classmethod
     def _load_parts(
@@ -42,7 +42,7 @@ class PartsLoadingMixin(PreTrained):
         ignore_config: Iterable[str],
         changes: Mapping[str, Any],
     ) -> Self:
-        """Builds a model without values and fills each part from a checkpoint of its own, or from a live model.
+        """Builds a model without values and fills each part from its own checkpoint or a live model.
 
         See `from_encoder_decoder_pretrained`.
         """
@@ -99,7 +99,7 @@ class PartsLoadingMixin(PreTrained):
         return model
 
     def _match_part(self, role: Role, source: loading.Source, config: ModelConfig) -> Match:
-        """The tensors that a checkpoint holds for a part, in slots of the whole."""
+        """Matches a checkpoint with a part's slots; the result refers to the composite's slots."""
         name = composite_config.parts(self.config)[role][0]
         family = within(families()[architectures()[name]], config)
         whole = {
@@ -112,7 +112,7 @@ class PartsLoadingMixin(PreTrained):
             [*whole],
             class_name=name,
             family=family,
-            # the file may hold what the part does not have, such as another tower or cross-attention
+            # the file may hold tensors that the part does not have, such as another tower or cross-attention
             known=lambda: self._family_paths(family, config) + self._family_paths(family, source.whole),
             allow_fresh=family.grown,
         )
@@ -125,7 +125,7 @@ class PartsLoadingMixin(PreTrained):
 
 
 _LONG_NAME = "{}_pretrained_model_name_or_path"
-"""What the Flax classes of transformers call the argument of a part."""
+"""The name of a part's argument in the Flax classes of transformers."""
 
 
 def _names_part(name: str) -> bool:
@@ -134,10 +134,10 @@ def _names_part(name: str) -> bool:
 
 
 def _find_part(caller: str, role: Role, given: Any, changes: Mapping[str, Any]) -> Any:
-    """The checkpoint or live model of a part, under any of the names that it may have.
+    """The checkpoint or live model of a part, under whichever name it was passed.
 
     Raises:
-        InputError: none is given, or several.
+        InputError: none is given, or several are.
     """
     named = {role: given, **{name: changes.get(name) for name in (_LONG_NAME.format(role), f"{role}_model")}}
     check.exactly_one(caller, **named)
@@ -148,7 +148,7 @@ def _find_part(caller: str, role: Role, given: Any, changes: Mapping[str, Any]) 
 
 
 def _live_source(model: PreTrained) -> loading.Source:
-    """A live model as a checkpoint in memory."""
+    """A live model as a source in memory."""
     directory = Path(f"the live {type(model).__name__}")
     tensors = model._sources()  # pyright: ignore[reportPrivateUsage]
     return loading.Source(directory, model.config, model.config, Checkpoint("memory", directory, (), tensors, {}))
@@ -159,7 +159,7 @@ def _whole_slots(whole: Mapping[Slot, Slot], slots: Iterable[Slot]) -> tuple[Slo
 
 
 def _part_changes(role: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes of a part's config: what has its name before it, but for a field of the composite's own."""
+    """The changes of a part's config: the keywords prefixed with its name, except the composite's own."""
     prefix = f"{role}_"
     return {
         name.removeprefix(prefix): value
@@ -169,7 +169,7 @@ def _part_changes(role: str, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_part(source: loading.Source, role: Role, kind: InputKind, changes: Mapping[str, Any]) -> loading.Source:
-    """A checkpoint whose config is that of the part which it becomes: its own, or that of a tower in it.
+    """The source with the config of the part that it becomes: its own, or that of a tower in it.
 
     Raises:
         ConfigError: it cannot serve as the part.
@@ -186,17 +186,17 @@ def _as_part(source: loading.Source, role: Role, kind: InputKind, changes: Mappi
 
 
 def _config_as_part(role: Role, config: ModelConfig) -> ModelConfig:
-    """The config of a part: an encoder that was a decoder sees all its tokens again."""
+    """The config of a part; an encoder from a decoder's config is no longer causal."""
     if role == "encoder" and isinstance(config, DecoderConfig) and not config.always_decodes:
         return config.replace(is_decoder=False, add_cross_attention=False)
     return config
 
 
 def _common_dtype(sources: Mapping[str, loading.Source], found: Mapping[str, Match], asked: Any) -> str:
-    """The name of the dtype that the whole is to have.
+    """The name of the composite's dtype.
 
     Raises:
-        CheckpointError: none is asked for, and the parts' files have several.
+        CheckpointError: no dtype is requested, and the parts' files have different ones.
     """
     names = {role: loading.dtype_of(source, found[role], asked) for role, source in sources.items()}
     if len(set(names.values())) > 1:

@@ -1,4 +1,4 @@
-"""One config per model: what a call reads anywhere in a model is what `model.config` says."""
+"""One config per model: all modules of a model use the values of `model.config`."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -14,27 +14,27 @@ class ConfigMixin(Hooks):
     """A model with a config, which the models inside it share.
 
     A model with a head passes its config on to the base model inside it. A composite's encoder and decoder are models
-    of their own: their configs are the parts of the composite's, whichever of the two is set.
+    of their own: their configs are the parts of the composite's config, whichever of them is set.
     """
 
     _config: Any
     _part_names: tuple[str, ...]
-    """Of a composite, the attributes that hold its parts, which are the fields of the parts' configs too."""
+    """The attributes of a composite's parts, which are also the config fields of their configs."""
     _part_of: str | None
-    """The class of the model that this one is the base of; that model's config is the one to set."""
+    """The class of the model whose base this one is; the config must be set there."""
 
     @property
     def config(self) -> Any:
         """The model's config; frozen, so a change is `model.config = model.config.replace(…)`.
 
         Raises:
-            ConfigError: on assignment, if a field has changed that is built into the model, if the config is of another
-                class, or if the model is the base of another one, whose config it shares.
+            ConfigError: on assignment, if a field that is fixed in a built model has changed, the config is of another
+                class, or the model is the base of another one, whose config it shares.
         """
         for name in self._part_names:
             part, known = getattr(self, name).config, getattr(self._config, name)
             if part is not known and part != known:  # the part's config was set, or its vocabulary resized
-                # not a new value of the model's, but what it means already, so that it may be kept inside a trace too
+                # the model's value does not change, so it may be stored even inside a trace
                 object.__setattr__(self, "_config", self._config.with_part(name, part))
         return self._config
 
@@ -44,13 +44,13 @@ class ConfigMixin(Hooks):
         self._share_config(config)
 
     def _begin_config(self, config: Any) -> None:
-        """Takes the config that the model is built from."""
+        """Stores the config that the model is built from."""
         self._part_names = ()
         self._part_of = None
         self.config = config
 
     def _finish_config(self) -> None:
-        """Tells the models inside the complete model what they are part of."""
+        """Records in the models inside the complete model what they are part of."""
         parts = describe_class(type(self))[1].parts(self._config)
         self._part_names = tuple(parts)
         for path, model in self._inner_models().items():
@@ -58,7 +58,7 @@ class ConfigMixin(Hooks):
                 model._part_of = type(self).__name__
 
     def _share_config(self, config: Any) -> None:
-        """Gives the config to the model and to the models inside it."""
+        """Sets the config of the model and of the models inside it."""
         self._config = config
         modules = dict(self._submodules())
         tables = word_embeddings(type(self))

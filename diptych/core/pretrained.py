@@ -1,4 +1,4 @@
-"""The base class of the models of both backends: options of calls, loading, saving and initial values."""
+"""The base class of both backends' models: loading, saving and initial values."""
 
 import inspect
 import os
@@ -32,7 +32,7 @@ def _bar(tensors: Collection[Item], what: str) -> Iterable[Item]:
 
 
 _FOREIGN = ("attn_implementation", "_attn_implementation", "torch_dtype", "dtype")
-"""Keywords of transformers' loaders that are fields of its config files too, where nothing reads them."""
+"""Keywords of transformers' loaders that are also fields of its config files, where they have no effect."""
 
 
 def refuse_foreign(caller: str, changes: Iterable[str]) -> None:
@@ -47,14 +47,14 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
     """A model with a config, whose parameters have the names of its published checkpoints."""
 
     load_report: LoadReport = LoadReport()
-    """What became of each tensor of the checkpoint; empty if the model was not loaded."""
+    """What happened to each tensor of the checkpoint; empty if the model was not loaded."""
     _own_options: OwnOptions = OwnOptions()
 
     @property
     def generation_config(self) -> GenerationConfig:
-        """The default options of `generate`: the checkpoint's or those set here, or else those of the config.
+        """The default options of `generate`: those of the checkpoint or set here, or else those of the config.
 
-        A mapping may be assigned too, or a GenerationConfig of transformers; None restores those of the config.
+        A mapping or a GenerationConfig of transformers may be assigned too; None restores those of the config.
         """
         own = self._own_options.options
         return GenerationConfig.of_model(self.config) if own is None else own
@@ -121,7 +121,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         return model
 
     def _fill(self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], placement: Any) -> None:
-        """Fills parameters with the tensors that were found for them, one by one, and draws the others."""
+        """Fills parameters with their matched tensors, one by one, and draws the others."""
         for filling in _bar(found.fillings, "loading"):
             slot = filling.slot
             axes = tuple(filling.axes[axis] for axis in self._stored_axes(slot))
@@ -130,12 +130,12 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
 
     @property
     def fresh_parameters(self) -> tuple[str, ...]:
-        """The parameters that the checkpoint lacked and that have new initial values."""
+        """The parameters that the checkpoint lacked, which are newly initialized."""
         return self.load_report.fresh
 
     @classmethod
     def _family_paths(cls, family: Family, config: ModelConfig) -> list[set[str]]:
-        """The parameters that each class of the family, or of a part of it, has under this config."""
+        """The parameter paths of each class of the family, or of its parts, with this config."""
         find = cls._siblings()
         return [
             {f"{prefix}{slot.path}" for slot in find(name)(part, seed=None)._leaves()}
@@ -175,7 +175,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
             raise TypeError(f"{type(self).__name__} has no keyword {', '.join(unknown)}; it has {', '.join(known)}")
 
     def _cache_shape(self, batch_size: int, max_length: int) -> CacheShape:
-        """What a cache of the model holds.
+        """The shape of the model's cache.
 
         Raises:
             InputError: the model is no decoder, or a size is not positive.

@@ -1,4 +1,4 @@
-"""Finds families by file name: `core/models/<family>.py` describes one, each backend's file of that name models it."""
+"""Finds families by file name: `core/models/<family>.py` describes one; its namesake in each backend has the models."""
 
 import functools
 import importlib
@@ -19,7 +19,7 @@ _MODELS = Path(__file__).with_name("models")
 
 
 InputKind = Literal["text", "image", "sound"]
-"""What an encoder reads: token ids, pixels or samples."""
+"""The kinds of an encoder's input: token ids, pixels or audio samples."""
 
 Parts = Mapping[str, tuple[str, ModelConfig]]
 """Path of a part of a model -> its architecture and config."""
@@ -27,14 +27,14 @@ Parts = Mapping[str, tuple[str, ModelConfig]]
 
 @dataclass(frozen=True, kw_only=True)
 class WordEmbeddings:
-    """Where a class has its word embeddings, by published paths of modules.
+    """The word embeddings of a class, by published paths of modules.
 
     Attributes:
-        inputs: the tables that token ids are looked up in, of which the config says which are there; or the part of a
+        inputs: the embedding tables of token ids, some of which exist only with some configs; or the part of a
             composite that has them.
-        output: a matrix of its own that makes the logits; where the logits are tied to the first of `inputs`, there is
-            no such module. None if the class predicts no tokens.
-        config: the field of the model's config that has the `vocab_size`; None if it is the config itself.
+        output: the layer that computes the logits; it does not exist if they are tied to the first of `inputs`. None if
+            the class predicts no tokens.
+        config: the field of the model's config whose config has `vocab_size`; None for the config itself.
     """
 
     inputs: tuple[str, ...]
@@ -44,27 +44,27 @@ class WordEmbeddings:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What the files of a family are like.
+    """The description of a family: its classes and its files.
 
     Attributes:
         classes: architecture name -> its config class, in the order of the family's model files.
-        prefixes: base prefixes that a file may lack or have in excess, such as "bert.".
-        ignored: patterns of tensors that carry no weights of a model -> the reason.
+        prefixes: base-model prefixes that a file may lack or have in excess, such as "bert.".
+        ignored: patterns of tensors that are not parameters -> the reason.
         renamed: old name -> present name, for tensors that were once stored under another name or twice. A name that
-            the model itself has is left alone.
-        superseded: old names in `renamed` that no code reads where the file has the present name too.
-        optional: patterns of tensors that a file may lack; they then have the constant that they start from.
-        initial: the distribution that a parameter starts from, given config and slot.
-        example: small inputs that reach every part of a model, given config, architecture name and random numbers: the
-            keywords of a call, as numpy arrays and plain values.
-        encoders: kind of input -> the classes that encode it inside a composite, one for each config class.
-        decoders: the classes that decode inside a composite, likewise.
-        grown: patterns of what the file may lack that a part of a new composite is loaded from: cross-attention, heads
-            and poolers.
-        parts: of a composite's config, path -> the architecture that stands there and its config.
-        part_prefixes: path of a composite's part -> the base prefixes of its family; `within` fills it in.
-        copied: of a composite's config and paths, paths -> that of the parameter whose values the file has for them.
-        embeddings: architecture name -> where it has its word embeddings; classes that read no tokens are left out.
+            the model itself has is not renamed.
+        superseded: old names in `renamed` that are ignored if the file has the present name too.
+        optional: patterns of tensors that a file may lack; they then keep their initial constant.
+        initial: returns the initial distribution of a parameter, given config and slot.
+        example: returns small inputs that reach every part of a model, given config, architecture name and random
+            generator: the keywords of a call, as numpy arrays and plain values.
+        encoders: kind of input -> the classes that encode it in a composite, one for each config class.
+        decoders: the classes that decode in a composite, one for each config class.
+        grown: patterns of parameters that a checkpoint may lack when it becomes a part of a composite: cross-attention,
+            heads and poolers.
+        parts: returns the parts of a composite's config: path -> architecture and config.
+        part_prefixes: path of a composite's part -> the base-model prefixes of its family; `within` fills it in.
+        copied: given a composite's config and paths, returns path -> path of the parameter with its stored values.
+        embeddings: architecture name -> its word embeddings; classes that take no token ids are left out.
     """
 
     classes: Mapping[str, type[ModelConfig]]
@@ -112,12 +112,12 @@ def config_names() -> Mapping[str, type[ModelConfig]]:
 
 
 def read_config(directory: str | Path, *, ignore: tuple[str, ...] = (), assume: str | None = None) -> ModelConfig:
-    """The config of a checkpoint directory, whole.
+    """The whole config of a checkpoint directory.
 
     Args:
         directory: holds config.json.
-        ignore: names of unknown fields to keep unread.
-        assume: the model_type of a file that names none, as the first BERT files don't.
+        ignore: names of unknown fields to skip.
+        assume: the model_type of a file that names none, such as the first BERT files.
 
     Raises:
         ConfigError: no config.json, an unknown model_type (the known ones are listed), or anything `from_dict` refuses.
@@ -132,7 +132,7 @@ def read_config(directory: str | Path, *, ignore: tuple[str, ...] = (), assume: 
 
 
 def describe_class(cls: type) -> tuple[str, Family, type[ModelConfig]]:
-    """A model class's architecture name, family and config class; a user's subclass counts as what it derives from."""
+    """The architecture name, family and config class of a model class; a user's subclass has those of its base."""
     names = architectures()
     name = next(base.__name__ for base in cls.__mro__ if base.__name__ in names)
     family = families()[names[name]]
@@ -140,7 +140,7 @@ def describe_class(cls: type) -> tuple[str, Family, type[ModelConfig]]:
 
 
 def word_embeddings(cls: type) -> WordEmbeddings | None:
-    """Where a model class has its word embeddings; None if it reads no tokens."""
+    """The word embeddings of a model class; None if it takes no token ids."""
     name, family, _ = describe_class(cls)
     return family.embeddings.get(name)
 
@@ -158,7 +158,7 @@ def part_architecture(role: Literal["encoder", "decoder"], config: ModelConfig, 
     """The architecture that serves as a composite's encoder of a kind of input, or as its decoder, under a config.
 
     Raises:
-        ConfigError: no class of the config's family does; those that do are listed.
+        ConfigError: the config's family has none; the families that do are listed.
     """
     known = part_architectures(role, kind)
     if type(config) in known:
@@ -190,10 +190,10 @@ def within(family: Family, config: ModelConfig) -> Family:
 
 
 def relatives(family: Family, config: ModelConfig) -> Iterator[tuple[str, str, ModelConfig]]:
-    """Every class of the family, and of its parts' families, that a checkpoint of the config may hold parameters of.
+    """Every class of the family, and of its parts' families, whose parameters a checkpoint of the config may hold.
 
     Yields:
-        What stands before the names of its parameters, its name and its config.
+        The prefix of its parameters, its name and its config.
     """
     for name, wanted in family.classes.items():
         part = config.part(wanted)

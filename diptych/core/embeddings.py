@@ -74,7 +74,7 @@ class EmbeddingsMixin(ConfigMixin):
     def resize_token_embeddings(self, new_size: int, *, seed: int = 0) -> Any:
         """Changes the size of the vocabulary; the config and tied layers follow.
 
-        Word embeddings, output layers and their biases keep their first rows. New rows have the values of a new model of the
+        Word embeddings, output layers and their biases keep their first rows. New rows are those of a new model of the
         new size with this seed, the same in both backends; biases start as in a new model. Create the optimizer
         after this, since parameters are replaced.
 

@@ -105,7 +105,7 @@ class CLIPConfig(ModelConfig):
         check.not_negative(self, "initializer_factor")
 
     def part(self, wanted: type[ModelConfig]) -> ModelConfig | None:
-        """As in the base class; a tower gets this config's `projection_dim`: LAION's files have another in the towers' configs."""
+        """A tower gets this config's `projection_dim`, since LAION's files have another one in the towers' configs."""
         part = super().part(wanted)
         return part.replace(projection_dim=self.projection_dim) if part not in (None, self) else part
 

@@ -190,13 +190,13 @@ def parity(
     from diptych.conversion import parity
 
     chosen: Any = {"against": against, "backend": backend, "progress": False if json else None}
-    inputs = None if input is None else _arrays(input)
+    inputs = None if input is None else _load_arrays(input)
     report = parity(reference, candidate, inputs=inputs, seed=seed, dtype=dtype, gradients=gradients, **chosen)
     _print_json(report.to_json()) if json else _console().print(report)
     raise typer.Exit(0 if report.passed else 1)
 
 
-def _arrays(path: Path) -> dict[str, Any]:
+def _load_arrays(path: Path) -> dict[str, Any]:
     """The arrays of an .npz file by name."""
     import zipfile
 
@@ -211,7 +211,7 @@ def _arrays(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: is no .npz file of plain arrays, as numpy.savez writes it ({error})") from None
 
 
-def _ids(flag: str, values: str | Sequence[str]) -> tuple[int, ...]:
+def _parse_ids(flag: str, values: str | Sequence[str]) -> tuple[int, ...]:
     """Ids that stand between commas or spaces, in one value or in several."""
     from diptych.core.errors import InputError
 
@@ -222,7 +222,7 @@ def _ids(flag: str, values: str | Sequence[str]) -> tuple[int, ...]:
         raise InputError(f"{flag} {text!r}: whole numbers are needed, between commas or spaces") from None
 
 
-def _parsed(flag: str, value: str) -> Any:
+def _parse_json(flag: str, value: str) -> Any:
     import json
 
     from diptych.core.errors import InputError
@@ -233,7 +233,7 @@ def _parsed(flag: str, value: str) -> Any:
         raise InputError(f"{flag} {value!r}: is no JSON ({error})") from None
 
 
-def _early(flag: str, value: str) -> bool | str:
+def _parse_early_stopping(flag: str, value: str) -> bool | str:
     from diptych.core.errors import InputError
 
     choices = {"true": True, "false": False, "never": "never"}
@@ -246,9 +246,9 @@ _KINDS: Mapping[str, tuple[Any, str | None, Callable[[str, Any], Any] | None]] =
     "whole": (int, None, None),
     "real": (float, None, None),
     "switch": (bool, None, None),
-    "ids": (list[str], "ID[,ID…]", _ids),
-    "json": (str, "JSON", _parsed),
-    "early": (str, "true|false|never", _early),
+    "ids": (list[str], "ID[,ID…]", _parse_ids),
+    "json": (str, "JSON", _parse_json),
+    "early": (str, "true|false|never", _parse_early_stopping),
 }
 """A flag's type for typer, how help names its value, and what makes an option's value of it where that is to do."""
 
@@ -337,7 +337,7 @@ def _with_flags(verb: Callable[..., None]) -> Callable[..., None]:
     return verb
 
 
-def _chosen(flags: Mapping[str, Any]) -> dict[str, Any]:
+def _collect_options(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The options whose flags are given, as `GenerationConfig` takes them."""
     kinds = {name: kind for rows in _FLAGS.values() for name, (kind, _) in rows.items()}
     chosen: dict[str, Any] = {}
@@ -404,9 +404,9 @@ def generate(
 
     if bool(text) is bool(ids):
         raise InputError("generate: one of --text and --ids is needed, and not both")
-    written = generate_text(
+    results = generate_text(
         directory,
-        _texts(text) if text else [_ids("--ids", one) for one in ids or ()],
+        _read_texts(text) if text else [_parse_ids("--ids", one) for one in ids or ()],
         backend=backend,
         dtype=dtype,
         seed=seed,
@@ -415,13 +415,13 @@ def generate(
         show=None if json else _print_piece,
         ignore=tuple(ignore or ()),
         ignore_config=tuple(ignore_config or ()),
-        **_chosen(options),
+        **_collect_options(options),
     )
-    for one in written if json else ():
+    for one in results if json else ():
         _print_json(one.to_json())
 
 
-def _texts(given: Sequence[str]) -> list[str]:
+def _read_texts(given: Sequence[str]) -> list[str]:
     """The texts, with that of stdin, without its last line break, in place of -."""
     from diptych.core.errors import InputError
 

@@ -87,11 +87,11 @@ def generate_text(
     if empty or not rows:
         raise InputError(f"generate: prompt {', '.join(empty) or 1} has no tokens")
     name = architecture_of(directory, ignore_config)
-    made = getattr(module, name)
-    if not hasattr(made, "generate"):
+    model_class = getattr(module, name)
+    if not hasattr(model_class, "generate"):
         raise InputError(f"{directory}: {name} writes no texts; a class with a language model's head is needed")
-    model = made.from_pretrained(directory, dtype=dtype, ignore=ignore, ignore_config=ignore_config)
-    reads = bool(model.encoder_inputs)
+    model = model_class.from_pretrained(directory, dtype=dtype, ignore=ignore, ignore_config=ignore_config)
+    has_encoder = bool(model.encoder_inputs)
     if "input_ids" not in [one.name for one in model.encoder_inputs or model.prompt_inputs]:
         raise InputError(f"{directory}: {name} reads no text, so it cannot start from prompts")
     asked = model.generation_config.resolve(**options)
@@ -101,21 +101,21 @@ def generate_text(
         if not ends:
             raise InputError("generate: prompts of several lengths are padded; pad_token_id or eos_token_id is needed")
         pad = options["pad_token_id"] = ends[0]
-    ids, mask = _batch(rows, pad or 0, left=not reads)
+    ids, mask = _batch(rows, pad or 0, left=not has_encoder)
 
-    def decoded(ids: Sequence[int]) -> str:
+    def decode(ids: Sequence[int]) -> str:
         return _join(ids) if tokenizer is None else tokenizer.decode_batch([ids], skip_special_tokens=True)[0]
 
     live = show is not None and len(rows) == asked.num_beams == asked.num_return_sequences == 1
-    printer = _Printer(decoded, show, echo) if show is not None and live else None
+    printer = _Printer(decode, show, echo) if show is not None and live else None
     output = model.generate(ids, attention_mask=mask, seed=seed, streamer=printer, compile=compile, **options)
-    start = 1 if reads else len(ids[0])
+    start = 1 if has_encoder else len(ids[0])
     scores = None if output.sequences_scores is None else output.sequences_scores.tolist()
     texts: list[Text] = []
     for number, row in enumerate(output.sequences.tolist()):
-        before = row[:1] if reads else rows[number // asked.num_return_sequences]
+        before = row[:1] if has_encoder else rows[number // asked.num_return_sequences]
         tokens = (*(before if echo else ()), *_up_to_end(row[start:], ends))
-        text = None if tokenizer is None else decoded(tokens)
+        text = None if tokenizer is None else decode(tokens)
         texts.append(Text(tokens, text, None if scores is None else scores[number]))
         if show is not None:
             show(f"{str(texts[-1]).removeprefix(printer.text if printer else '')}\n")
@@ -125,8 +125,8 @@ def generate_text(
 class _Printer:
     """A streamer that shows the part of a text that later tokens cannot change."""
 
-    def __init__(self, decoded: Callable[[Sequence[int]], str], show: Callable[[str], None], echo: bool) -> None:
-        self.decoded, self.show, self.echo = decoded, show, echo
+    def __init__(self, decode: Callable[[Sequence[int]], str], show: Callable[[str], None], echo: bool) -> None:
+        self.decode, self.show, self.echo = decode, show, echo
         self.ids: list[int] = []
         self.text = ""
 
@@ -136,7 +136,7 @@ class _Printer:
             self.ids += value.tolist()
         elif self.echo:
             self.ids += value[0].tolist()
-        text = self.decoded(self.ids)
+        text = self.decode(self.ids)
         # an incomplete character is decoded as U+FFFD
         if text.startswith(self.text) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
             self.show(text[len(self.text) :])

@@ -201,9 +201,9 @@ def _models(backend: str) -> dict[str, type]:
             self.layers = layers.ModuleList([Layer(width, heads, heads, **init) for _ in range(2)])
             self.gradient_checkpointing = False
 
-        def run_layers(self, states: Any, settled: Any, **given: Any) -> Any:
-            inputs = stacks.LayerInputs(output_attentions=settled["output_attentions"], rngs=settled["rngs"], **given)
-            switches = {"output_hidden_states": settled["output_hidden_states"]}
+        def run_layers(self, states: Any, resolved: Any, **given: Any) -> Any:
+            inputs = stacks.LayerInputs(output_attentions=resolved["output_attentions"], rngs=resolved["rngs"], **given)
+            switches = {"output_hidden_states": resolved["output_hidden_states"]}
             checkpointing = self.gradient_checkpointing
             return stacks.run_layers(self.layers, states, inputs, gradient_checkpointing=checkpointing, **switches)
 
@@ -225,16 +225,16 @@ def _models(backend: str) -> dict[str, type]:
             assert attention_mask is None
 
         def run(self, pixel_values: Any = None, interpolate_pos_encoding: bool = False, **switches: Any) -> Any:
-            settled, boundary, config = self._settled(switches), self._boundary(), self.config
+            resolved, boundary, config = self._resolve_switches(switches), self._boundary(), self.config
             size = None if interpolate_pos_encoding else (config.image_size, config.image_size)
             least = (config.patch_size, config.patch_size)
             pixels = boundary.images(pixel_values, channels=3, size=size, least=least)
             states = self.patches.patches(pixels)
             steps = ops.steps(states.shape[1], states)
             distance = ops.xp.astype(ops.xp.abs(steps[:, None] - steps[None, :]), states.dtype)
-            outputs = self.run_layers(states, settled, bias=-0.3 * distance[None, None])
+            outputs = self.run_layers(states, resolved, bias=-0.3 * distance[None, None])
             output = BaseModelOutput(**{k: v for k, v in outputs.items() if k in BaseModelOutput.__dataclass_fields__})
-            return self._returned(output, switches.get("return_dict"))
+            return self._format_output(output, switches.get("return_dict"))
 
     class StubSoundModel(Encoder):
         """Frames of samples; a padded frame is seen by none."""
@@ -258,15 +258,15 @@ def _models(backend: str) -> dict[str, type]:
             return ops.steps(length, mask)[None, :] < count[:, None]
 
         def run(self, input_values: Any = None, attention_mask: Any = None, **switches: Any) -> Any:
-            settled, boundary = self._settled(switches), self._boundary()
+            resolved, boundary = self._resolve_switches(switches), self._boundary()
             samples = boundary.sound("input_values", input_values, least=KERNEL)
             mask = None
             states = self.conv(samples[..., None])
             if attention_mask is not None:
                 attention_mask = boundary.mask("attention_mask", attention_mask, samples.shape)
                 mask = self.states_mask(attention_mask, states.shape[1])[:, None, None, :]
-            return self._returned(
-                encoder_output(self.run_layers(states, settled, mask=mask)), switches.get("return_dict")
+            return self._format_output(
+                encoder_output(self.run_layers(states, resolved, mask=mask)), switches.get("return_dict")
             )
 
     class StubDecoder(generation.GenerationMixin, pretrained.PreTrainedModel):
@@ -300,38 +300,38 @@ def _models(backend: str) -> dict[str, type]:
             logits_to_keep: Any = 0,
             **switches: Any,
         ) -> Any:
-            settled, boundary, config = self._settled(switches), self._boundary(), self.config
+            resolved, boundary, config = self._resolve_switches(switches), self._boundary(), self.config
             size = {"size": config.vocab_size, "width": config.hidden_size}
             _, states = boundary.words(input_ids, None, self.embed_tokens, **size)
             length = (states.shape[0], states.shape[1])
-            begun = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, length)
+            context = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, length)
             images = None
             if not caching.has_encoder_keys(past_key_values):
                 side = config.image_size
                 images = boundary.image_sequences(pixel_values, channels=1, size=(side, side))
                 images = ops.xp.reshape(images, (*images.shape[:2], -1))
             ids = caching.position_ids(
-                boundary, None, begun.start, length, limit=config.rotary_positions, field="rotary_positions"
+                boundary, None, context.start, length, limit=config.rotary_positions, field="rotary_positions"
             )
             head = config.hidden_size // config.num_attention_heads
             tables = positions.rotary(config.rotary_positions, head)
             rotation = tuple(ops.constant(table, states)[ids] for table in tables)
             layer_inputs = stacks.LayerInputs(
-                mask=begun.mask,
+                mask=context.mask,
                 encoder_hidden_states=images,
-                causal=begun.causal,
-                output_attentions=settled["output_attentions"],
-                rngs=settled["rngs"],
+                causal=context.causal,
+                output_attentions=resolved["output_attentions"],
+                rngs=resolved["rngs"],
             )
             run = [
                 lambda states, inputs, past, layer=layer: layer(states, inputs, past, rotation) for layer in self.layers
             ]
-            switch = settled["output_hidden_states"]
+            switch = resolved["output_hidden_states"]
             outputs = stacks.run_layers(
                 run,
                 states,
                 layer_inputs,
-                begun.cache,
+                context.cache,
                 output_hidden_states=switch,
                 gradient_checkpointing=False,
                 final=self.norm,
@@ -362,8 +362,8 @@ def _models(backend: str) -> dict[str, type]:
             return self.read({"pixel_values": pixel_values}, None, decoder_input_ids, own, keywords)
 
         def encode(self, pixel_values: Any = None, **keywords: Any) -> Any:
-            for_encoder, _, switches = self._split(keywords)
-            return self._encode({"pixel_values": pixel_values, **for_encoder}, self._settled(switches))
+            for_encoder, _, switches = self._split_keywords(keywords)
+            return self._encode({"pixel_values": pixel_values, **for_encoder}, self._resolve_switches(switches))
 
     class StubSoundToText(Composite):
         def run(
@@ -382,7 +382,7 @@ def _models(backend: str) -> dict[str, type]:
 
         def encode(self, input_values: Any = None, attention_mask: Any = None, **switches: Any) -> Any:
             given = {"input_values": input_values, "attention_mask": attention_mask}
-            return self._encode(given, self._settled(switches))
+            return self._encode(given, self._resolve_switches(switches))
 
     found = {}
     for cls in (StubImageModel, StubSoundModel, StubDecoder, StubImageToText, StubSoundToText):

@@ -72,7 +72,9 @@ def run_torch(
         with _exact_torch(), torch.set_grad_enabled(gradients), warnings.catch_warnings():
             # which transformers gives of its own past, whenever a composite is called with labels
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-            named = _named(model(**given), lambda value: isinstance(value, torch.Tensor) and value.is_floating_point())
+            named = _floating_arrays(
+                model(**given), lambda value: isinstance(value, torch.Tensor) and value.is_floating_point()
+            )
             found: dict[str, np.ndarray] = {}
             if gradients:
                 weighed = [
@@ -113,9 +115,11 @@ def run_jax(model: Any, inputs: Mapping[str, Any], *, seed: int, gradients: bool
 
     def objective(parameters: Any, arrays: dict[str, Any]) -> Any:
         rebuilt = nnx.merge(graph, parameters, rest)
-        with _calls_of(rebuilt, channels_last) as captured:
+        with _record_calls(rebuilt, channels_last) as captured:
             output = rebuilt(**arrays, **plain)
-        named = _named(output, lambda value: hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating))
+        named = _floating_arrays(
+            output, lambda value: hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
+        )
         weighed = [
             jnp.sum(value * jnp.asarray(weights_of(name, value.shape, seed), value.dtype))
             for name, value in named.items()
@@ -143,34 +147,34 @@ def run_jax(model: Any, inputs: Mapping[str, Any], *, seed: int, gradients: bool
     return Run(modules, {name: np.asarray(named[name]) for name in named}, found, shapes)
 
 
-def shifted(shift: Callable[[str], str]) -> Callable[[str], str]:
+def shift_names(shift: Callable[[str], str]) -> Callable[[str], str]:
     """Published names of modules and parameters from names that lack or exceed a prefix."""
     return lambda name: shift(f"{name}.").removesuffix(".")
 
 
-def _named(output: Any, wanted: Callable[[Any], bool], prefix: str = "") -> dict[str, Any]:
+def _floating_arrays(output: Any, wanted: Callable[[Any], bool], prefix: str = "") -> dict[str, Any]:
     """The floating arrays of a record, by field name."""
     if wanted(output):
         return {prefix or "output": output}
     found: dict[str, Any] = {}
     if callable(getattr(output, "keys", None)):  # a cache's keys are arrays
         for name in output.keys():  # noqa: SIM118  (records iterate over names, but are no dictionaries)
-            found |= _named(output[name], wanted, f"{prefix}.{name}" if prefix else name)
+            found |= _floating_arrays(output[name], wanted, f"{prefix}.{name}" if prefix else name)
     elif isinstance(output, tuple | list):
         for index, value in enumerate(output):
-            found |= _named(value, wanted, f"{prefix}[{index}]")
+            found |= _floating_arrays(value, wanted, f"{prefix}[{index}]")
     return found
 
 
-def _first(output: Any, wanted: Callable[[Any], bool]) -> Any:
+def _main_output(output: Any, wanted: Callable[[Any], bool]) -> Any:
     """A module's main output: the array itself, or the first of a tuple or record."""
     if wanted(output):
         return output
     values = output.values() if hasattr(output, "values") else output if isinstance(output, tuple | list) else ()
-    return next((found for value in values if (found := _first(value, wanted)) is not None), None)
+    return next((found for value in values if (found := _main_output(value, wanted)) is not None), None)
 
 
-def _unused(path: str, taken: Mapping[str, Any]) -> str:
+def _unused_name(path: str, taken: Mapping[str, Any]) -> str:
     count = 1
     name = path
     while name in taken:
@@ -183,16 +187,16 @@ def _torch_hook(captured: dict[str, Any], path: str) -> Callable[..., None]:
     import torch
 
     def keep(module: Any, arguments: Any, output: Any) -> None:
-        main = _first(output, lambda value: isinstance(value, torch.Tensor) and value.is_floating_point())
+        main = _main_output(output, lambda value: isinstance(value, torch.Tensor) and value.is_floating_point())
         if main is not None:
             moved = _returns_channels_last(module)
-            captured[_unused(path, captured)] = main.detach().movedim(-1, 1) if moved else main.detach()
+            captured[_unused_name(path, captured)] = main.detach().movedim(-1, 1) if moved else main.detach()
 
     return keep
 
 
 @contextlib.contextmanager
-def _calls_of(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[str, Any]]:
+def _record_calls(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[str, Any]]:
     """Records the main output of every module with parameters that is called inside the block.
 
     Args:
@@ -213,13 +217,15 @@ def _calls_of(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[str, 
     captured: dict[str, Any] = {}
     channels_last.clear()
 
-    def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
         def keep(module: Any, *arguments: Any, **keywords: Any) -> Any:
             output = call(module, *arguments, **keywords)
             path = paths.get(id(module))
-            main = _first(output, lambda value: hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating))
+            main = _main_output(
+                output, lambda value: hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
+            )
             if path is not None and main is not None:
-                name = _unused(path, captured)
+                name = _unused_name(path, captured)
                 captured[name], channels_last[name] = main, _returns_channels_last(module)
             return output
 
@@ -228,7 +234,7 @@ def _calls_of(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[str, 
     with _one_at_a_time:  # the wrapping is of whole types
         own = {cls: cls.__dict__.get("__call__") for cls in types}
         for cls, call in {cls: cls.__call__ for cls in types}.items():
-            cls.__call__ = wrapped(call)
+            cls.__call__ = wrap(call)
         try:
             yield captured
         finally:

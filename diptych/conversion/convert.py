@@ -17,7 +17,7 @@ from diptych.conversion.slots import slots_of
 from diptych.core.checkpoint import loading
 from diptych.core.checkpoint.dialects import matches, resolver, spellings
 from diptych.core.checkpoint.directory import FORMATS, new_directory, open_checkpoint, write_checkpoint
-from diptych.core.checkpoint.files import naming, writing
+from diptych.core.checkpoint.files import open_atomic, path_in_errors
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import FamilyPaths, Filling, Match, Target, match, names_of, top_modules
 from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
@@ -37,7 +37,7 @@ _STRIP = 1 << 20  # entries that are examined at a time
 
 
 @dataclass(frozen=True)
-class Converted:
+class ConvertedTensor:
     """One tensor that was converted.
 
     Attributes:
@@ -75,7 +75,7 @@ class ConversionReport:
     source_format: str
     format: str
     architecture: str
-    tensors: tuple[Converted, ...]
+    tensors: tuple[ConvertedTensor, ...]
     other_classes: tuple[str, ...]
     ignored: tuple[str, ...]
     missing: tuple[str, ...]
@@ -185,7 +185,7 @@ def convert(
     family = families()[architectures()[architecture]]
     origin = loading.open_source(directory, wanted=family.classes[architecture], ignore_config=ignore_config)
     found = _match_family(origin, architecture, within(family, origin.whole), names_of("ignore", ignore))
-    missing = _missing(origin, architecture, found, names_of("allow_missing", allow_missing))
+    missing = _missing_parameters(origin, architecture, found, names_of("allow_missing", allow_missing))
     tensors = {
         _output_name(filling.slot, format): _output_tensor(filling, format, dtype)
         for filling in sorted(found.match.fillings, key=lambda filling: _output_name(filling.slot, format).split("."))
@@ -247,8 +247,8 @@ def _match_family(origin: loading.Source, architecture: str, family: Family, ign
     """Every tensor with its slot in some class of the family."""
     own = slots_of(architecture, origin.config)
     classes = [
-        [replace(slot, path=f"{below}{slot.path}") for slot in slots_of(name, config)]
-        for below, name, config in relatives(family, origin.whole)
+        [replace(slot, path=f"{prefix}{slot.path}") for slot in slots_of(name, config)]
+        for prefix, name, config in relatives(family, origin.whole)
     ]
     others = _slots_of_others(own, classes, family)
     target = Target(architecture, [*own, *others], family, copied=family.copied(origin.whole, [s.path for s in own]))
@@ -277,7 +277,7 @@ def _slots_of_others(own: Sequence[Slot], classes: Sequence[Sequence[Slot]], fam
     return [*others.values()]
 
 
-def _missing(
+def _missing_parameters(
     origin: loading.Source, architecture: str, found: FamilyMatch, allowed: tuple[str, ...]
 ) -> tuple[str, ...]:
     """The parameters of the class that the source lacks, all of which must be allowed to be missing."""
@@ -329,10 +329,10 @@ def _infinities(values: np.ndarray) -> int:
 
 def _verify(
     directory: Path, found: Match, format: str, dtype: str | None, advance: Callable[[int], None]
-) -> tuple[Converted, ...]:
+) -> tuple[ConvertedTensor, ...]:
     """Reads the new files and compares each tensor with its source, both in the published layout."""
     written = open_checkpoint(directory, format).tensors
-    converted: list[Converted] = []
+    converted: list[ConvertedTensor] = []
     for filling in found.fillings:
         slot, rank = filling.slot, len(filling.slot.shape)
         wanted = _output_tensor(filling, "safetensors", dtype)
@@ -345,7 +345,7 @@ def _verify(
                 f"{back.origin}: {slot.path} differs from what was written when it is read back (SHA-256 {got}, not "
                 f"{expected}); the disk or the memory may be faulty, and nothing was put in place"
             )
-        converted.append(Converted(slot.path, slot.shape, back.dtype.name, filling.source.dtype.name, got))
+        converted.append(ConvertedTensor(slot.path, slot.shape, back.dtype.name, filling.source.dtype.name, got))
         advance(back.nbytes)
     return tuple(converted)
 
@@ -359,7 +359,7 @@ def _write_config(source: Path, target: Path, model_type: str, architecture: str
         data["architectures"] = [architecture]
     if len(dtypes) == 1:
         _set_dtype(data, next(iter(dtypes)))
-    with writing(target / "config.json") as handle:
+    with open_atomic(target / "config.json") as handle:
         handle.write(json.dumps(data, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
@@ -378,7 +378,7 @@ def _copy_companions(source: Path, target: Path) -> Iterator[str]:
     for path in sorted(source.iterdir()):
         wanted = any(fnmatchcase(path.name, pattern) for pattern in _COMPANIONS)
         if wanted and path.is_file() and not any(fnmatchcase(path.name, pattern) for pattern in _NO_COMPANIONS):
-            with naming(target / path.name):
+            with path_in_errors(target / path.name):
                 shutil.copyfile(path, target / path.name)
             yield path.name
 

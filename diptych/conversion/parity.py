@@ -20,7 +20,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from diptych.conversion import transfer
-from diptych.conversion.capture import Run, run_jax, run_torch, shifted
+from diptych.conversion.capture import Run, run_jax, run_torch, shift_names
 from diptych.conversion.report import Point, PointKind, Report
 from diptych.conversion.slots import names_backend
 from diptych.core.backends import PACKAGES, BackendName, validate_name
@@ -324,16 +324,16 @@ def _from_live_model(model: Any) -> Subject:
 def _cast_torch(model: Any, dtype: str) -> Any:
     import torch
 
-    made = copy.deepcopy(model).to(getattr(torch, dtype)).eval().requires_grad_(True)
-    if isinstance(made, PreTrained):
-        made.gradient_checkpointing_disable()  # layers that run twice would be compared twice
-    return made
+    duplicate = copy.deepcopy(model).to(getattr(torch, dtype)).eval().requires_grad_(True)
+    if isinstance(duplicate, PreTrained):
+        duplicate.gradient_checkpointing_disable()  # layers that run twice would be compared twice
+    return duplicate
 
 
 def _cast_transformers(model: Any, dtype: str) -> Any:
-    made = _cast_torch(model, dtype)
-    made.set_attn_implementation("sdpa")  # its eager attention rounds to float32 inside
-    return _exact_loss(made)
+    duplicate = _cast_torch(model, dtype)
+    duplicate.set_attn_implementation("sdpa")  # its eager attention rounds to float32 inside
+    return _exact_loss(duplicate)
 
 
 def _exact_loss(model: Any) -> Any:
@@ -355,13 +355,13 @@ def _cast_jax(model: Any, dtype: str) -> Any:
     from flax import nnx
 
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
-    made = nnx.merge(graph, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), parameters), rest)
-    for _, module in nnx.iter_modules(made):
+    duplicate = nnx.merge(graph, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), parameters), rest)
+    for _, module in nnx.iter_modules(duplicate):
         for name in ("dtype", "_compute_dtype"):  # a compute_dtype would round inside
             if vars(module).get(name) is not None:
                 setattr(module, name, None)
     # layers that run twice would be compared twice, and what is frozen has no gradient to compare
-    return made.gradient_checkpointing_disable().unfreeze().eval()
+    return duplicate.gradient_checkpointing_disable().unfreeze().eval()
 
 
 def _load_with_transformers(directory: Path, class_name: str, dtype: str) -> Any:
@@ -396,7 +396,7 @@ def _published_names(model: Any, class_name: str) -> Callable[[str], str]:
     ours: PreTrained = getattr(home, class_name)(config, seed=None)
     names = [name for name, _ in model.named_parameters()]
     wanted = [slot.path for slot in ours._leaves()]
-    return shifted(find_shifts(names, wanted, within(families()[architectures()[class_name]], config)))
+    return shift_names(find_shifts(names, wanted, within(families()[architectures()[class_name]], config)))
 
 
 def _config_of(thing: Any, class_name: str) -> Any:

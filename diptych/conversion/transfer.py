@@ -17,7 +17,7 @@ from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.generation.options import OwnOptions
 from diptych.core.pretrained import PreTrained
-from diptych.core.registry import architectures, described, families, within
+from diptych.core.registry import architectures, describe_class, families, within
 
 Framework = BackendName | Literal["transformers"]
 """Whose a live model is."""
@@ -43,8 +43,8 @@ def to_jax(model: Any, *, dtype: Any = None, sharding: Any = None) -> Any:
     """
     from diptych.backends import jax as backend
 
-    computing = getattr(model, "_compute_dtype", None) if isinstance(model, PreTrained) else None
-    build = {} if computing is None else {"compute_dtype": computing}
+    compute_dtype = getattr(model, "_compute_dtype", None) if isinstance(model, PreTrained) else None
+    build = {} if compute_dtype is None else {"compute_dtype": compute_dtype}
     return _twin(inspect_live_model(model), backend, dtype, sharding, build)
 
 
@@ -75,7 +75,7 @@ class LiveModel:
 
     Attributes:
         framework: whose model it is.
-        described_as: what errors call it.
+        label: what errors call it.
         architecture: its published class name.
         config: its config, as one of ours.
         tensors: its parameters, by the names that they have there.
@@ -84,7 +84,7 @@ class LiveModel:
     """
 
     framework: Framework
-    described_as: str
+    label: str
     architecture: str
     config: ModelConfig
     tensors: dict[str, TensorSource]
@@ -100,7 +100,7 @@ def inspect_live_model(model: Any) -> LiveModel:
         InputError: its class is not known.
     """
     if isinstance(model, PreTrained):
-        architecture = described(type(model))[0]
+        architecture = describe_class(type(model))[0]
         framework = (
             "jax" if "diptych.backends.jax.pretrained" in {base.__module__ for base in type(model).__mro__} else "torch"
         )
@@ -161,7 +161,7 @@ def _only_dtype(source: LiveModel) -> str:
         counts[tensor.dtype.name] = counts.get(tensor.dtype.name, 0) + 1
     if len(counts) > 1:
         listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
-        raise InputError(f"{source.described_as} has parameters of several dtypes ({listed}); say dtype=…")
+        raise InputError(f"{source.label} has parameters of several dtypes ({listed}); say dtype=…")
     return next(iter(counts))
 
 
@@ -171,7 +171,7 @@ def _match_twin(model_class: type, source: LiveModel, build: dict[str, Any]) -> 
     models = [make(source.config, seed=None, **options, **build) for options in options_of(model_class)]
     counts = [len(model._leaves()) for model in models]
     twin = models[counts.index(len(source.tensors))] if len(source.tensors) in counts else models[0]
-    family = within(described(model_class)[1], source.config)
+    family = within(describe_class(model_class)[1], source.config)
     target = Target(source.architecture, [*twin._leaves()], family)
-    found = match(NamedTensors(source.described_as, source.tensors), target)
+    found = match(NamedTensors(source.label, source.tensors), target)
     return twin, found

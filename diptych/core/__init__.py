@@ -1,1 +1,1 @@
-"""What needs no framework: configs, meaning, checkpoints."""
+"""Everything that needs no framework: configs, semantics, checkpoints."""

@@ -1,4 +1,4 @@
-"""The two backends by name, and the one rule by which one of them is chosen.
+"""The names of the two backends, and the rule that chooses one of them.
 
 This module imports nothing but the standard library, so that `import diptych` stays light.
 """
@@ -11,7 +11,7 @@ from typing import Literal
 from diptych.core.errors import InputError
 
 BackendName = Literal["torch", "jax"]
-"""In the order in which they are tried where either would do."""
+"""In the order in which they are tried if either would do."""
 
 PACKAGES: dict[BackendName, tuple[str, ...]] = {"torch": ("torch",), "jax": ("jax", "flax")}
 """The packages that must be installed for a backend; the first is the framework."""
@@ -19,9 +19,9 @@ PACKAGES: dict[BackendName, tuple[str, ...]] = {"torch": ("torch",), "jax": ("ja
 Purpose = Literal["model", "result", "names"]
 """What a backend is chosen for.
 
-"model": the caller is handed a model, so where both are installed the caller must choose.
-"result": the caller is handed tokens or numbers that are the same from both, so the first that is installed serves.
-"names": only parameters' names and shapes are looked at, so one that is imported already is preferred.
+"model": the caller gets a model, so if both are installed the caller must choose.
+"result": the caller gets tokens or numbers that are the same from both, so the first one installed is used.
+"names": only parameters' names and shapes are needed, so a framework that is already imported is preferred.
 """
 
 ENVIRONMENT_VARIABLE = "DIPTYCH_BACKEND"
@@ -39,20 +39,20 @@ def installed() -> tuple[BackendName, ...]:
 
 
 def set_default(name: str | None) -> None:
-    """Sets the backend that `choose` returns where a call names none; None takes the choice back.
+    """Sets the backend that `choose` returns if a call names none; None removes the default.
 
     Raises:
-        InputError: the name is not that of a backend.
+        InputError: there is no backend of this name.
     """
     global _default
     _default = None if name is None else validate_name(name, "backend")
 
 
 def validate_name(name: str, argument: str) -> BackendName:
-    """The name, if it is that of a backend.
+    """Returns the name of a backend, checked.
 
     Raises:
-        InputError: it is not; the message begins with the argument and lists the names.
+        InputError: there is no such backend; the message begins with the argument and lists the names.
     """
     for known in PACKAGES:
         if name == known:
@@ -61,10 +61,10 @@ def validate_name(name: str, argument: str) -> BackendName:
 
 
 def choose(purpose: Purpose, name: str | None = None, *, argument: str = "backend") -> BackendName:
-    """The backend to use: the one named, else that of `diptych.use`, of DIPTYCH_BACKEND, or the only one installed.
+    """The backend to use: the one named, else set by `diptych.use` or DIPTYCH_BACKEND, else the only one installed.
 
     Args:
-        purpose: settles what happens where none of these decides because both are installed.
+        purpose: decides if nothing is named or set and both are installed.
         name: the caller's choice, if there is one.
         argument: what an error calls `name`.
 

@@ -1,9 +1,9 @@
-"""The boundary of a call: callers' arrays are checked here, once for both backends, and given to the model as its own.
+"""The boundary of a call: checks callers' arrays, for both backends, and converts them to the model's arrays.
 
-Only a handful of functions of each backend's `ops` differ: `concrete_array`, `dtype_name`, `min_max`, `as_ids`,
-`as_labels`, `as_floats`, `on_device`, `steps` and `check_rngs`.
+Backends differ only in a few functions of `ops`: `concrete_array`, `dtype_name`, `min_max`, `as_ids`, `as_labels`,
+`as_floats`, `on_device`, `steps` and `check_rngs`.
 
-Letters of the shapes: B batch, T target length, S source length, D width, V vocabulary, C Y X images, I images a row.
+Letters of the shapes: B batch, T target length, S source length, D width, V vocabulary, C Y X images, I images per row.
 """
 
 from collections.abc import Callable
@@ -31,10 +31,10 @@ class Boundary:
     Args:
         ops: the backend's functions.
         cache_class: the backend's cache.
-        caller: what error messages name first, such as the model's class.
+        caller: the prefix of error messages, such as the model's class.
         like: an array or shape with the model's dtype and, in torch, its device.
 
-    Every method raises an InputError that names the caller and the argument, what was found and what is needed.
+    Every method raises an InputError that names the caller and the argument, the value found and the one needed.
     """
 
     def __init__(self, ops: Any, cache_class: Any, caller: str, like: Any) -> None:
@@ -49,21 +49,21 @@ class Boundary:
         return self.ops.xp
 
     def ids(self, name: str, value: Any, axes: str = TOKENS, *, size: int, table: str) -> Any:
-        """Integer ids of the given axes, each a row of a table of `size` rows, which the config calls `table`."""
+        """Integer ids with the given axes, below `size`, which the config calls `table`."""
         ids = self._integers(name, value)
         check.rank(self.caller, name, ids.shape, axes)
         check.ids_in_range(self.caller, name, self.ops.min_max(ids), size, table)
         return self.ops.as_ids(ids, self.like)
 
     def row_ids(self, name: str, value: Any, shape: Size, *, size: int, table: str) -> Any:
-        """Ids of shape (B, T) or, the same for all rows, (1, T)."""
+        """Ids of shape (B, T), or (1, T) for all rows."""
         ids = self.ids(name, value, size=size, table=table)
         rows = 1 if ids.shape[0] == 1 else shape[0]
         check.shape(self.caller, name, ids.shape, (rows, shape[1]), ", as many as there are tokens")
         return ids
 
     def floats(self, name: str, value: Any, axes: str) -> Any:
-        """Floating numbers of the given axes, in the model's dtype."""
+        """Floats with the given axes, in the model's dtype."""
         values = self.ops.concrete_array(self.caller, name, value)
         found = self.ops.dtype_name(values)
         if not found.startswith(("float", "bfloat")):
@@ -95,17 +95,17 @@ class Boundary:
         width: int,
         prefix: str = "",
     ) -> tuple[Any, Any]:
-        """Token ids and their embeddings, or embeddings that the caller gives in place of ids.
+        """Token ids and their embeddings, or the embeddings that the caller passes in place of ids.
 
         Args:
             input_ids, inputs_embeds: the arguments, exactly one of which must be given.
-            embed: looks ids up.
-            size: ids below it are legal, `vocab_size`.
-            width: of the embeddings, `hidden_size`.
+            embed: the embedding of ids.
+            size: `vocab_size`.
+            width: D, `hidden_size`.
             prefix: precedes the arguments' names, "decoder_" for a decoder's.
 
         Returns:
-            The ids (B, T), None without, and the embeddings (B, T, D).
+            The ids (B, T), or None, and the embeddings (B, T, D).
         """
         ids, embeds = f"{prefix}input_ids", f"{prefix}inputs_embeds"
         check.exactly_one(self.caller, **{ids: input_ids, embeds: inputs_embeds})
@@ -119,7 +119,7 @@ class Boundary:
         return None, inputs_embeds
 
     def token_types(self, value: Any, shape: Size, *, size: int) -> Any:
-        """Token types of shape (B, T) or (1, T); type 0 for all if none are given."""
+        """Token types of shape (B, T) or (1, T); by default all are type 0."""
         if value is None:
             return self.xp.zeros_like(self.ops.steps(shape[1], self.like))[None]
         return self.row_ids("token_type_ids", value, shape, size=size, table="type_vocab_size")
@@ -132,10 +132,10 @@ class Boundary:
         Args:
             states: `encoder_hidden_states`, or None.
             attention_mask: `encoder_attention_mask` (B, S), or None.
-            batch: rows of the decoder.
+            batch: the decoder's batch size.
             width: D.
             crosses: whether the decoder has cross-attention.
-            cached: rows and tokens of the encoder that the cache holds keys of, which are used then; None without.
+            cached: the batch size and length of the cached encoder keys, which are used instead; None if none.
         """
         if states is not None:
             if not crosses:
@@ -158,12 +158,12 @@ class Boundary:
             value: the argument.
             channels: C.
             size: (Y, X) that the images must have; None takes any.
-            least: (Y, X) that they must have at least, a patch's.
+            least: the minimum (Y, X), the size of a patch.
         """
         return self._pixels(value, IMAGES, channels, size, least)
 
     def image_sequences(self, value: Any, *, channels: int, size: Size | None, least: Size = (1, 1)) -> Any:
-        """`pixel_values` (B, I, C, Y, X), several images a row; otherwise as `images`."""
+        """`pixel_values` (B, I, C, Y, X), several images per row; otherwise as `images`."""
         return self._pixels(value, IMAGE_SEQUENCES, channels, size, least)
 
     def _pixels(self, value: Any, axes: str, channels: int, size: Size | None, least: Size) -> Any:
@@ -181,7 +181,7 @@ class Boundary:
         return pixels
 
     def sound(self, name: str, value: Any, *, least: int = 1) -> Any:
-        """Samples (B, samples) of sound, at least `least` of them, which make one frame."""
+        """Audio samples (B, samples), at least `least` of them, the length of one frame."""
         if value is None:
             raise check.missing_argument(self.caller, name)
         samples = self.floats(name, value, SAMPLES)
@@ -189,19 +189,19 @@ class Boundary:
         return samples
 
     def labels(self, name: str, value: Any, logits: Any) -> Any:
-        """Class or word ids, one for each row of logits; -100 takes no part in the loss."""
+        """Class or token ids, one for each row of logits; -100 is ignored in the loss."""
         labels = self._integers(name, value)
         check.shape(self.caller, name, labels.shape, logits.shape[:-1])
         return self._in_vocabulary(name, labels, logits.shape[-1], "the output")
 
     def label_ids(self, name: str, value: Any, *, size: int) -> Any:
-        """Labels (B, T) from which a decoder's inputs are made; -100 stands for padding."""
+        """Labels (B, T) that become a decoder's inputs; -100 becomes padding."""
         labels = self._integers(name, value)
         check.rank(self.caller, name, labels.shape, TOKENS)
         return self._in_vocabulary(name, labels, size, "vocab_size")
 
     def targets(self, name: str, value: Any, logits: Any, problem_type: str | None) -> Any:
-        """Labels of a classifier or targets of a regression, as the problem type asks for."""
+        """Labels of a classifier or targets of a regression, depending on the problem type."""
         labels = self.ops.concrete_array(self.caller, name, value)
         floating = self.ops.dtype_name(labels).startswith(("float", "bfloat"))
         problem = losses.problem(logits.shape[-1], floating, problem_type)
@@ -220,7 +220,7 @@ class Boundary:
         if isinstance(value, bool) or value is None or isinstance(value, float | str):
             raise InputError(f"{self.caller}: {name}={value!r}, but a whole number or an array of positions is needed")
         positions = self._integers(name, value)
-        if len(positions.shape) == 0:  # a number of an array library's
+        if len(positions.shape) == 0:  # a scalar array
             bounds = self.ops.min_max(positions[None])
             if bounds is not None:
                 return self.tokens_to_keep(bounds[0], length)
@@ -234,7 +234,7 @@ class Boundary:
         return self.ops.as_ids(positions, self.like)
 
     def rngs(self, value: Any) -> None:
-        """The source of randomness: a key in JAX, nothing in torch."""
+        """Checks the source of randomness: a key in JAX, None in torch."""
         self.ops.check_rngs(self.caller, value)
 
     def _integers(self, name: str, value: Any) -> Any:

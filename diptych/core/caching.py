@@ -1,6 +1,6 @@
-"""How a decoder takes up a call: the cache of earlier tokens, the attention mask over all of them, and positions.
+"""The setup of a decoder's call: the cache of earlier tokens, the attention mask over all tokens, and positions.
 
-Written once for both backends, over their caches, of which only the arrays' updates differ.
+Both backends use it; their caches differ only in how arrays are updated.
 
 Letters of the shapes: B batch, T new tokens, S all tokens.
 """
@@ -15,13 +15,13 @@ from diptych.core.errors import InputError
 from diptych.core.semantics import masks, positions
 
 
-class Past(NamedTuple):
-    """How a batch of new tokens is read.
+class AttentionContext(NamedTuple):
+    """What a batch of new tokens attends to.
 
     Attributes:
-        cache: takes up the tokens; None if nothing is kept.
+        cache: will store the tokens; None if there is no cache.
         mask: (B, 1, T, S), or None.
-        causal: without a mask, whether a token sees only itself and earlier ones.
+        causal: if there is no mask, whether a token sees only itself and earlier ones.
         start: the number of earlier tokens.
         encoder_hidden_states: (B, S, D) for cross-attention, or None.
         encoder_mask: (B, 1, 1, S), or None.
@@ -44,21 +44,21 @@ def begin(
     size: Size,
     *,
     prefix: str = "",
-) -> Past:
-    """Checks what a caller says of earlier tokens, and prepares the cache and mask of the new ones.
+) -> AttentionContext:
+    """Checks a caller's cache and mask, and prepares them for the new tokens.
 
     Args:
         boundary: of the call.
         shape: of the decoder's caches; None for an encoder, whose tokens see all others.
         past_key_values: the caller's cache, or None.
-        use_cache: True makes a cache with room for every position if none is given.
+        use_cache: True creates a cache with room for every position if none is given.
         attention_mask: the caller's, or None; (B, T) for the new tokens, or for all tokens up to them.
         size: rows B and new tokens T.
         prefix: precedes the mask's name, "decoder_" for a decoder beside an encoder.
 
     Raises:
-        InputError: an encoder is given a cache, or the cache is none of ours, of another model or batch, or full; or
-            the mask has another shape.
+        InputError: an encoder is given a cache; the cache is not one of ours, belongs to another model or batch, or is
+            full; or the mask has the wrong shape.
     """
     (batch, count), name, xp, ops = size, f"{prefix}attention_mask", boundary.xp, boundary.ops
     if shape is None and (past_key_values is not None or use_cache):
@@ -67,15 +67,15 @@ def begin(
         )
     if shape is None or (past_key_values is None and not use_cache):
         if attention_mask is None:
-            return Past(None, None, shape is not None, 0)
+            return AttentionContext(None, None, shape is not None, 0)
         mask = boundary.mask(name, attention_mask, size)
         if shape is None:
-            return Past(None, masks.padding(xp, mask), False, 0)
-        return Past(None, masks.causal_padding(xp, ops.steps(count, boundary.like), mask), False, 0)
+            return AttentionContext(None, masks.padding(xp, mask), False, 0)
+        return AttentionContext(None, masks.causal_padding(xp, ops.steps(count, boundary.like), mask), False, 0)
     if past_key_values is None:
         past_key_values = boundary.cache_class.empty(shape, batch, shape.positions, boundary.like)
-    cache = checked_cache(boundary, shape, past_key_values, batch)
-    known = ops.known(cache.length)
+    cache = check_cache(boundary, shape, past_key_values, batch)
+    known = ops.concrete_length(cache.length)
     if known is not None:
         check.at_most(
             boundary.caller, "the number of tokens", known + count, cache.capacity, "past_key_values.capacity"
@@ -85,17 +85,24 @@ def begin(
         widths = (cache.capacity,) if known is None else (known + count, cache.capacity)
         mask = boundary.mask(name, attention_mask, size, widths=widths)
     cache = cache.attend_to(mask, count)
-    return Past(cache, cache.visible(count), False, cache.length)
+    return AttentionContext(cache, cache.visible(count), False, cache.length)
 
 
 def with_encoder(
-    boundary: Boundary, past: Past, states: Any, attention_mask: Any, batch: int, *, width: int, crosses: bool
-) -> Past:
+    boundary: Boundary,
+    context: AttentionContext,
+    states: Any,
+    attention_mask: Any,
+    batch: int,
+    *,
+    width: int,
+    crosses: bool,
+) -> AttentionContext:
     """The same with the encoder's states and mask, checked; a cache that holds their keys needs no states.
 
     Args:
         boundary: of the call.
-        past: how the tokens are read.
+        context: what the new tokens attend to.
         states, attention_mask: the caller's `encoder_hidden_states` and `encoder_attention_mask`.
         batch: rows.
         width: of the states.
@@ -104,16 +111,16 @@ def with_encoder(
     Raises:
         InputError: the decoder has none, or one has another dtype or shape.
     """
-    cached = None if past.cache is None else past.cache.encoder_size
+    cached = None if context.cache is None else context.cache.encoder_size
     states, mask = boundary.encoder_states(states, attention_mask, batch, width=width, crosses=crosses, cached=cached)
-    return past._replace(encoder_hidden_states=states, encoder_mask=mask)
+    return context._replace(encoder_hidden_states=states, encoder_mask=mask)
 
 
-def checked_cache(boundary: Boundary, shape: CacheShape, cache: Any, batch: int) -> Any:
-    """The caller's cache, if it is one of this model's with that many rows.
+def check_cache(boundary: Boundary, shape: CacheShape, cache: Any, batch: int) -> Any:
+    """Returns the caller's cache, checked to be one for this model and batch size.
 
     Raises:
-        InputError: it is not.
+        InputError: the cache does not fit.
     """
     if not isinstance(cache, boundary.cache_class):
         raise InputError(
@@ -132,12 +139,12 @@ def checked_cache(boundary: Boundary, shape: CacheShape, cache: Any, batch: int)
 
 
 def has_encoder_keys(cache: Any) -> bool:
-    """Whether a caller's cache holds keys of an encoder's tokens, so that the decoder needs no states of it."""
+    """Whether a caller's cache holds the encoder's keys, so that its states are not needed."""
     return getattr(cache, "encoder_size", None) is not None
 
 
 def finish(cache: Any, count: int, use_cache: bool | None) -> Any:
-    """The cache after every layer took up its new tokens; None if the caller does not want it back."""
+    """The cache to return, after every layer has stored its new tokens; None if there is none or use_cache is False."""
     return None if cache is None or use_cache is False else cache.advance(count)
 
 
@@ -155,45 +162,52 @@ def position_ids(
         field: what the config calls it.
 
     Raises:
-        InputError: there are too few positions, or the caller's have another shape or are out of range.
+        InputError: there are too few positions, or the caller's have the wrong shape or are out of range.
     """
     if given is not None:
         return boundary.row_ids("position_ids", given, size, size=limit, table=field)
-    known = boundary.ops.known(start)
+    known = boundary.ops.concrete_length(start)
     if known is not None:
         check.at_most(boundary.caller, "the number of tokens", known + size[1], limit, field)
     return positions.sequential(boundary.xp, boundary.ops.steps(size[1], boundary.like) + start)
 
 
-def positions_beside_padding(
-    boundary: Boundary, past: Past, given: Any, input_ids: Any, size: Size, *, limit: int, padding: int | None
+def padding_aware_position_ids(
+    boundary: Boundary,
+    context: AttentionContext,
+    given: Any,
+    input_ids: Any,
+    size: Size,
+    *,
+    limit: int,
+    padding: int | None,
 ) -> tuple[Any, Any]:
-    """The cache, and the positions of new tokens in a model in which padding may have a position of its own.
+    """The cache, and the positions of new tokens in a model in which positions may skip padding.
 
     Args:
         boundary: of the call.
-        past: how the tokens are read.
+        context: what the tokens attend to.
         given: the caller's positions, or None.
-        input_ids: the tokens (B, T); None where embeddings are given, none of which counts as padding.
+        input_ids: the tokens (B, T); None if embeddings are given, which never count as padding.
         size: rows B and new tokens T.
         limit: the number of positions.
-        padding: the id and position of padding, from which the other tokens are counted; None if padding counts like
-            any token.
+        padding: the id and the position of padding, after which the other tokens are counted; None if padding is
+            counted like any token.
 
     Raises:
-        InputError: there are too few positions, or the caller's have another shape or are out of range.
+        InputError: there are too few positions, or the caller's have the wrong shape or are out of range.
     """
-    ops, cache = boundary.ops, past.cache
+    ops, cache = boundary.ops, context.cache
     if padding is None:
-        return cache, position_ids(boundary, given, past.start, size, limit=limit)
+        return cache, position_ids(boundary, given, context.start, size, limit=limit)
     before = boundary.xp.zeros_like(ops.steps(size[0], boundary.like)) if cache is None else cache.counted
     tokens = (ops.steps(size[1], boundary.like) >= 0)[None] if input_ids is None else input_ids != padding
-    found, counted = positions.skipping_pads(boundary.xp, tokens, before, padding)
+    found, counted = positions.skip_padding(boundary.xp, tokens, before, padding)
     if cache is not None:
         cache = replace(cache, counted=counted)
     if given is not None:
-        return cache, position_ids(boundary, given, past.start, size, limit=limit)
-    known, room = ops.known(past.start), limit - padding - 1
+        return cache, position_ids(boundary, given, context.start, size, limit=limit)
+    known, room = ops.concrete_length(context.start), limit - padding - 1
     if known is not None and known + size[1] > room and (bounds := ops.min_max(found)) is not None:
         needed = bounds[1] - padding
         check.at_most(

@@ -1,4 +1,4 @@
-"""What every model's call has in common: its switches, its checks, heads over a base model, losses and records."""
+"""What all models' calls share: switches, checks, heads over a base model, losses and output records."""
 
 import inspect
 from abc import abstractmethod
@@ -7,22 +7,22 @@ from typing import Any, ClassVar, TypedDict, TypeVar, cast
 
 from diptych.core.boundary import Boundary
 from diptych.core.inputs import TEXT_INPUTS, ModelInput
-from diptych.core.live_config import Configured
+from diptych.core.live_config import ConfigMixin
 from diptych.core.outputs import ModelOutput, with_head
 from diptych.core.semantics import losses
 
 Output = TypeVar("Output", bound=ModelOutput)
 Method = TypeVar("Method", bound=Callable[..., Any])
 Loss = Callable[[Boundary, Any, Any], Any]
-"""The loss of logits and a caller's labels, which it checks."""
+"""Computes a loss from logits and the caller's labels, which it checks."""
 
 
 class Switches(TypedDict, total=False):
     """The keywords that every model's call takes.
 
-    output_attentions, output_hidden_states: whether these are returned too; by default as the config says.
+    output_attentions, output_hidden_states: whether these are returned; by default as in the config.
     return_dict: False returns the record's `to_tuple()`.
-    rngs: in JAX a key, needed in train mode; in torch None.
+    rngs: in JAX a key, required in train mode; in torch None.
     """
 
     output_attentions: bool | None
@@ -31,8 +31,8 @@ class Switches(TypedDict, total=False):
     rngs: Any
 
 
-class Settled(TypedDict):
-    """Switches after the config has filled in those that a call leaves open."""
+class ResolvedSwitches(TypedDict):
+    """Switches after those that a call leaves unset are filled in from the config."""
 
     output_attentions: bool
     output_hidden_states: bool
@@ -48,17 +48,17 @@ def call_of(model_class: type) -> Callable[..., Any]:
 
 
 def _no_call(model: Any) -> None:
-    """Of a class that others derive from and that has no call of its own."""
+    """Stands in for the call of an abstract class."""
 
 
 def passes_through(base: type, *, without: tuple[str, ...] = ()) -> Callable[[Method], Method]:
-    """For a head's call: it takes what its base model's call takes, and its own keywords.
+    """Decorates a head's call, which takes its base model's arguments and its own keywords.
 
-    The call's signature, which `help` and `inspect.signature` show, is made of both.
+    Its signature, as `help` and `inspect.signature` show it, combines both.
 
     Args:
         base: the class of the base model.
-        without: keywords of the base model that the head does not take.
+        without: the base model's keywords that the head does not take.
     """
 
     def decorate(method: Method) -> Method:
@@ -75,13 +75,13 @@ def passes_through(base: type, *, without: tuple[str, ...] = ()) -> Callable[[Me
     return decorate
 
 
-class Calls(Configured):
-    """The part of a model that its calls share."""
+class CallMixin(ConfigMixin):
+    """A model's methods that all its calls use."""
 
     call_keywords: ClassVar[tuple[str, ...]] = ()
     """The keywords that the class's call takes, without the switches."""
     call_positionals: ClassVar[tuple[str, ...]] = ()
-    """Those of them that may be given by position, in order."""
+    """The keywords that may be passed by position, in order."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -100,20 +100,20 @@ class Calls(Configured):
         """The backend's cache."""
 
     def _boundary(self, caller: str | None = None) -> Boundary:
-        """The checks of a call's arguments, in whose errors the caller is named: the class, if none is given."""
+        """The checks of a call's arguments; errors name the caller, by default the class."""
         return Boundary(self._ops(), self._cache_class(), caller or type(self).__name__, self._like())
 
     @property
     def inputs(self) -> tuple[ModelInput, ...]:
-        """What the model reads as an encoder; by default token ids, their mask and what accompanies them."""
+        """The keyword inputs of the model as an encoder; by default token ids, their mask, and related inputs."""
         config = self.config
         known = (one for one in TEXT_INPUTS if one.name in self.call_keywords)
         return tuple(one for one in known if one.size is None or hasattr(config, one.size))
 
     def states_mask(self, attention_mask: Any, length: int) -> Any:
-        """The mask (B, S) over the states that the model returns as an encoder, from the mask over its inputs.
+        """The mask (B, S) of the states that the model returns as an encoder, from the mask of its inputs.
 
-        Encoders that shorten their inputs, or have no mask over their states, override it.
+        Encoders whose states are fewer than their inputs, or have no mask, override it.
 
         Args:
             attention_mask: the caller's, or None.
@@ -121,39 +121,39 @@ class Calls(Configured):
         """
         return attention_mask
 
-    def _option(self, name: str, given: bool | None) -> bool:
-        """A switch of a call, or the config's if the call leaves it open."""
+    def _resolve_switch(self, name: str, given: bool | None) -> bool:
+        """A switch of a call; the config's if it is None."""
         return bool(getattr(self.config, name) if given is None else given)
 
-    def _settled(self, switches: Mapping[str, Any]) -> Settled:
-        """The switches of a call, as the config fills them in; the call of a model inside this one gets them.
+    def _resolve_switches(self, switches: Mapping[str, Any]) -> ResolvedSwitches:
+        """The switches of a call, filled in from the config, as keywords for the models inside this one.
 
         Raises:
-            TypeError: there is another keyword among them.
+            TypeError: a keyword is not a switch.
         """
         self._refuse_unknown(name for name in switches if name not in Switches.__annotations__)
         return {
             "rngs": self._ops().forward_key(switches.get("rngs")),
-            "output_attentions": self._option("output_attentions", switches.get("output_attentions")),
-            "output_hidden_states": self._option("output_hidden_states", switches.get("output_hidden_states")),
+            "output_attentions": self._resolve_switch("output_attentions", switches.get("output_attentions")),
+            "output_hidden_states": self._resolve_switch("output_hidden_states", switches.get("output_hidden_states")),
             "return_dict": True,
         }
 
-    def _inner(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
-        """The keywords of a call for the base model inside: what it takes as given, and the settled switches.
+    def _base_keywords(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords of the base model's call: its inputs as given, and the resolved switches.
 
         Raises:
-            TypeError: a keyword is neither.
+            TypeError: a keyword is neither an input nor a switch.
         """
         passed = {name: value for name, value in keywords.items() if name in self.call_keywords}
         switches = {name: value for name, value in keywords.items() if name not in passed}
-        return {**passed, **self._settled(switches)}
+        return {**passed, **self._resolve_switches(switches)}
 
-    def _by_name(self, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a call that takes some by position, all by name.
+    def _bind_arguments(self, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """All arguments of a call by name, also those passed by position.
 
         Raises:
-            TypeError: there are too many, or one is given twice.
+            TypeError: there are too many, or one is passed twice.
         """
         names = self.call_positionals[: len(inputs)]
         twice = [name for name in names if name in keywords]
@@ -168,9 +168,9 @@ class Calls(Configured):
             listed = ", ".join((*(name for name in self.call_keywords if name != "switches"), *_SWITCHES))
             raise TypeError(f"{type(self).__name__}'s call has no keyword {', '.join(unknown)}; it takes {listed}")
 
-    def _returned(self, output: Output, return_dict: bool | None) -> Output | tuple[Any, ...]:
-        """The record, or its tuple."""
-        return output if self._option("return_dict", return_dict) else output.to_tuple()
+    def _format_output(self, output: Output, return_dict: bool | None) -> Output | tuple[Any, ...]:
+        """The record, or its tuple if return_dict is False."""
+        return output if self._resolve_switch("return_dict", return_dict) else output.to_tuple()
 
     def _with_head(
         self,
@@ -181,26 +181,26 @@ class Calls(Configured):
         loss: Loss,
         switches: Mapping[str, Any],
     ) -> Output | tuple[Any, ...]:
-        """What a model with a head returns.
+        """The output of a model with a head.
 
         Args:
-            record: its class.
+            record: the class of the output.
             outputs: the base model's record, whose fields the head's record repeats.
-            logits: the head's.
+            logits: of the head.
             labels: the caller's, or None for no loss.
             loss: of the logits.
-            switches: the call's, of which `return_dict` counts here.
+            switches: of the call; only `return_dict` is used here.
         """
         value = None if labels is None else loss(self._boundary(), logits, labels)
-        return self._returned(with_head(record, outputs, loss=value, logits=logits), switches.get("return_dict"))
+        return self._format_output(with_head(record, outputs, loss=value, logits=logits), switches.get("return_dict"))
 
     def _tokens_to_keep(self, hidden_states: Any, logits_to_keep: Any) -> Any:
-        """The states (B, K, D) of the tokens that get logits, of (B, T, D)."""
+        """The states (B, K, D) of the tokens that get logits, out of (B, T, D)."""
         which = self._boundary().tokens_to_keep(logits_to_keep, hidden_states.shape[1])
         return self._ops().select_tokens(hidden_states, which)
 
     def _class_loss(self, boundary: Boundary, logits: Any, labels: Any) -> Any:
-        """The loss of a classifier or regression, as the config's problem type says."""
+        """The loss of a classification or regression, depending on the config's problem type."""
         problem_type = self.config.problem_type
         targets = boundary.targets("labels", labels, logits, problem_type)
         return losses.classification(boundary.xp, logits, targets, problem_type)
@@ -210,10 +210,10 @@ _SWITCHES = tuple(Switches.__annotations__)
 
 
 def token_loss(boundary: Boundary, logits: Any, labels: Any) -> Any:
-    """The cross-entropy of every token's label, -100 left out."""
+    """The mean cross-entropy over all labels but -100."""
     return losses.cross_entropy(boundary.xp, logits, boundary.labels("labels", labels, logits))
 
 
 def next_token_loss(boundary: Boundary, logits: Any, labels: Any) -> Any:
-    """The cross-entropy of a model that predicts each token's label from the tokens before it."""
+    """The mean cross-entropy of predicting each label from the tokens before it."""
     return losses.causal(boundary.xp, logits, boundary.labels("labels", labels, logits))

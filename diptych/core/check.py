@@ -14,7 +14,7 @@ def _name(config: object) -> str:
 
 
 LARGEST: dict[str, int] = dict.fromkeys(["num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers"], 10_000)
-"""The largest values that a config may have; 2**24 for any other size. No published config comes near them."""
+"""The largest sizes that a config may have; 2**24 for any other. No published config comes close to them."""
 
 
 def positive(config: object, *fields: str) -> None:
@@ -62,10 +62,10 @@ def exactly_one(caller: str, **arguments: Any) -> None:
 
 
 def numbers(caller: str, name: str, value: Any) -> np.ndarray:
-    """A value that isn't an array of the framework, as a numpy array of numbers or booleans in native byte order.
+    """Any value but an array of the framework as a numpy array of numbers or booleans in native byte order.
 
     Raises:
-        InputError: it holds something else, or its rows differ in length.
+        InputError: it holds something else, or its rows have different lengths.
     """
     try:
         array = np.asarray(value)
@@ -128,11 +128,11 @@ def ids_in_range(caller: str, name: str, bounds: tuple[int, int] | None, size: i
     """Ids must be at least 0 and below `size`.
 
     Args:
-        caller: what the error names first, such as "BertModel".
+        caller: the prefix of the error, such as "BertModel".
         name: the argument.
-        bounds: smallest and largest id, or None where the values cannot be seen (under jit).
+        bounds: the smallest and largest id, or None if they are not known (under jit).
         size: number of rows in the table.
-        table: what sets the size.
+        table: the config's name for the size.
     """
     for value in bounds or ():
         if not 0 <= value < size:

@@ -1,4 +1,4 @@
-"""Composites, for both backends: an encoder and a decoder that are called and run as one model."""
+"""Composites, for both backends: an encoder and a decoder that are called as one model."""
 
 import inspect
 from collections.abc import Mapping
@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from diptych.core import caching, check, composite_config
 from diptych.core.boundary import STATES
-from diptych.core.calls import Settled, token_loss
-from diptych.core.composite_loading import LoadedFromParts
+from diptych.core.calls import ResolvedSwitches, token_loss
+from diptych.core.composite_loading import PartsLoadingMixin
 from diptych.core.inputs import ModelInput
 from diptych.core.outputs import (
     CausalLMOutputWithCrossAttentions,
@@ -24,29 +24,29 @@ _OWN_KEYWORDS = frozenset(
 """Keywords of decoders that a composite settles itself."""
 
 
-class Composite(LoadedFromParts):
+class Composite(PartsLoadingMixin):
     """A model of an encoder and of a decoder that attends to the encoder's states and predicts the next token."""
 
     encoder: Any
     decoder: Any
     enc_to_dec_proj: Any
-    """The linear layer between the two widths; None where they are equal."""
+    """The linear layer between the two widths; None if they are equal."""
     masks_shifted_labels: ClassVar[bool] = False
-    """Whether a decoder whose inputs are made of labels attends to no pad_token_id."""
+    """Whether a decoder whose inputs are made from labels leaves pad_token_id out of its attention."""
 
     def _make_parts(self, config: Any, init: Mapping[str, Any], switches: Mapping[str, bool]) -> None:
         """Builds the encoder and the decoder, without values.
 
         Args:
             config: of the composite.
-            init: what layers are built with.
-            switches: of the encoder's constructor; one that it does not have is passed over.
+            init: the keywords of layers.
+            switches: of the encoder's constructor; those that it does not have are ignored.
         """
         for role, (name, part) in composite_config.parts(config).items():
-            made: Any = self._siblings()(name)
-            known = list(inspect.signature(made.__init__).parameters) if role == "encoder" else []
+            part_class: Any = self._siblings()(name)
+            known = list(inspect.signature(part_class.__init__).parameters) if role == "encoder" else []
             chosen = {name: value for name, value in switches.items() if name in known}
-            setattr(self, role, made(part, seed=None, **chosen, **init))
+            setattr(self, role, part_class(part, seed=None, **chosen, **init))
 
     def _call(
         self,
@@ -61,37 +61,37 @@ class Composite(LoadedFromParts):
         logits_to_keep: Any,
         keywords: Mapping[str, Any],
     ) -> Any:
-        """Encodes, decodes and computes the loss; what the call of every composite does.
+        """Encodes, decodes and computes the loss: the call of every composite.
 
         Args:
-            inputs: of the encoder, by name; None for what is not given.
+            inputs: the encoder's, by name; None if not given.
             attention_mask: over the inputs.
-            decoder_inputs: by the names that the decoder's own call has.
-            encoder_outputs, past_key_values, labels, use_cache, logits_to_keep: the call's.
-            keywords: others of the encoder's, of the decoder's (prefixed "decoder_") and switches.
+            decoder_inputs: the decoder's, by the names of its own call.
+            encoder_outputs, past_key_values, labels, use_cache, logits_to_keep: as in the call.
+            keywords: other inputs of the encoder, of the decoder (prefixed "decoder_"), and switches.
         """
-        for_encoder, for_decoder, switches = self._split(keywords)
-        settled, boundary = self._settled(switches), self._boundary()
+        for_encoder, for_decoder, switches = self._split_keywords(keywords)
+        resolved, boundary = self._resolve_switches(switches), self._boundary()
         given = {name: value for name, value in {**inputs, **for_encoder}.items() if value is not None}
         if not given and caching.has_encoder_keys(past_key_values):
-            read = encoder_output(encoder_outputs)
+            encoded = encoder_output(encoder_outputs)
             if attention_mask is not None:
                 _, length = past_key_values.encoder_size
-                read = read.replace(attention_mask=self.encoder.states_mask(attention_mask, length))
+                encoded = encoded.replace(attention_mask=self.encoder.states_mask(attention_mask, length))
         elif encoder_outputs is not None:
-            read = self._checked(encoder_outputs, attention_mask)
+            encoded = self._check_encoder_outputs(encoder_outputs, attention_mask)
         else:
-            read = self._encode({**given, "attention_mask": attention_mask}, settled)
+            encoded = self._encode({**given, "attention_mask": attention_mask}, resolved)
         decoder_inputs = {**decoder_inputs, **for_decoder}
         if labels is not None and decoder_inputs.get("input_ids") is decoder_inputs.get("inputs_embeds") is None:
             decoder_inputs = {**decoder_inputs, **self._shift_right(labels, decoder_inputs.get("attention_mask"))}
-        outputs = self._decode(read, decoder_inputs, past_key_values, use_cache, logits_to_keep, settled)
+        outputs = self._decode(encoded, decoder_inputs, past_key_values, use_cache, logits_to_keep, resolved)
         loss = None if labels is None else token_loss(boundary, outputs.logits, labels)
-        output = seq2seq(Seq2SeqLMOutput, outputs, read, loss=loss, logits=outputs.logits)
-        return self._returned(output, switches.get("return_dict"))
+        output = seq2seq(Seq2SeqLMOutput, outputs, encoded, loss=loss, logits=outputs.logits)
+        return self._format_output(output, switches.get("return_dict"))
 
-    def _split(self, keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """The keywords of the encoder, of the decoder without their prefix, and the rest, which must be switches."""
+    def _split_keywords(self, keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """The encoder's keywords, the decoder's without their prefix, and the rest, which must be switches."""
         for_encoder: dict[str, Any] = {}
         for_decoder: dict[str, Any] = {}
         switches: dict[str, Any] = {}
@@ -107,22 +107,22 @@ class Composite(LoadedFromParts):
                 switches[name] = value
         return for_encoder, for_decoder, switches
 
-    def _encode(self, inputs: Mapping[str, Any], settled: Settled) -> EncoderOutput:
-        """Runs the encoder; its states come with the mask that belongs to them."""
+    def _encode(self, inputs: Mapping[str, Any], resolved: ResolvedSwitches) -> EncoderOutput:
+        """Runs the encoder; the output includes the mask of its states."""
         mask = inputs.get("attention_mask")
         given = {name: value for name, value in inputs.items() if value is not None}
-        outputs = encoder_output(self.encoder(**given, **settled))
+        outputs = encoder_output(self.encoder(**given, **resolved))
         return outputs.replace(attention_mask=self.encoder.states_mask(mask, outputs.last_hidden_state.shape[1]))
 
-    def _checked(self, encoder_outputs: Any, attention_mask: Any) -> EncoderOutput:
-        """What a caller gives of the encoder, with a mask over the states.
+    def _check_encoder_outputs(self, encoder_outputs: Any, attention_mask: Any) -> EncoderOutput:
+        """The caller's encoder outputs, checked, with the mask of the states.
 
         Args:
             encoder_outputs: a record, a tuple, or the states.
-            attention_mask: over the encoder's inputs; None takes the record's, which is over the states.
+            attention_mask: over the encoder's inputs; by default the record's, which is over the states.
 
         Raises:
-            InputError: there are no states, or they have another dtype or shape.
+            InputError: there are no states, or they have the wrong dtype or shape.
         """
         given, boundary = encoder_output(encoder_outputs), self._boundary()
         if given.last_hidden_state is None:
@@ -136,14 +136,14 @@ class Composite(LoadedFromParts):
 
     @property
     def encoder_inputs(self) -> tuple[ModelInput, ...]:
-        """What the encoder reads."""
+        """The keyword inputs of the encoder."""
         return self.encoder.inputs
 
     def _states_mask(self, attention_mask: Any, length: int) -> Any:
         return self.encoder.states_mask(attention_mask, length)
 
     def _shift_right(self, labels: Any, decoder_attention_mask: Any) -> dict[str, Any]:
-        """The decoder's inputs when it is trained to predict labels."""
+        """The decoder's inputs for predicting labels: the labels shifted right, and their mask."""
         config, boundary = self.config, self._boundary()
         named = {"pad_token_id": config.pad_token_id, "decoder_start_token_id": config.decoder_start_token_id}
         pad, start = targets.required_ids(boundary.caller, **named)
@@ -155,24 +155,24 @@ class Composite(LoadedFromParts):
 
     def _decode(
         self,
-        read: EncoderOutput,
+        encoded: EncoderOutput,
         inputs: Mapping[str, Any],
         past_key_values: Any,
         use_cache: bool | None,
         logits_to_keep: Any,
-        settled: Settled,
+        resolved: ResolvedSwitches,
     ) -> Any:
-        """Runs the decoder on its inputs, which attend to the encoder's states if no cache holds their keys."""
+        """Runs the decoder; it attends to the encoder's states, or to their keys if the cache holds them."""
         ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         check.exactly_one(type(self).__name__, decoder_input_ids=ids, decoder_inputs_embeds=embeds)
         states = None
         if not caching.has_encoder_keys(past_key_values):
-            states = self._checked(read, None).last_hidden_state
+            states = self._check_encoder_outputs(encoded, None).last_hidden_state
             states = states if self.enc_to_dec_proj is None else self.enc_to_dec_proj(states)
-        keywords = {"encoder_hidden_states": states, "encoder_attention_mask": read.attention_mask}
+        keywords = {"encoder_hidden_states": states, "encoder_attention_mask": encoded.attention_mask}
         keywords |= {**inputs, "past_key_values": past_key_values}
         given = {name: value for name, value in keywords.items() if value is not None}
-        return self.decoder(**given, use_cache=use_cache, logits_to_keep=logits_to_keep, **settled)
+        return self.decoder(**given, use_cache=use_cache, logits_to_keep=logits_to_keep, **resolved)
 
     def decode(
         self,
@@ -190,28 +190,28 @@ class Composite(LoadedFromParts):
         """Runs the decoder.
 
         Args:
-            encoder_outputs: what `encode` returned, or its states; a cache that holds the encoder's keys needs none.
-            encoder_attention_mask: (B, S), 1 = attend, over the encoder's states; by default the one that
-                encoder_outputs has, or all are attended to.
+            encoder_outputs: the output of `encode`, or its states; not needed if the cache holds the encoder's keys.
+            encoder_attention_mask: (B, S), 1 = attend, over the encoder's states; by default that of
+                encoder_outputs, or else all are attended to.
             decoder_input_ids, decoder_inputs_embeds, decoder_attention_mask, past_key_values, use_cache,
-                logits_to_keep: as the model's call takes them.
-            keywords: others of the decoder's call, prefixed "decoder_", and switches as every model's call has them.
+                logits_to_keep: as in the model's call.
+            keywords: other inputs of the decoder, prefixed "decoder_", and `Switches`.
 
         Raises:
-            InputError: as the model's call.
+            InputError: as in the model's call.
         """
-        for_encoder, for_decoder, switches = self._split(keywords)
-        settled = self._settled({**for_encoder, **switches})
-        read = encoder_output(encoder_outputs)
+        for_encoder, for_decoder, switches = self._split_keywords(keywords)
+        resolved = self._resolve_switches({**for_encoder, **switches})
+        encoded = encoder_output(encoder_outputs)
         if not caching.has_encoder_keys(past_key_values):
-            read = self._checked(encoder_outputs, None)
+            encoded = self._check_encoder_outputs(encoder_outputs, None)
         if encoder_attention_mask is not None:
-            read = read.replace(attention_mask=encoder_attention_mask)
+            encoded = encoded.replace(attention_mask=encoder_attention_mask)
         inputs = {
             "input_ids": decoder_input_ids,
             "inputs_embeds": decoder_inputs_embeds,
             "attention_mask": decoder_attention_mask,
             **for_decoder,
         }
-        output = self._decode(read, inputs, past_key_values, use_cache, logits_to_keep, settled)
-        return self._returned(output, switches.get("return_dict"))
+        output = self._decode(encoded, inputs, past_key_values, use_cache, logits_to_keep, resolved)
+        return self._format_output(output, switches.get("return_dict"))

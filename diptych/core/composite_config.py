@@ -16,17 +16,17 @@ from diptych.core.registry import InputKind, Parts
 
 @config_class
 class CompositeConfig(ModelConfig):
-    """The config of an encoder and of a decoder that attends to it.
+    """The configs of an encoder and of a decoder that attends to it.
 
-    Each is of any family that has a class for the part; `from_encoder_decoder_configs` makes the second a decoder with
-    cross-attention.
+    Each may be of any family that has a class for the part; `from_encoder_decoder_configs` turns the second into a
+    decoder with cross-attention.
 
     Raises:
-        ConfigError: a part cannot serve as such, or the two do not fit together.
+        ConfigError: a config cannot serve as its part, or the two do not fit together.
     """
 
     encodes: ClassVar[InputKind] = "text"
-    """The kind of input that the encoder reads."""
+    """The kind of the encoder's input."""
     live: ClassVar[frozenset[str]] = ModelConfig.live | {"decoder_start_token_id", "pad_token_id"}
     accepted: ClassVar[dict[str, tuple[Any, ...]]] = {"vocab_size": ()}  # a copy of the decoder's
 
@@ -37,50 +37,50 @@ class CompositeConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        where = type(self).__name__
+        caller = type(self).__name__
         if not self.is_encoder_decoder:
-            raise ConfigError(f"{where}: is_encoder_decoder=False, but it is one by its nature; leave the field out")
+            raise ConfigError(f"{caller}: is_encoder_decoder=False, but it is one by its nature; leave the field out")
         for role in ("encoder", "decoder"):
             try:
-                registry.serving(role, getattr(self, role), self.encodes)
+                registry.part_architecture(role, getattr(self, role), self.encodes)
             except ConfigError as error:
-                raise ConfigError(f"{where}: {role}: {error}") from None
+                raise ConfigError(f"{caller}: {role}: {error}") from None
         decoder = cast(DecoderConfig, self.decoder)
-        if not decoder.attends or decoder.cache_shape is None:
-            said = f"is_decoder={decoder.is_decoder}, add_cross_attention={decoder.add_cross_attention}"
+        if not decoder.has_cross_attention or decoder.cache_shape is None:
+            fields = f"is_decoder={decoder.is_decoder}, add_cross_attention={decoder.add_cross_attention}"
             raise ConfigError(
-                f"{where}: decoder: {said}, but it must attend to the encoder; "
-                f"{where}.from_encoder_decoder_configs(encoder, decoder) sees to that"
+                f"{caller}: decoder: {fields}, but it must attend to the encoder; "
+                f"{caller}.from_encoder_decoder_configs(encoder, decoder) sees to that"
             )
         width = decoder.cross_attention_hidden_size
         if width is not None and width != self.encoder_width:
             raise ConfigError(
-                f"{where}: decoder.cross_attention_hidden_size={width}, but the encoder's states have width "
+                f"{caller}: decoder.cross_attention_hidden_size={width}, but the encoder's states have width "
                 f"{self.encoder_width}"
             )
         if width is not None and width != self.decoder_width:
             raise ConfigError(
-                f"{where}: decoder.cross_attention_hidden_size={width} leaves the projection out, but "
+                f"{caller}: decoder.cross_attention_hidden_size={width} leaves the projection out, but "
                 f"{type(decoder).__name__} attends to states of its own width, {self.decoder_width}; leave it null"
             )
 
     @classmethod
     def from_encoder_decoder_configs(cls, encoder: ModelConfig, decoder: ModelConfig, **changes: Any) -> Self:
-        """The config of an encoder and of a decoder, which is made to decode and to attend to the first.
+        """The config of a composite; the decoder's gets is_decoder=True and add_cross_attention=True.
 
         Args:
             encoder, decoder: configs of families that have a class for the part.
             changes: other fields, housekeeping included.
 
         Raises:
-            ConfigError: a part cannot serve as such, or a change is unknown.
+            ConfigError: a config cannot serve as its part, or a change is unknown.
         """
         for role, part in (("encoder", encoder), ("decoder", decoder)):
             if not isinstance(part, ModelConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ConfigError(
                     f"{cls.__name__}: the {role} is a {type(part).__name__}, but a config of diptych's is needed"
                 )
-        registry.serving("decoder", decoder, cls.encodes)
+        registry.part_architecture("decoder", decoder, cls.encodes)
         decoder = decoder.replace(is_decoder=True, add_cross_attention=True)
         return cls(encoder=encoder, decoder=decoder).replace(**changes)
 
@@ -91,8 +91,8 @@ class CompositeConfig(ModelConfig):
 
     @property
     def decoder_width(self) -> int:
-        """The width of the states that the decoder attends to."""
-        return cast(DecoderConfig, self.decoder).attended_width
+        """The width of the states that the decoder's cross-attention takes."""
+        return cast(DecoderConfig, self.decoder).cross_attention_width
 
     @property
     def vocab_size(self) -> int:
@@ -101,16 +101,16 @@ class CompositeConfig(ModelConfig):
 
     @property
     def cache_shape(self) -> CacheShape | None:
-        """What a cache of the decoder holds."""
+        """The shape of the decoder's cache."""
         return self.decoder.cache_shape
 
     def with_part(self, name: str, part: ModelConfig) -> Self:
-        """The config with another one of a part; a copy of the decoder's `vocab_size` that a file has follows."""
+        """A copy with another config for a part; a file's copy of the decoder's `vocab_size` is updated."""
         changed = self.replace(**{name: part})
         return changed.replace(vocab_size=changed.vocab_size) if "vocab_size" in self.housekeeping else changed
 
     def part(self, wanted: type[ModelConfig]) -> ModelConfig | None:
-        """The config itself, if it is of the wanted class; a part's tensors are no checkpoint of their own."""
+        """The config itself, if it is of the wanted class; parts can't be loaded on their own."""
         return self if isinstance(self, wanted) else None
 
     @classmethod
@@ -134,15 +134,15 @@ class CompositeConfig(ModelConfig):
 
 
 def parts(config: CompositeConfig) -> Parts:
-    """The two models that a composite is made of."""
+    """The encoder and the decoder: architecture and config by path."""
     return {
-        "encoder": (registry.serving("encoder", config.encoder, config.encodes), config.encoder),
-        "decoder": (registry.serving("decoder", config.decoder, config.encodes), config.decoder),
+        "encoder": (registry.part_architecture("encoder", config.encoder, config.encodes), config.encoder),
+        "decoder": (registry.part_architecture("decoder", config.decoder, config.encodes), config.decoder),
     }
 
 
 def initial(config: CompositeConfig, slot: Slot) -> Distribution:
-    """The distribution that a parameter starts from: its part's."""
+    """The initial distribution of a parameter, as its part defines it."""
     below, _, inner = slot.path.partition(".")
     if below in ("encoder", "decoder"):
         name, part = parts(config)[below]

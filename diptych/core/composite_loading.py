@@ -1,4 +1,4 @@
-"""Composites made of two checkpoints, one for the encoder and one for the decoder."""
+"""Loading composites from two checkpoints, one for the encoder and one for the decoder."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -15,13 +15,21 @@ from diptych.core.config import DecoderConfig, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, ConfigError, InputError
 from diptych.core.pretrained import PreTrained, refuse_foreign
-from diptych.core.registry import InputKind, architectures, described, families, serving, serving_classes, within
+from diptych.core.registry import (
+    InputKind,
+    architectures,
+    describe_class,
+    families,
+    part_architecture,
+    part_architectures,
+    within,
+)
 
 Role = Literal["encoder", "decoder"]
 
 
-class LoadedFromParts(PreTrained):
-    """A model whose encoder and decoder may come from checkpoints of their own."""
+class PartsLoadingMixin(PreTrained):
+    """A model whose encoder and decoder may come from separate checkpoints."""
 
     @classmethod
     def _load_parts(
@@ -34,7 +42,7 @@ class LoadedFromParts(PreTrained):
         ignore_config: Iterable[str],
         changes: Mapping[str, Any],
     ) -> Self:
-        """Builds a model without values and fills each part from a checkpoint of its own, or from a live model.
+        """Builds a model without values and fills each part from its own checkpoint or a live model.
 
         See `from_encoder_decoder_pretrained`.
         """
@@ -44,15 +52,15 @@ class LoadedFromParts(PreTrained):
         }  # such as encoder_add_pooling_layer
         build = {**build, **{name: value for name, value in changes.items() if name in switches}}
         changes = {name: value for name, value in changes.items() if name not in switches}
-        paths = {role: _one_of(caller, role, given, changes) for role, given in paths.items()}
+        paths = {role: _find_part(caller, role, given, changes) for role, given in paths.items()}
         changes = {name: value for name, value in changes.items() if not _names_part(name)}
-        own = {role: _changes(role, changes) for role in paths}
+        own = {role: _part_changes(role, changes) for role in paths}
         for given in (changes, *own.values()):
             refuse_foreign(caller, given)
         taken = {f"{role}_{name}" for role in own for name in own[role]}
         others = {name: value for name, value in changes.items() if name not in taken}
         sources: dict[Role, loading.Source] = {}
-        config_class: Any = described(cls)[2]
+        config_class: Any = describe_class(cls)[2]
         for role, path in paths.items():
             source = (
                 _live_source(path)
@@ -64,12 +72,12 @@ class LoadedFromParts(PreTrained):
         guess = (
             max(sources.values(), key=lambda source: source.nbytes).dtype_name if dtype is None else float_name(dtype)
         )
-        made = cast(Callable[..., Self], cls)
-        model = made(config, seed=None, dtype=guess, **build)
-        found = {role: model._part_found(role, source, getattr(config, role)) for role, source in sources.items()}
-        settled = _settled({**sources}, found, dtype)
-        if settled != guess:
-            model = made(config, seed=None, dtype=settled, **build)
+        construct = cast(Callable[..., Self], cls)
+        model = construct(config, seed=None, dtype=guess, **build)
+        found = {role: model._match_part(role, source, getattr(config, role)) for role, source in sources.items()}
+        dtype_name = _common_dtype({**sources}, found, dtype)
+        if dtype_name != guess:
+            model = construct(config, seed=None, dtype=dtype_name, **build)
         leaves = model._leaves()
         between = tuple(slot for slot in leaves if slot.path.split(".")[0] not in sources)
         match = Match(
@@ -79,7 +87,7 @@ class LoadedFromParts(PreTrained):
             ignored=tuple(f"{role}: {name}" for role, part in found.items() for name in part.ignored),
             constant=tuple(slot for part in found.values() for slot in part.constant),
         )
-        model._fill(leaves, match, FLOATS[settled], placement)
+        model._fill(leaves, match, FLOATS[dtype_name], placement)
         model.load_report = LoadReport(
             directory=" and ".join(str(source.directory) for source in sources.values()),
             loaded=len(match.fillings),
@@ -90,8 +98,8 @@ class LoadedFromParts(PreTrained):
         loading.announce(model.load_report, config)
         return model
 
-    def _part_found(self, role: Role, source: loading.Source, config: ModelConfig) -> Match:
-        """The tensors that a checkpoint holds for a part, in slots of the whole."""
+    def _match_part(self, role: Role, source: loading.Source, config: ModelConfig) -> Match:
+        """Matches a checkpoint with a part's slots; the result refers to the composite's slots."""
         name = composite_config.parts(self.config)[role][0]
         family = within(families()[architectures()[name]], config)
         whole = {
@@ -104,20 +112,20 @@ class LoadedFromParts(PreTrained):
             [*whole],
             class_name=name,
             family=family,
-            # the file may hold what the part does not have, such as another tower or cross-attention
+            # the file may hold tensors that the part does not have, such as another tower or cross-attention
             known=lambda: self._family_paths(family, config) + self._family_paths(family, source.whole),
             allow_fresh=family.grown,
         )
         return replace(
             found,
             fillings=tuple(replace(filling, slot=whole[filling.slot]) for filling in found.fillings),
-            fresh=_in(whole, found.fresh),
-            constant=_in(whole, found.constant),
+            fresh=_whole_slots(whole, found.fresh),
+            constant=_whole_slots(whole, found.constant),
         )
 
 
 _LONG_NAME = "{}_pretrained_model_name_or_path"
-"""What the Flax classes of transformers call the argument of a part."""
+"""The name of a part's argument in the Flax classes of transformers."""
 
 
 def _names_part(name: str) -> bool:
@@ -125,11 +133,11 @@ def _names_part(name: str) -> bool:
     return any(name in (_LONG_NAME.format(role), f"{role}_model") for role in ("encoder", "decoder"))
 
 
-def _one_of(caller: str, role: Role, given: Any, changes: Mapping[str, Any]) -> Any:
-    """The checkpoint or live model of a part, under any of the names that it may have.
+def _find_part(caller: str, role: Role, given: Any, changes: Mapping[str, Any]) -> Any:
+    """The checkpoint or live model of a part, under whichever name it was passed.
 
     Raises:
-        InputError: none is given, or several.
+        InputError: none is given, or several are.
     """
     named = {role: given, **{name: changes.get(name) for name in (_LONG_NAME.format(role), f"{role}_model")}}
     check.exactly_one(caller, **named)
@@ -140,18 +148,18 @@ def _one_of(caller: str, role: Role, given: Any, changes: Mapping[str, Any]) -> 
 
 
 def _live_source(model: PreTrained) -> loading.Source:
-    """A live model as a checkpoint in memory."""
+    """A live model as a source in memory."""
     directory = Path(f"the live {type(model).__name__}")
     tensors = model._sources()  # pyright: ignore[reportPrivateUsage]
     return loading.Source(directory, model.config, model.config, Checkpoint("memory", directory, (), tensors, {}))
 
 
-def _in(whole: Mapping[Slot, Slot], slots: Iterable[Slot]) -> tuple[Slot, ...]:
+def _whole_slots(whole: Mapping[Slot, Slot], slots: Iterable[Slot]) -> tuple[Slot, ...]:
     return tuple(whole[slot] for slot in slots)
 
 
-def _changes(role: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes of a part's config: what has its name before it, but for a field of the composite's own."""
+def _part_changes(role: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes of a part's config: the keywords prefixed with its name, except the composite's own."""
     prefix = f"{role}_"
     return {
         name.removeprefix(prefix): value
@@ -161,35 +169,35 @@ def _changes(role: str, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_part(source: loading.Source, role: Role, kind: InputKind, changes: Mapping[str, Any]) -> loading.Source:
-    """A checkpoint whose config is that of the part which it becomes: its own, or that of a tower in it.
+    """The source with the config of the part that it becomes: its own, or that of a tower in it.
 
     Raises:
         ConfigError: it cannot serve as the part.
     """
     config = source.config
-    if type(config) not in (known := serving_classes(role, kind)):
+    if type(config) not in (known := part_architectures(role, kind)):
         inner = (source.whole.part(wanted) for wanted in known)
-        config = next((part.loaded for part in inner if part is not None), config)
+        config = next((part.loaded_config for part in inner if part is not None), config)
     try:
-        serving(role, config, kind)
+        part_architecture(role, config, kind)
     except ConfigError as error:
         found = source.directory / "config.json"
         raise ConfigError(f"{found if found.is_file() else source.directory}: {error}") from None
-    return replace(source, config=_serves(role, config).replace(**changes))
+    return replace(source, config=_config_as_part(role, config).replace(**changes))
 
 
-def _serves(role: Role, config: ModelConfig) -> ModelConfig:
-    """The config of a part: an encoder that was a decoder sees all its tokens again."""
+def _config_as_part(role: Role, config: ModelConfig) -> ModelConfig:
+    """The config of a part; an encoder from a decoder's config is no longer causal."""
     if role == "encoder" and isinstance(config, DecoderConfig) and not config.always_decodes:
         return config.replace(is_decoder=False, add_cross_attention=False)
     return config
 
 
-def _settled(sources: Mapping[str, loading.Source], found: Mapping[str, Match], asked: Any) -> str:
-    """The name of the dtype that the whole is to have.
+def _common_dtype(sources: Mapping[str, loading.Source], found: Mapping[str, Match], asked: Any) -> str:
+    """The name of the composite's dtype.
 
     Raises:
-        CheckpointError: none is asked for, and the parts' files have several.
+        CheckpointError: no dtype is requested, and the parts' files have different ones.
     """
     names = {role: loading.dtype_of(source, found[role], asked) for role, source in sources.items()}
     if len(set(names.values())) > 1:

@@ -24,7 +24,7 @@ Activation = Literal[
     "gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "linear", "mish", "quick_gelu",
     "relu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh",
 ]  # fmt: skip
-"""Names that `hidden_act` may have; each backend's `ops.ACTIVATIONS` has exactly these."""
+"""The values of `hidden_act`; each backend's `ops.ACTIVATIONS` has exactly these."""
 
 Config = TypeVar("Config")
 
@@ -32,12 +32,12 @@ ProblemType = Literal["regression", "single_label_classification", "multi_label_
 
 
 class FrozenMap(Mapping[str, Any]):
-    """A mapping that hashes: what a JSON object becomes inside a config."""
+    """A hashable mapping: a JSON object inside a config."""
 
     __slots__ = ("_items",)
 
     def __init__(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
-        self._items: dict[str, Any] = {key: frozen(value) for key, value in dict(items).items()}
+        self._items: dict[str, Any] = {key: freeze_json(value) for key, value in dict(items).items()}
 
     def __getitem__(self, key: str) -> Any:
         return self._items[key]
@@ -55,23 +55,23 @@ class FrozenMap(Mapping[str, Any]):
         return f"FrozenMap({self._items!r})"
 
 
-def frozen(value: Any) -> Any:
+def freeze_json(value: Any) -> Any:
     """JSON data with lists as tuples and objects as FrozenMaps."""
     if isinstance(value, Mapping):
         return FrozenMap(cast(Mapping[str, Any], value))
     if isinstance(value, list | tuple):
-        return tuple(frozen(item) for item in cast(list[Any], value))
+        return tuple(freeze_json(item) for item in cast(list[Any], value))
     return value
 
 
-def thawed(value: Any) -> Any:
-    """The inverse of `frozen`: plain JSON data."""
+def thaw_json(value: Any) -> Any:
+    """The inverse of `freeze_json`: plain JSON data."""
     if isinstance(value, ModelConfig):
         return value.to_dict()
     if isinstance(value, Mapping):
-        return {key: thawed(item) for key, item in cast(Mapping[str, Any], value).items()}
+        return {key: thaw_json(item) for key, item in cast(Mapping[str, Any], value).items()}
     if isinstance(value, tuple):
-        return [thawed(item) for item in cast(tuple[Any, ...], value)]
+        return [thaw_json(item) for item in cast(tuple[Any, ...], value)]
     return value
 
 
@@ -84,7 +84,7 @@ def _refuse_assignment(config: object, name: str, value: object) -> None:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 def config_class(cls: type[Config]) -> type[Config]:
-    """A frozen, keyword-only dataclass; assigning to a field says how to change a model's config instead."""
+    """Makes a frozen, keyword-only dataclass, whose assignment errors say how to change the config."""
     made = dataclass(frozen=True, kw_only=True)(cls)
     made.__setattr__ = _refuse_assignment  # pyright: ignore[reportAttributeAccessIssue]
     return made
@@ -92,33 +92,33 @@ def config_class(cls: type[Config]) -> type[Config]:
 
 @dataclass(frozen=True)
 class CacheShape:
-    """What a decoder's cache holds for each row of a batch."""
+    """The shape of a decoder's cache, for each row of a batch."""
 
     layers: int
     heads: int
     head_width: int
     positions: int
-    """The number of positions that the decoder has: the length of a cache when none is asked for."""
+    """The number of positions of the decoder: the default capacity of a cache."""
 
 
 @config_class
 class ModelConfig:
-    """What every family's config shares; subclasses declare the fields that change their mathematics.
+    """The base of all families' configs; subclasses declare the fields that change what the model computes.
 
     Configs compare and hash by the declared fields alone, so two of them that differ in housekeeping share one
     compiled program. `replace` makes a changed copy.
 
     Raises:
-        ConfigError: a field's type or value is impossible, or names a feature that is not supported.
+        ConfigError: a field's type or value is invalid, or it names an unsupported feature.
     """
 
     model_type: ClassVar[str] = ""
     accepted: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    """Undeclared fields of this family's files -> the values that change nothing; () stands for any value."""
+    """Undeclared fields of this family's files -> the values that have no effect; () means any value."""
     live: ClassVar[frozenset[str]] = frozenset({
         "output_attentions", "output_hidden_states", "return_dict", "problem_type", "bos_token_id", "eos_token_id",
     })  # fmt: skip
-    """Fields that calls read, which may therefore change in a built model's config; all others are built in."""
+    """Fields that are read at call time, so that they may change in a built model's config; all others are fixed."""
 
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
@@ -139,13 +139,13 @@ class ModelConfig:
 
     @property
     def id2label(self) -> dict[int, str]:
-        """The names of the classes, "LABEL_k" where the file gives none."""
+        """The names of the classes, by default "LABEL_k"."""
         named = _class_names(type(self), self.housekeeping.get("id2label"))
         return named if len(named) == self.num_labels else {index: f"LABEL_{index}" for index in range(self.num_labels)}
 
     @property
     def cache_shape(self) -> CacheShape | None:
-        """What a cache of the model holds; None if it is no decoder."""
+        """The shape of the model's cache; None if it is not a decoder."""
         return None
 
     @property
@@ -157,7 +157,7 @@ class ModelConfig:
         """A copy with some fields changed, housekeeping fields included.
 
         Raises:
-            ConfigError: a name is unknown, or a value impossible.
+            ConfigError: a name is unknown, or a value is invalid.
         """
         cls = type(self)
         known = cls._declared_fields() | {"housekeeping"}
@@ -174,7 +174,7 @@ class ModelConfig:
             names = _class_names(cls, others["id2label"])
             others.setdefault("label2id", {name: index for index, name in names.items()})
             changes.setdefault("num_labels", len(names))
-        values = {name: frozen(value) for name, value in changes.items() if name in known}
+        values = {name: freeze_json(value) for name, value in changes.items() if name in known}
         if others:
             values["housekeeping"] = FrozenMap({**values.get("housekeeping", self.housekeeping), **others})
         return dataclasses.replace(self, **values)
@@ -185,11 +185,11 @@ class ModelConfig:
 
         Args:
             data: the JSON object.
-            ignore: names of unknown fields that are kept, unread, instead of refused.
-            source: what error messages call the origin of the data, such as a path.
+            ignore: names of unknown fields to carry along instead of refusing them.
+            source: the origin of the data in error messages, such as a path.
 
         Raises:
-            ConfigError: fields are unknown (all are listed), of the wrong type, or ask for what is not supported.
+            ConfigError: fields are unknown (all are listed), of the wrong type, or ask for unsupported features.
         """
         refused = cls._field_problems(data, source, set(ignore))
         if refused:
@@ -202,7 +202,7 @@ class ModelConfig:
 
     @classmethod
     def _field_problems(cls, data: Mapping[str, Any], source: str, ignore: set[str]) -> list[tuple[str, list[str]]]:
-        """Problems with the names of a file's fields, parts included: messages, each with the unknown names."""
+        """Problems with the fields of a file and its parts: messages, each with the unknown names."""
         refused: list[tuple[str, list[str]]] = []
         unknown: list[str] = []
         data = cls._normalise(dict(data), source)
@@ -227,7 +227,7 @@ class ModelConfig:
 
     @classmethod
     def _read(cls, data: Mapping[str, Any], source: str, ignore: set[str]) -> Self:
-        """A config from fields that have all been accepted."""
+        """A config from fields that have all been checked."""
         values: dict[str, Any] = {}
         kept: dict[str, Any] = {}
         data = cls._normalise(dict(data), source)
@@ -236,7 +236,7 @@ class ModelConfig:
             if name in parts and isinstance(value, Mapping):
                 values[name] = parts[name]._read(cast(Mapping[str, Any], value), f"{source}: {name}", ignore)
             elif name in fields:
-                values[name] = frozen(value)
+                values[name] = freeze_json(value)
             elif name != "model_type":
                 kept[name] = value
         try:
@@ -255,22 +255,22 @@ class ModelConfig:
 
     @classmethod
     def _parts(cls, data: Mapping[str, Any], source: str) -> dict[str, type["ModelConfig"]]:
-        """The fields of a file that are configs themselves, each with its class."""
+        """The fields of a file that are themselves configs, each with its class."""
         found = {f.name: _config_class(_hints(cls)[f.name]) for f in dataclasses.fields(cls)}
         return {name: part for name, part in found.items() if part is not None}
 
     @property
-    def loaded(self) -> Self:
-        """The config of a model that was loaded from a file of this one."""
+    def loaded_config(self) -> Self:
+        """The config of a model loaded from a file with this config."""
         return self
 
     def part(self, wanted: type["ModelConfig"]) -> "ModelConfig | None":
-        """The config itself or its part of the wanted class; None if it has none."""
+        """The config itself or its part of the wanted class; None if there is none."""
         return next((part for part in (self, *vars(self).values()) if isinstance(part, wanted)), None)
 
     @classmethod
     def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
-        """Old spellings of shared fields in their present form; families extend it."""
+        """Converts old forms of shared fields to the present ones; families extend it."""
         labels = data.get("id2label")
         if isinstance(labels, Mapping):
             count = len(cast(Mapping[str, Any], labels))
@@ -299,11 +299,11 @@ class ModelConfig:
         }
         data |= {**self.housekeeping, "model_type": self.model_type}
         named = data.get("id2label")
-        # without names the number is the default one, which BART has of its own
+        # without names, the number of classes is the default, which BART overrides
         if self.num_labels != (type(self).num_labels if named is None else len(named)):
             data["id2label"] = {str(index): name for index, name in self.id2label.items()}
             data["label2id"] = {name: index for index, name in self.id2label.items()}
-        return {name: thawed(data[name]) for name in sorted(data)}
+        return {name: thaw_json(data[name]) for name in sorted(data)}
 
     def to_json(self) -> str:
         """The text of a `config.json`."""
@@ -326,14 +326,14 @@ class ModelConfig:
 
 @config_class
 class DecoderConfig(ModelConfig):
-    """Shared by the configs of models that can generate text, alone or as the decoder of a composite.
+    """The base of the configs of models that can generate text, alone or as the decoder of a composite.
 
     Raises:
-        ConfigError: cross-attention is asked for without a decoder.
+        ConfigError: add_cross_attention needs a decoder.
     """
 
     always_decodes: ClassVar[bool] = False
-    """Whether the models attend causally whatever `is_decoder` says."""
+    """Whether the models are causal even if `is_decoder` is False."""
     live: ClassVar[frozenset[str]] = ModelConfig.live | {"decoder_start_token_id"}
 
     is_decoder: bool = False
@@ -347,13 +347,13 @@ class DecoderConfig(ModelConfig):
             raise ConfigError(f"{type(self).__name__}: add_cross_attention=True needs is_decoder=True")
 
     @property
-    def attends(self) -> bool:
+    def has_cross_attention(self) -> bool:
         """Whether the models are decoders with cross-attention."""
         return self.add_cross_attention
 
     @property
-    def attended_width(self) -> int:
-        """The width of the encoder's states that cross-attention reads."""
+    def cross_attention_width(self) -> int:
+        """The width of the states that cross-attention takes."""
         return cast(Any, self).hidden_size
 
 
@@ -389,7 +389,7 @@ def parse_json_object(text: str, source: str) -> dict[str, Any]:
     """
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError) as error:  # a ValueError of its own for a number of too many digits
+    except (ValueError, RecursionError) as error:  # a ValueError also for numbers of too many digits
         raise ConfigError(f"{source}: not JSON ({error})") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: holds a JSON {type(data).__name__}, but a config is a JSON object")
@@ -400,19 +400,19 @@ def _class_names(cls: type[ModelConfig], value: Any) -> dict[int, str]:
     """An `id2label` by number; empty for None."""
     names = cast(Mapping[Any, str], {} if value is None else value)
     if not isinstance(value, Mapping | None) or not all(str(key).isdecimal() and len(str(key)) < 10 for key in names):
-        raise ConfigError(f"{cls.__name__}: id2label={thawed(value)!r} must map class numbers to names")
+        raise ConfigError(f"{cls.__name__}: id2label={thaw_json(value)!r} must map class numbers to names")
     return {int(key): name for key, name in names.items()}
 
 
 def _is_accepted(cls: type[ModelConfig], name: str, value: Any) -> bool:
-    """Whether an undeclared field may be carried along with this value."""
+    """Whether an undeclared field with this value may be carried along."""
     if name in cls.accepted:
         return cls.accepted[name] == () or value in cls.accepted[name]
     return name in HOUSEKEEPING or (name in ABSENT and value in ABSENT[name])
 
 
 def _is_refused(cls: type[ModelConfig], name: str, value: Any) -> bool:
-    """Whether an undeclared field is known, but not with this value."""
+    """Whether an undeclared field is known but may not have this value."""
     return (name in cls.accepted or name in ABSENT) and not _is_accepted(cls, name, value)
 
 
@@ -443,17 +443,17 @@ def _check_types(config: ModelConfig) -> None:
     hints = _hints(type(config))
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if not fits(value, hints[f.name]):
-            wrong.append(f"{f.name}={value!r} ({type(value).__name__}) must be {spelled(hints[f.name])}")
+        if not has_type(value, hints[f.name]):
+            wrong.append(f"{f.name}={value!r} ({type(value).__name__}) must be {describe_type(hints[f.name])}")
     if wrong:
         raise ConfigError(f"{type(config).__name__}: {'; '.join(wrong)}")
 
 
-def fits(value: Any, hint: Any) -> bool:
+def has_type(value: Any, hint: Any) -> bool:
     """Whether a value has an annotation's type; booleans don't count as numbers, and floats must be finite."""
     origin = get_origin(hint)
     if origin is types.UnionType or origin is typing.Union:
-        return any(fits(value, choice) for choice in get_args(hint))
+        return any(has_type(value, choice) for choice in get_args(hint))
     if origin is Literal:
         return value in get_args(hint) and not isinstance(value, bool)
     if origin is tuple:
@@ -462,8 +462,8 @@ def fits(value: Any, hint: Any) -> bool:
             return False
         members = cast(tuple[Any, ...], value)
         if items[-1] is Ellipsis:
-            return all(fits(item, items[0]) for item in members)
-        return len(members) == len(items) and all(fits(*pair) for pair in zip(members, items, strict=True))
+            return all(has_type(item, items[0]) for item in members)
+        return len(members) == len(items) and all(has_type(*pair) for pair in zip(members, items, strict=True))
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
@@ -471,13 +471,13 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def spelled(hint: Any) -> str:
-    """An annotation as error messages spell it."""
+def describe_type(hint: Any) -> str:
+    """The description of an annotation in error messages."""
     origin = get_origin(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if origin is types.UnionType or origin is typing.Union:
-        return " or ".join(spelled(choice) for choice in get_args(hint))
+        return " or ".join(describe_type(choice) for choice in get_args(hint))
     if hint is type(None):
         return "null"
     if hint is float:

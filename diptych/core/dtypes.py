@@ -1,4 +1,4 @@
-"""Names of the floating dtypes that models may have, understood from any framework's spelling."""
+"""The names of the floating-point dtypes that models may have, from any framework's spelling."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def float_name(dtype: Any) -> str:
     """The name of a floating dtype given as a string, or as a dtype of numpy, JAX or PyTorch.
 
     Raises:
-        InputError: it is no dtype that a model may have.
+        InputError: a model may not have this dtype.
     """
     name = dtype if isinstance(dtype, str) else str(getattr(dtype, "dtype", dtype))
     if isinstance(dtype, type):

@@ -1,4 +1,4 @@
-"""Word embeddings of models: found, replaced and resized, in both backends alike."""
+"""Finding, replacing and resizing the word embeddings of models, in both backends."""
 
 from collections.abc import Mapping
 from numbers import Integral
@@ -9,33 +9,33 @@ import numpy as np
 from diptych.core.checkpoint.strips import permute
 from diptych.core.dtypes import FLOATS
 from diptych.core.errors import InputError
-from diptych.core.live_config import Configured
-from diptych.core.registry import WordEmbeddings, described, word_embeddings
+from diptych.core.live_config import ConfigMixin
+from diptych.core.registry import WordEmbeddings, describe_class, word_embeddings
 
 _SIZES = ("num_embeddings", "out_features")
-"""The attributes of layers that say how many words they have."""
+"""The attributes of layers that hold the number of tokens."""
 
 
-class Embedded(Configured):
-    """A model that may read or predict tokens."""
+class EmbeddingsMixin(ConfigMixin):
+    """The methods of models that concern word embeddings."""
 
     def get_input_embeddings(self) -> Any:
-        """The module that token ids are looked up in; of an encoder and a decoder the encoder's.
+        """The embedding module of token ids; in an encoder-decoder model the encoder's.
 
         Raises:
-            InputError: the model reads no tokens.
+            InputError: the model takes no token ids.
         """
         owner, path = self._input_table("get_input_embeddings")
         return owner.get_input_embeddings() if path is None else dict(owner._submodules())[path]
 
     def set_input_embeddings(self, module: Any) -> None:
-        """Replaces the module that token ids are looked up in; an output layer that is tied to it follows.
+        """Replaces the embedding module of token ids; a tied output layer follows.
 
         Args:
-            module: an embedding layer of this backend, or a wrapper of one, for as many tokens as the config says.
+            module: an embedding layer of this backend, or a wrapper of one, with the config's vocab_size.
 
         Raises:
-            InputError: the model reads no tokens, or the module does not fit it.
+            InputError: the model takes no token ids, or the module does not fit it.
         """
         caller = f"{type(self).__name__}.set_input_embeddings"
         owner, path = self._input_table("set_input_embeddings")
@@ -59,23 +59,23 @@ class Embedded(Configured):
         setattr(modules[parent], name, module)
 
     def get_output_embeddings(self) -> Any:
-        """The layer that makes the logits of tokens; of an encoder and a decoder the decoder's.
+        """The layer that computes the logits of tokens; in an encoder-decoder model the decoder's.
 
-        Where it is tied to the input embeddings, these are it. None if the model predicts no tokens.
+        If it is tied, these are the input embeddings. None if the model predicts no tokens.
         """
         tables = word_embeddings(type(self))
         if tables is None or tables.output is None:
             return None
         found = dict(self._submodules()).get(tables.output)
-        if isinstance(found, Embedded):
+        if isinstance(found, EmbeddingsMixin):
             return found.get_output_embeddings()
         return self.get_input_embeddings() if found is None else found
 
     def resize_token_embeddings(self, new_size: int, *, seed: int = 0) -> Any:
-        """Gives the model another number of tokens; its config follows, and so does what is tied.
+        """Changes the size of the vocabulary; the config and tied layers follow.
 
-        Word embeddings, output layers and their biases keep their first rows. New rows are those that a new model of
-        the new size has under the seed, the same in both backends; biases start as in a new model. Make the optimizer
+        Word embeddings, output layers and their biases keep their first rows. New rows are those of a new model of the
+        new size with this seed, the same in both backends; biases start as in a new model. Create the optimizer
         after this, since parameters are replaced.
 
         Args:
@@ -86,9 +86,9 @@ class Embedded(Configured):
             The input embeddings.
 
         Raises:
-            InputError: the size is not positive, the model reads no tokens, has two vocabularies, or is part of a model
-                that would not follow.
-            ConfigError: the config does not allow the size, as where RoBERTa's pad token would fall outside.
+            InputError: the size is not positive, or the model takes no token ids, has two vocabularies, or is part of a
+                model that would not follow.
+            ConfigError: the config does not allow the size, for example if RoBERTa's pad token would lie outside.
             CheckpointError: the model has no values.
         """
         caller = f"{type(self).__name__}.resize_token_embeddings"
@@ -102,15 +102,15 @@ class Embedded(Configured):
         self._resize(caller, int(new_size), seed)
         return self.get_input_embeddings()
 
-    def _input_table(self, method: str) -> tuple["Embedded", str | None]:
-        """The model that has the input embeddings, and their path in it; no path if it is a part of this one."""
+    def _input_table(self, method: str) -> tuple["EmbeddingsMixin", str | None]:
+        """The model that owns the input embeddings, and their path in it; None if the model is a part."""
         tables = word_embeddings(type(self))
         modules = dict(self._submodules())
         found = [] if tables is None else [path for path in tables.inputs if modules.get(path) is not None]
         if not found:
             raise InputError(f"{type(self).__name__}.{method}: the model reads no tokens, so it has no word embeddings")
         module = modules[found[0]]
-        return (module, None) if isinstance(module, Embedded) else (self, found[0])
+        return (module, None) if isinstance(module, EmbeddingsMixin) else (self, found[0])
 
     def _resize(self, caller: str, new_size: int, seed: int) -> None:
         tables = cast(WordEmbeddings, word_embeddings(type(self)))
@@ -121,10 +121,10 @@ class Embedded(Configured):
             config = config.replace(**{tables.config: getattr(config, tables.config).replace(vocab_size=new_size)})
         if config == self.config:
             return
-        # a model of the new size says which parameters have an axis of tokens, and holds the new rows
+        # a model of the new size shows which parameters have a vocabulary axis, and has the new rows
         leaves = {slot.path: (slot, leaf) for slot, leaf in self._leaves().items()}
         dtype = self._dtype_name(next(iter(leaves.values()))[1])
-        model = self._siblings()(described(type(self))[0])(config, seed=None, dtype=dtype)
+        model = self._siblings()(describe_class(type(self))[0])(config, seed=None, dtype=dtype)
         resized = {
             slot: leaf
             for slot, leaf in model._leaves().items()
@@ -156,12 +156,12 @@ class Embedded(Configured):
 
 
 def _first_rows(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """What a tensor and one of another shape have in common."""
+    """The first rows and columns of a tensor, up to another shape."""
     return array[tuple(slice(size) for size in shape)]
 
 
 def _with_last_rows(array: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """A larger tensor whose first rows are those of another."""
+    """A newly drawn, larger tensor with its first rows replaced by another tensor's."""
     drawn = np.array(drawn)
     drawn[tuple(slice(size) for size in array.shape)] = array
     return drawn

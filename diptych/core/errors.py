@@ -1,12 +1,12 @@
-"""The errors that a user's values cause; each message names the place, what was found and what is needed."""
+"""The errors that a user's values cause; each message names the place, the value found and the one needed."""
 
 
 class ConfigError(ValueError):
-    """A config field is unknown, impossible or not supported."""
+    """A config field is unknown, invalid or not supported."""
 
 
 class CheckpointError(ValueError):
-    """A file or directory of weights cannot be read, matched or written as asked."""
+    """A file or directory of weights cannot be read, matched or written as requested."""
 
 
 class InputError(ValueError):

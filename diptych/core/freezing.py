@@ -1,4 +1,4 @@
-"""Freezing parameters by published path, in both backends alike."""
+"""Freezing parameters by published path, in both backends."""
 
 from collections.abc import Iterable
 from typing import Self
@@ -18,16 +18,16 @@ class Freezable(Hooks):
     """
 
     def freeze(self, *patterns: str) -> Self:
-        """Excludes parameters from training. Make the optimizer after this, since its state follows the parameters.
+        """Excludes parameters from training. Create the optimizer after this, since its state follows the parameters.
 
         Args:
-            patterns: published paths of parameters or of modules, or patterns with *; without any, all parameters.
+            patterns: published paths of parameters or of modules, or patterns with *; by default all parameters.
 
         Returns:
             The model.
 
         Raises:
-            InputError: a pattern matches no parameter; all such patterns are listed, and nothing has changed.
+            InputError: a pattern matches no parameter; all such patterns are listed, and nothing is changed.
         """
         return self._freeze("freeze", patterns, True)
 
@@ -52,7 +52,7 @@ class Freezable(Hooks):
 
 
 def _check_patterns(caller: str, patterns: tuple[object, ...], paths: list[str], parameters: Iterable[Slot]) -> None:
-    """Refuses patterns that match no parameter; `paths` are those of the buffers too."""
+    """Refuses patterns that match no parameter; `paths` includes those of buffers."""
     trained = [slot.path for slot in parameters]
     unmatched: list[str] = []
     for pattern in patterns:

@@ -29,17 +29,17 @@ class Hooks:
     @staticmethod
     @abstractmethod
     def _stored_axes(slot: Slot) -> tuple[int, ...]:
-        """The axes of the published tensor in the order in which the backend holds them."""
+        """The axes of the published tensor in the order in which the backend stores them."""
 
     @staticmethod
     @abstractmethod
     def _put(slot: Slot, leaf: Any, values: np.ndarray, placement: Any) -> None:
-        """Sets a parameter to an array in the stored layout, which nothing else refers to."""
+        """Sets a parameter to an array in the stored layout; nothing else may refer to the array."""
 
     @staticmethod
     @abstractmethod
     def _placement(leaf: Any) -> Any:
-        """Where a parameter's values are, as `_put` takes it."""
+        """A parameter's device or sharding, as `_put` takes it."""
 
     @staticmethod
     @abstractmethod
@@ -71,7 +71,7 @@ class Hooks:
 
     @abstractmethod
     def _like(self) -> Any:
-        """An array or tensor with the dtype, and in torch the device, that inputs must have."""
+        """An array or tensor with the dtype, and in torch the device, of the model's inputs."""
 
     def _sources(self) -> dict[str, TensorSource]:
         """Every parameter by published name, as a tensor that can be read in the published layout."""

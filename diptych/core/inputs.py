@@ -1,4 +1,4 @@
-"""The inputs of models: what each keyword of a call holds, so that nothing needs to be guessed from its name."""
+"""Descriptions of models' keyword inputs, so that nothing needs to be guessed from their names."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,11 +17,11 @@ class ModelInput:
         kind: ids, floats, a mask (1 = attend), hidden states (an encoder's output or its states), or a switch, a
             boolean on which a compiled program depends.
         axes: the names of the axes, such as "batch, tokens"; "" for a switch.
-        main: whether it is something to read by itself; others accompany such an input.
-        size: of ids, the config's field that says how many there are.
+        main: whether it can be the only input; others accompany such an input.
+        size: for ids, the config's field with their number.
         limit: the config's field that limits the number of tokens, in configs that have it.
-        padding: what the second axis may be padded with at the end, or `PAD_TOKEN_ID`; None if its length must stay, as
-            that of sound must. A mask hides the padding.
+        padding: the value that may pad the second axis at the end, or `PAD_TOKEN_ID`; None if its length must not
+            change, such as that of audio. A mask hides the padding.
     """
 
     name: str
@@ -43,7 +43,7 @@ class ModelInput:
         return self.axis_names[1:2] == ("tokens",)
 
     def padding_value(self, pad_token_id: int) -> int | None:
-        """What the second axis is padded with, if `pad_token_id` is the id of padding."""
+        """The value that pads the second axis, given the id of padding."""
         return pad_token_id if self.padding == PAD_TOKEN_ID else self.padding  # pyright: ignore[reportReturnType]
 
 
@@ -68,11 +68,11 @@ DECODER_INPUT_IDS = replace(INPUT_IDS, name="decoder_input_ids", main=False)
 DECODER_ATTENTION_MASK = replace(ATTENTION_MASK, name="decoder_attention_mask")
 
 TEXT_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS, POSITION_IDS, INPUTS_EMBEDS)
-"""What an encoder of text may read."""
+"""The possible inputs of a text encoder."""
 IMAGE_INPUTS = (PIXEL_VALUES,)
-"""What an encoder of images reads: no mask."""
+"""The inputs of an image encoder; it has no mask."""
 SOUND_INPUTS = (INPUT_VALUES, SAMPLE_MASK)
-"""What an encoder of sound reads."""
+"""The inputs of an audio encoder."""
 
 STANDARD_NAMES = frozenset(
     one.name
@@ -85,14 +85,14 @@ STANDARD_NAMES = frozenset(
         DECODER_ATTENTION_MASK,
     )
 )
-"""Keywords that are inputs of some model, whether or not of the one that is called."""
+"""Keywords that are inputs of some model, even if not of the one that is called."""
 
 
 def refuse_unknown(caller: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises a TypeError that names the keywords which a model does not take and lists those which it takes.
+    """Raises a TypeError if a model does not take a keyword; the message lists those that it takes.
 
     Args:
-        caller: what the error names first.
+        caller: the prefix of the error.
         given: keywords of a call.
         known: the model's.
     """
@@ -103,5 +103,5 @@ def refuse_unknown(caller: str, given: Iterable[str], known: Iterable[str]) -> N
 
 
 def by_name(inputs: Iterable[ModelInput]) -> Mapping[str, Any]:
-    """The inputs by their keywords."""
+    """The inputs by keyword."""
     return {one.name: one for one in inputs}

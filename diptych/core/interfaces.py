@@ -1,6 +1,6 @@
-"""What the models and tools here expect of objects made elsewhere: tokenizers, streamers, processors.
+"""Interfaces of objects from other libraries: tokenizers, streamers, processors.
 
-Core never tokenises. Anything with these members fits, whoever made it: `isinstance` says whether they are there.
+Core never tokenises. Any object with these members fits; `isinstance` checks that they exist.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Encoding(Protocol):
-    """One text as a model takes it; `tokenizers.Encoding` is one."""
+    """An encoded text; `tokenizers.Encoding` is one."""
 
     @property
     def ids(self) -> Sequence[int]:
@@ -23,7 +23,7 @@ class Encoding(Protocol):
 
     @property
     def type_ids(self) -> Sequence[int]:
-        """0 for tokens of a first text, 1 for those of a second."""
+        """0 for tokens of the first text, 1 for tokens of the second."""
         ...
 
 
@@ -32,7 +32,7 @@ class Tokenizer(Protocol):
     """Turns texts into ids and back; `tokenizers.Tokenizer` is one."""
 
     def encode_batch(self, input: Sequence[Any], *, add_special_tokens: bool = True) -> Sequence[Encoding]:
-        """The encodings of texts, or of pairs of texts; of one length if the tokenizer was told to pad."""
+        """The encodings of texts or pairs of texts; all have the same length if padding is enabled."""
         ...
 
     def decode_batch(self, sequences: Sequence[Sequence[int]], *, skip_special_tokens: bool = True) -> Sequence[str]:
@@ -50,38 +50,38 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class Streamer(Protocol):
-    """Is given tokens as they are written; the streamers of `transformers` are ones."""
+    """Receives tokens as they are generated; the streamers of `transformers` are examples."""
 
     def put(self, value: Any) -> None:
         """Takes the prompts (R, P) first, then the next token of each text (R,): integers, as a numpy array."""
         ...
 
     def end(self) -> None:
-        """There is no more to come."""
+        """Called after the last token."""
         ...
 
 
 @runtime_checkable
 class ImageProcessor(Protocol):
-    """Turns images into arrays that a model takes; the image processors of `transformers` are ones."""
+    """Turns images into a model's input arrays; the image processors of `transformers` are examples."""
 
     model_input_names: Sequence[str]
-    """The names of the model's arguments that it makes, `pixel_values` first."""
+    """The names of the model inputs that it returns, `pixel_values` first."""
 
     def preprocess(self, images: Any, **options: Any) -> Mapping[str, Any]:
-        """The model's arguments for one image or several: `pixel_values` (B, C, Y, X), and what else it makes."""
+        """The model inputs for one or more images: `pixel_values` (B, C, Y, X), and any others."""
         ...
 
 
 @runtime_checkable
 class AudioProcessor(Protocol):
-    """Turns sound into arrays that a model takes; the feature extractors of `transformers` are ones."""
+    """Turns audio into a model's input arrays; the feature extractors of `transformers` are examples."""
 
     model_input_names: Sequence[str]
-    """The names of the model's arguments that it makes, the values first."""
+    """The names of the model inputs that it returns, the values first."""
     sampling_rate: int
-    """Samples a second of the sound that the model was trained on; other rates must be resampled first."""
+    """Samples per second of the audio that the model was trained on; resample other audio first."""
 
     def __call__(self, raw_speech: Any, /, **options: Any) -> Mapping[str, Any]:
-        """The model's arguments for one mono recording or several: samples as floats, and what else it makes."""
+        """The model inputs for one or more mono recordings: samples as floats, and any others."""
         ...

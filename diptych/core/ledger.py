@@ -27,7 +27,7 @@ _REASONS: Mapping[str, str] = {
 }
 
 HOUSEKEEPING: dict[str, str] = {name: reason for reason, names in _REASONS.items() for name in names.split()}
-"""Fields that any published config may carry and that change nothing in what a model computes -> the reason."""
+"""Fields that any published config may have and that do not affect what a model computes -> the reason."""
 
 ABSENT: Mapping[str, tuple[Any, ...]] = {
     "is_encoder_decoder": (False, None),

@@ -2,7 +2,7 @@
 
 Letters of the shapes: B batch, T target length, S source length, D width, N heads, P patches + 1, V vocabulary, E
 projection width.
-A field that is None was not asked for (or does not apply); `to_tuple`, indexing and iteration leave it out.
+A field that was not requested or does not apply is None; `to_tuple`, indexing and iteration leave it out.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ _listeners: list[Callable[[type["ModelOutput"]], None]] = []
 
 
 def each_record(listener: Callable[[type["ModelOutput"]], None]) -> None:
-    """Calls the listener with every record class there is and will be; the backends register their pytrees so."""
+    """Calls the listener with every record class, present and future; backends use it to register pytrees."""
     _listeners.append(listener)
     for record in _records:
         listener(record)
@@ -22,7 +22,7 @@ def each_record(listener: Callable[[type["ModelOutput"]], None]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOutput:
-    """A record read by attribute, by name (`out["logits"]`), or by position among the fields that are not None."""
+    """A record; fields are read by attribute, by name (`out["logits"]`), or by index among those not None."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -72,7 +72,7 @@ Output = TypeVar("Output", bound=ModelOutput)
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModelOutput(ModelOutput):
-    """What an encoder returns."""
+    """The output of an encoder."""
 
     last_hidden_state: Any = None
     """(B, T, D)"""
@@ -84,7 +84,7 @@ class BaseModelOutput(ModelOutput):
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOutput(BaseModelOutput):
-    """What `encode` returns: the encoder's record, and the mask that belongs to its states."""
+    """The output of `encode`: the encoder's record and the mask of its states."""
 
     attention_mask: Any = None
     """(B, S), 1 = attend, over the states, which may be fewer than the inputs; None if all are attended to."""
@@ -92,7 +92,7 @@ class EncoderOutput(BaseModelOutput):
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModelOutputWithPooling(ModelOutput):
-    """What an encoder with a pooled vector returns."""
+    """The output of an encoder with a pooler."""
 
     last_hidden_state: Any = None
     """(B, T, D)"""
@@ -106,12 +106,12 @@ class BaseModelOutputWithPooling(ModelOutput):
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
-    """What a decoder returns."""
+    """The output of a decoder."""
 
     last_hidden_state: Any = None
     """(B, T, D)"""
     past_key_values: Any = None
-    """The cache that holds these tokens too, if one was given or asked for."""
+    """The cache with these tokens added, if one was given or requested."""
     hidden_states: tuple[Any, ...] | None = None
     """The embeddings and every layer's output, each (B, T, D)."""
     attentions: tuple[Any, ...] | None = None
@@ -122,7 +122,7 @@ class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
-    """What an encoder returns that can also serve as a decoder."""
+    """The output of an encoder that can also be a decoder."""
 
     last_hidden_state: Any = None
     """(B, T, D)"""
@@ -131,7 +131,7 @@ class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
     hidden_states: tuple[Any, ...] | None = None
     """The embeddings and every layer's output, each (B, T, D)."""
     past_key_values: Any = None
-    """The cache that holds these tokens too, if one was given or asked for."""
+    """The cache with these tokens added, if one was given or requested."""
     attentions: tuple[Any, ...] | None = None
     """Every layer's attention probabilities, each (B, N, T, S), with S the tokens in the cache, or T."""
     cross_attentions: tuple[Any, ...] | None = None
@@ -140,14 +140,14 @@ class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
 
 @dataclass(frozen=True, kw_only=True)
 class CausalLMOutputWithCrossAttentions(ModelOutput):
-    """What a language model returns that reads from left to right."""
+    """The output of a causal language model."""
 
     loss: Any = None
     """Mean cross-entropy over the labels that are not -100, a scalar."""
     logits: Any = None
     """(B, T, V), before the softmax."""
     past_key_values: Any = None
-    """The cache that holds these tokens too, if one was given or asked for."""
+    """The cache with these tokens added, if one was given or requested."""
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
     cross_attentions: tuple[Any, ...] | None = None
@@ -155,12 +155,12 @@ class CausalLMOutputWithCrossAttentions(ModelOutput):
 
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqModelOutput(ModelOutput):
-    """What an encoder and a decoder return together."""
+    """The output of an encoder-decoder model."""
 
     last_hidden_state: Any = None
     """The decoder's, (B, T, D)."""
     past_key_values: Any = None
-    """The decoder's cache, if one was given or asked for."""
+    """The decoder's cache, if one was given or requested."""
     decoder_hidden_states: tuple[Any, ...] | None = None
     decoder_attentions: tuple[Any, ...] | None = None
     cross_attentions: tuple[Any, ...] | None = None
@@ -172,14 +172,14 @@ class Seq2SeqModelOutput(ModelOutput):
 
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqLMOutput(ModelOutput):
-    """What an encoder and a decoder with a language model's head return together."""
+    """The output of an encoder-decoder model with a language modelling head."""
 
     loss: Any = None
     """Mean cross-entropy over the labels that are not -100, a scalar."""
     logits: Any = None
     """(B, T, V), before the softmax."""
     past_key_values: Any = None
-    """The decoder's cache, if one was given or asked for."""
+    """The decoder's cache, if one was given or requested."""
     decoder_hidden_states: tuple[Any, ...] | None = None
     decoder_attentions: tuple[Any, ...] | None = None
     cross_attentions: tuple[Any, ...] | None = None
@@ -191,14 +191,14 @@ class Seq2SeqLMOutput(ModelOutput):
 
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqSequenceClassifierOutput(ModelOutput):
-    """What a classifier of sequences made of an encoder and a decoder returns."""
+    """The output of an encoder-decoder model with a sequence classifier."""
 
     loss: Any = None
     """The problem type's loss, a scalar."""
     logits: Any = None
     """(B, num_labels), before the softmax."""
     past_key_values: Any = None
-    """The decoder's cache, if one was given or asked for."""
+    """The decoder's cache, if one was given or requested."""
     decoder_hidden_states: tuple[Any, ...] | None = None
     decoder_attentions: tuple[Any, ...] | None = None
     cross_attentions: tuple[Any, ...] | None = None
@@ -210,7 +210,7 @@ class Seq2SeqSequenceClassifierOutput(ModelOutput):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedLMOutput(ModelOutput):
-    """What a masked language model returns."""
+    """The output of a masked language model."""
 
     loss: Any = None
     """Mean cross-entropy over the labels that are not -100, a scalar."""
@@ -222,7 +222,7 @@ class MaskedLMOutput(ModelOutput):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierOutput(ModelOutput):
-    """What a classifier of sequences, pairs, choices or images returns."""
+    """The output of a classifier of sequences, pairs, choices or images."""
 
     loss: Any = None
     """The problem type's loss, a scalar."""
@@ -233,29 +233,29 @@ class ClassifierOutput(ModelOutput):
 
 
 class SequenceClassifierOutput(ClassifierOutput):
-    """What a classifier of sequences returns."""
+    """The output of a sequence classifier."""
 
 
 class ImageClassifierOutput(ClassifierOutput):
-    """What a classifier of images returns."""
+    """The output of an image classifier."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOutput(ModelOutput):
-    """What `generate` returns. R is the number of texts written: prompts times `num_return_sequences`."""
+    """The output of `generate`. R is the number of generated sequences: prompts times `num_return_sequences`."""
 
     sequences: Any = None
-    """(R, L) ids, what was written behind the prompt or behind the decoder's start, padded with pad_token_id."""
+    """(R, L) ids: the prompt or the decoder's start, then the generated tokens, padded with pad_token_id."""
     sequences_scores: Any = None
-    """(R,), of a beam search: each text's summed log-probabilities, divided by its length ** length_penalty."""
+    """(R,), of a beam search: the summed log-probabilities, divided by length ** length_penalty."""
     scores: tuple[Any, ...] | None = None
-    """For each new token (rows, V) what it was chosen by: logits, or log-probabilities of beams, after every rule."""
+    """For each new token (rows, V): logits, or log-probabilities of beams, after all logits processors."""
     logits: tuple[Any, ...] | None = None
-    """For each new token (rows, V), before any rule."""
+    """For each new token (rows, V): logits before any logits processor."""
     beam_indices: Any = None
-    """(R, L'), of a beam search: the row of all prompts' beams that each new token was chosen in, -1 behind the end."""
+    """(R, L'), of a beam search: the row, among all prompts' beams, of each new token; -1 after the last one."""
     attentions: tuple[tuple[Any, ...], ...] | None = None
-    """For each step every layer's probabilities (rows, N, T, S) over the tokens so far; T is 1 but for the prompt."""
+    """For each step every layer's probabilities (rows, N, T, S) over the tokens so far; T is 1 after the prompt."""
     cross_attentions: tuple[tuple[Any, ...], ...] | None = None
     """For each step every layer's probabilities (rows, N, T, S) over the encoder's tokens."""
     hidden_states: tuple[tuple[Any, ...], ...] | None = None
@@ -263,14 +263,14 @@ class GenerateOutput(ModelOutput):
 
 
 def with_head(record: type[Output], output: ModelOutput, **head: Any) -> Output:
-    """The record of a model with a head: the head's fields, and what the record has of the output below it."""
+    """The record of a model with a head: the head's fields, and those that it shares with the base model's output."""
     # torch.compile can't follow dataclasses.fields
-    below = [name for name in record.__dataclass_fields__ if name not in head and hasattr(output, name)]
-    return record(**head, **{name: getattr(output, name) for name in below})
+    shared = [name for name in record.__dataclass_fields__ if name not in head and hasattr(output, name)]
+    return record(**head, **{name: getattr(output, name) for name in shared})
 
 
 def encoder_output(encoder_outputs: Any) -> EncoderOutput:
-    """What a caller gives of an encoder: a record, a tuple in its order, or the states alone; nothing for None."""
+    """A caller's encoder output as a record: from a record, a tuple in its order, or the states; empty for None."""
     names = ("last_hidden_state", "hidden_states", "attentions")
     if hasattr(encoder_outputs, "last_hidden_state"):
         return EncoderOutput(**{name: getattr(encoder_outputs, name, None) for name in (*names, "attention_mask")})
@@ -279,7 +279,7 @@ def encoder_output(encoder_outputs: Any) -> EncoderOutput:
 
 
 def seq2seq(record: Callable[..., Output], decoder: Any, encoder: BaseModelOutput, **head: Any) -> Output:
-    """The record of an encoder and a decoder together, from those of each and the fields of the head."""
+    """The record of an encoder-decoder model, from its encoder's and decoder's records and the head's fields."""
     return record(
         **head,
         past_key_values=decoder.past_key_values,

@@ -1,4 +1,4 @@
-"""The base class of the models of both backends: options of calls, loading, saving and initial values."""
+"""The base class of both backends' models: loading, saving and initial values."""
 
 import inspect
 import os
@@ -10,18 +10,18 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from diptych.core import random
-from diptych.core.calls import Calls
+from diptych.core.calls import CallMixin
 from diptych.core.checkpoint import loading
 from diptych.core.checkpoint.matching import LoadReport, Match
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permute
 from diptych.core.config import CacheShape, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
-from diptych.core.embeddings import Embedded
+from diptych.core.embeddings import EmbeddingsMixin
 from diptych.core.errors import InputError
 from diptych.core.freezing import Freezable
 from diptych.core.generation.options import GenerationConfig, OwnOptions
-from diptych.core.registry import Family, described, relatives, within
+from diptych.core.registry import Family, describe_class, relatives, within
 
 Item = TypeVar("Item")
 
@@ -32,7 +32,7 @@ def _bar(tensors: Collection[Item], what: str) -> Iterable[Item]:
 
 
 _FOREIGN = ("attn_implementation", "_attn_implementation", "torch_dtype", "dtype")
-"""Keywords of transformers' loaders that are fields of its config files too, where nothing reads them."""
+"""Keywords of transformers' loaders that are also fields of its config files, where they have no effect."""
 
 
 def refuse_foreign(caller: str, changes: Iterable[str]) -> None:
@@ -49,18 +49,18 @@ def _own_switches(model_class: type) -> list[str]:
     return [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
 
 
-class PreTrained(Calls, Embedded, Freezable):
+class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
     """A model with a config, whose parameters have the names of its published checkpoints."""
 
     load_report: LoadReport = LoadReport()
-    """What became of each tensor of the checkpoint; empty if the model was not loaded."""
+    """What happened to each tensor of the checkpoint; empty if the model was not loaded."""
     _own_options: OwnOptions = OwnOptions()
 
     @property
     def generation_config(self) -> GenerationConfig:
-        """The default options of `generate`: the checkpoint's or those set here, or else those of the config.
+        """The default options of `generate`: those of the checkpoint or set here, or else those of the config.
 
-        A mapping may be assigned too, or a GenerationConfig of transformers; None restores those of the config.
+        A mapping or a GenerationConfig of transformers may be assigned too; None restores those of the config.
         """
         own = self._own_options.options
         return GenerationConfig.of_model(self.config) if own is None else own
@@ -98,13 +98,13 @@ class PreTrained(Calls, Embedded, Freezable):
         options = {**build, **{name: value for name, value in changes.items() if name in own}}
         changes = {name: value for name, value in changes.items() if name not in own}
         refuse_foreign(f"{cls.__name__}.from_pretrained", changes)
-        name, family, config_class = described(cls)
+        name, family, config_class = describe_class(cls)
         source = loading.open_source(name_or_path, wanted=config_class, ignore_config=ignore_config, changes=changes)
-        own_options = OwnOptions.beside(source.directory, changes)
+        own_options = OwnOptions.of_directory(source.directory, changes)
         family = within(family, source.whole)
-        made = cast(Callable[..., Self], cls)
+        construct = cast(Callable[..., Self], cls)
         guess = source.dtype_name if dtype is None else float_name(dtype)
-        model = made(source.config, seed=None, dtype=guess, **options)
+        model = construct(source.config, seed=None, dtype=guess, **options)
         leaves = model._leaves()
         found = loading.match_source(
             source,
@@ -115,17 +115,17 @@ class PreTrained(Calls, Embedded, Freezable):
             allow_fresh=allow_fresh,
             ignore=ignore,
         )
-        settled = loading.dtype_of(source, found, dtype)
-        if settled != guess:
-            model = made(source.config, seed=None, dtype=settled, **options)
+        dtype_name = loading.dtype_of(source, found, dtype)
+        if dtype_name != guess:
+            model = construct(source.config, seed=None, dtype=dtype_name, **options)
             leaves = model._leaves()
-        model._fill(leaves, found, FLOATS[settled], placement)
+        model._fill(leaves, found, FLOATS[dtype_name], placement)
         model.load_report = loading.report_of(source, found)
         model._own_options = own_options
         return model
 
     def _fill(self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], placement: Any) -> None:
-        """Fills parameters with the tensors that were found for them, one by one, and draws the others."""
+        """Fills parameters with their matched tensors, one by one, and draws the others."""
         for filling in _bar(found.fillings, "loading"):
             slot = filling.slot
             axes = tuple(filling.axes[axis] for axis in self._stored_axes(slot))
@@ -134,16 +134,16 @@ class PreTrained(Calls, Embedded, Freezable):
 
     @property
     def fresh_parameters(self) -> tuple[str, ...]:
-        """The parameters that the checkpoint lacked and that have new initial values."""
+        """The parameters that the checkpoint lacked, which are newly initialized."""
         return self.load_report.fresh
 
     @classmethod
     def _family_paths(cls, family: Family, config: ModelConfig) -> list[set[str]]:
-        """The parameters that each class of the family, or of a part of it, has under this config."""
+        """The parameter paths of each class of the family, or of its parts, with this config."""
         find = cls._siblings()
         return [
-            {f"{below}{slot.path}" for slot in find(name)(part, seed=None)._leaves()}
-            for below, name, part in relatives(family, config)
+            {f"{prefix}{slot.path}" for slot in find(name)(part, seed=None)._leaves()}
+            for prefix, name, part in relatives(family, config)
         ]
 
     def _save(self, directory: str | os.PathLike[str], max_shard_size: int | str | None) -> None:
@@ -154,14 +154,14 @@ class PreTrained(Calls, Embedded, Freezable):
             self.config,
             self._own_options.options,
             sources,
-            class_name=described(type(self))[0],
+            class_name=describe_class(type(self))[0],
             dtype=next(iter(sources.values())).dtype.name,
             max_shard_size=max_shard_size,
         )
 
     def _draw(self, leaves: Mapping[Slot, Any], seed: int, placement: Any) -> None:
         """Gives parameters their initial values, drawn in float32."""
-        initial, drawn = described(type(self))[1].initial, {slot.path: slot for slot in leaves}
+        initial, drawn = describe_class(type(self))[1].initial, {slot.path: slot for slot in leaves}
 
         def values_of(slot: Slot) -> np.ndarray:
             return random.draw(initial(self.config, slot), slot.shape, seed=seed, path=slot.path, other=other)
@@ -180,7 +180,7 @@ class PreTrained(Calls, Embedded, Freezable):
             raise TypeError(f"{type(self).__name__} has no keyword {', '.join(unknown)}; it has {listed}")
 
     def _cache_shape(self, batch_size: int, max_length: int) -> CacheShape:
-        """What a cache of the model holds.
+        """The shape of the model's cache.
 
         Raises:
             InputError: the model is no decoder, or a size is not positive.

@@ -1,6 +1,6 @@
-"""Initial weights: each tensor drawn by numpy from a stream keyed by the seed and the parameter's path.
+"""Initial weights: numpy draws each tensor from a stream keyed by the seed and the parameter's path.
 
-A path's values depend on nothing else, so both backends start from the same bits, in any order of construction.
+The values depend on nothing else, so both backends start from the same bits, in any order of construction.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Constant:
-    """Every entry the same."""
+    """All entries have the same value."""
 
     value: float
 
@@ -28,7 +28,7 @@ class Normal:
 
 @dataclass(frozen=True)
 class TruncatedNormal:
-    """Independent normal entries of mean 0, given that they lie between `low` and `high`.
+    """Independent normal entries of mean 0, truncated to lie between `low` and `high`.
 
     The bounds are values, not multiples of `std`: as in `torch.nn.init.trunc_normal_`, whose defaults these are.
 
@@ -47,7 +47,7 @@ class TruncatedNormal:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Independent entries, each value from `low` to `high` as likely as another."""
+    """Independent entries, uniform between `low` and `high`."""
 
     low: float
     high: float
@@ -55,7 +55,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class NormOf:
-    """The Euclidean norm of a tensor of the same module over some of its axes, which stay with size 1.
+    """The Euclidean norm of another tensor of the module over some of its axes, which are kept with size 1.
 
     Attributes:
         name: the other tensor's name in the module; weight norm's weight_g is NormOf("weight_v", (0, 1)).
@@ -70,17 +70,17 @@ Distribution = Constant | Normal | TruncatedNormal | Uniform | NormOf
 
 
 def fan_in(shape: tuple[int, ...]) -> int:
-    """The number of inputs that each output of a published weight (out, in / groups, kernel…) reads."""
+    """The number of inputs of each output of a published weight (out, in / groups, kernel…)."""
     return math.prod(shape[1:])
 
 
 def kaiming_normal(shape: tuple[int, ...]) -> Normal:
-    """The start of `torch.nn.init.kaiming_normal_` for a weight (out, in / groups, kernel…): std sqrt(2 / fan_in)."""
+    """`torch.nn.init.kaiming_normal_` for a weight (out, in / groups, kernel…): std sqrt(2 / fan_in)."""
     return Normal(math.sqrt(2.0 / fan_in(shape)))
 
 
 def uniform_for_bias(fan_in: int) -> Uniform:
-    """The start of the bias, and of a linear layer's weight, in torch.nn: up to 1 / sqrt(fan_in) either way."""
+    """The default of torch.nn for biases and linear weights: uniform within ±1 / sqrt(fan_in)."""
     return Uniform(-1.0 / math.sqrt(fan_in), 1.0 / math.sqrt(fan_in))
 
 
@@ -92,17 +92,17 @@ def draw(
     path: str,
     other: Callable[[str], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """A float32 array of the distribution, the same for the same seed, path and shape everywhere.
+    """A float32 array drawn from the distribution; the same for the same seed, path and shape.
 
     Args:
-        distribution: what is drawn from.
+        distribution: the distribution.
         shape: of the array.
         seed: keys all the parameters of a model.
         path: the parameter's published name.
-        other: gives the initial values of another parameter by its path, for `NormOf`.
+        other: returns the initial values of another parameter by path, for `NormOf`.
 
     Raises:
-        ValueError: the norm of the other tensor has another shape, or there is no `other` to ask for it.
+        ValueError: the norm of the other tensor has another shape, or `other` is needed but missing.
     """
     match distribution:
         case Constant(value):
@@ -132,7 +132,7 @@ def draw(
 
 
 def _truncated_normal(distribution: TruncatedNormal, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """Draws again what falls outside of the bounds; from the density itself where these are wide, else from a box."""
+    """Rejection sampling: from the normal distribution if the bounds are wide, else from the uniform one."""
     std, low, high = (np.float32(value) for value in (distribution.std, distribution.low, distribution.high))
     wide = high - low > std
     values, missing = np.empty(shape, np.float32), np.ones(shape, np.bool_)

@@ -1,4 +1,4 @@
-"""Finds families by file name: `core/models/<family>.py` describes one, each backend's file of that name models it."""
+"""Finds families by file name: `core/models/<family>.py` describes one; its namesake in each backend has the models."""
 
 import functools
 import importlib
@@ -19,7 +19,7 @@ _MODELS = Path(__file__).with_name("models")
 
 
 InputKind = Literal["text", "image", "sound"]
-"""What an encoder reads: token ids, pixels or samples."""
+"""The kinds of an encoder's input: token ids, pixels or audio samples."""
 
 Parts = Mapping[str, tuple[str, ModelConfig]]
 """Path of a part of a model -> its architecture and config."""
@@ -27,14 +27,14 @@ Parts = Mapping[str, tuple[str, ModelConfig]]
 
 @dataclass(frozen=True, kw_only=True)
 class WordEmbeddings:
-    """Where a class has its word embeddings, by published paths of modules.
+    """The word embeddings of a class, by published paths of modules.
 
     Attributes:
-        inputs: the tables that token ids are looked up in, of which the config says which are there; or the part of a
+        inputs: the embedding tables of token ids, some of which exist only with some configs; or the part of a
             composite that has them.
-        output: a matrix of its own that makes the logits; where the logits are tied to the first of `inputs`, there is
-            no such module. None if the class predicts no tokens.
-        config: the field of the model's config that has the `vocab_size`; None if it is the config itself.
+        output: the layer that computes the logits; it does not exist if they are tied to the first of `inputs`. None if
+            the class predicts no tokens.
+        config: the field of the model's config whose config has `vocab_size`; None for the config itself.
     """
 
     inputs: tuple[str, ...]
@@ -44,27 +44,27 @@ class WordEmbeddings:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What the files of a family are like.
+    """The description of a family: its classes and its files.
 
     Attributes:
         classes: architecture name -> its config class, in the order of the family's model files.
-        prefixes: base prefixes that a file may lack or have in excess, such as "bert.".
-        ignored: patterns of tensors that carry no weights of a model -> the reason.
+        prefixes: base-model prefixes that a file may lack or have in excess, such as "bert.".
+        ignored: patterns of tensors that are not parameters -> the reason.
         renamed: old name -> present name, for tensors that were once stored under another name or twice. A name that
-            the model itself has is left alone.
-        superseded: old names in `renamed` that no code reads where the file has the present name too.
-        optional: patterns of tensors that a file may lack; they then have the constant that they start from.
-        initial: the distribution that a parameter starts from, given config and slot.
-        example: small inputs that reach every part of a model, given config, architecture name and random numbers: the
-            keywords of a call, as numpy arrays and plain values.
-        encoders: kind of input -> the classes that encode it inside a composite, one for each config class.
-        decoders: the classes that decode inside a composite, likewise.
-        grown: patterns of what the file may lack that a part of a new composite is loaded from: cross-attention, heads
-            and poolers.
-        parts: of a composite's config, path -> the architecture that stands there and its config.
-        part_prefixes: path of a composite's part -> the base prefixes of its family; `within` fills it in.
-        copied: of a composite's config and paths, paths -> that of the parameter whose values the file has for them.
-        embeddings: architecture name -> where it has its word embeddings; classes that read no tokens are left out.
+            the model itself has is not renamed.
+        superseded: old names in `renamed` that are ignored if the file has the present name too.
+        optional: patterns of tensors that a file may lack; they then keep their initial constant.
+        initial: returns the initial distribution of a parameter, given config and slot.
+        example: returns small inputs that reach every part of a model, given config, architecture name and random
+            generator: the keywords of a call, as numpy arrays and plain values.
+        encoders: kind of input -> the classes that encode it in a composite, one for each config class.
+        decoders: the classes that decode in a composite, one for each config class.
+        grown: patterns of parameters that a checkpoint may lack when it becomes a part of a composite: cross-attention,
+            heads and poolers.
+        parts: returns the parts of a composite's config: path -> architecture and config.
+        part_prefixes: path of a composite's part -> the base-model prefixes of its family; `within` fills it in.
+        copied: given a composite's config and paths, returns path -> path of the parameter with its stored values.
+        embeddings: architecture name -> its word embeddings; classes that take no token ids are left out.
     """
 
     classes: Mapping[str, type[ModelConfig]]
@@ -112,12 +112,12 @@ def config_names() -> Mapping[str, type[ModelConfig]]:
 
 
 def read_config(directory: str | Path, *, ignore: tuple[str, ...] = (), assume: str | None = None) -> ModelConfig:
-    """The config of a checkpoint directory, whole.
+    """The whole config of a checkpoint directory.
 
     Args:
         directory: holds config.json.
-        ignore: names of unknown fields to keep unread.
-        assume: the model_type of a file that names none, as the first BERT files don't.
+        ignore: names of unknown fields to skip.
+        assume: the model_type of a file that names none, such as the first BERT files.
 
     Raises:
         ConfigError: no config.json, an unknown model_type (the known ones are listed), or anything `from_dict` refuses.
@@ -131,8 +131,8 @@ def read_config(directory: str | Path, *, ignore: tuple[str, ...] = (), assume: 
     return known[model_type].from_dict(data, ignore=ignore, source=str(path))
 
 
-def described(cls: type) -> tuple[str, Family, type[ModelConfig]]:
-    """A model class's architecture name, family and config class; a user's subclass counts as what it derives from."""
+def describe_class(cls: type) -> tuple[str, Family, type[ModelConfig]]:
+    """The architecture name, family and config class of a model class; a user's subclass has those of its base."""
     names = architectures()
     name = next(base.__name__ for base in cls.__mro__ if base.__name__ in names)
     family = families()[names[name]]
@@ -140,12 +140,12 @@ def described(cls: type) -> tuple[str, Family, type[ModelConfig]]:
 
 
 def word_embeddings(cls: type) -> WordEmbeddings | None:
-    """Where a model class has its word embeddings; None if it reads no tokens."""
-    name, family, _ = described(cls)
+    """The word embeddings of a model class; None if it takes no token ids."""
+    name, family, _ = describe_class(cls)
     return family.embeddings.get(name)
 
 
-def serving_classes(role: Literal["encoder", "decoder"], kind: InputKind) -> Mapping[type[ModelConfig], str]:
+def part_architectures(role: Literal["encoder", "decoder"], kind: InputKind) -> Mapping[type[ModelConfig], str]:
     """The architectures that serve as a composite's encoder of a kind of input, or as its decoder, by config class."""
     return {
         family.classes[name]: name
@@ -154,51 +154,51 @@ def serving_classes(role: Literal["encoder", "decoder"], kind: InputKind) -> Map
     }
 
 
-def serving(role: Literal["encoder", "decoder"], config: ModelConfig, kind: InputKind) -> str:
+def part_architecture(role: Literal["encoder", "decoder"], config: ModelConfig, kind: InputKind) -> str:
     """The architecture that serves as a composite's encoder of a kind of input, or as its decoder, under a config.
 
     Raises:
-        ConfigError: no class of the config's family does; those that do are listed.
+        ConfigError: the config's family has none; the families that do are listed.
     """
-    known = serving_classes(role, kind)
+    known = part_architectures(role, kind)
     if type(config) in known:
         return known[type(config)]
     listed = ", ".join(sorted(cls.model_type for cls in known)) or "none"
     what = "the decoder" if role == "decoder" else f"the {kind} encoder"
-    kinds = {other for other in get_args(InputKind) if type(config) in serving_classes("encoder", other)}
+    kinds = {other for other in get_args(InputKind) if type(config) in part_architectures("encoder", other)}
     reads = f", since it encodes {' and '.join(sorted(kinds))}" if role == "encoder" and kinds else ""
     raise ConfigError(f"{config.model_type!r} cannot be {what} of a composite{reads}; model_types that can: {listed}")
 
 
 def within(family: Family, config: ModelConfig) -> Family:
-    """The family with what those of its parts say of the tensors below them; itself, if it has none."""
-    for below, (name, part) in family.parts(config).items():
+    """The family with its parts' rules added, under the parts' paths; the family itself if it has no parts."""
+    for path, (name, part) in family.parts(config).items():
         inner = within(families()[architectures()[name]], part)
         family = replace(
             family,
-            ignored={**family.ignored, **{f"{below}.{pattern}": why for pattern, why in inner.ignored.items()}},
-            renamed={**family.renamed, **{f"{below}.{old}": f"{below}.{new}" for old, new in inner.renamed.items()}},
-            superseded=(*family.superseded, *(f"{below}.{name}" for name in inner.superseded)),
-            optional=(*family.optional, *(f"{below}.{pattern}" for pattern in inner.optional)),
+            ignored={**family.ignored, **{f"{path}.{pattern}": why for pattern, why in inner.ignored.items()}},
+            renamed={**family.renamed, **{f"{path}.{old}": f"{path}.{new}" for old, new in inner.renamed.items()}},
+            superseded=(*family.superseded, *(f"{path}.{name}" for name in inner.superseded)),
+            optional=(*family.optional, *(f"{path}.{pattern}" for pattern in inner.optional)),
             part_prefixes={
                 **family.part_prefixes,
-                below: inner.prefixes,
-                **{f"{below}.{path}": prefixes for path, prefixes in inner.part_prefixes.items()},
+                path: inner.prefixes,
+                **{f"{path}.{deeper}": prefixes for deeper, prefixes in inner.part_prefixes.items()},
             },
         )
     return family
 
 
 def relatives(family: Family, config: ModelConfig) -> Iterator[tuple[str, str, ModelConfig]]:
-    """Every class of the family, and of its parts' families, that a checkpoint of the config may hold parameters of.
+    """Every class of the family, and of its parts' families, whose parameters a checkpoint of the config may hold.
 
     Yields:
-        What stands before the names of its parameters, its name and its config.
+        The prefix of its parameters, its name and its config.
     """
     for name, wanted in family.classes.items():
         part = config.part(wanted)
         if part is not None:
-            yield "", name, part.loaded
-    for below, (name, part) in family.parts(config).items():
+            yield "", name, part.loaded_config
+    for path, (name, part) in family.parts(config).items():
         for inner, relative, its_config in relatives(families()[architectures()[name]], part):
-            yield f"{below}.{inner}", relative, its_config
+            yield f"{path}.{inner}", relative, its_config

@@ -66,7 +66,7 @@ def test_two_checkpoints_become_one_model(files, tmp_path, caplog, decoder):
         apart = model.config.encoder_width != model.config.decoder_width
         assert ("enc_to_dec_proj.weight" in model.fresh_parameters) == apart == (not decoder.startswith("Bert"))
         assert model.load_report.directory == f"{files / 'BertForMaskedLM'} and {files / decoder}"
-        assert model.config.decoder_start_token_id == 1 and model.config.decoder.attends
+        assert model.config.decoder_start_token_id == 1 and model.config.decoder.has_cross_attention
     assert models[0].fresh_parameters == models[1].fresh_parameters
     lines = [record.getMessage() for record in caplog.records if "drawn anew" in record.getMessage()]
     assert len(lines) == 2 and lines[0].endswith(f"drawn anew: {', '.join(models[0].fresh_parameters)}")

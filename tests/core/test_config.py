@@ -13,8 +13,8 @@ from diptych.core.config import (
     FrozenMap,
     ModelConfig,
     config_class,
-    frozen,
-    thawed,
+    freeze_json,
+    thaw_json,
 )
 from diptych.core.errors import ConfigError
 from diptych.core.models.bert import BertConfig
@@ -86,7 +86,7 @@ def test_every_field_is_read_and_written(cls):
         if f.name == "num_labels":
             assert written["id2label"] == {str(index): f"LABEL_{index}" for index in range(other)}
         else:
-            assert written[f.name] == thawed(other)
+            assert written[f.name] == thaw_json(other)
         again = cls.from_dict(written)
         assert again == config and getattr(again, f.name) == other
         assert f.name == "architectures" or again != base
@@ -355,12 +355,12 @@ def test_configs_can_be_pickled_and_copied(name):
 
 def test_frozen_maps():
     data = {"a": [1, {"b": [2, 3]}], "c": {}}
-    kept = frozen(data)
+    kept = freeze_json(data)
     assert kept == FrozenMap({"c": {}, "a": (1, {"b": (2, 3)})})
     assert hash(kept) == hash(FrozenMap({"c": {}, "a": (1, {"b": (2, 3)})}))
-    assert thawed(kept) == data
+    assert thaw_json(kept) == data
     assert len(kept) == 2 and list(kept) == ["a", "c"] and kept["a"][1]["b"] == (2, 3)
-    assert repr(frozen({"a": 1})) == "FrozenMap({'a': 1})"
+    assert repr(freeze_json({"a": 1})) == "FrozenMap({'a': 1})"
     with pytest.raises(TypeError):
         kept["a"] = 1
 

@@ -103,7 +103,7 @@ def test_labels_that_a_file_counts_but_does_not_name():
 def test_the_stacks_have_sizes_of_their_own():
     config = BartConfig(d_model=24, encoder_attention_heads=6, decoder_layers=5, decoder_attention_heads=4)
     assert config.cache_shape == CacheShape(layers=5, heads=4, head_width=6, positions=1024)
-    assert config.hidden_size == 24 and config.attends
+    assert config.hidden_size == 24 and config.has_cross_attention
     assert (config.embedding_scale, config.replace(scale_embedding=True).embedding_scale) == (1.0, 24**0.5)
     assert (config.padding_idx, config.replace(pad_token_id=None).padding_idx) == (1, None)
     assert config.replace(vocab_size=1).padding_idx is None

@@ -88,5 +88,5 @@ def test_the_description_of_a_class_holds_for_what_derives_from_it():
         pass
 
     for cls in (BertForMaskedLM, Mine):
-        name, family, config_class = registry.described(cls)
+        name, family, config_class = registry.describe_class(cls)
         assert name == "BertForMaskedLM" and family is registry.families()["bert"] and config_class is BertConfig

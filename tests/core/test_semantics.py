@@ -88,7 +88,7 @@ def test_causal_and_padding_together():
 
 
 def test_new_tokens_see_what_the_cache_holds_and_themselves():
-    mask = masks.cached(xp, xp.arange(2) + 3, xp.arange(6), np.array([[1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1]]))
+    mask = masks.causal_cache(xp, xp.arange(2) + 3, xp.arange(6), np.array([[1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1]]))
     assert mask.shape == (2, 1, 2, 6)
     np.testing.assert_array_equal(
         mask[:, 0].reshape(4, 6),

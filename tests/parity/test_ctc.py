@@ -126,7 +126,7 @@ def test_narrow_probabilities_are_summed_in_float32(dtype: str) -> None:
 @pytest.mark.parametrize("ops", [jax_ops, torch_ops], ids=["jax", "torch"])
 def test_labels_are_packed_to_the_left(ops: Any) -> None:
     labels = ops.xp.asarray([[5, -100, 7, 0, 8], [-100, -100, -100, -100, -100], [1, 2, 3, 4, 5]])
-    found, counts = ctc.packed(ops.xp, labels, ops.xp.logical_and(labels >= 0, labels != 0))
+    found, counts = ctc.pack_labels(ops.xp, labels, ops.xp.logical_and(labels >= 0, labels != 0))
     assert np.asarray(counts).tolist() == [3, 0, 5]
     assert np.asarray(found)[0].tolist() == [5, 7, 8, -100, 0] and np.asarray(found)[2].tolist() == [1, 2, 3, 4, 5]
 

@@ -51,13 +51,13 @@ def built(backend: str, **build: Any) -> Any:
 
 @pytest.fixture
 def family(monkeypatch: pytest.MonkeyPatch) -> None:
-    described = pretrained.described
+    describe_class = pretrained.describe_class
 
     def patched(cls: type) -> Any:
-        name, family, config_class = described(cls)
+        name, family, config_class = describe_class(cls)
         return name, dataclasses.replace(family, initial=initial), config_class
 
-    monkeypatch.setattr(pretrained, "described", patched)
+    monkeypatch.setattr(pretrained, "describe_class", patched)
 
 
 def values_of(model: Any) -> dict[str, np.ndarray]:

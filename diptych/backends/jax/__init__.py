@@ -1,4 +1,4 @@
-"""The models in Flax NNX: `from diptych.backends.jax import CLIPModel`, or `load(directory)` for whatever it holds."""
+"""The models in Flax NNX: `from diptych.backends.jax import CLIPModel`, or `load(directory)` for any checkpoint."""
 
 import importlib
 import os
@@ -29,7 +29,7 @@ def __dir__() -> list[str]:
 
 
 def load(name_or_path: str | os.PathLike[str], **options: Any) -> Any:
-    """The model that a checkpoint holds, of the class that its config.json names; see `from_pretrained`."""
+    """Loads a checkpoint as the class that its config.json names; see `from_pretrained`."""
     from diptych.core.checkpoint.loading import architecture_of
 
     return __getattr__(architecture_of(name_or_path, options.get("ignore_config", ()))).from_pretrained(

@@ -26,8 +26,8 @@ class LayerCache:
     """One layer's part of a cache.
 
     Attributes:
-        key, value: (B, N, S, H), those of the tokens so far.
-        cross_key, cross_value: (K, N, U, H), those of the encoder's tokens; None until a cross-attention computes them.
+        key, value: (B, N, S, H), for the tokens so far.
+        cross_key, cross_value: (K, N, U, H), for the encoder's tokens; None until cross-attention computes them.
         length: the number of tokens so far.
     """
 
@@ -43,20 +43,20 @@ class LayerCache:
         """Adds the keys and values of new tokens.
 
         Returns:
-            The layer's cache that holds them too, and all keys and values to attend to.
+            The layer's cache with them appended, and all keys and values to attend to.
         """
         key, value = self._write(self.key, key), self._write(self.value, value)
         return replace(self, key=key, value=value), key, value
 
     def with_encoder(self, key: Float[Array, "K N U H"], value: Float[Array, "K N U H"]) -> "LayerCache":
-        """Takes up the keys and values of the encoder's tokens."""
+        """A copy that stores the keys and values of the encoder's tokens."""
         return replace(self, cross_key=key, cross_value=value)
 
-    def _write(self, held: Array, new: Array) -> Array:
-        # without room, which can't be refused under jit, an update would be moved to the last places
-        new = jnp.where(self.length + new.shape[2] <= held.shape[2], new, jnp.nan).astype(held.dtype)
+    def _write(self, stored: Array, new: Array) -> Array:
+        # a full cache can't be refused under jit, where dynamic_update_slice would overwrite its last tokens
+        new = jnp.where(self.length + new.shape[2] <= stored.shape[2], new, jnp.nan).astype(stored.dtype)
         zero = jnp.zeros_like(self.length)
-        return jax.lax.dynamic_update_slice(held, new, (zero, zero, self.length, zero))
+        return jax.lax.dynamic_update_slice(stored, new, (zero, zero, self.length, zero))
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +64,7 @@ class LayerCache:
 class Cache:
     """The keys and values of the tokens so far, layer by layer; a pytree.
 
-    A compiled step that is given it with `donate_argnums` writes the tokens where they lie.
+    With `donate_argnums`, a compiled step writes new tokens in place.
 
     Attributes:
         keys, values: one (B, N, S, H) for each layer.
@@ -99,17 +99,17 @@ class Cache:
 
     @property
     def capacity(self) -> int:
-        """The number of tokens for which there is room."""
+        """The maximum number of tokens."""
         return self.mask.shape[1]
 
     @property
     def encoder_size(self) -> tuple[int, int] | None:
-        """Rows and tokens of the encoder that the cache holds keys of; None if it holds none."""
+        """The batch size and length of the cached encoder keys; None if there are none."""
         key = next((key for key in self.cross_keys if key is not None), None)
         return None if key is None else (key.shape[0], key.shape[2])
 
     def layer(self, index: int) -> LayerCache:
-        """One layer's part."""
+        """The cache of one layer."""
         return LayerCache(
             key=self.keys[index],
             value=self.values[index],
@@ -119,7 +119,7 @@ class Cache:
         )
 
     def with_layers(self, layers: tuple[LayerCache, ...]) -> "Cache":
-        """The cache with every layer's part in place of its own."""
+        """A copy with the given layer caches in place of the old ones."""
         return replace(
             self,
             keys=tuple(layer.key for layer in layers),
@@ -129,7 +129,7 @@ class Cache:
         )
 
     def attend_to(self, attention_mask: Array | None, count: int) -> "Cache":
-        """Takes up the mask of new tokens, (B, T), or of all tokens up to them, (B, S at most)."""
+        """A copy with the mask of new tokens, (B, T), or of all tokens up to and including them, (B, at most S)."""
         if attention_mask is None:
             attention_mask = jnp.ones((self.mask.shape[0], count), bool)
         start = self.length if attention_mask.shape[1] == count else jnp.zeros_like(self.length)
@@ -137,27 +137,27 @@ class Cache:
         return replace(self, mask=mask)
 
     def visible(self, count: int) -> Bool[Array, "B 1 T S"]:
-        """Which of the tokens in the cache each of the new ones may see, itself included."""
+        """A mask of the cached tokens that each new token may attend to, itself included."""
         slots = ops.steps(self.capacity, self.mask)
-        return masks.cached(ops.xp, ops.steps(count, self.mask) + self.length, slots, self.mask)
+        return masks.causal_cache(ops.xp, ops.steps(count, self.mask) + self.length, slots, self.mask)
 
     def repeat_rows(self, count: int) -> "Cache":
-        """A cache with every row `count` times in a row; the encoder's keys stay, and serve as many rows each."""
+        """A cache with every row repeated `count` times in place; encoder keys are shared among the repeats."""
 
-        def repeated(held: Array) -> Array:
-            return jnp.repeat(held, count, axis=0)
+        def repeat(stored: Array) -> Array:
+            return jnp.repeat(stored, count, axis=0)
 
-        keys, values = tuple(map(repeated, self.keys)), tuple(map(repeated, self.values))
-        return replace(self, keys=keys, values=values, mask=repeated(self.mask), counted=repeated(self.counted))
+        keys, values = tuple(map(repeat, self.keys)), tuple(map(repeat, self.values))
+        return replace(self, keys=keys, values=values, mask=repeat(self.mask), counted=repeat(self.counted))
 
     def reorder(self, rows: Int[Array, "B"], start: int) -> "Cache":
-        """The cache whose rows continue these ones, which are alike in all tokens before `start`."""
+        """A cache whose row i continues row `rows[i]` of this one; tokens before `start` are the same in these rows."""
 
-        def moved(held: Array) -> Array:
-            return held.at[:, :, start:].set(held[:, :, start:][rows])
+        def rearrange(stored: Array) -> Array:
+            return stored.at[:, :, start:].set(stored[:, :, start:][rows])
 
-        return replace(self, keys=tuple(map(moved, self.keys)), values=tuple(map(moved, self.values)))
+        return replace(self, keys=tuple(map(rearrange, self.keys)), values=tuple(map(rearrange, self.values)))
 
     def advance(self, count: int) -> "Cache":
-        """Counts new tokens, once every layer has taken them up."""
+        """Adds new tokens to the length, after every layer has stored them."""
         return replace(self, length=self.length + count)

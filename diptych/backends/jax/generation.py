@@ -1,4 +1,4 @@
-"""Text generation in JAX: one compiled program for all tokens, or one for each step whose results are to be seen."""
+"""Text generation in JAX: one compiled program for all tokens, or one per step if step results are needed."""
 
 import functools
 from typing import Any
@@ -24,7 +24,7 @@ class GenerationMixin(GenerationBase):
 
     @staticmethod
     def _padded_length(length: int) -> int:
-        """The next of 1, 8, 16, 24, 32, 48, 64, 96, 128, …: prompts of similar lengths share a program."""
+        """The next of 1, 8, 16, 24, 32, 48, 64, 96, 128, …: prompts of similar lengths share a compiled program."""
         if length == 1:
             return 1
         pace = max(8, 2 ** ((length - 1).bit_length() - 2))
@@ -35,7 +35,7 @@ class GenerationMixin(GenerationBase):
         if streamer is None and not plan.output_attentions and not plan.output_hidden_states:
             fields, stacked, count = _all_steps(self, traced, prompt, plan=plan)
             count = plan.capacity - plan.prompt_width if isinstance(count, Tracer) else int(count)
-            scores = StepScores(*(None if values is None else _unstacked(values, count) for values in stacked))
+            scores = StepScores(*(None if values is None else _unstack(values, count) for values in stacked))
             return output(self, request, fields, scores, [])
         if streamer is not None:
             streamer.put(np.repeat(ops.to_numpy(prompt.ids)[:, : traced.prompt_length], plan.copies, axis=0))
@@ -59,7 +59,7 @@ def _call_model(model: Any, **inputs: Any) -> Any:
     return model(**inputs)
 
 
-def _unstacked(values: Any, count: int) -> tuple[Any, ...]:
+def _unstack(values: Any, count: int) -> tuple[Any, ...]:
     return tuple(_at(values, index) for index in range(count))
 
 
@@ -85,15 +85,15 @@ def _next_step(
 def _all_steps(
     model: Any, traced: TracedOptions, prompt: Prompt, *, plan: Plan
 ) -> tuple[dict[str, Any], StepScores, Any]:
-    """The output's fields, the scores of the new tokens, (tokens, R, V), and how many tokens there are."""
+    """The output's fields, the scores of the new tokens, (tokens, R, V), and the number of new tokens."""
     step = first_step(model, plan, traced, prompt, _call_model)
     context, room = step.context, plan.capacity - plan.prompt_width
     stacked = jax.tree.map(lambda values: jnp.zeros((room, *values.shape), values.dtype).at[0].set(values), step.scores)
 
-    def running(carry: Any) -> Any:
+    def condition(carry: Any) -> Any:
         return carry[0].running
 
-    def following(carry: Any) -> Any:
+    def body(carry: Any) -> Any:
         state, cache, stacked = carry
         before = Step(state, cache, context, StepScores(None, None), {})
         step = next_step(model, plan, traced, prompt, before, _call_model)
@@ -103,5 +103,5 @@ def _all_steps(
         )
         return step.state, step.cache, stacked
 
-    state, _, stacked = jax.lax.while_loop(running, following, (step.state, step.cache, stacked))
+    state, _, stacked = jax.lax.while_loop(condition, body, (step.state, step.cache, stacked))
     return finish(ops, plan, traced, state), stacked, state.length - traced.prompt_length

@@ -1,6 +1,6 @@
-"""The layers of the JAX models: Flax NNX's own, with the constructor and the defaults of the torch backend's.
+"""The layers of the JAX models: Flax NNX's own, with the same constructors and defaults as in the torch backend.
 
-They are built without values, as shapes and dtypes; a model gives them values when it is complete.
+They are built without values, as shapes and dtypes; the complete model initializes or loads them.
 """
 
 from typing import Any, Unpack
@@ -19,14 +19,14 @@ ModuleList = nnx.List
 
 
 class _NoKeys:
-    """Stands in for nnx.Rngs where no value is drawn."""
+    """Stands in for nnx.Rngs, since no values are drawn here."""
 
     def params(self) -> None:
         return None
 
 
 def _abstract(key: None, shape: tuple[int, ...], dtype: Any) -> Any:
-    # inside a trace, as of nnx.eval_shape, only arrays can be returned, and these cost nothing
+    # inside a trace, such as nnx.eval_shape, only arrays can be returned, and they cost nothing there
     empty = jnp.zeros((), dtype)
     if isinstance(empty, Tracer):
         return jnp.zeros(shape, dtype)
@@ -41,8 +41,8 @@ class Linear(nnx.Linear):
     """x K + b, with K of shape (in, out)."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True, **init: Unpack[Init]) -> None:
-        made = {"kernel_init": _abstract, "bias_init": _abstract}
-        super().__init__(in_features, out_features, use_bias=bias, **made, **_flax(init))
+        options = {"kernel_init": _abstract, "bias_init": _abstract}
+        super().__init__(in_features, out_features, use_bias=bias, **options, **_flax(init))
 
 
 class LinearInOut(Linear):
@@ -53,7 +53,7 @@ class LinearInOut(Linear):
 
 
 class Embedding(nnx.Embed):
-    """A table of rows; row `padding_idx` gets no gradient from being looked up."""
+    """An embedding table; looking up row `padding_idx` gives it no gradient."""
 
     def __init__(
         self, num_embeddings: int, features: int, *, padding_idx: int | None = None, **init: Unpack[Init]
@@ -62,7 +62,7 @@ class Embedding(nnx.Embed):
         self.padding_idx = padding_idx
 
     def __call__(self, ids: Int[Array, "*B"]) -> Float[Array, "*B D"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The rows of the ids; outside the table they are NaN, at either end."""
+        """The rows of the ids; ids outside the table, negative ones included, give NaN."""
         table = self.rows(self)
         looked_up = table.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         if self.padding_idx is None:
@@ -70,43 +70,43 @@ class Embedding(nnx.Embed):
         return jnp.where((ids == self.padding_idx)[..., None], jax.lax.stop_gradient(looked_up), looked_up)
 
     def rows(self, like: Any) -> Float[Array, "V D"]:
-        """The whole table, for use beside another array."""
+        """The whole table, in the dtype of another array."""
         return self.embedding[...].astype(like.dtype)
 
     def attend(self, query: Float[Array, "*B D"]) -> Float[Array, "*B V"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Products with every row: the output layer that is tied to this table."""
+        """The product with every row: an output layer tied to this table."""
         return query @ self.rows(query).T
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Layer norm over the last axis, the variance taken in two passes."""
+    """Layer norm over the last axis, with the variance computed in two passes."""
 
     def __init__(self, features: int, eps: float, **init: Unpack[Init]) -> None:
-        made = {"scale_init": _abstract, "bias_init": _abstract}
-        super().__init__(features, epsilon=eps, use_fast_variance=False, **made, **_flax(init))
+        options = {"scale_init": _abstract, "bias_init": _abstract}
+        super().__init__(features, epsilon=eps, use_fast_variance=False, **options, **_flax(init))
 
 
 class GroupNorm(nnx.GroupNorm):
-    """Normalises groups of neighbouring channels over all places of a row; channels come last, in and out."""
+    """Normalises groups of adjacent channels over all positions of a row; channels come last, in and out."""
 
     returns_channels_last = True
 
     def __init__(self, groups: int, features: int, eps: float, **init: Unpack[Init]) -> None:
-        made = {"scale_init": _abstract, "bias_init": _abstract, "use_fast_variance": False}
-        super().__init__(features, groups, epsilon=eps, **made, **_flax(init))
+        options = {"scale_init": _abstract, "bias_init": _abstract, "use_fast_variance": False}
+        super().__init__(features, groups, epsilon=eps, **options, **_flax(init))
 
 
 class RMSNorm(nnx.RMSNorm):
     """Divides by the root mean square of the last axis, as Llama does: rounded to the states' dtype before the scale.
 
-    The mean is taken in float32 or wider.
+    The mean is computed in float32 or wider.
     """
 
     def __init__(self, features: int, eps: float, **init: Unpack[Init]) -> None:
         super().__init__(features, epsilon=eps, scale_init=_abstract, **_flax(init))
 
     def __call__(self, hidden_states: Float[Array, "*B D"]) -> Float[Array, "*B D"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The states with a mean square of 1, times the scale."""
+        """The states scaled to a mean square of 1, times the weight."""
         states, scale = _in_one_dtype(self.dtype, hidden_states, self.scale)
         wide = states.astype(jnp.promote_types(states.dtype, jnp.float32))
         normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
@@ -114,7 +114,7 @@ class RMSNorm(nnx.RMSNorm):
 
 
 class BatchNorm(nnx.Module):
-    """Batch norm by the stored statistics, in train mode too; channels come last, in and out."""
+    """Batch norm with the stored statistics, even in train mode; channels come last, in and out."""
 
     returns_channels_last = True
 
@@ -135,14 +135,14 @@ class BatchNorm(nnx.Module):
 
 
 def _in_one_dtype(dtype: Any, states: Array, *variables: Any) -> tuple[Array, ...]:
-    """States and variables' arrays in the dtype to compute in, or without one in what JAX promotes them to."""
+    """The states and the variables' arrays in one dtype: the given one, or the one that JAX promotes them to."""
     arrays = (states, *(variable[...] for variable in variables))
     dtype = jnp.result_type(*arrays) if dtype is None else dtype
     return tuple(array.astype(dtype) for array in arrays)
 
 
 class Conv1d(nnx.Conv):
-    """A convolution over the places of a sequence; channels come last, in and out."""
+    """A 1D convolution over a sequence; channels come last, in and out."""
 
     returns_channels_last = True
 
@@ -158,19 +158,19 @@ class Conv1d(nnx.Conv):
         bias: bool = True,
         **init: Unpack[Init],
     ) -> None:
-        made: dict[str, Any] = {"kernel_init": _abstract, "bias_init": _abstract, "padding": padding}
-        made |= {"feature_group_count": groups, "use_bias": bias}
-        super().__init__(in_features, out_features, kernel_size, stride, **made, **_flax(init))
+        options: dict[str, Any] = {"kernel_init": _abstract, "bias_init": _abstract, "padding": padding}
+        options |= {"feature_group_count": groups, "use_bias": bias}
+        super().__init__(in_features, out_features, kernel_size, stride, **options, **_flax(init))
 
     def __call__(self, states: Float[Array, "B T C"]) -> Float[Array, "B L F"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The features at every step of the kernel, (T + 2 padding - kernel) // stride + 1 of them."""
+        """The features at every step of the kernel, L = (T + 2 padding - kernel) // stride + 1."""
         return super().__call__(states)
 
 
 class WeightNormConv1d(nnx.Module):
-    """A Conv1d whose weight is `weight_v`, with the norm `weight_g` at each place of the kernel.
+    """A Conv1d whose weight is `weight_v`, scaled to the norm `weight_g` at each position of the kernel.
 
-    So Wav2Vec2 publishes its convolution of positions: torch's `weight_norm(…, dim=2)`.
+    This is torch's `weight_norm(…, dim=2)`, as published for Wav2Vec2's positional convolution.
     """
 
     returns_channels_last = True
@@ -194,7 +194,7 @@ class WeightNormConv1d(nnx.Module):
         self.dtype = init.get("compute_dtype")
 
     def __call__(self, states: Float[Array, "B T C"]) -> Float[Array, "B L F"]:
-        """The features at every step of the kernel, (T + 2 padding - kernel) // stride + 1 of them."""
+        """The features at every step of the kernel, L = (T + 2 padding - kernel) // stride + 1."""
         states, norms, directions = _in_one_dtype(self.dtype, states, self.weight_g, self.weight_v)
         wide = directions.astype(jnp.promote_types(directions.dtype, jnp.float32))
         lengths = jnp.sqrt(jnp.sum(jnp.square(wide), axis=(0, 1), keepdims=True))
@@ -213,7 +213,7 @@ def _convolution(inputs: Array, kernel: Array, strides: tuple[int, ...], padding
     size = kernel.shape[:2]
     if strides != size or options["feature_group_count"] != 1 or any(map(any, padding)):
         return jax.lax.conv_general_dilated(inputs, kernel, strides, padding, **options)
-    # windows that tile the image: one matrix product, which XLA's CPU compiler takes half the time for
+    # windows that tile the image: one matrix product, twice as fast with XLA's CPU compiler
     rows, columns = inputs.shape[1] // size[0], inputs.shape[2] // size[1]
     covered = inputs[:, : rows * size[0], : columns * size[1]]
     tiles = covered.reshape(-1, rows, size[0], columns, size[1], inputs.shape[-1]).swapaxes(2, 3)
@@ -226,7 +226,7 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 class Conv2d(nnx.Conv):
-    """A convolution over images, (batch, height, width, channels); what a last whole step leaves over is dropped.
+    """A convolution over images, (batch, height, width, channels); what remains after the last whole step is dropped.
 
     Kernel, stride and padding are (height, width), or one number for both.
     """
@@ -245,21 +245,21 @@ class Conv2d(nnx.Conv):
         bias: bool = True,
         **init: Unpack[Init],
     ) -> None:
-        made: dict[str, Any] = {"kernel_init": _abstract, "bias_init": _abstract, "padding": _pair(padding)}
-        made |= {"feature_group_count": groups, "use_bias": bias, "conv_general_dilated": _convolution}
-        super().__init__(in_features, out_features, _pair(kernel_size), _pair(stride), **made, **_flax(init))
+        options: dict[str, Any] = {"kernel_init": _abstract, "bias_init": _abstract, "padding": _pair(padding)}
+        options |= {"feature_group_count": groups, "use_bias": bias, "conv_general_dilated": _convolution}
+        super().__init__(in_features, out_features, _pair(kernel_size), _pair(stride), **options, **_flax(init))
 
     def patches(self, pixel_values: Float[Array, "B C Y X"]) -> Float[Array, "B P D"]:
-        """The output as a sequence, row by row."""
+        """The output as a sequence of patches, row by row."""
         output = self(pixel_values.transpose(0, 2, 3, 1))
         return output.reshape(output.shape[0], -1, output.shape[-1])
 
 
 class RandomLayer(nnx.Module):
-    """A layer that draws at a rate in train mode, from the key of the call.
+    """A layer that is random in train mode, with probability `rate`; it draws from the key of the call.
 
-    The mask depends on the key, on where the layer stands in its model, and on how often the layer was called before in
-    the same forward pass: `ops.forward_key` counts that. With a bare key, every call of one layer has the same mask.
+    The mask depends on the key, on the layer's path in its model, and on how often the layer was called before in the
+    same forward pass, which `ops.forward_key` counts. With a bare key, every call of one layer has the same mask.
     """
 
     def __init__(self, rate: float) -> None:
@@ -276,57 +276,57 @@ class RandomLayer(nnx.Module):
 
 
 class Dropout(RandomLayer):
-    """Zeroes entries at a rate in train mode and scales up the rest."""
+    """Zeroes entries with probability `rate` in train mode and scales up the rest."""
 
     def __call__(self, values: Float[Array, "*B"], rngs: Any = None) -> Float[Array, "*B"]:
-        """The values, thinned out in train mode by a key.
+        """The values, with dropout in train mode.
 
         Raises:
-            InputError: no key is given where one is needed.
+            InputError: a key is needed, but none is given.
         """
         if self.deterministic or self.rate == 0.0:
             return values
         if self.rate == 1.0 and rngs is not None:
             return jnp.zeros_like(values)
-        kept = jax.random.bernoulli(self._own_key("dropout", rngs), 1.0 - self.rate, values.shape)
-        return jnp.where(kept, values / (1.0 - self.rate), 0.0)
+        keep = jax.random.bernoulli(self._own_key("dropout", rngs), 1.0 - self.rate, values.shape)
+        return jnp.where(keep, values / (1.0 - self.rate), 0.0)
 
 
 class LayerDrop(RandomLayer):
-    """Leaves a layer out at a rate in train mode, for the whole batch (Fan et al. 2019, arXiv:1909.11556)."""
+    """Skips a layer with probability `rate` in train mode, for the whole batch (Fan et al. 2019, arXiv:1909.11556)."""
 
     def __call__(self, before: Float[Array, "*B"], after: Float[Array, "*B"], rngs: Any = None) -> Float[Array, "*B"]:
-        """What the layer made of its input, or the input itself.
+        """The layer's output, `after`, or its input, `before`, if the layer is skipped.
 
         Raises:
-            InputError: no key is given where one is needed.
+            InputError: a key is needed, but none is given.
         """
         if self.deterministic or self.rate == 0.0:
             return after
-        kept = jax.random.bernoulli(self._own_key("layerdrop", rngs), 1.0 - self.rate)
-        return jnp.where(kept, after, before)
+        keep = jax.random.bernoulli(self._own_key("layerdrop", rngs), 1.0 - self.rate)
+        return jnp.where(keep, after, before)
 
 
 class StochasticDepth(RandomLayer):
-    """Leaves a residual branch out at a rate in train mode, row by row (Huang et al. 2016, arXiv:1603.09382)."""
+    """Skips a residual branch with probability `rate` in train mode, per row (Huang et al. 2016, arXiv:1603.09382)."""
 
     def __call__(self, branch: Float[Array, "B *T"], rngs: Any = None) -> Float[Array, "B *T"]:
-        """What the branch adds to each row: nothing, or itself scaled up by 1 / (1 - rate).
+        """The branch's contribution to each row: zero, or itself scaled up by 1 / (1 - rate).
 
         Raises:
-            InputError: no key is given where one is needed.
+            InputError: a key is needed, but none is given.
         """
         if self.deterministic or self.rate == 0.0:
             return branch
         if self.rate == 1.0 and rngs is not None:
             return jnp.zeros_like(branch)
         rows = (branch.shape[0], *(1,) * (branch.ndim - 1))
-        kept = jax.random.bernoulli(self._own_key("drop_path_rate", rngs), 1.0 - self.rate, rows)
-        return jnp.where(kept, branch / (1.0 - self.rate), 0.0)
+        keep = jax.random.bernoulli(self._own_key("drop_path_rate", rngs), 1.0 - self.rate, rows)
+        return jnp.where(keep, branch / (1.0 - self.rate), 0.0)
 
 
 class Buffer(nnx.Variable[Any]):
-    """Numbers that a checkpoint holds and that nothing trains."""
+    """Values that a checkpoint holds and that never train."""
 
 
 def buffer(shape: tuple[int, ...], **init: Unpack[Init]) -> Any:
@@ -340,6 +340,6 @@ def parameter(shape: tuple[int, ...], **init: Unpack[Init]) -> Any:
 
 
 def value(free: Any, like: Array) -> Array:
-    """A free parameter's or a buffer's array, for use beside another; a buffer gets no gradient."""
-    found = free[...].astype(like.dtype)
-    return jax.lax.stop_gradient(found) if isinstance(free, Buffer) else found
+    """The array of a free parameter or buffer in the dtype of another; a buffer gets no gradient."""
+    array = free[...].astype(like.dtype)
+    return jax.lax.stop_gradient(array) if isinstance(free, Buffer) else array

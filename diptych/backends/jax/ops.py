@@ -1,7 +1,7 @@
-"""Functions that the JAX models are made of; the torch backend has the same ones.
+"""The functions that the JAX models use; the torch backend has the same ones.
 
 Letters of the shapes: B batch, T target length, S source length, D width, N heads, H head width, C Y X images,
-V vocabulary, K of it, L tokens.
+V vocabulary, K chosen entries of it, L tokens.
 """
 
 import math
@@ -23,7 +23,7 @@ xp: Any = jnp
 
 
 class Init(TypedDict, total=False):
-    """What every layer is built with."""
+    """Keywords of every layer's constructor."""
 
     dtype: Any
     compute_dtype: Any
@@ -58,13 +58,13 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": jax.nn.silu,
     "tanh": jnp.tanh,
 }
-"""The functions behind `hidden_act`."""
+"""`hidden_act` -> the function."""
 
 
 def split_heads(values: Float[Array, "B T D"], heads: int) -> Float[Array, "B N T H"]:
     """States (B, T, D) split into heads (B, N, T, H).
 
-    XLA's CPU compiler multiplies (T, H) by (H, S) far faster than where heads and tokens are interleaved.
+    XLA's CPU compiler multiplies (T, H) by (H, S) far faster than interleaved heads and tokens.
     """
     return values.reshape(*values.shape[:2], heads, values.shape[2] // heads).swapaxes(1, 2)
 
@@ -83,26 +83,26 @@ def attention(
     weights: bool = False,
     upcast: bool = False,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None]:
-    """Scaled dot-product attention in several heads; a query that may see no key gives zeros.
+    """Multi-head scaled dot-product attention; a query with no visible key gives zeros.
 
     Args:
-        query, key, value: projected states from `split_heads`. K, the rows of keys, may be a fraction of B: each then
-            serves as many rows of queries, one after the other. M, their heads, may be a fraction of N likewise.
+        query, key, value: projected states, as `split_heads` returns them. K, the rows of keys, may divide B: each then
+            serves B / K consecutive rows of queries. M, the heads of keys, may divide N in the same way.
         mask: True where a query may see a key.
-        bias: what is added to the scaled scores.
-        causal: without a mask, a query sees itself and what came before.
-        scale: what scores are multiplied with; 1 / sqrt(H) without it.
-        dropout: the layer that drops probabilities.
+        bias: added to the scaled scores.
+        causal: if there is no mask, whether a query sees only itself and earlier tokens.
+        scale: the factor of the scores; by default 1 / sqrt(H).
+        dropout: the dropout layer of the probabilities.
         rngs: a key for dropout.
         weights: whether the probabilities are returned too, after dropout.
-        upcast: whether the scores are products in float32 or wider, whatever the states are.
+        upcast: whether the scores are computed in float32 or wider, whatever the states' dtype.
     """
     batch, heads, length, width = query.shape
     rows, key_heads, size, _ = key.shape
     if causal and mask is None:
         mask = jnp.tril(jnp.ones((length, size), bool))[None, None]
     if rows != batch:
-        # the rows that share keys stand one after the other in one row's queries
+        # the rows that share keys become one row, with their queries one after the other
         shared = batch // rows
         side_by_side = query.reshape(rows, shared, heads, length, width).swapaxes(1, 2)
         if mask is not None and mask.shape[2] != 1:
@@ -121,9 +121,9 @@ def attention(
     wide = jnp.promote_types(query.dtype, jnp.float32)
     if upcast:
         query, key = query.astype(wide), key.astype(wide)
-    # the heads that share keys stand one after the other in one head's queries
-    together = (batch, key_heads, heads // key_heads * length)
-    query = query.reshape(*together, width)
+    # the heads that share keys become one head, with their queries one after the other
+    grouped = (batch, key_heads, heads // key_heads * length)
+    query = query.reshape(*grouped, width)
     scores = jnp.einsum("BNTH,BNSH->BNTS", query, key, preferred_element_type=wide) * scale
     scores = scores.reshape(batch, heads, length, size)
     if bias is not None:
@@ -134,7 +134,7 @@ def attention(
     if mask is not None:
         probabilities = jnp.where(mask, probabilities, 0.0)
     probabilities = dropout(probabilities.astype(value.dtype), rngs)
-    states = probabilities.reshape(*together, size) @ value
+    states = probabilities.reshape(*grouped, size) @ value
     states = states.reshape(batch, heads, length, value.shape[-1]).swapaxes(1, 2)
     return states.reshape(batch, length, heads * value.shape[-1]), probabilities if weights else None
 
@@ -142,10 +142,10 @@ def attention(
 def rotate(
     states: Float[Array, "B N T H"], cos: Float[Array, "#B T H"], sin: Float[Array, "#B T H"]
 ) -> Float[Array, "B N T H"]:
-    """States turned by their positions' angles, the first half of each head against the second (RoPE as in Llama).
+    """States rotated by their positions' angles, the first half of each head against the second (RoPE as in Llama).
 
     Args:
-        states: queries or keys, as `split_heads` gives them.
+        states: queries or keys, as `split_heads` returns them.
         cos, sin: rows of the tables of `core.semantics.positions.rotary`.
     """
     first, second = jnp.split(states, 2, -1)
@@ -155,7 +155,7 @@ def rotate(
 def scan(
     step: Callable[[Any, Any], Any], carry: Any, items: tuple[Float[Array, "T ..."] | Int[Array, "T ..."], ...]
 ) -> Any:
-    """What is left after `carry = step(carry, item)` for each of the items, a tuple of one row of each array."""
+    """The carry after `carry = step(carry, item)` for each item, a tuple of one row of each array."""
     return jax.lax.scan(lambda held, item: (step(held, item), None), carry, items)[0]
 
 
@@ -163,10 +163,10 @@ def scan(
 class ForwardKey:
     """The random key of one forward pass, which counts how often each layer has drawn from it.
 
-    So a layer that is called twice in a pass has two masks, and the next pass with the same key has the same ones. The
-    counts are Python's, taken while the pass runs or is traced: `jax.checkpoint` computes the same masks again, and jit
-    and eager calls agree. What JAX traces once and runs many times, such as the body of a scan, repeats its masks
-    unless it is given a key of its own for each turn.
+    So a layer that is called twice in a pass has two masks, and another pass with the same key has the same two. The
+    counts are Python numbers, updated while the pass runs or is traced: `jax.checkpoint` recomputes the same masks, and
+    jit and eager calls agree. Code that JAX traces once and runs many times, such as the body of a scan, repeats its
+    masks unless each iteration has its own key.
     """
 
     def __init__(self, key: Any, draws: "_Draws | None" = None) -> None:
@@ -174,19 +174,19 @@ class ForwardKey:
         self._draws = _Draws() if draws is None else draws
 
     def draw(self, salt: int) -> Any:
-        """A layer's next key, for a number that tells it from the other layers."""
+        """A layer's next key; the salt distinguishes it from other layers."""
         count = self._draws.counts.get(salt, 0)
         self._draws.counts[salt] = count + 1
         own = jax.random.fold_in(self.key, salt)
         return jax.random.fold_in(own, count) if count else own
 
     def tree_flatten(self) -> tuple[tuple[Any], "_Draws"]:
-        """The key, and the counts as a static part, which all copies of this one share."""
+        """The key, and as a static part the counts, which all copies share."""
         return (self.key,), self._draws
 
     @classmethod
     def tree_unflatten(cls, draws: "_Draws", children: tuple[Any]) -> "ForwardKey":
-        """A copy that goes on with the same counts."""
+        """A copy that shares the counts."""
         return cls(*children, draws)
 
 
@@ -198,21 +198,21 @@ class _Draws:
 
 
 def forward_key(rngs: Any) -> Any:
-    """The key of a forward pass, from a caller's key; what is no key is left as it is, for check_rngs to refuse."""
-    return ForwardKey(rngs) if isinstance(rngs, Array) else rngs
+    """The key of a forward pass, from a caller's key or that of the enclosing pass; None if there is none."""
+    return rngs if rngs is None or isinstance(rngs, ForwardKey) else ForwardKey(rngs)
 
 
 def resample_positions(
     table: Float[Array, "P D"], rows: Float[np.ndarray, "Y y"], columns: Float[np.ndarray, "X x"]
 ) -> Float[Array, "Q D"]:
-    """A table of y * x patch positions resampled to Y * X by two matrices."""
+    """A table of y * x patch positions, resampled to Y * X with two matrices."""
     grid = table.reshape(rows.shape[1], columns.shape[1], -1)
     resampled = jnp.einsum("Yy,Xx,yxd->YXd", constant(rows, grid), constant(columns, grid), grid)
     return resampled.reshape(-1, table.shape[-1])
 
 
 def constant(values: np.ndarray, like: Array) -> Array:
-    """A table of core's as an array of another's dtype."""
+    """A numpy array as an array of another's dtype."""
     return jnp.asarray(values, like.dtype)
 
 
@@ -232,20 +232,20 @@ def select_tokens(values: Float[Array, "B T D"], which: Any) -> Float[Array, "B 
 
 
 def vector_norm(values: Float[Array, "B D"]) -> Float[Array, "B 1"]:
-    """The length of each row, without an epsilon."""
+    """The Euclidean norm of each row, without an epsilon."""
     return jnp.sqrt(jnp.sum(jnp.square(values), axis=-1, keepdims=True))
 
 
 def top_k(values: Float[Array, "B V"], k: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
-    """The `k` largest of each row and where they stand, from the largest down; of equal ones, the first come first."""
-    # jax.lax.top_k takes 0 before -0, and what is no number first or last by its sign
+    """The `k` largest entries of each row and their indices, in descending order; ties are in order of index."""
+    # jax.lax.top_k sorts 0 before -0, and NaN first or last by its sign
     values = jnp.where(jnp.isnan(values), jnp.nan, jnp.where(values == 0, 0.0, values))
     found, places = jax.lax.optimization_barrier(jax.lax.top_k(values, k))  # without it, XLA sorts all for a slice
     return found, places
 
 
 def membership_mask(ids: Int[Array, "B L"], chosen: Bool[Array, "B L"], size: int) -> Bool[Array, "B V"]:
-    """(B, V), whether each id below `size` is among the chosen ids of its row."""
+    """(B, V): whether each id below `size` is among the chosen ids of its row."""
     places = jnp.where(chosen & (ids >= 0), ids, size)  # a negative one would count from the end
     marks = jnp.zeros((ids.shape[0], size), bool)
     return marks.at[steps(ids.shape[0], ids)[:, None], places].set(True, mode="drop")
@@ -254,15 +254,15 @@ def membership_mask(ids: Int[Array, "B L"], chosen: Bool[Array, "B L"], size: in
 def scatter_add(
     values: Float[Array, "B V"], ids: Int[Array, "B L"], amounts: Float[Array, "B L"]
 ) -> Float[Array, "B V"]:
-    """Each row with the amounts added at their ids; ids outside the row are left out."""
+    """The rows with the amounts added at their ids; ids outside the row are ignored."""
     places = jnp.where(ids >= 0, ids, values.shape[1])  # a negative one would count from the end
     return values.at[steps(values.shape[0], values)[:, None], places].add(amounts, mode="drop")
 
 
 def concrete_array(caller: str, name: str, value: Any) -> Any:
-    """A caller's argument as an array: JAX's as they are, anything else as numpy reads it.
+    """A caller's argument as an array: JAX arrays unchanged, anything else through numpy.
 
-    JAX would wrap 64-bit integers, also those of its own arrays once the scope that allowed them is left.
+    JAX would wrap 64-bit integers, even those of its own arrays outside the scope of `jax.enable_x64`.
     """
     if not isinstance(value, Array):
         return check.numbers(caller, name, value)
@@ -276,28 +276,28 @@ def dtype_name(values: Any) -> str:
 
 
 def as_ids(values: Any, like: Any) -> Array:
-    """Integers in a dtype that indexes; narrow and unsigned ones need not, and could not hold every index."""
+    """Integers as int32 or int64; narrower dtypes could not hold every index."""
     ids = jnp.asarray(values)
     return ids if ids.dtype in (jnp.int32, jnp.int64) else ids.astype(jnp.int32)
 
 
 def as_labels(values: Any, like: Any) -> Array:
-    """Integers in a dtype that indexes."""
+    """Integers as int32 or int64."""
     return as_ids(values, like)
 
 
 def as_floats(values: Any, like: Any) -> Array:
-    """Numbers in the model's dtype."""
+    """Floats in the model's dtype."""
     return jnp.asarray(values, like.dtype)
 
 
 def on_device(values: Any, like: Any) -> Array:
-    """An array of JAX's, in the dtype that it has."""
+    """A JAX array, in its own dtype."""
     return jnp.asarray(values)
 
 
 def check_rngs(caller: str, rngs: Any) -> None:
-    """Calls take a key, never a stateful source of keys: under `jax.jit` that would repeat one mask.
+    """Checks that the source of randomness is a key: a stateful one would repeat one mask under `jax.jit`.
 
     Raises:
         InputError: something else is given.
@@ -306,8 +306,8 @@ def check_rngs(caller: str, rngs: Any) -> None:
         raise InputError(f"{caller}: rngs is a {type(rngs).__name__}, but a key such as jax.random.key(0) is needed")
 
 
-def known(length: Any) -> int | None:
-    """A cache's length as a number, or None where it can't be known."""
+def concrete_length(length: Any) -> int | None:
+    """A cache's length as a Python number; None if it is traced."""
     return None if isinstance(length, Tracer) else int(length)
 
 
@@ -317,15 +317,15 @@ def first_columns(values: Any, count: int) -> Any:
 
 
 def to_numpy(values: Any) -> Any:
-    """An array's values as numpy has them, where they can be seen; anything else as it is."""
+    """An array's values as a numpy array if they are known; anything else unchanged."""
     return np.asarray(values) if isinstance(values, Array) and not isinstance(values, Tracer) else values
 
 
 def min_max(values: Any, ignored: int | None = None) -> tuple[int, int] | None:
-    """The smallest and the largest integer, with 0 in place of an ignored one; None where values can't be known."""
+    """The smallest and the largest integer, with 0 in place of ignored ones; None if the values aren't known."""
     if values.size == 0 or isinstance(values, Tracer):
         return None
-    numbers = np.asarray(values)  # inside a trace, JAX would trace operations on known values too
+    numbers = np.asarray(values)  # inside a trace, JAX would trace even operations on known values
     numbers = numbers if ignored is None else np.where(numbers != ignored, numbers, 0)
     return int(numbers.min()), int(numbers.max())
 
@@ -336,5 +336,5 @@ def is_array(value: Any) -> bool:
 
 
 def is_traced(value: Any) -> bool:
-    """Whether a value is an array of a program that is being traced, so that its values aren't known."""
+    """Whether an array is being traced, so that its values aren't known."""
     return isinstance(value, Tracer)

@@ -1,4 +1,4 @@
-"""What every JAX model can do: be built, filled, loaded and saved."""
+"""The base class of JAX models: building, initializing, loading and saving."""
 
 import functools
 import os
@@ -32,12 +32,12 @@ Placement = jax.Device | jax.sharding.Sharding | Callable[[str, tuple[int, ...]]
 class Build(TypedDict, total=False):
     """The keywords that every model's constructor takes.
 
-    seed: keys the initial values; None builds without any, of jax.ShapeDtypeStructs.
+    seed: keys the initial values; None builds without values, as jax.ShapeDtypeStructs.
     dtype: of the parameters, by any framework's name; float32 if not given.
     gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
-    compute_dtype: that layers compute in; the parameters' if not given.
-    sharding: where the parameters go: a device, a Sharding, or a function of published path and stored shape that gives
-        one; JAX's default device if not given.
+    compute_dtype: in which layers compute; the parameters' if not given.
+    sharding: a device, a Sharding, or a function from published path and stored shape to one of them; JAX's default
+        device if not given.
     """
 
     seed: int | None
@@ -51,18 +51,17 @@ class PreTrainedModel(nnx.Module, PreTrained):
     """A model with a config, whose parameters have the names of its published checkpoints.
 
     It is a pytree: `jax.jit(lambda model, ids: model(ids))` works on it. It starts in eval mode. `train()` and `eval()`
-    return the model. Under jit the values of ids can't be checked; an id out of range gives NaN there.
+    return the model. Under jit, ids can't be checked, and an id out of range gives NaN.
     """
 
     def _begin(self, config: ModelConfig, build: Build) -> Init:
-        """Takes config and keywords; returns the keywords of the layers' constructors."""
+        """Stores the config, checks the keywords, and returns those of the layers' constructors."""
         self._check_build(build, list(Build.__annotations__))
         self._begin_config(config)
         self.deterministic = True
-        self.load_report = (
-            LoadReport()
-        )  # on the instance, so that drawn and loaded models have the same pytree structure
-        self._own_options = OwnOptions()  # for the same reason
+        # on the instance, so that new and loaded models have the same pytree structure
+        self.load_report = LoadReport()
+        self._own_options = OwnOptions()
         compute_dtype = build.get("compute_dtype")
         return {
             "dtype": _jax_dtype(build.get("dtype")),
@@ -70,7 +69,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         }
 
     def _finish(self, build: Build) -> None:
-        """Completes the model once its modules are there, and draws its initial values."""
+        """Completes the model after its modules are built, and draws its initial values."""
         for path, module in nnx.iter_modules(self):
             if isinstance(module, layers.RandomLayer):
                 module.salt = zlib.crc32(".".join(map(str, path)).encode())
@@ -82,7 +81,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
             self._draw(self._leaves(), seed, build.get("sharding"))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("config", "generation_config"):  # properties, which nnx would take for parts of the pytree
+        if name in ("config", "generation_config"):  # properties, which nnx would treat as parts of the pytree
             return object.__setattr__(self, name, value)
         super().__setattr__(name, value)
 
@@ -106,20 +105,20 @@ class PreTrainedModel(nnx.Module, PreTrained):
         return self.train(False, **attributes)
 
     def trainable_parameters(self) -> Self:
-        """A tree like the model with True for each parameter that trains, False for those that are frozen and buffers.
+        """A tree like the model with True for each trainable parameter, False for frozen parameters and buffers.
 
-        It is the mask of `optax.masked(optimizer, model.trainable_parameters())`, which leaves the others as they are.
+        As the mask of `optax.masked(optimizer, model.trainable_parameters())`, it leaves the others out of updates.
         """
         variables, _ = jax.tree.flatten(self, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
         flags = [is_trainable((), variable) for variable in variables]
         return jax.tree.unflatten(jax.tree.structure(self), flags)
 
     def trainable_filter(self) -> nnx.filterlib.Filter:
-        """The `nnx` filter of the parameters that train: for `nnx.split`, `nnx.DiffState`, `nnx.Optimizer(wrt=…)`."""
+        """The `nnx` filter of the trainable parameters: for `nnx.split`, `nnx.DiffState`, `nnx.Optimizer(wrt=…)`."""
         return is_trainable
 
     def num_parameters(self) -> int:
-        """The number of parameters' entries, tied ones counted once."""
+        """The number of entries in all parameters; tied ones count once."""
         return sum(leaf.get_value().size for slot, leaf in slots.iterate(self) if slot.kind != "buffer")
 
     def init_cache(self, batch_size: int, max_length: int) -> Cache:
@@ -127,7 +126,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
 
         Args:
             batch_size: the number of rows.
-            max_length: the number of tokens that it has room for.
+            max_length: the maximum number of tokens.
 
         Raises:
             InputError: the model is no decoder, or a size is not positive.
@@ -152,11 +151,11 @@ class PreTrainedModel(nnx.Module, PreTrained):
 
         Args:
             name_or_path: a directory, or a name on the Hugging Face hub.
-            dtype: of the parameters; None keeps the file's.
-            compute_dtype: that layers compute in; None means the parameters'.
+            dtype: of the parameters; by default the file's.
+            compute_dtype: in which layers compute; by default the parameters'.
             sharding: where the parameters go: a device, a Sharding, or a function of published path and stored shape.
             gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
-            allow_fresh: parameters or modules that the file may lack; they have new initial values.
+            allow_fresh: parameters or modules that the file may lack; they are newly initialized.
             ignore: tensors of the file to skip; names, modules, or patterns with *.
             ignore_config: unknown fields of config.json to skip.
             config_changes: config fields to change, or keywords of the class's constructor.
@@ -164,7 +163,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         Raises:
             CheckpointError: the files cannot be read or do not fit the model; every missing, unexpected and misshaped
                 tensor is listed.
-            ConfigError: config.json is missing or says what is not supported, or generation_config.json is broken.
+            ConfigError: config.json is missing or needs an unsupported feature, or generation_config.json is invalid.
         """
         return cls._load(
             name_or_path,
@@ -189,7 +188,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
 
         Raises:
             CheckpointError: the model has no values, or the directory is a file.
-            OSError: the disk is full or not writable; the directory is left as it was.
+            OSError: the disk is full or not writable; the directory is left unchanged.
         """
         self._save(directory, max_shard_size)
 
@@ -202,7 +201,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         return Cache
 
     def _like(self) -> Any:
-        """A shape with the dtype that inputs must have."""
+        """A shape with the dtype of the model's inputs."""
         return jax.ShapeDtypeStruct((), jnp.dtype(self._compute_dtype or self.dtype))
 
     def _submodules(self) -> Iterable[tuple[str, Any]]:
@@ -242,7 +241,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         others = tuple(hook for hook in _get_hooks(leaf) if hook is not without_gradient)
         hooks = (*others, without_gradient) if frozen else others
         metadata = {name: value for name, value in leaf.get_metadata().items() if name != "on_get_value"}
-        # set as a whole: changed in place, the dictionary might be that of a copy too
+        # replaced, not changed in place: a copy of the model may share the dictionary
         leaf.set_metadata({**metadata, "on_get_value": hooks} if hooks else metadata)
 
     def _source(self, slot: Slot, leaf: Any) -> TensorSource:
@@ -256,12 +255,12 @@ class PreTrainedModel(nnx.Module, PreTrained):
 
 
 def without_gradient(variable: nnx.Variable[Any], value: Any) -> Any:
-    """The hook of a frozen parameter: what reads it gets its value as a constant, so that its gradient is zero."""
+    """The hook of a frozen parameter: stops gradients whenever its value is read."""
     return jax.lax.stop_gradient(value) if isinstance(value, Tracer) else value
 
 
 def is_trainable(path: Any, value: Any) -> bool:
-    """Whether a variable is a parameter that is not frozen: a filter of `nnx`."""
+    """Whether a variable is a parameter that is not frozen; an `nnx` filter."""
     return isinstance(value, nnx.Param) and without_gradient not in _get_hooks(value)
 
 

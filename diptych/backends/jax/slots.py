@@ -1,7 +1,7 @@
 """The slots of a JAX model: its parameters by published name and layout.
 
-How one leaf is stored follows from the type of layer that owns it and nothing else; `core.checkpoint.slots` has the
-layouts, this file the types.
+The layout of a leaf follows only from the type of the layer that owns it; `core.checkpoint.slots` has the layouts, this
+file the types.
 """
 
 from collections.abc import Iterator
@@ -22,11 +22,11 @@ KINDS: dict[type[nnx.Module], Kind] = {
     nnx.RMSNorm: "norm",
     layers.BatchNorm: "norm",
 }
-"""Type of layer -> what its kernel, embedding or scale is; looked up along the type's bases."""
+"""Type of layer -> the kind of its kernel, embedding or scale; subclasses are looked up by their bases."""
 
 
 def kind_of(module: nnx.Module) -> Kind:
-    """What a module's weight is."""
+    """The kind of a module's weight."""
     for base in type(module).__mro__:
         if base in KINDS:
             return KINDS[base]
@@ -39,7 +39,7 @@ def leaves(model: nnx.Module) -> dict[Slot, nnx.Variable[Any]]:
 
 
 def iterate(model: nnx.Module) -> Iterator[tuple[Slot, nnx.Variable[Any]]]:
-    """The same, one by one."""
+    """Yields every parameter's slot and variable."""
     for owner, module in nnx.iter_modules(model):
         kind = kind_of(module)
         for name, variable in vars(module).items():

@@ -25,8 +25,8 @@ class LayerCache:
     """One layer's part of a cache.
 
     Attributes:
-        key, value: (B, N, S, H), those of the tokens so far.
-        cross_key, cross_value: (K, N, U, H), those of the encoder's tokens; None until a cross-attention computes them.
+        key, value: (B, N, S, H), for the tokens so far.
+        cross_key, cross_value: (K, N, U, H), for the encoder's tokens; None until cross-attention computes them.
         length: the number of tokens so far.
     """
 
@@ -42,29 +42,28 @@ class LayerCache:
         """Adds the keys and values of new tokens.
 
         Returns:
-            The layer's cache that holds them too, and all keys and values to attend to.
+            The layer's cache with them appended, and all keys and values to attend to.
         """
         end = self.length + key.shape[2]
         key, value = self._write(self.key, key), self._write(self.value, value)
         return replace(self, key=key, value=value), key[:, :, :end], value[:, :, :end]
 
     def with_encoder(self, key: Float[Tensor, "K N U H"], value: Float[Tensor, "K N U H"]) -> "LayerCache":
-        """Takes up the keys and values of the encoder's tokens."""
+        """A copy that stores the keys and values of the encoder's tokens."""
         return replace(self, cross_key=key, cross_value=value)
 
-    def _write(self, held: Tensor, new: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and (held.requires_grad or new.requires_grad):
-            held = held.clone()
-        held[:, :, self.length : self.length + new.shape[2]] = new
-        return held
+    def _write(self, stored: Tensor, new: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and (stored.requires_grad or new.requires_grad):
+            stored = stored.clone()
+        stored[:, :, self.length : self.length + new.shape[2]] = new
+        return stored
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
     """The keys and values of the tokens so far, layer by layer; a pytree.
 
-    Tokens are written into the arrays where they lie, unless a gradient is to flow through them: go on from the newest
-    cache only.
+    New tokens are written into the arrays in place, unless gradients are needed, so only the newest cache may be used.
 
     Attributes:
         keys, values: one (B, N, S, H) for each layer.
@@ -99,17 +98,17 @@ class Cache:
 
     @property
     def capacity(self) -> int:
-        """The number of tokens for which there is room."""
+        """The maximum number of tokens."""
         return self.mask.shape[1]
 
     @property
     def encoder_size(self) -> tuple[int, int] | None:
-        """Rows and tokens of the encoder that the cache holds keys of; None if it holds none."""
+        """The batch size and length of the cached encoder keys; None if there are none."""
         key = next((key for key in self.cross_keys if key is not None), None)
         return None if key is None else (key.shape[0], key.shape[2])
 
     def layer(self, index: int) -> LayerCache:
-        """One layer's part."""
+        """The cache of one layer."""
         return LayerCache(
             key=self.keys[index],
             value=self.values[index],
@@ -119,7 +118,7 @@ class Cache:
         )
 
     def with_layers(self, layers: tuple[LayerCache, ...]) -> "Cache":
-        """The cache with every layer's part in place of its own."""
+        """A copy with the given layer caches in place of the old ones."""
         return replace(
             self,
             keys=tuple(layer.key for layer in layers),
@@ -129,7 +128,7 @@ class Cache:
         )
 
     def attend_to(self, attention_mask: Tensor | None, count: int) -> "Cache":
-        """Takes up the mask of new tokens, (B, T), or of all tokens up to them, (B, S at most)."""
+        """A copy with the mask of new tokens, (B, T), or of all tokens up to and including them, (B, at most S)."""
         mask = self.mask.clone()
         if attention_mask is None:
             mask[:, self.length : self.length + count] = True
@@ -139,30 +138,30 @@ class Cache:
         return replace(self, mask=mask)
 
     def visible(self, count: int) -> Bool[Tensor, "B 1 T S"]:
-        """Which of the tokens in the cache each of the new ones may see, itself included."""
+        """A mask of the cached tokens that each new token may attend to, itself included."""
         slots = ops.steps(self.length + count, self.mask)
-        return masks.cached(ops.xp, slots[self.length :], slots, self.mask[:, : self.length + count])
+        return masks.causal_cache(ops.xp, slots[self.length :], slots, self.mask[:, : self.length + count])
 
     def repeat_rows(self, count: int) -> "Cache":
-        """A cache with every row `count` times in a row; the encoder's keys stay, and serve as many rows each."""
+        """A cache with every row repeated `count` times in place; encoder keys are shared among the repeats."""
 
-        def repeated(held: Tensor) -> Tensor:
-            return held.repeat_interleave(count, 0)
+        def repeat(stored: Tensor) -> Tensor:
+            return stored.repeat_interleave(count, 0)
 
-        keys, values = tuple(map(repeated, self.keys)), tuple(map(repeated, self.values))
-        return replace(self, keys=keys, values=values, mask=repeated(self.mask), counted=repeated(self.counted))
+        keys, values = tuple(map(repeat, self.keys)), tuple(map(repeat, self.values))
+        return replace(self, keys=keys, values=values, mask=repeat(self.mask), counted=repeat(self.counted))
 
     def reorder(self, rows: Int[Tensor, "B"], start: int) -> "Cache":
-        """The cache whose rows continue these ones, which are alike in all tokens before `start`."""
+        """A cache whose row i continues row `rows[i]` of this one; tokens before `start` are the same in these rows."""
         targets = (rows != ops.steps(len(rows), rows)).nonzero()[:, 0]
         sources = rows[targets]
         if len(targets):
-            for held in (*self.keys, *self.values):
-                held[targets, :, start : self.length] = held[sources, :, start : self.length]
+            for stored in (*self.keys, *self.values):
+                stored[targets, :, start : self.length] = stored[sources, :, start : self.length]
         return self
 
     def advance(self, count: int) -> "Cache":
-        """Counts new tokens, once every layer has taken them up."""
+        """Adds new tokens to the length, after every layer has stored them."""
         return replace(self, length=self.length + count)
 
 

@@ -1,4 +1,4 @@
-"""What the composites have in common: how one is built, and filled from the checkpoints of its parts."""
+"""The base class of composites: building one, and loading it from the checkpoints of its parts."""
 
 import os
 from collections.abc import Iterable
@@ -39,25 +39,25 @@ class CompositeModel(Composite, GenerationMixin, PreTrainedModel):
         ignore_config: Iterable[str] = (),
         **config_changes: Any,
     ) -> Self:
-        """A model with the weights of two checkpoints; what they lack to work together is drawn anew.
+        """A model with the weights of two checkpoints; parameters that neither has are newly initialized.
 
-        That is the decoder's cross-attention, its head, the encoder's pooler and the layer between two widths;
-        `fresh_parameters` and a log line name it.
+        These are the decoder's cross-attention and head, the encoder's pooler, and the projection between two widths;
+        `fresh_parameters` and a log line list them.
 
         Args:
             encoder, decoder: directories, or names on the Hugging Face hub; also under the names
                 encoder_pretrained_model_name_or_path and decoder_pretrained_model_name_or_path. Live models may be
                 given in their place, as encoder_model and decoder_model.
-            dtype: of the parameters; None keeps the files'.
-            device: where the parameters go.
-            gradient_checkpointing: whether layers are computed again for the gradient, which saves their memory.
-            ignore_config: unknown fields of either config.json to leave unread.
+            dtype: of the parameters; by default the files'.
+            device: of the parameters.
+            gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
+            ignore_config: unknown fields of either config.json to skip.
             config_changes: fields of the composite's config, or of a part's after "encoder_" or "decoder_"; or
                 encoder_add_pooling_layer=False for an encoder without its pooler.
 
         Raises:
-            CheckpointError: the files cannot be read or do not fit their part, or have several dtypes.
-            ConfigError: a config.json is missing, says what is not supported, or cannot serve as the part.
+            CheckpointError: the files cannot be read, do not fit their part, or have several dtypes.
+            ConfigError: a config.json is missing, asks for an unsupported feature, or cannot serve as the part.
         """
         return cls._load_parts(
             {"encoder": encoder, "decoder": decoder},

@@ -1,4 +1,4 @@
-"""Text generation in torch: a loop over the steps, whose calls of the model torch.compile may compile."""
+"""Text generation in torch: a loop over steps, whose model calls can be compiled with torch.compile."""
 
 import functools
 import weakref
@@ -32,7 +32,7 @@ class GenerationMixin(GenerationBase):
         to_device = functools.partial(_to_device, device=self._like().device)
         request = request._replace(**pytree.tree_map(to_device, request._asdict()))
         plan, traced, prompt = request.plan, request.traced, request.prompt
-        call = _compiled(self) if compile else _call_model
+        call = _compile_call(self) if compile else _call_model
         if streamer is not None:
             start = prompt.ids[:, : traced.prompt_length].repeat_interleave(plan.copies, 0)
             streamer.put(start.cpu().numpy().copy())
@@ -60,7 +60,7 @@ def _of_each_step(steps: list[Step], name: str) -> tuple[Any, ...]:
 
 
 def _to_device(value: Any, device: torch.device) -> Any:
-    """A number as Python's, an array of numpy as a tensor; anything else as it is."""
+    """Converts numpy scalars to Python numbers and numpy arrays to tensors; returns anything else unchanged."""
     if isinstance(value, np.generic):
         return value.item()
     return torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value
@@ -73,8 +73,8 @@ def _call_model(model: Any, **inputs: Any) -> Any:
 _COMPILED: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = weakref.WeakKeyDictionary()
 
 
-def _compiled(model: Any) -> Callable[..., Any]:
-    """A call of the model that is compiled once; the cache's length is a number that may change."""
+def _compile_call(model: Any) -> Callable[..., Any]:
+    """The compiled model call, one per model; it is dynamic because the cache's length changes at each step."""
     if model not in _COMPILED:
         _COMPILED[model] = torch.compile(_call_model, dynamic=True)
     return _COMPILED[model]

@@ -1,6 +1,6 @@
-"""The layers of the torch models: torch.nn's own, with the constructor and the defaults of the JAX backend's.
+"""The layers of the torch models: torch.nn's own, with the same constructors and defaults as in the JAX backend.
 
-They are built without values, on the meta device; a model gives them values when it is complete.
+They are built without values, on the meta device; the complete model initializes or loads them.
 """
 
 from typing import Any, Unpack
@@ -43,12 +43,12 @@ class LinearInOut(nn.Module):
         return products.column_product(values, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        """What the model's printout says of the layer."""
+        """The layer's description in the model's repr."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
 class Embedding(nn.Embedding):
-    """A table of rows; row `padding_idx` gets no gradient from being looked up."""
+    """An embedding table; looking up row `padding_idx` gives it no gradient."""
 
     def __init__(
         self, num_embeddings: int, features: int, *, padding_idx: int | None = None, **init: Unpack[Init]
@@ -59,16 +59,16 @@ class Embedding(nn.Embedding):
         """Leaves the parameters without values."""
 
     def rows(self, like: Tensor) -> Float[Tensor, "V D"]:
-        """The whole table, for use beside another tensor."""
+        """The whole table."""
         return self.weight
 
     def attend(self, query: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
-        """Products with every row: the output layer that is tied to this table."""
+        """The product with every row: an output layer tied to this table."""
         return products.linear_product(query, self.weight)
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm over the last axis, the variance taken in two passes."""
+    """Layer norm over the last axis, with the variance computed in two passes."""
 
     def __init__(self, features: int, eps: float, **init: Unpack[Init]) -> None:
         super().__init__(features, eps, device="meta", **init)
@@ -78,7 +78,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Normalises groups of neighbouring channels over all places of a row; channels come last, in and out."""
+    """Normalises groups of adjacent channels over all positions of a row; channels come last, in and out."""
 
     returns_channels_last = True
 
@@ -96,7 +96,7 @@ class GroupNorm(nn.GroupNorm):
 class RMSNorm(nn.RMSNorm):
     """Divides by the root mean square of the last axis, as Llama does: rounded to the states' dtype before the scale.
 
-    The mean is taken in float32 or wider.
+    The mean is computed in float32 or wider.
     """
 
     def __init__(self, features: int, eps: float, **init: Unpack[Init]) -> None:
@@ -106,14 +106,14 @@ class RMSNorm(nn.RMSNorm):
         """Leaves the parameters without values."""
 
     def forward(self, hidden_states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The states with a mean square of 1, times the scale."""
+        """The states scaled to a mean square of 1, times the weight."""
         wide = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True).add(self.eps or 0.0))
         return self.weight * normed.to(hidden_states.dtype)
 
 
 class BatchNorm(nn.Module):
-    """Batch norm by the stored statistics, in train mode too; channels come last, in and out."""
+    """Batch norm with the stored statistics, even in train mode; channels come last, in and out."""
 
     returns_channels_last = True
 
@@ -131,7 +131,7 @@ class BatchNorm(nn.Module):
 
 
 class Conv1d(nn.Conv1d):
-    """A convolution over the places of a sequence; channels come last, in and out."""
+    """A 1D convolution over a sequence; channels come last, in and out."""
 
     returns_channels_last = True
 
@@ -147,21 +147,21 @@ class Conv1d(nn.Conv1d):
         bias: bool = True,
         **init: Unpack[Init],
     ) -> None:
-        made: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
-        super().__init__(in_features, out_features, kernel_size, stride, padding, **made, **init)
+        options: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
+        super().__init__(in_features, out_features, kernel_size, stride, padding, **options, **init)
 
     def reset_parameters(self) -> None:
         """Leaves the parameters without values."""
 
     def forward(self, states: Float[Tensor, "B T C"]) -> Float[Tensor, "B L F"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The features at every step of the kernel, (T + 2 padding - kernel) // stride + 1 of them."""
+        """The features at every step of the kernel, L = (T + 2 padding - kernel) // stride + 1."""
         return super().forward(states.mT).mT
 
 
 class WeightNormConv1d(nn.Module):
-    """A Conv1d whose weight is `weight_v`, with the norm `weight_g` at each place of the kernel.
+    """A Conv1d whose weight is `weight_v`, scaled to the norm `weight_g` at each position of the kernel.
 
-    So Wav2Vec2 publishes its convolution of positions: torch's `weight_norm(…, dim=2)`.
+    This is torch's `weight_norm(…, dim=2)`, as published for Wav2Vec2's positional convolution.
     """
 
     returns_channels_last = True
@@ -185,7 +185,7 @@ class WeightNormConv1d(nn.Module):
         self.stride, self.padding, self.groups = stride, padding, groups
 
     def forward(self, states: Float[Tensor, "B T C"]) -> Float[Tensor, "B L F"]:
-        """The features at every step of the kernel, (T + 2 padding - kernel) // stride + 1 of them."""
+        """The features at every step of the kernel, L = (T + 2 padding - kernel) // stride + 1."""
         wide = self.weight_v.to(torch.promote_types(self.weight_v.dtype, torch.float32))
         lengths = torch.linalg.vector_norm(wide, dim=(0, 1), keepdim=True)
         weight = (wide * (self.weight_g / lengths)).to(self.weight_v.dtype)
@@ -194,7 +194,7 @@ class WeightNormConv1d(nn.Module):
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution over images, (batch, channels, height, width); what a last whole step leaves over is dropped.
+    """A convolution over images, (batch, channels, height, width); what remains after the last whole step is dropped.
 
     Kernel, stride and padding are (height, width), or one number for both.
     """
@@ -211,8 +211,8 @@ class Conv2d(nn.Conv2d):
         bias: bool = True,
         **init: Unpack[Init],
     ) -> None:
-        made: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
-        super().__init__(in_features, out_features, kernel_size, stride, padding, **made, **init)
+        options: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
+        super().__init__(in_features, out_features, kernel_size, stride, padding, **options, **init)
 
     def reset_parameters(self) -> None:
         """Leaves the parameters without values."""
@@ -221,19 +221,19 @@ class Conv2d(nn.Conv2d):
         size = self.kernel_size
         if self.stride != size or self.padding != (0, 0) or self.groups != 1:
             return super()._conv_forward(input, weight, bias)
-        # windows that tile the image: one matrix product, which takes a third of the time for a single image
+        # windows that tile the image: one matrix product, three times as fast for a single image
         rows, columns = input.shape[2] // size[0], input.shape[3] // size[1]
         covered = input[..., : rows * size[0], : columns * size[1]]
         tiles = covered.unflatten(3, (columns, size[1])).unflatten(2, (rows, size[0])).permute(0, 2, 4, 1, 3, 5)
         return products.linear_product(tiles.flatten(3), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
     def patches(self, pixel_values: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B P D"]:
-        """The output as a sequence, row by row."""
+        """The output as a sequence of patches, row by row."""
         return self(pixel_values).flatten(2).mT
 
 
 class RandomLayer(nn.Module):
-    """A layer that draws at a rate in train mode, from torch's global generator."""
+    """A layer that is random in train mode, with probability `rate`; it draws from torch's global generator."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -241,30 +241,30 @@ class RandomLayer(nn.Module):
 
 
 class Dropout(RandomLayer):
-    """Zeroes entries at a rate in train mode and scales up the rest."""
+    """Zeroes entries with probability `rate` in train mode and scales up the rest."""
 
     def forward(self, values: Float[Tensor, "*B"], rngs: None = None) -> Float[Tensor, "*B"]:
-        """The values, thinned out in train mode by torch's global generator."""
+        """The values, with dropout in train mode."""
         return nn.functional.dropout(values, self.rate, self.training)
 
 
 class LayerDrop(RandomLayer):
-    """Leaves a layer out at a rate in train mode, for the whole batch (Fan et al. 2019, arXiv:1909.11556)."""
+    """Skips a layer with probability `rate` in train mode, for the whole batch (Fan et al. 2019, arXiv:1909.11556)."""
 
     def forward(
         self, before: Float[Tensor, "*B"], after: Float[Tensor, "*B"], rngs: None = None
     ) -> Float[Tensor, "*B"]:
-        """What the layer made of its input, or the input itself, as torch's global generator says."""
+        """The layer's output, `after`, or its input, `before`, if the layer is skipped."""
         if not self.training or self.rate == 0.0:
             return after
         return torch.where(torch.rand((), device=after.device) < self.rate, before, after)
 
 
 class StochasticDepth(RandomLayer):
-    """Leaves a residual branch out at a rate in train mode, row by row (Huang et al. 2016, arXiv:1603.09382)."""
+    """Skips a residual branch with probability `rate` in train mode, per row (Huang et al. 2016, arXiv:1603.09382)."""
 
     def forward(self, branch: Float[Tensor, "B *T"], rngs: None = None) -> Float[Tensor, "B *T"]:
-        """What the branch adds to each row: nothing, or itself scaled up by 1 / (1 - rate)."""
+        """The branch's contribution to each row: zero, or itself scaled up by 1 / (1 - rate)."""
         if not self.training or self.rate == 0.0:
             return branch
         if self.rate == 1.0:
@@ -275,7 +275,7 @@ class StochasticDepth(RandomLayer):
 
 
 def buffer(shape: tuple[int, ...], **init: Unpack[Init]) -> Any:
-    """A buffer, which nothing trains, without values."""
+    """A buffer without values; it never trains."""
     return nn.Buffer(torch.empty(shape, device="meta", dtype=init.get("dtype")))
 
 
@@ -285,5 +285,5 @@ def parameter(shape: tuple[int, ...], **init: Unpack[Init]) -> nn.Parameter:
 
 
 def value(free: Any, like: Tensor) -> Tensor:
-    """A free parameter's or a buffer's tensor, for use beside another."""
+    """The tensor of a free parameter or buffer."""
     return free

@@ -1,7 +1,7 @@
-"""Functions that the torch models are made of; the JAX backend has the same ones.
+"""The functions that the torch models use; the JAX backend has the same ones.
 
 Letters of the shapes: B batch, T target length, S source length, D width, N heads, H head width, C Y X images,
-V vocabulary, K of it, L tokens.
+V vocabulary, K chosen entries of it, L tokens.
 """
 
 import math
@@ -23,7 +23,7 @@ xp: Any = array_api_compat.torch
 
 
 class Init(TypedDict, total=False):
-    """What every layer is built with."""
+    """Keywords of every layer's constructor."""
 
     dtype: torch.dtype
 
@@ -53,7 +53,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swish": F.silu,
     "tanh": torch.tanh,
 }
-"""The functions behind `hidden_act`."""
+"""`hidden_act` -> the function."""
 
 
 def split_heads(values: Float[Tensor, "B T D"], heads: int) -> Float[Tensor, "B N T H"]:
@@ -75,19 +75,19 @@ def attention(
     weights: bool = False,
     upcast: bool = False,
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B N T S"] | None]:
-    """Scaled dot-product attention in several heads; a query that may see no key gives zeros.
+    """Multi-head scaled dot-product attention; a query with no visible key gives zeros.
 
     Args:
-        query, key, value: projected states from `split_heads`. K, the rows of keys, may be a fraction of B: each then
-            serves as many rows of queries, one after the other. M, their heads, may be a fraction of N likewise.
+        query, key, value: projected states, as `split_heads` returns them. K, the rows of keys, may divide B: each then
+            serves B / K consecutive rows of queries. M, the heads of keys, may divide N in the same way.
         mask: True where a query may see a key.
-        bias: what is added to the scaled scores.
-        causal: without a mask, a query sees itself and what came before.
-        scale: what scores are multiplied with; 1 / sqrt(H) without it.
-        dropout: the layer that drops probabilities.
-        rngs: nothing; torch draws from its global generator.
+        bias: added to the scaled scores.
+        causal: if there is no mask, whether a query sees only itself and earlier tokens.
+        scale: the factor of the scores; by default 1 / sqrt(H).
+        dropout: the dropout layer of the probabilities.
+        rngs: None; torch draws from its global generator.
         weights: whether the probabilities are returned too, after dropout.
-        upcast: whether the scores are products in float32 or wider, whatever the states and autocast say.
+        upcast: whether the scores are computed in float32 or wider, whatever the states' dtype and autocast.
     """
     batch, heads, length, width = query.shape
     rows, key_heads, size, _ = key.shape
@@ -95,7 +95,7 @@ def attention(
         mask = torch.ones(length, size, dtype=torch.bool, device=query.device).tril()[None, None]
     causal = causal and mask is None
     if rows != batch:
-        # the rows that share keys stand one after the other in one row's queries
+        # the rows that share keys become one row, with their queries one after the other
         shared = batch // rows
         side_by_side = query.unflatten(0, (rows, shared)).transpose(1, 2)
         if mask is not None and mask.shape[2] != 1:
@@ -110,17 +110,17 @@ def attention(
     scale = 1.0 / math.sqrt(width) if scale is None else scale
     if not weights and not upcast:
         rate = dropout.rate if dropout.training else 0.0  # pyright: ignore[reportFunctionMemberAccess]
-        added = mask
+        attn_mask = mask
         if bias is not None:
-            added = bias.to(query.dtype)
-            added = added if mask is None else torch.where(mask, added, -math.inf)
-        switched = {"is_causal": causal, "scale": scale, "enable_gqa": key_heads != heads}
-        states = F.scaled_dot_product_attention(query, key, value, added, rate, **switched)
+            attn_mask = bias.to(query.dtype)
+            attn_mask = attn_mask if mask is None else torch.where(mask, attn_mask, -math.inf)
+        options = {"is_causal": causal, "scale": scale, "enable_gqa": key_heads != heads}
+        states = F.scaled_dot_product_attention(query, key, value, attn_mask, rate, **options)
         return states.transpose(1, 2).flatten(2), None
     wide = torch.promote_types(query.dtype, torch.float32)
-    # the heads that share keys stand one after the other in one head's queries
-    together = (batch, key_heads, heads // key_heads * length)
-    query = query.reshape(*together, width)
+    # the heads that share keys become one head, with their queries one after the other
+    grouped = (batch, key_heads, heads // key_heads * length)
+    query = query.reshape(*grouped, width)
     if upcast:
         with torch.autocast(query.device.type, enabled=False):
             scores = query.to(wide) @ key.to(wide).mT * scale
@@ -135,17 +135,17 @@ def attention(
     if mask is not None:
         probabilities = probabilities.masked_fill(~mask, 0.0)
     probabilities = dropout(probabilities.to(query.dtype), rngs)
-    states = (probabilities.reshape(*together, size) @ value).reshape(batch, heads, length, value.shape[-1])
+    states = (probabilities.reshape(*grouped, size) @ value).reshape(batch, heads, length, value.shape[-1])
     return states.transpose(1, 2).flatten(2), probabilities if weights else None
 
 
 def rotate(
     states: Float[Tensor, "B N T H"], cos: Float[Tensor, "#B T H"], sin: Float[Tensor, "#B T H"]
 ) -> Float[Tensor, "B N T H"]:
-    """States turned by their positions' angles, the first half of each head against the second (RoPE as in Llama).
+    """States rotated by their positions' angles, the first half of each head against the second (RoPE as in Llama).
 
     Args:
-        states: queries or keys, as `split_heads` gives them.
+        states: queries or keys, as `split_heads` returns them.
         cos, sin: rows of the tables of `core.semantics.positions.rotary`.
     """
     first, second = states.chunk(2, -1)
@@ -155,27 +155,27 @@ def rotate(
 def scan(
     step: Callable[[Any, Any], Any], carry: Any, items: tuple[Float[Tensor, "T ..."] | Int[Tensor, "T ..."], ...]
 ) -> Any:
-    """What is left after `carry = step(carry, item)` for each of the items, a tuple of one row of each array."""
+    """The carry after `carry = step(carry, item)` for each item, a tuple of one row of each array."""
     for item in zip(*items, strict=True):
         carry = step(carry, item)
     return carry
 
 
 def forward_key(rngs: Any) -> Any:
-    """The key of a forward pass: none, since torch's global generator goes on from draw to draw."""
+    """The key of a forward pass: None, since torch draws from its global generator."""
     return rngs
 
 
 def resample_positions(
     table: Float[Tensor, "P D"], rows: Float[np.ndarray, "Y y"], columns: Float[np.ndarray, "X x"]
 ) -> Float[Tensor, "Q D"]:
-    """A table of y * x patch positions resampled to Y * X by two matrices."""
+    """A table of y * x patch positions, resampled to Y * X with two matrices."""
     grid = table.unflatten(0, (rows.shape[1], columns.shape[1]))
     return torch.einsum("Yy,Xx,yxd->YXd", constant(rows, grid), constant(columns, grid), grid).flatten(0, 1)
 
 
 def constant(values: np.ndarray, like: Tensor) -> Tensor:
-    """A table of core's as a tensor of another's dtype and device."""
+    """A numpy array as a tensor of another's dtype and device."""
     return torch.from_numpy(values).to(like)
 
 
@@ -195,16 +195,16 @@ def select_tokens(values: Float[Tensor, "B T D"], which: Any) -> Float[Tensor, "
 
 
 def vector_norm(values: Float[Tensor, "B D"]) -> Float[Tensor, "B 1"]:
-    """The length of each row, without an epsilon."""
+    """The Euclidean norm of each row, without an epsilon."""
     return values.square().sum(-1, keepdim=True).sqrt()
 
 
 def top_k(values: Float[Tensor, "B V"], k: int) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
-    """The `k` largest of each row and where they stand, from the largest down; of equal ones, the first come first."""
+    """The `k` largest entries of each row and their indices, in descending order; ties are in order of index."""
     found, places = values.topk(min(k + 1, values.shape[1]))
     if (found[:, 1:] < found[:, :-1]).all():
         return found[:, :k], places[:, :k]
-    # torch.topk takes equal ones in any order
+    # torch.topk returns ties in any order
     if found.isnan().any():
         found, places = values.sort(dim=1, descending=True, stable=True)
         return found[:, :k], places[:, :k]
@@ -216,7 +216,7 @@ def top_k(values: Float[Tensor, "B V"], k: int) -> tuple[Float[Tensor, "B K"], I
 
 
 def membership_mask(ids: Int[Tensor, "B L"], chosen: Bool[Tensor, "B L"], size: int) -> Bool[Tensor, "B V"]:
-    """(B, V), whether each id below `size` is among the chosen ids of its row."""
+    """(B, V): whether each id below `size` is among the chosen ids of its row."""
     places = torch.where(chosen & (ids >= 0) & (ids < size), ids, size).to(torch.int64)
     marks = torch.zeros(ids.shape[0], size + 1, dtype=torch.bool, device=ids.device)
     return marks.scatter_(1, places, True)[:, :size]
@@ -225,16 +225,16 @@ def membership_mask(ids: Int[Tensor, "B L"], chosen: Bool[Tensor, "B L"], size: 
 def scatter_add(
     values: Float[Tensor, "B V"], ids: Int[Tensor, "B L"], amounts: Float[Tensor, "B L"]
 ) -> Float[Tensor, "B V"]:
-    """Each row with the amounts added at their ids; ids outside the row are left out."""
+    """The rows with the amounts added at their ids; ids outside the row are ignored."""
     inside = (ids >= 0) & (ids < values.shape[1])
     places = torch.where(inside, ids, 0).to(torch.int64)
     return values.scatter_add(1, places, torch.where(inside, amounts, 0.0))
 
 
 def concrete_array(caller: str, name: str, value: Any) -> Tensor:
-    """A caller's argument as a tensor: tensors as they are, anything else by way of numpy.
+    """A caller's argument as a tensor: tensors unchanged, anything else through numpy.
 
-    numpy reads more dtypes and strides than torch does.
+    numpy accepts more dtypes and strides than torch does.
     """
     if isinstance(value, Tensor):
         return value
@@ -250,28 +250,28 @@ def dtype_name(values: Tensor) -> str:
 
 
 def as_ids(values: Tensor, like: Tensor) -> Tensor:
-    """Integers in a dtype that indexes, which narrow and unsigned ones don't, on the model's device."""
+    """Integers in a dtype that torch can index with, on the model's device."""
     values = values if values.dtype in (torch.int32, torch.int64) else values.to(torch.int64)
     return values.to(like.device)
 
 
 def as_labels(values: Tensor, like: Tensor) -> Tensor:
-    """Integers in the only dtype that `gather` takes, on the model's device."""
+    """Integers in int64, the only dtype that `gather` accepts, on the model's device."""
     return values.to(device=like.device, dtype=torch.int64)
 
 
 def as_floats(values: Tensor, like: Tensor) -> Tensor:
-    """Numbers in the model's dtype, on its device."""
+    """Floats in the model's dtype, on its device."""
     return values.to(like)
 
 
 def on_device(values: Tensor, like: Tensor) -> Tensor:
-    """A tensor on the model's device, in the dtype that it has."""
+    """A tensor on the model's device, in its own dtype."""
     return values.to(like.device)
 
 
 def check_rngs(caller: str, rngs: Any) -> None:
-    """Torch takes no keys.
+    """Checks that no key is given.
 
     Raises:
         InputError: one is given.
@@ -280,8 +280,8 @@ def check_rngs(caller: str, rngs: Any) -> None:
         raise InputError(f"{caller}: rngs={rngs!r}, but torch draws from its global generator; use torch.manual_seed")
 
 
-def known(length: int) -> int | None:
-    """A cache's length as a number, or None where it can't be known."""
+def concrete_length(length: int) -> int | None:
+    """A cache's length as a Python number; None if it is traced."""
     return length
 
 
@@ -291,12 +291,12 @@ def first_columns(values: Any, count: int) -> Any:
 
 
 def to_numpy(values: Any) -> Any:
-    """A tensor's values as numpy has them; anything else as it is."""
+    """A tensor's values as a numpy array; anything else unchanged."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
 
 
 def min_max(values: Tensor, ignored: int | None = None) -> tuple[int, int] | None:
-    """The smallest and the largest integer, with 0 in place of an ignored one; None where values can't be known."""
+    """The smallest and the largest integer, with 0 in place of ignored ones; None if the values aren't known."""
     if values.numel() == 0 or values.is_meta or torch.compiler.is_compiling():
         return None
     if values.is_cuda and torch.cuda.is_current_stream_capturing():
@@ -312,5 +312,5 @@ def is_array(value: Any) -> bool:
 
 
 def is_traced(value: Any) -> bool:
-    """Whether a value is an array of a program that is being traced, so that its values aren't known."""
+    """Whether an array is being traced, so that its values aren't known."""
     return isinstance(value, Tensor) and (value.is_meta or torch.compiler.is_compiling())

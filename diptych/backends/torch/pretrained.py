@@ -1,4 +1,4 @@
-"""What every torch model can do: be built, filled, loaded and saved."""
+"""The base class of torch models: building, initializing, loading and saving."""
 
 import functools
 import os
@@ -25,10 +25,10 @@ from diptych.core.pretrained import PreTrained
 class Build(TypedDict, total=False):
     """The keywords that every model's constructor takes.
 
-    seed: keys the initial values; None builds without any, on the meta device.
+    seed: keys the initial values; None builds without values, on the meta device.
     dtype: of the parameters, by any framework's name; float32 if not given.
     gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
-    device: where the parameters go; torch's default device if not given.
+    device: of the parameters; torch's default device if not given.
     """
 
     seed: int | None
@@ -44,14 +44,14 @@ class PreTrainedModel(nn.Module, PreTrained):
     """
 
     def _begin(self, config: ModelConfig, build: Build) -> Init:
-        """Takes config and keywords; returns the keywords of the layers' constructors."""
+        """Stores the config, checks the keywords, and returns those of the layers' constructors."""
         super().__init__()
         self._check_build(build, list(Build.__annotations__))
         self._begin_config(config)
         return {"dtype": _torch_dtype(build.get("dtype"))}
 
     def _finish(self, build: Build) -> None:
-        """Completes the model once its modules are there, and draws its initial values."""
+        """Completes the model after its modules are built, and draws its initial values."""
         self.eval()
         self._finish_config()
         self.gradient_checkpointing_enable(build.get("gradient_checkpointing", False))
@@ -70,14 +70,14 @@ class PreTrainedModel(nn.Module, PreTrained):
         return next(self.parameters()).device
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The parameters that train, with their published paths: not those that are frozen, and no buffers.
+        """The parameters that are not frozen, with their published paths; buffers are not among them.
 
-        An optimizer takes them so: `torch.optim.AdamW(model.trainable_parameters())`.
+        Pass them to an optimizer: `torch.optim.AdamW(model.trainable_parameters())`.
         """
         return ((path, parameter) for path, parameter in self.named_parameters() if parameter.requires_grad)
 
     def num_parameters(self) -> int:
-        """The number of parameters' entries, tied ones counted once."""
+        """The number of entries in all parameters; tied ones count once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def init_cache(self, batch_size: int, max_length: int) -> Cache:
@@ -85,7 +85,7 @@ class PreTrainedModel(nn.Module, PreTrained):
 
         Args:
             batch_size: the number of rows.
-            max_length: the number of tokens that it has room for.
+            max_length: the maximum number of tokens.
 
         Raises:
             InputError: the model is no decoder, or a size is not positive.
@@ -109,10 +109,10 @@ class PreTrainedModel(nn.Module, PreTrained):
 
         Args:
             name_or_path: a directory, or a name on the Hugging Face hub.
-            dtype: of the parameters; None keeps the file's.
-            device: where the parameters go.
+            dtype: of the parameters; by default the file's.
+            device: of the parameters.
             gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
-            allow_fresh: parameters or modules that the file may lack; they have new initial values.
+            allow_fresh: parameters or modules that the file may lack; they are newly initialized.
             ignore: tensors of the file to skip; names, modules, or patterns with *.
             ignore_config: unknown fields of config.json to skip.
             config_changes: config fields to change, or keywords of the class's constructor.
@@ -120,7 +120,7 @@ class PreTrainedModel(nn.Module, PreTrained):
         Raises:
             CheckpointError: the files cannot be read or do not fit the model; every missing, unexpected and misshaped
                 tensor is listed.
-            ConfigError: config.json is missing or says what is not supported, or generation_config.json is broken.
+            ConfigError: config.json is missing or needs an unsupported feature, or generation_config.json is invalid.
         """
         return cls._load(
             name_or_path,
@@ -145,7 +145,7 @@ class PreTrainedModel(nn.Module, PreTrained):
 
         Raises:
             CheckpointError: the model has no values, or the directory is a file.
-            OSError: the disk is full or not writable; the directory is left as it was.
+            OSError: the disk is full or not writable; the directory is left unchanged.
         """
         self._save(directory, max_shard_size)
 
@@ -158,7 +158,7 @@ class PreTrainedModel(nn.Module, PreTrained):
         return Cache
 
     def _like(self) -> Tensor:
-        """A tensor with the dtype and device that inputs must have."""
+        """A tensor with the dtype and device of the model's inputs."""
         return next(self.parameters())
 
     def _submodules(self) -> Iterable[tuple[str, Any]]:
@@ -197,7 +197,7 @@ class PreTrainedModel(nn.Module, PreTrained):
     @staticmethod
     def _set_frozen(leaf: Any, frozen: bool) -> None:
         parameter = getattr(*leaf).requires_grad_(not frozen)
-        if frozen:  # an optimizer that has the parameter already would take another step with it
+        if frozen:  # an optimizer that already holds the parameter would take another step with it
             parameter.grad = None
 
     def _source(self, slot: Slot, leaf: Any) -> TensorSource:
@@ -215,14 +215,14 @@ def _torch_dtype(dtype: Any) -> torch.dtype:
 
 
 def as_tensor(values: np.ndarray, device: Any = None) -> Tensor:
-    """A tensor of an array that nothing else refers to; bfloat16 is reinterpreted bit by bit."""
+    """A tensor that may share the memory of an array to which nothing else refers; bfloat16 keeps its bits."""
     if values.dtype.name == "bfloat16":
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16).to(device or torch.get_default_device())
     return torch.from_numpy(values).to(device or torch.get_default_device())
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
-    """A tensor's values in host memory, shared if they are there already; bfloat16 is reinterpreted bit by bit."""
+    """A tensor's values in host memory, without a copy if they are on the CPU; bfloat16 keeps its bits."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(FLOATS["bfloat16"])

@@ -1,6 +1,6 @@
-"""Matrix products on a CPU: faster ways than torch's own for calls that need no gradient; torch takes all others.
+"""Matrix products on a CPU that are faster than torch's own if no gradient is needed; torch computes all others.
 
-Which way is fastest was measured on AMD Zen 4 with torch 2.13. JAX has no need of this: XLA picks its own products.
+The choice of algorithm was measured on AMD Zen 4 with torch 2.13. JAX needs none of this: XLA chooses its own.
 """
 
 from typing import Any
@@ -17,32 +17,32 @@ _PRIVATE_NAMES = (
     "_len_torch_function_stack",
     "_get_mkldnn_enabled",
 )
-"""What of torch's private names `_is_eligible` asks."""
+"""The private names of torch that `_is_eligible` uses."""
 
 _onednn_linear: Any = (
     getattr(torch.ops.mkldnn, "_linear_pointwise", None) if all(hasattr(torch._C, n) for n in _PRIVATE_NAMES) else None
 )
-"""oneDNN's product of rows, private to torch: a build without oneDNN lacks it, and other versions may."""
+"""oneDNN's linear layer, private to torch: builds without oneDNN lack it, and other versions may."""
 
 _PLAIN_TYPES = (Tensor, nn.Parameter)
 
 _SMALLEST_WEIGHT = 2**17
-"""Entries of a weight from which the ways below take less time; a call of theirs costs up to 15 µs more."""
+"""The number of weight entries from which the products below are faster; each call costs up to 15 µs more."""
 
 _SPLITS = 16
-"""Parts into which a product for one row is cut, since torch gives its threads whole products of a batch."""
+"""Parts into which a product for one row is split, since torch gives each thread whole products of a batch."""
 
 _LARGEST_INPUT = 3072
-"""Entries that the rows may have for a product with few columns to run as fast as the weight can be read."""
+"""The most entries of the rows with which a product of few columns runs as fast as the weight can be read."""
 
 
 def linear_product(
     values: Float[Tensor, "*B D"], weight: Float[Tensor, "F D"], bias: Float[Tensor, "F"] | None = None
 ) -> Float[Tensor, "*B F"]:
-    """x W^T + b for every row, in the way that was fastest on a CPU (AMD Zen 4, torch 2.13) if no gradient is needed.
+    """x W^T + b for every row; if no gradient is needed, with the product that was fastest on a CPU.
 
-    Torch takes MKL's product, which needs up to twice the time for many rows and up to five times for few, where it
-    does not read W as fast as memory gives it.
+    Torch uses MKL, which takes up to twice the time for many rows, and up to five times for few, where it does not read
+    W at the speed of the memory.
     """
     if (
         not _is_eligible(values, weight, bias)
@@ -68,7 +68,7 @@ def linear_product(
 def column_product(
     values: Float[Tensor, "*B D"], weight: Float[Tensor, "D F"], bias: Float[Tensor, "F"]
 ) -> Float[Tensor, "*B F"]:
-    """x W + b for every row, likewise; columns of W lie apart, so that a few rows are cut into parts instead."""
+    """x W + b for every row, as `linear_product`; W's columns are strided, so few rows are split into parts instead."""
     shape = (*values.shape[:-1], weight.shape[-1])
     if (
         not _is_eligible(values, weight, bias)
@@ -85,9 +85,9 @@ def column_product(
 
 
 def _is_eligible(values: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether a product is one of large float32 matrices on a CPU, and nothing but its numbers is asked for.
+    """Whether a product is one of large float32 matrices on a CPU, and only its values are needed.
 
-    oneDNN's has no gradient, and those who trace, transform, count or intercept operations know torch's own.
+    oneDNN's product has no gradient, and tools that trace, transform, count or intercept operations don't know it.
     """
     return (
         _onednn_linear is not None

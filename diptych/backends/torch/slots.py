@@ -1,4 +1,4 @@
-"""The slots of a torch model: its parameters by published name, which are its own."""
+"""The slots of a torch model; its parameter names are the published ones."""
 
 from torch import nn
 
@@ -16,11 +16,11 @@ KINDS: dict[type[nn.Module], Kind] = {
     nn.RMSNorm: "norm",
     layers.BatchNorm: "norm",
 }
-"""Type of layer -> what its `weight` is; looked up along the type's bases."""
+"""Type of layer -> the kind of its `weight`; subclasses are looked up by their bases."""
 
 
 def kind_of(module: nn.Module) -> Kind:
-    """What a module's weight is."""
+    """The kind of a module's weight."""
     for base in type(module).__mro__:
         if base in KINDS:
             return KINDS[base]
@@ -36,6 +36,6 @@ def leaves(model: nn.Module) -> dict[Slot, tuple[nn.Module, str]]:
         for name, parameter in module.named_parameters(recurse=False):
             own = kind if name == "weight" else "plain"
             found[Slot(f"{prefix}{name}", tuple(parameter.shape), own)] = (module, name)
-        for name, held in module.named_buffers(recurse=False):
-            found[Slot(f"{prefix}{name}", tuple(held.shape), "buffer")] = (module, name)
+        for name, buffer in module.named_buffers(recurse=False):
+            found[Slot(f"{prefix}{name}", tuple(buffer.shape), "buffer")] = (module, name)
     return found

@@ -1,4 +1,4 @@
-"""Stacks of layers: what a layer reads and returns, attention over a cache, and the one loop over layers.
+"""Stacks of layers: the inputs and outputs of a layer, attention over a cache, and the loop over layers.
 
 Letters of the shapes: B batch, K rows of the encoder's keys, T target length, S source length, U the encoder's tokens,
 D width, N heads, H head width.
@@ -15,21 +15,21 @@ from torch.utils.checkpoint import checkpoint
 
 from diptych.backends.torch import ops
 from diptych.backends.torch.cache import Cache, LayerCache
-from diptych.core.caching import Past
-from diptych.core.calls import Settled
+from diptych.core.caching import AttentionContext
+from diptych.core.calls import ResolvedSwitches
 from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerInputs:
-    """What every layer of a stack reads besides its hidden states.
+    """The inputs of every layer of a stack besides its hidden states.
 
     Attributes:
         mask: Bool (B, 1, T, S), True where a query may see a key.
-        encoder_hidden_states: (B, U, D), for cross-attention; None without an encoder, or if a cache has their keys.
+        encoder_hidden_states: (B, U, D), for cross-attention; None if there is no encoder, or a cache has the keys.
         encoder_mask: Bool (K, 1, 1, U), over the encoder's tokens.
         bias: (B, N, T, S) or broadcastable, added to the scores of self-attention.
-        causal: without a mask, whether a token sees only itself and earlier ones.
+        causal: if there is no mask, whether a token sees only itself and earlier ones.
         output_attentions: whether attention probabilities are returned.
         rngs: in JAX a key for dropout; in torch None.
     """
@@ -43,31 +43,31 @@ class LayerInputs:
     rngs: Any = None
 
 
-def layer_inputs(past: Past, settled: Settled) -> LayerInputs:
-    """What the layers read in a call whose tokens are taken up and whose switches are settled."""
+def layer_inputs(context: AttentionContext, resolved: ResolvedSwitches) -> LayerInputs:
+    """The inputs of every layer, from what the new tokens attend to and the switches of the call."""
     return LayerInputs(
-        mask=past.mask,
-        encoder_hidden_states=past.encoder_hidden_states,
-        encoder_mask=past.encoder_mask,
-        causal=past.causal,
-        output_attentions=settled["output_attentions"],
-        rngs=settled["rngs"],
+        mask=context.mask,
+        encoder_hidden_states=context.encoder_hidden_states,
+        encoder_mask=context.encoder_mask,
+        causal=context.causal,
+        output_attentions=resolved["output_attentions"],
+        rngs=resolved["rngs"],
     )
 
 
 class LayerOutput(NamedTuple):
-    """What a layer returns: its hidden states (B, T, D), and what it has besides."""
+    """The output of a layer: hidden states (B, T, D), attention probabilities and its cache."""
 
     hidden_states: Tensor
     attention: Tensor | None = None
-    """(B, N, T, S), the probabilities of self-attention, if they are asked for."""
+    """(B, N, T, S), the probabilities of self-attention, if requested."""
     cross_attention: Tensor | None = None
-    """(B, N, T, U), those over the encoder's tokens."""
+    """(B, N, T, U), the probabilities over the encoder's tokens, if requested."""
     past: LayerCache | None = None
 
 
-class Attended(NamedTuple):
-    """What attention returns: states (B, T, D) before the output projection, and what it has besides."""
+class AttentionOutput(NamedTuple):
+    """The output of attention: states (B, T, D) before the output projection, probabilities and the layer's cache."""
 
     states: Tensor
     probabilities: Tensor | None
@@ -85,14 +85,14 @@ def self_attention(
     inputs: LayerInputs,
     past: LayerCache | None,
     **options: Any,
-) -> Attended:
-    """Attention of new tokens to themselves and to those in the cache, if any; options as `ops.attention`."""
+) -> AttentionOutput:
+    """Attention of new tokens to one another and to those in the cache, if any; options as for `ops.attention`."""
     if past is not None:
         past, key, value = past.append(key, value)
     if inputs.bias is not None:
         options["bias"] = inputs.bias
     weights, causal = inputs.output_attentions, inputs.causal
-    return Attended(
+    return AttentionOutput(
         *ops.attention(query, key, value, inputs.mask, causal=causal, rngs=inputs.rngs, weights=weights, **options),
         past,
     )
@@ -100,8 +100,8 @@ def self_attention(
 
 def cross_attention(
     query: Float[Tensor, "B N T H"], keys: Keys, inputs: LayerInputs, past: LayerCache | None, **options: Any
-) -> Attended:
-    """Attention to the encoder's tokens, whose keys a cache keeps once computed; options as `ops.attention`."""
+) -> AttentionOutput:
+    """Attention to the encoder's tokens, whose keys a cache stores; options as for `ops.attention`."""
     if past is None:
         key, value = keys(inputs.encoder_hidden_states)  # pyright: ignore[reportArgumentType]
     else:
@@ -110,13 +110,13 @@ def cross_attention(
             key, value = keys(inputs.encoder_hidden_states)  # pyright: ignore[reportArgumentType]
             past = past.with_encoder(key, value)
     weights = inputs.output_attentions
-    return Attended(
+    return AttentionOutput(
         *ops.attention(query, key, value, inputs.encoder_mask, rngs=inputs.rngs, weights=weights, **options), past
     )
 
 
 def sees_encoder(inputs: LayerInputs, past: LayerCache | None) -> bool:
-    """Whether there are tokens of an encoder to attend to: given, or in the cache."""
+    """Whether there are encoder states to attend to, as an input or in the cache."""
     return inputs.encoder_hidden_states is not None or (past is not None and past.cross_key is not None)
 
 
@@ -135,10 +135,10 @@ def run_layers(
     Args:
         layers: each `layer(hidden_states, inputs, past) -> LayerOutput`.
         hidden_states: the embeddings.
-        inputs: what every layer reads besides.
-        cache: of a decoder.
+        inputs: the other inputs of every layer.
+        cache: the decoder's, if any.
         output_hidden_states: whether the embeddings and every layer's output are kept and returned.
-        gradient_checkpointing: whether a layer's inner values are computed again for the gradient instead of kept.
+        gradient_checkpointing: whether a layer's activations are recomputed in the backward pass instead of stored.
         final: the norm after the last layer, whose output takes the place of the last layer's.
     """
     states: list[Tensor] = []
@@ -171,7 +171,7 @@ def _present(values: list[Tensor | None]) -> tuple[Tensor, ...] | None:
 
 
 def _call(layer: Callable[..., LayerOutput], gradient_checkpointing: bool) -> Callable[..., LayerOutput]:
-    """The layer, with or without its inner values being kept for the gradient."""
+    """The layer, with its activations recomputed in the backward pass if gradient checkpointing is on."""
     if not gradient_checkpointing or not torch.is_grad_enabled():
         return layer
     return lambda *arguments: checkpoint(layer, *arguments, use_reentrant=False)

@@ -1,1 +1,1 @@
-"""Weights on disk: slots and matching, old dialects, and readers and writers that need no framework."""
+"""Weights on disk: slots and matching, old names, and framework-free readers and writers."""

@@ -1,4 +1,4 @@
-"""The spellings that published files use for one and the same tensor, brought to the present published name."""
+"""Maps the different names that published files use for the same tensor to its present published name."""
 
 import fnmatch
 import re
@@ -18,10 +18,10 @@ _FLAX_LEAF = re.compile(rf"(?<=\.)({'|'.join(set(FLAX_LEAVES.values()))})$")
 
 
 def respell(name: str, *, flax: bool = False) -> str:
-    """A tensor's name in the present published spelling, whatever model it belongs to.
+    """A tensor's name in the present published spelling; this does not depend on the model.
 
     Args:
-        name: as in the file; a Flax tree's path joined by dots.
+        name: as in the file; for a Flax tree, the path joined by dots.
         flax: whether the file is a Flax tree, whose layers call their weights kernel, scale or embedding.
     """
     for pattern, spelling in _RESPELLED:
@@ -30,7 +30,7 @@ def respell(name: str, *, flax: bool = False) -> str:
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a name is a pattern, lies below one (`pooler` covers `pooler.dense.weight`), or fits its `*`."""
+    """Whether a name equals a pattern, lies below it (`pooler` covers `pooler.dense.weight`), or matches its `*`."""
     return any(
         name == pattern or name.startswith(f"{pattern}.") or fnmatch.fnmatchcase(name, pattern) for pattern in patterns
     )
@@ -41,8 +41,8 @@ class Shift:
     """A base-model prefix that the names of a file lack (`added`) or have in excess (`removed`).
 
     Attributes:
-        part: what stands before the prefix: "" for the model itself, or a part's path with a dot, such as "encoder.".
-            Names that don't begin with it stay as they are.
+        part: what precedes the prefix: "" for the model itself, or a part's path with a dot, such as "encoder.". Names
+            that don't begin with it are unchanged.
     """
 
     added: str = ""
@@ -50,14 +50,14 @@ class Shift:
     part: str = ""
 
     def __call__(self, name: str) -> str:
-        """The name without what is removed and with what is added."""
+        """The name with `removed` removed and `added` added."""
         excess = f"{self.part}{self.removed}"
         return f"{self.part}{self.added}{name.removeprefix(excess)}" if name.startswith(excess) else name
 
 
 @dataclass(frozen=True)
 class PartShifts:
-    """One shift for each part of a model, of which a name gets that of the innermost part that it lies in."""
+    """One shift for each part of a model; a name gets that of the innermost part that contains it."""
 
     shifts: tuple[Shift, ...] = ()
 
@@ -76,7 +76,7 @@ def possible_shifts(prefixes: Iterable[str], part: str = "") -> list[Shift]:
 
 
 def find_shift(names: Iterable[str], wanted: Collection[str], prefixes: Iterable[str], part: str = "") -> Shift:
-    """The shift under which most names of a part are wanted; none where no other is better."""
+    """The shift under which most names of a part are wanted; the empty one in case of a tie."""
     targets, inside = set(wanted), {name for name in names if name.startswith(part)}
     return max(possible_shifts(prefixes, part), key=lambda shift: len(targets.intersection(map(shift, inside))))
 
@@ -103,7 +103,7 @@ def _prefixes_by_part(family: Family) -> dict[str, tuple[str, ...]]:
 
 
 Resolver = Callable[[str], tuple[str, bool] | None]
-"""From a name in present spelling to the path that it means, and whether it is an old name; None if it means none."""
+"""From a name in present spelling to its path, and whether the name is an old one; None if it has no path."""
 
 
 def resolver(family: Family, wanted: Collection[str], shift: Callable[[str], str] | None = None) -> Resolver:

@@ -1,4 +1,4 @@
-"""The directory of a checkpoint: which weight files it holds, and how new ones take the place of old ones."""
+"""The directory of a checkpoint: finding its weight files, and replacing them with new ones."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import cast
 
-from diptych.core.checkpoint.files import parse_json_object, partial_name, writing
+from diptych.core.checkpoint.files import open_atomic, parse_json_object, partial_name
 from diptych.core.checkpoint.msgpack import read_msgpack, write_msgpack
 from diptych.core.checkpoint.safetensors import read_metadata, read_safetensors, write_safetensors
 from diptych.core.checkpoint.tensors import TensorSource
@@ -20,7 +20,7 @@ from diptych.core.errors import CheckpointError, InputError
 
 @dataclass(frozen=True)
 class _Format:
-    """How files of a format, and the tensors in its index, are named on the Hugging Face hub."""
+    """The names of a format's files, and of the tensors in its index, on the Hugging Face hub."""
 
     stem: str
     suffix: str
@@ -42,14 +42,14 @@ class _Format:
         return name in (self.single, self.index) or re.fullmatch(shard, name) is not None
 
 
-# In the order in which they are looked for.
+# In order of precedence.
 _FORMATS = {
     "safetensors": _Format("model", ".safetensors", "."),
     "flax-msgpack": _Format("flax_model", ".msgpack", "/"),
 }
 FORMATS = tuple(_FORMATS)
 
-# Weights that are not read: formats of pickles, which run code when they are opened, and of HDF5.
+# Unsupported formats: pickles, which run code when they are opened, and HDF5.
 _FOREIGN = (".bin", ".pt", ".pth", ".ckpt", ".h5")
 _UNITS = {"": 1, "B": 1} | {
     f"{prefix}{infix}B": base ** (power + 1)
@@ -64,9 +64,9 @@ class Checkpoint:
 
     Args:
         format: `"safetensors"` or `"flax-msgpack"`.
-        directory: Where they are.
+        directory: The directory.
         files: The files that hold tensors.
-        tensors: All tensors by name, in the order in which they lie in the files.
+        tensors: All tensors by name, in the order of the files.
         metadata: The free-form metadata of safetensors files.
     """
 
@@ -78,19 +78,19 @@ class Checkpoint:
 
     @property
     def flax(self) -> bool:
-        """Whether the tensors have the names and layouts of a Flax tree, as a safetensors file may have them too."""
+        """Whether the tensors have the names and layouts of a Flax tree; safetensors files may have them too."""
         return self.format == "flax-msgpack" or self.metadata.get("format") == "flax"
 
 
 def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -> Checkpoint:
-    """Open the weights in a directory; nothing but headers is read.
+    """Open the weights in a directory; only headers are read.
 
     Args:
         directory: The directory.
-        format: `"safetensors"` or `"flax-msgpack"`; None takes safetensors where both are there.
+        format: `"safetensors"` or `"flax-msgpack"`; None prefers safetensors if both exist.
 
     Raises:
-        CheckpointError: No weights are there, or what is there is damaged or contradicts its index.
+        CheckpointError: There are no weights, or they are damaged or contradict their index.
         InputError: The format is unknown.
         OSError: A file cannot be read.
     """
@@ -120,16 +120,16 @@ def write_checkpoint(
 ) -> tuple[Path, ...]:
     """Write weights into a directory: one file, or shards and their index.
 
-    Nothing appears under its name, and no older weight file is touched, before all is written. Then the older weight
-    files of both formats go, so that the directory holds one set of weights.
+    Nothing appears under its final name, and no older weight file is touched, before everything is written. Then older
+    weight files of both formats are removed, so that the directory holds one set of weights.
 
     Args:
-        directory: The directory; it is made where it does not exist.
+        directory: The directory; created if it does not exist.
         tensors: The tensors by name; shards are filled in this order.
         format: `"safetensors"` or `"flax-msgpack"`.
-        max_shard_size: Bytes that a file may hold (`200_000_000`, `"200MB"`, `"5GB"`, `"1GiB"`); None: one file. A
-            larger tensor gets a file of its own.
-        metadata: Free-form metadata of safetensors files, by default `{"format": "pt"}`; msgpack has no place for it.
+        max_shard_size: The maximum size of a file (`200_000_000`, `"200MB"`, `"5GB"`, `"1GiB"`); None for one file. A
+            larger tensor gets its own file.
+        metadata: Free-form metadata of safetensors files, by default `{"format": "pt"}`; msgpack has none.
         progress: Called after each tensor with its size in bytes.
 
     Returns:
@@ -137,7 +137,7 @@ def write_checkpoint(
 
     Raises:
         CheckpointError: A tensor cannot be stored in this format.
-        InputError: The format or the size is unknown.
+        InputError: The format is unknown or the size is invalid.
         OSError: The disk failed.
     """
     directory = Path(directory)
@@ -165,7 +165,7 @@ def write_checkpoint(
             }
             total_size = sum(source.nbytes for source in tensors.values())
             index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
-            with writing(partial / layout.index) as handle:
+            with open_atomic(partial / layout.index) as handle:
                 handle.write(json.dumps(index, indent=2, sort_keys=True).encode() + b"\n")
             written.append(layout.index)
         stale = [name for name in os.listdir(directory) if any(known.owns(name) for known in _FORMATS.values())]
@@ -173,35 +173,35 @@ def write_checkpoint(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if made:
-            with suppress(OSError):  # it holds what was written
+            with suppress(OSError):  # the directory is not empty if writing succeeded
                 directory.rmdir()
     return tuple(directory / name for name in names)
 
 
 @contextmanager
 def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> Generator[Path, None, None]:
-    """Gives a hidden directory to fill, which is renamed to `destination` when the block ends without an error.
+    """Yields a hidden directory to fill, which is renamed to `destination` if the block ends without an error.
 
     Args:
-        destination: The directory to make; parents are made too. One that exists and is empty is taken.
-        overwrite: Replace an existing checkpoint; it is put back if anything fails.
+        destination: The directory to create, with its parents. It may exist if it is empty.
+        overwrite: Replace an existing checkpoint; it is restored if anything fails.
 
     Raises:
-        CheckpointError: The destination is there and may not be replaced.
+        CheckpointError: The destination exists and may not be replaced.
         OSError: The disk failed.
     """
-    shown, destination = Path(destination), Path(destination).resolve()
+    given_path, destination = Path(destination), Path(destination).resolve()
     if destination.exists() and not destination.is_dir():
-        raise CheckpointError(f"{shown}: is a file; give the name of a directory")
+        raise CheckpointError(f"{given_path}: is a file; give the name of a directory")
     if destination.is_dir() and any(destination.iterdir()):
         if not overwrite:
             raise CheckpointError(
-                f"{shown}: is there already and not empty; give another directory, or replace it with overwrite=True "
-                "(--overwrite)"
+                f"{given_path}: is there already and not empty; give another directory, or replace it with "
+                "overwrite=True (--overwrite)"
             )
         if not (destination / "config.json").is_file():
             raise CheckpointError(
-                f"{shown}: holds files but no config.json, so it is not a checkpoint and is not overwritten; "
+                f"{given_path}: holds files but no config.json, so it is not a checkpoint and is not overwritten; "
                 "give another directory"
             )
     missing = [parent for parent in destination.parents if not parent.exists()]
@@ -237,13 +237,13 @@ def _read(format: str, path: Path) -> tuple[dict[str, TensorSource], dict[str, s
 
 
 def _open_shards(format: str, directory: Path, index: Path) -> Checkpoint:
-    """Open all files that an index names, and hold them against it."""
-    _stays_inside(index.name, directory)
+    """Open all files that an index names, and compare their tensors with it."""
+    _require_inside(index.name, directory)
     separator = _FORMATS[format].separator
     weight_map = {key.replace(separator, "."): name for key, name in _weight_map(index).items()}
     names = sorted(set(weight_map.values()))
     for name in names:
-        _stays_inside(name, directory)
+        _require_inside(name, directory)
     absent = [name for name in names if not (directory / name).is_file()]
     if absent:
         raise CheckpointError(f"{index}: names files that are not there: {', '.join(absent)}. Download them too")
@@ -285,14 +285,14 @@ def _weight_map(index: Path) -> dict[str, str]:
     return cast(dict[str, str], weight_map)
 
 
-def _stays_inside(name: str, directory: Path) -> None:
+def _require_inside(name: str, directory: Path) -> None:
     """Refuse a file outside the directory, unless it is where the cache of the Hugging Face hub keeps its files."""
     root = directory.resolve()
     target = (directory / name).resolve()
     allowed = [root]
     for parent in root.parents:
         # models--owner--name/snapshots/<commit>/<file> -> models--owner--name/blobs, itself a link into the blobs
-        # beside models--owner--name where huggingface_hub shares blobs between repositories
+        # beside models--owner--name if huggingface_hub shares blobs between repositories
         if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
             allowed += [parent.parent / "blobs", parent.parent.parent / "blobs"]
     inside = Path(os.path.abspath(directory / name)).is_relative_to(os.path.abspath(directory))
@@ -317,7 +317,7 @@ def _nothing_found(directory: Path, formats: Iterable[str]) -> CheckpointError:
 
 
 def _size_in_bytes(size: int | str) -> int:
-    """Turn `"5GB"` (1000s) or `"5GiB"` (1024s) into bytes."""
+    """Convert `"5GB"` (powers of 1000) or `"5GiB"` (powers of 1024) into bytes."""
     parsed = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", size) if isinstance(size, str) else None
     if parsed is not None and parsed[2].upper() in _UNITS:
         number = int(float(parsed[1]) * _UNITS[parsed[2].upper()])
@@ -331,7 +331,7 @@ def _size_in_bytes(size: int | str) -> int:
 
 
 def _shards(tensors: Mapping[str, TensorSource], limit: int | None) -> list[dict[str, TensorSource]]:
-    """Fill files in the order given, each up to the limit."""
+    """Distribute tensors over files, in order, each up to the limit."""
     shards: list[dict[str, TensorSource]] = [{}]
     size = 0
     for name, source in tensors.items():
@@ -344,7 +344,7 @@ def _shards(tensors: Mapping[str, TensorSource], limit: int | None) -> list[dict
 
 
 def _exchange(directory: Path, partial: Path, new: list[str], old: list[str]) -> None:
-    """Move new files into the directory and old ones away; put everything back if a move fails."""
+    """Move new files into the directory and old ones away; undo everything if a move fails."""
     if len(new) == 1 and old in ([], new):
         os.replace(partial / new[0], directory / new[0])  # one atomic step
         return

@@ -1,4 +1,4 @@
-"""Mapping files for reading, and writing them so that only complete ones appear under their names."""
+"""Memory-mapping files for reading, and writing them atomically."""
 
 import json
 import math
@@ -19,7 +19,7 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """Map a file into memory, read-only; the map lives as long as an array that looks into it.
+    """Map a file into memory, read-only; the map lives as long as the arrays that view it.
 
     Raises:
         CheckpointError: The file is empty or a Git LFS pointer.
@@ -35,7 +35,7 @@ def map_file(path: Path) -> mmap.mmap:
 
 
 def view(mapped: mmap.mmap, start: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    """Look at a part of a mapped file as an array, without a copy; the caller has checked that it is inside."""
+    """View a part of a mapped file as an array, without a copy; the caller has checked the bounds."""
     size = math.prod(shape)
     if size == 0:
         empty = np.empty(shape, dtype)
@@ -49,10 +49,10 @@ def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
 
     Args:
         text: The JSON.
-        source: The file and the part of it, for messages.
+        source: The file, and the part of it, for error messages.
 
     Raises:
-        CheckpointError: It is no JSON, no object, or has the same key twice.
+        CheckpointError: It is not valid JSON, not an object, or has duplicate keys.
     """
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
         parsed = json.loads(text.decode("utf-8"), object_pairs_hook=without_duplicates)
     except CheckpointError:
         raise
-    except (ValueError, RecursionError) as error:  # the first also for a number with more digits than Python reads
+    except (ValueError, RecursionError) as error:  # a ValueError also for numbers with too many digits
         raise CheckpointError(f"{source}: is not valid JSON ({error}). Download or save the file again") from error
     if not isinstance(parsed, dict):
         raise CheckpointError(f"{source}: must be a JSON object, not {type(parsed).__name__}")
@@ -73,8 +73,8 @@ def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
 
 
 @contextmanager
-def naming(path: Path) -> Generator[None, None, None]:
-    """Put the path into an OSError that has none, such as the one of a full disk."""
+def path_in_errors(path: Path) -> Generator[None, None, None]:
+    """Add the path to an OSError that has none, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -84,20 +84,20 @@ def naming(path: Path) -> Generator[None, None, None]:
 
 
 def partial_name(path: Path) -> Path:
-    """Give a free hidden name beside a path, for what is not complete yet."""
+    """Return an unused hidden name beside a path, for an incomplete file."""
     return path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
 
 
 @contextmanager
-def writing(path: Path) -> Generator[BinaryIO, None, None]:
-    """Open a file for writing that takes its name only once it is complete and on the disk.
+def open_atomic(path: Path) -> Generator[BinaryIO, None, None]:
+    """Open a file for writing that gets its name only after it is complete and on the disk.
 
     Raises:
-        OSError: Writing failed; the error names the file, nothing new is left on the disk.
+        OSError: Writing failed; the error names the file, and nothing new is left on the disk.
     """
     partial = partial_name(path)
     try:
-        with naming(path):
+        with path_in_errors(path):
             with partial.open("xb") as handle:
                 yield handle
                 handle.flush()

@@ -1,4 +1,4 @@
-"""Loading and saving as both backends do it: find a checkpoint, read its config, match its tensors, write a new one."""
+"""Loading and saving for both backends: find a checkpoint, read its config, match its tensors, write a new one."""
 
 import logging
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.checkpoint.directory import Checkpoint, open_checkpoint, write_checkpoint
-from diptych.core.checkpoint.files import writing
+from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import LoadReport, Match, NamedTensors, Target, match, names_of
 from diptych.core.checkpoint.slots import Slot
@@ -27,7 +27,7 @@ class Source:
     """A checkpoint directory whose config and tensor headers have been read.
 
     Attributes:
-        directory: where it is.
+        directory: the checkpoint's.
         whole: the config in the directory.
         config: the config of the class to load, which may be a part of the whole one, with the caller's changes.
         checkpoint: the weights.
@@ -50,7 +50,7 @@ class Source:
 
     @property
     def dtype_name(self) -> str:
-        """A first guess at the model's dtype: that of the largest floating-point tensor."""
+        """A first guess of the model's dtype: that of the largest floating-point tensor."""
         floats = [tensor for tensor in self.checkpoint.tensors.values() if tensor.dtype.name in FLOATS]
         return max(floats, key=lambda tensor: tensor.nbytes).dtype.name if floats else "float32"
 
@@ -75,7 +75,7 @@ def open_source(
             f"{directory / 'config.json'}: model_type={whole.model_type!r} has no part of "
             f"model_type {wanted.model_type!r}, which {wanted.__name__} reads"
         )
-    config = whole if config is None else config.loaded
+    config = whole if config is None else config.loaded_config
     return Source(directory, whole, config.replace(**changes) if changes else config, open_checkpoint(directory))
 
 
@@ -95,10 +95,10 @@ def match_source(
 
 
 def dtype_of(source: Source, found: Match, asked: Any) -> str:
-    """The name of the dtype to give a model: the one asked for, or else the file's.
+    """The name of a model's dtype: the requested one, or else the file's.
 
     Raises:
-        CheckpointError: none is asked for and the tensors have several; all are counted.
+        CheckpointError: none is requested, and the tensors have different ones; the message counts them.
     """
     if asked is not None:
         return float_name(asked)
@@ -112,7 +112,7 @@ def dtype_of(source: Source, found: Match, asked: Any) -> str:
 
 
 def report_of(source: Source, found: Match) -> LoadReport:
-    """The report on a load, which is logged too; see `announce`."""
+    """The report of a load, which is also logged; see `announce`."""
     report = LoadReport(
         directory=str(source.directory),
         loaded=len(found.fillings),
@@ -125,7 +125,7 @@ def report_of(source: Source, found: Match) -> LoadReport:
 
 
 def announce(report: LoadReport, config: ModelConfig) -> None:
-    """Logs a line if anything was left out or drawn anew, and one for token ids outside the vocabulary."""
+    """Logs a line if anything was left out or newly drawn, and one for token ids outside the vocabulary."""
     if report.left_out or report.fresh:
         logger.warning("%s", report)
     outside = config.token_ids_outside()
@@ -146,8 +146,8 @@ def save(
 ) -> None:
     """Writes config.json and safetensors; older weights are replaced only once the new ones are complete.
 
-    A model's own options go into generation_config.json. If it has none, an older such file is removed, since it
-    belonged to another model.
+    A model's own options go into generation_config.json. If it has none, an older file is removed, since it belonged to
+    another model.
     """
     target = Path(directory)
     if not os.fspath(directory):
@@ -161,7 +161,7 @@ def save(
     config = config.replace(housekeeping=type(config.housekeeping)({**housekeeping, "dtype": dtype}))
     config = config.replace(architectures=(class_name,))
     write_checkpoint(target, tensors, format="safetensors", max_shard_size=max_shard_size)
-    with writing(target / "config.json") as handle:
+    with open_atomic(target / "config.json") as handle:
         handle.write(config.to_json().encode())
     if options is None:
         (target / GENERATION_FILE).unlink(missing_ok=True)
@@ -170,7 +170,7 @@ def save(
 
 
 def architecture_of(name_or_path: str | os.PathLike[str], ignore_config: Iterable[str] = ()) -> str:
-    """The first class that config.json names in `architectures` and that is known here.
+    """The first known class among the `architectures` of config.json.
 
     Raises:
         ConfigError: it names none, or only unknown ones.

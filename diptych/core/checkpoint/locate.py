@@ -1,4 +1,4 @@
-"""Finding the directory of a checkpoint: one on this disk, or one on the Hugging Face hub."""
+"""Finding the directory of a checkpoint, on disk or on the Hugging Face hub."""
 
 import errno
 import re
@@ -20,7 +20,7 @@ _DESCRIPTION = (
     "vocab.txt",
     "merges.txt",
 )
-# No "*.safetensors": many repositories hold the same weights again under other names, for other programs.
+# Not "*.safetensors": many repositories hold more copies of the weights, under other names for other programs.
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 _FLAX = ("flax_model.msgpack", "flax_model.msgpack.index.json", "flax_model-*-of-*.msgpack")
 
@@ -35,17 +35,17 @@ def locate(
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> Path:
-    """Give the directory of a checkpoint, after downloading it where that is needed.
+    """Return the directory of a checkpoint, after downloading it if needed.
 
     Args:
-        name_or_path: A directory, which wins, or the id of a model on the Hugging Face hub (`name` or `owner/name`).
+        name_or_path: A directory, which takes precedence, or a model's id on the Hugging Face hub (`owner/name`).
         revision: Branch, tag or commit on the hub.
-        cache_dir: Where downloads are kept; by default where huggingface_hub keeps them.
+        cache_dir: The directory for downloads; by default that of huggingface_hub.
         local_files_only: Use only what is in the cache; no network access.
         token: The hub's access token.
 
     Raises:
-        CheckpointError: There is no such directory, and the hub did not give it.
+        CheckpointError: There is no such directory, and the download failed.
         ImportError: It is not a directory, and huggingface_hub is not installed.
     """
     if not isinstance(name_or_path, str | PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -1,4 +1,4 @@
-"""Matching the tensors of a checkpoint with the slots of a model: all are accounted for, or one error lists them."""
+"""Matching a checkpoint's tensors with a model's slots: all are accounted for, or one error lists the problems."""
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,16 +14,16 @@ from diptych.core.registry import Family
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint's tensors.
+    """What happened to a checkpoint's tensors.
 
-    Any two reports compare equal, so that models which differ in nothing else share compiled programs.
+    Any two reports compare equal, so that models that differ only in them share compiled programs.
 
     Attributes:
         directory: where the weights came from.
         loaded: number of tensors loaded.
         left_out: tensors of the file that other classes of the family own.
-        ignored: tensors of the file that hold no weights, or that the call said to ignore.
-        fresh: parameters that the file does not have and that were drawn anew, as allowed.
+        ignored: tensors of the file that are not parameters, or that the call said to ignore.
+        fresh: parameters that the file does not have and that were newly drawn, as allowed.
     """
 
     directory: str = field(default="", compare=False)
@@ -48,7 +48,7 @@ class NamedTensors:
     """The tensors of a checkpoint or of a live model.
 
     Attributes:
-        source: what errors call their origin, such as the directory.
+        source: the origin in error messages, such as the directory.
         by_name: the tensors.
         flax: whether they have the names and layouts of a Flax tree.
     """
@@ -63,11 +63,11 @@ class Target:
     """The model that tensors are matched with.
 
     Attributes:
-        class_name: what errors call it.
+        class_name: its name in error messages.
         slots: its parameters.
-        family: what is known of its files, those of its parts included (see `registry.within`).
-        known_paths: gives the paths that each class of the family owns; called only where a tensor has no slot.
-        copied: parameters that a file may lack -> the ones whose tensors serve for them too.
+        family: the description of its files, including those of its parts (see `registry.within`).
+        known_paths: returns the paths that each class of the family owns; called only if a tensor has no slot.
+        copied: parameters that a file may lack -> those whose tensors they share.
     """
 
     class_name: str
@@ -79,7 +79,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Filling:
-    """Where a slot's value comes from: the tensor, and the axes that bring it to the published layout."""
+    """The source of a slot's value: the tensor, and the axes that permute it to the published layout."""
 
     slot: Slot
     source: TensorSource
@@ -89,14 +89,14 @@ class Filling:
 
 @dataclass(frozen=True)
 class Match:
-    """What fills each slot, and what becomes of each tensor.
+    """What fills each slot, and what happens to each tensor.
 
     Attributes:
         fillings: the slots that have a tensor.
-        fresh: those that have none and are drawn anew, as allowed.
+        fresh: the slots that have none and are newly drawn, as allowed.
         left_out: tensors that other classes of the family own.
-        ignored: tensors that hold no weights, are there twice, or were to be ignored.
-        constant: slots that files may lack and that keep the constant that they start from.
+        ignored: tensors that are not parameters, are duplicates, or were to be ignored.
+        constant: slots that files may lack and that keep their initial constant.
     """
 
     fillings: tuple[Filling, ...]
@@ -109,17 +109,17 @@ class Match:
 def match(
     tensors: NamedTensors, target: Target, *, allow_fresh: Iterable[str] = (), ignore: Iterable[str] = ()
 ) -> Match:
-    """Matches tensors with slots by meaning: old spellings, prefixes, and parts of other classes of the family.
+    """Matches tensors with slots, allowing for old names, prefixes, and tensors of other classes of the family.
 
     Args:
         tensors: of the file or live model.
         target: the model.
         allow_fresh: parameters or modules that may be missing; names, or patterns with *.
-        ignore: tensors of the file to leave unread; names, modules, or patterns with *.
+        ignore: tensors of the file to skip; names, modules, or patterns with *.
 
     Raises:
-        CheckpointError: tensors are missing, unexpected, misshapen or not floating, or two that should be one differ;
-            all are listed.
+        CheckpointError: tensors are missing, unexpected, misshapen or not floating-point, or duplicates differ; all are
+            listed.
     """
     allow_fresh = names_of("allow_fresh", allow_fresh)
     return Matching(tensors, target, names_of("ignore", ignore)).result(allow_fresh)
@@ -134,11 +134,11 @@ class FamilyPaths:
         self.all = frozenset[str]().union(*self.classes)
 
     def owns(self, spelling: str) -> bool:
-        """Whether a class owns a tensor of this name, whatever its prefix and even under an old name."""
+        """Whether a class owns a tensor of this name, under any prefix and even under an old name."""
         return resolver(self.family, self.all, find_shifts({spelling}, self.all, self.family))(spelling) is not None
 
     def distinguish(self, one: str, other: str) -> bool:
-        """Whether some class owns two different tensors under these names, whatever their prefixes."""
+        """Whether some class owns two different tensors under these names, with any prefixes."""
         for paths in self.classes:
             first, second = (spellings(name, self.family) & paths for name in (one, other))
             if first and second and first != second:
@@ -152,9 +152,9 @@ class Matching:
     Attributes:
         spelling: a tensor's name in the file -> the present spelling of it.
         filled_by: a slot's path -> the name of the tensor that fills it.
-        legacy: old names of slots: (path, name of the tensor).
-        without_slot: names that mean no slot of this model.
-        left_out, ignored, unexpected: names of tensors by what becomes of them.
+        legacy: (path of a slot, name of a tensor) for old names.
+        without_slot: names for which this model has no slot.
+        left_out, ignored, unexpected: names of tensors by what happens to them.
     """
 
     def __init__(self, tensors: NamedTensors, target: Target, ignore: tuple[str, ...] = ()) -> None:
@@ -171,17 +171,17 @@ class Matching:
 
     @functools.cached_property
     def family_paths(self) -> FamilyPaths:
-        """The paths of every class of the family, which are built for it, without values."""
+        """The paths of every class of the family; computing them builds the models, without values."""
         return FamilyPaths(self.family, self.target.known_paths())
 
     def result(self, allow_fresh: tuple[str, ...]) -> Match:
-        """The full account.
+        """The complete match.
 
         Raises:
             CheckpointError: see `match`.
         """
         for name in self.spelling:
-            self._sort(name)
+            self._classify(name)
         for path, name in self.legacy:
             self._place_legacy(path, name)
         for name in self.without_slot:
@@ -195,8 +195,8 @@ class Matching:
         self._refuse(missing, fillings)
         return Match(fillings, fresh, tuple(self.left_out), tuple(self.ignored), constant)
 
-    def _sort(self, name: str) -> None:
-        """Says what a tensor is by its name alone."""
+    def _classify(self, name: str) -> None:
+        """Classifies a tensor by its name alone."""
         spelling = self.spelling[name]
         if matches(name, self.ignore) or matches(spelling, self.ignore):
             self.ignored.append(name)
@@ -221,7 +221,7 @@ class Matching:
     def _place_legacy(self, path: str, name: str) -> None:
         """Decides whether an old name is the slot's tensor, a second copy of it, or a tensor of another class.
 
-        What one class holds twice may be two tensors of another, such as an output layer that is not tied.
+        A duplicate in one class may be a separate tensor in another, such as an untied output layer.
         """
         present = self.filled_by.get(path)
         if present is not None and (self.spelling[name] in self.family.superseded or self._equal(present, name)):
@@ -265,7 +265,7 @@ class Matching:
             )
 
     def _refuse(self, missing: list[str], fillings: tuple[Filling, ...]) -> None:
-        """Raises one error for all that does not fit, if anything does not."""
+        """Raises one error that lists everything that does not fit."""
         class_name, flax = self.target.class_name, self.tensors.flax
         misshapen = [
             f"{f.name} has shape {f.source.shape}, {class_name} needs {f.slot.flax_shape if flax else f.slot.shape}"
@@ -276,7 +276,7 @@ class Matching:
         unexpected, problems = self.unexpected, list[str]()
         if missing:
             problems.append(
-                f"{_count(missing, 'is missing', 'are missing')}: {', '.join(missing)} ({_way_out(missing)})"
+                f"{_count(missing, 'is missing', 'are missing')}: {', '.join(missing)} ({_suggestion(missing)})"
             )
         if unexpected:
             problems.append(
@@ -286,8 +286,8 @@ class Matching:
         if misshapen:
             problems.append(f"{_count(misshapen, 'has', 'have')} another shape: {'; '.join(misshapen)}")
         if not_floating:
-            said = _count(not_floating, "has", "have")
-            problems.append(f"{said} a dtype other than {', '.join(FLOATS)}: {', '.join(not_floating)}")
+            count = _count(not_floating, "has", "have")
+            problems.append(f"{count} a dtype other than {', '.join(FLOATS)}: {', '.join(not_floating)}")
         if problems:
             raise CheckpointError(f"{self.tensors.source} does not fit {class_name}: " + ". ".join(problems))
 
@@ -296,7 +296,7 @@ def names_of(argument: str, names: Iterable[str]) -> tuple[str, ...]:
     """The names as a tuple.
 
     Raises:
-        InputError: a single string is given, which would be taken letter by letter.
+        InputError: a single string is given, which would be iterated letter by letter.
     """
     if isinstance(names, str):
         raise InputError(f"{argument}={names!r} must be a tuple of names, such as ({names!r},)")
@@ -304,11 +304,11 @@ def names_of(argument: str, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _count(names: Sequence[str], one: str, several: str) -> str:
-    """How many tensors there are, and the verb that follows."""
+    """The number of tensors, with the verb that follows."""
     return f"1 tensor {one}" if len(names) == 1 else f"{len(names)} tensors {several}"
 
 
-def _way_out(missing: list[str]) -> str:
+def _suggestion(missing: list[str]) -> str:
     """What a caller may do about missing tensors."""
     modules = top_modules(missing)
     allowed = f"allow_fresh=({', '.join(map(repr, modules))},) draws them anew"
@@ -319,7 +319,7 @@ def _way_out(missing: list[str]) -> str:
 
 
 def top_modules(paths: Iterable[str]) -> list[str]:
-    """The modules at the top of these paths, or below an encoder or decoder that is half of the model."""
+    """The top-level modules of these paths, or those directly inside a top-level encoder or decoder."""
     modules: set[str] = set()
     for path in paths:
         first, *rest = path.split(".")

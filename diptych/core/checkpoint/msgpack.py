@@ -14,16 +14,16 @@ from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
-from diptych.core.checkpoint.files import map_file, view, writing
+from diptych.core.checkpoint.files import map_file, open_atomic, view
 from diptych.core.checkpoint.strips import aligned_empty
 from diptych.core.checkpoint.tensors import NUMPY_DTYPES, TensorSource, dtype_from_name, dtype_name, read_bytes
 from diptych.core.errors import CheckpointError
 
-MAX_CHUNK_SIZE = 2**30  # bytes; flax.serialization cuts larger arrays, since msgpack ends at 2**32 per object
+MAX_CHUNK_SIZE = 2**30  # bytes; flax.serialization splits larger arrays, since a msgpack object is limited to 2**32
 
 _ARRAY, _SCALAR = 1, 3  # extension types of flax.serialization; 2 is a complex number
 _CHUNKED = "__msgpack_chunked_array__"
-_DEEPEST = 100  # levels of a tree; a file that goes deeper is damaged or hostile
+_DEEPEST = 100  # levels of a tree; a deeper file is damaged or malicious
 
 # Kind -> (first byte of the short form, how many values it holds); the value is added to the first byte.
 _SHORT = {"integer": (0x00, 128), "map": (0x80, 16), "list": (0x90, 16), "string": (0xA0, 32)}
@@ -39,7 +39,7 @@ _LONG = {
 _FIXED_EXTENSIONS = {1: 0xD4, 2: 0xD5, 4: 0xD6, 8: 0xD7, 16: 0xD8}  # size -> first byte
 _TRUE = 0xC3
 
-# First byte -> kind, bytes that follow, value: the tables above the other way round, and what no tree of arrays holds.
+# First byte -> kind, bytes that follow, value: the inverse of the tables above, and types that no tree of arrays holds.
 _TOKENS = (
     {base + value: (kind, 0, value) for kind, (base, count) in _SHORT.items() for value in range(count)}
     | {first: (kind, width, 0) for kind, widths in _LONG.items() for width, first in widths.items()}
@@ -63,17 +63,17 @@ class _Scalar:
 
 
 def read_msgpack(path: str | PathLike[str]) -> dict[str, TensorSource]:
-    """Map a file that Flax's `to_bytes` made and list its arrays in the order in which they lie in it.
+    """Map a file made by Flax's `to_bytes` and list its arrays in the order of the file.
 
     Args:
         path: The file.
 
     Returns:
-        The arrays by name, the keys of the tree joined with "."; reading one gives a view of the mapped file, except
-        for those over 1 GiB, whose chunks are joined into fresh memory.
+        The arrays by name, the keys of the tree joined with "."; reading one returns a view of the mapped file, except
+        for those over 1 GiB, whose chunks are joined into new memory.
 
     Raises:
-        CheckpointError: The file is damaged or holds anything but a tree of arrays.
+        CheckpointError: The file is damaged, or holds something else than a tree of arrays.
         OSError: It cannot be opened.
     """
     path = Path(path)
@@ -101,13 +101,13 @@ def write_msgpack(
     progress: Callable[[int], None] | None = None,
     max_chunk_size: int = MAX_CHUNK_SIZE,
 ) -> None:
-    """Write arrays as Flax's `to_bytes` writes them as nested dicts, array by array.
+    """Write arrays as nested dicts, as Flax's `to_bytes` does, array by array.
 
     Args:
-        path: The file; it appears once it is complete, and replaces an older one.
-        tensors: The arrays by name; "." separates the keys of the tree, which stand in the order of first appearance.
+        path: The file; it appears after it is complete, and replaces an older one.
+        tensors: The arrays by name; "." separates the keys of the tree, which are in order of first appearance.
         progress: Called after each array with its size in bytes.
-        max_chunk_size: Larger arrays (in bytes) are cut into chunks.
+        max_chunk_size: Larger arrays (in bytes) are split into chunks.
 
     Raises:
         CheckpointError: A name does not describe a place in a tree, or a dtype is not supported.
@@ -129,7 +129,7 @@ def write_msgpack(
             if progress is not None:
                 progress(tensors[node].nbytes)
 
-    with writing(path) as handle:
+    with open_atomic(path) as handle:
         write(handle, layout)
 
 
@@ -140,7 +140,7 @@ class _Reader:
         self.mapped, self.path, self.position, self.stop = mapped, path, position, stop
 
     def skip(self, size: int) -> int:
-        """Pass over some bytes; give the position where they start."""
+        """Skip some bytes; return the position where they start."""
         start = self.position
         if start + size > self.stop:
             raise CheckpointError(
@@ -176,7 +176,7 @@ class _Reader:
             ) from error
 
     def tree(self, count: int, keys: tuple[str, ...]) -> _Tree:
-        """Read the pairs of a map that stands at `keys`."""
+        """Read the pairs of the map at `keys`."""
         place = ".".join(keys) or "the top"
         if len(keys) > _DEEPEST:
             raise CheckpointError(f"{self.path}: goes deeper than {_DEEPEST} levels: it is not a tree of Flax weights")
@@ -197,7 +197,7 @@ class _Reader:
         return tree
 
     def node(self, keys: tuple[str, ...]) -> "_Tree | _Scalar | TensorSource":
-        """Read what stands at `keys`."""
+        """Read the node at `keys`."""
         kind, value = self.token()
         if kind == "map":
             return self.tree(value, keys)
@@ -229,7 +229,7 @@ class _Reader:
         return TensorSource(shape, dtype, partial(view, self.mapped, start, dtype, shape), str(self.path))
 
     def expect(self, kind: str, name: str, length: int | None = None) -> int:
-        """Read a token of this kind; give its value."""
+        """Read a token of this kind; return its value."""
         found, value = self.token()
         if found != kind or length not in (None, value):
             raise CheckpointError(
@@ -289,7 +289,7 @@ def _join_chunks(node: _Tree, name: str, path: Path) -> TensorSource:
 
 
 def _numbered_values(node: "_Tree | _Scalar | TensorSource | None") -> "list[_Tree | _Scalar | TensorSource | None]":
-    """Give the values of a map with the keys "0", "1", ..., with None for a missing one."""
+    """Return the values of a map with the keys "0", "1", ..., with None for missing ones."""
     return [node.get(str(index)) for index in range(len(node))] if isinstance(node, dict) else [None]
 
 
@@ -332,7 +332,7 @@ def _string(text: str) -> bytes:
 
 
 def _write_array(handle: BinaryIO, source: TensorSource, name: str, max_chunk_size: int) -> None:
-    """Write an array, as one object or as the map of chunks that flax.serialization makes of a large one."""
+    """Write an array, as one object, or if it is large as a map of chunks like flax.serialization."""
     data = read_bytes(source, name)
     if source.nbytes <= max_chunk_size:
         _write_object(handle, source.shape, source, data)

@@ -12,23 +12,23 @@ from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 
-from diptych.core.checkpoint.files import map_file, parse_json_object, view, writing
+from diptych.core.checkpoint.files import map_file, open_atomic, parse_json_object, view
 from diptych.core.checkpoint.tensors import DTYPES, TensorSource, dtype_from_name, dtype_name, read_bytes
 from diptych.core.errors import CheckpointError
 
-_LENGTH_BYTES = 8  # the header's length stands first, little-endian
+_LENGTH_BYTES = 8  # the header's length comes first, little-endian
 _ALIGNMENT = 8
 _RANKS = {name: rank for rank, name in enumerate(DTYPES)}
 
 
 def read_safetensors(path: str | PathLike[str]) -> dict[str, TensorSource]:
-    """Map a safetensors file and list its tensors in the order in which they lie in it.
+    """Map a safetensors file and list its tensors in the order of the file.
 
     Args:
         path: The file.
 
     Returns:
-        The tensors by name; reading one gives a view of the mapped file.
+        The tensors by name; reading one returns a view of the mapped file.
 
     Raises:
         CheckpointError: The file is damaged, or holds a dtype that is not supported.
@@ -76,7 +76,7 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, TensorSource]:
 
 
 def read_metadata(path: str | PathLike[str]) -> dict[str, str]:
-    """Read the free-form metadata of a safetensors file, `{}` where it has none.
+    """Read the free-form metadata of a safetensors file, `{}` if it has none.
 
     Raises:
         CheckpointError: The header is damaged.
@@ -96,13 +96,13 @@ def write_safetensors(
     """Write a safetensors file tensor by tensor; equal tensors and metadata give equal bytes.
 
     Args:
-        path: The file; it appears once it is complete, and replaces an older one.
+        path: The file; it appears after it is complete, and replaces an older one.
         tensors: The tensors by name.
         metadata: Free-form metadata; by default `{"format": "pt"}`, without which transformers refuses the file.
         progress: Called after each tensor with its size in bytes.
 
     Raises:
-        CheckpointError: A tensor has a dtype that the format does not know, or is named `__metadata__`.
+        CheckpointError: A tensor has a dtype that the format does not support, or is named `__metadata__`.
         OSError: The disk failed.
     """
     path = Path(path)
@@ -121,7 +121,7 @@ def write_safetensors(
         position += source.nbytes
     encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % _ALIGNMENT)
-    with writing(path) as handle:
+    with open_atomic(path) as handle:
         handle.write(len(encoded).to_bytes(_LENGTH_BYTES, "little"))
         handle.write(encoded)
         for name in order:
@@ -131,7 +131,7 @@ def write_safetensors(
 
 
 def _header(mapped: mmap.mmap, path: Path) -> tuple[dict[str, Any], int]:
-    """Parse the header; give it and the position where the data starts."""
+    """Parse the header; return it and the position where the data starts."""
     if len(mapped) < _LENGTH_BYTES:
         raise CheckpointError(
             f"{path}: has {len(mapped)} bytes, too few for a safetensors file. Download or save it again"
@@ -156,7 +156,7 @@ def _metadata(header: dict[str, Any], path: Path) -> dict[str, str]:
 
 
 def _entry(entry: object, name: str, path: Path) -> tuple[str, tuple[int, ...], tuple[int, int]]:
-    """Check the form of one tensor's entry in the header; give dtype name, shape and offsets."""
+    """Check one tensor's entry in the header; return dtype name, shape and offsets."""
     if isinstance(entry, dict):
         fields = cast(dict[str, object], entry)
         dtype, shape, offsets = fields.get("dtype"), _sizes(fields.get("shape")), _sizes(fields.get("data_offsets"))
@@ -171,7 +171,7 @@ def _entry(entry: object, name: str, path: Path) -> tuple[str, tuple[int, ...], 
 
 
 def _sizes(value: object) -> tuple[int, ...] | None:
-    """Give a JSON list of integers >= 0 as a tuple, None where it is anything else."""
+    """Return a JSON list of integers >= 0 as a tuple, None for anything else."""
     if not isinstance(value, list):
         return None
     sizes = tuple(size for size in cast(list[object], value) if type(size) is int and size >= 0)

@@ -1,14 +1,14 @@
-"""Slots: the parameters of a model, by published name and layout, whichever backend holds them.
+"""Slots: the parameters of a model by published name and layout, in either backend.
 
-The published layout is PyTorch's. How Flax holds a tensor follows from the kind of layer that owns it, in the one table
-below: the JAX backend's models and the Flax msgpack files both follow it, but for one kind of layer.
+The published layout is PyTorch's. The layout in Flax depends on the kind of layer that owns a tensor, as in the table
+below. The JAX backend's models and Flax msgpack files both follow it, except for one kind of layer.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["linear", "linear_in_out", "conv", "embedding", "norm", "plain", "buffer"]
-"""What a parameter is: a layer's weight by type of layer, plain (biases, free parameters), or what nothing trains.
+"""The kind of a parameter: a layer's weight by type of layer, plain (biases, free parameters), or a buffer.
 
 "linear_in_out" is GPT-2's linear layer (Conv1D in its published code), whose weight is published as (in, out).
 """
@@ -20,7 +20,7 @@ FLAX_LEAVES: dict[Kind, str] = {
     "embedding": "embedding",
     "norm": "scale",
 }
-"""How Flax calls the leaf that is published as "weight"."""
+"""Flax's name of the leaf that is published as "weight"."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Slot:
     Attributes:
         path: published name.
         shape: published shape.
-        kind: what owns it.
+        kind: its kind.
     """
 
     path: str
@@ -50,9 +50,9 @@ class Slot:
 
 
 def flax_axes(kind: Kind, rank: int) -> tuple[int, ...]:
-    """The axes of the published tensor in the order in which a layer of Flax, so a JAX model, holds them.
+    """The axes of the published tensor in the order of Flax layers, and so of JAX models.
 
-    A "linear_in_out" weight is published as Flax holds a linear layer's.
+    A "linear_in_out" weight is published in Flax's layout.
     """
     if kind == "linear":  # (out, in) -> (in, out)
         return (1, 0)
@@ -62,17 +62,17 @@ def flax_axes(kind: Kind, rank: int) -> tuple[int, ...]:
 
 
 def published_axes(kind: Kind, rank: int) -> tuple[int, ...]:
-    """The inverse of `flax_axes`: the axes that a layer of Flax holds, in published order."""
+    """The inverse of `flax_axes`: the axes of a Flax layer, in published order."""
     return inverse(flax_axes(kind, rank))
 
 
 def tree_axes(kind: Kind, rank: int) -> tuple[int, ...]:
-    """The axes of the published tensor in the order in which the tree of a Flax msgpack file has them."""
-    if kind == "linear_in_out":  # (in, out) -> (out, in): the Flax classes of transformers held it the other way round
+    """The axes of the published tensor in the order of the tree in a Flax msgpack file."""
+    if kind == "linear_in_out":  # (in, out) -> (out, in): transposed in the Flax classes of transformers
         return (1, 0)
     return flax_axes(kind, rank)
 
 
 def inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
-    """The order that undoes an order of axes."""
+    """The inverse permutation of axes."""
     return tuple(axes.index(axis) for axis in range(len(axes)))

@@ -1,11 +1,11 @@
-"""Fast copies of weights between memory layouts, in memory that every framework may use without another copy."""
+"""Fast copies of weights between memory layouts, aligned so that frameworks can use them without another copy."""
 
 import math
 from typing import Any
 
 import numpy as np
 
-_RUN = 16  # elements that a strip writes in one run; 16 elements of 4 bytes fill a cache line
+_RUN = 16  # elements written in one run; 16 elements of 4 bytes fill a cache line
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any] | str | type, alignment: int = 64) -> np.ndarray:
@@ -18,7 +18,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any] | str | type, ali
 
 
 def permute(array: np.ndarray, axes: tuple[int, ...], dtype: np.dtype[Any] | str | type | None = None) -> np.ndarray:
-    """Copy an array with its axes permute, and its dtype converted on the way.
+    """Copy an array with its axes permuted and its dtype converted in the same pass.
 
     Args:
         array: The source; it may start at any address.
@@ -32,7 +32,7 @@ def permute(array: np.ndarray, axes: tuple[int, ...], dtype: np.dtype[Any] | str
     copy = aligned_empty(tuple(array.shape[axis] for axis in axes), dtype)
     target = copy
     if dtype == array.dtype and not dtype.hasobject and dtype.itemsize in (1, 2, 4, 8):
-        # Bits are copied: quicker than elements where the dtype is not numpy's own, and exact for every NaN.
+        # Copy bits: faster than elements if the dtype is not numpy's own, and exact for every NaN.
         bits = np.dtype(f"u{dtype.itemsize}")
         array, target = array.view(bits), copy.view(bits)
     if copy.size:
@@ -41,7 +41,7 @@ def permute(array: np.ndarray, axes: tuple[int, ...], dtype: np.dtype[Any] | str
 
 
 def _fill(target: np.ndarray, source: np.ndarray, axes: tuple[int, ...]) -> None:
-    """Copy `source`, its axes permute, into `target`."""
+    """Copy `source`, with its axes permuted, into `target`."""
     if axes == tuple(range(len(axes))):
         target[...] = source
         return
@@ -52,11 +52,11 @@ def _fill(target: np.ndarray, source: np.ndarray, axes: tuple[int, ...]) -> None
         if source.shape[axis] > strip:
             break
         run *= source.shape[axis]
-    if source.shape[axis] <= strip:  # the whole array is less than a run
+    if source.shape[axis] <= strip:  # the whole array is smaller than a run
         target[...] = source.transpose(axes)
         return
     # Two passes through a strip that stays in the cache: the first reads the source in its own order, whatever its
-    # alignment and dtype, the second writes runs of the target, whole cache lines where that is possible.
+    # alignment and dtype, the second writes runs of the target, whole cache lines if possible.
     shape = (*source.shape[:axis], strip, *source.shape[axis + 1 :])
     buffer = aligned_empty(shape, target.dtype)
     permuted_target = target.transpose(tuple(int(index) for index in np.argsort(axes)))

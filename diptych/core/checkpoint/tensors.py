@@ -1,4 +1,4 @@
-"""One tensor that can be read, and the names of the dtypes that a checkpoint may hold."""
+"""Tensors that are read on demand, and the names of the dtypes that a checkpoint may hold."""
 
 import hashlib
 import math
@@ -11,8 +11,8 @@ import numpy as np
 
 from diptych.core.errors import CheckpointError
 
-# In the order in which the reference implementation of safetensors ranks them: a file holds its tensors from the last
-# rank to the first, so that wide elements come first and every tensor is aligned.
+# In the order of the reference implementation of safetensors: a file holds its tensors from the last rank to the first,
+# so that wide elements come first and every tensor is aligned.
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "U8": np.dtype(np.uint8),
@@ -36,14 +36,14 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {dtype.name: dtype for dtype in DTYPES.
 
 @dataclass(frozen=True)
 class TensorSource:
-    """One tensor that can be read when its turn comes.
+    """A tensor that is read on demand.
 
     Args:
         shape: Its shape.
         dtype: Its element type.
-        read: Gives the values as a C-contiguous array; for a file a read-only view of the mapped bytes, which may start
-            at any address (a copy made by `strips.permute` is aligned).
-        origin: The file that holds it, or what else error messages call its origin.
+        read: Returns the values as a C-contiguous array; for a file a read-only view of the mapped bytes, which may
+            start at any address (a copy made by `strips.permute` is aligned).
+        origin: The file that holds it, or another name of its origin in error messages.
     """
 
     shape: tuple[int, ...]
@@ -58,13 +58,13 @@ class TensorSource:
 
 
 def from_array(array: np.ndarray, origin: str = "memory") -> TensorSource:
-    """Wrap an array that is in memory already."""
+    """Wrap an array in memory."""
     array = np.asarray(array, order="C")
     return TensorSource(array.shape, array.dtype, lambda: array, origin)
 
 
 def dtype_from_name(name: str, tensor: str, source: str, known: Mapping[str, np.dtype[Any]] = DTYPES) -> np.dtype[Any]:
-    """Translate a dtype name of a file.
+    """Convert a file's name of a dtype.
 
     Args:
         name: The name in the file.
@@ -85,7 +85,7 @@ def dtype_from_name(name: str, tensor: str, source: str, known: Mapping[str, np.
 
 
 def dtype_name(source: TensorSource, tensor: str) -> str:
-    """Give the safetensors name of a tensor's dtype.
+    """Return the safetensors name of a tensor's dtype.
 
     Raises:
         CheckpointError: The dtype has no such name.
@@ -103,7 +103,7 @@ def read_bytes(source: TensorSource, tensor: str) -> memoryview:
     """Read a tensor as its bytes in C order, without a copy.
 
     Raises:
-        CheckpointError: What was read has not the shape or the dtype that the source declares.
+        CheckpointError: The values do not have the shape or dtype that the source declares.
     """
     array = np.asarray(source.read(), order="C")
     if array.shape != source.shape or array.dtype != source.dtype:
@@ -115,5 +115,5 @@ def read_bytes(source: TensorSource, tensor: str) -> memoryview:
 
 
 def digest(source: TensorSource) -> str:
-    """Give the SHA-256 of a tensor's bytes in hexadecimal: equal for tensors that are bitwise equal."""
+    """Return the SHA-256 of a tensor's bytes in hexadecimal; it is the same for bitwise equal tensors."""
     return hashlib.sha256(read_bytes(source, "")).hexdigest()

@@ -1,1 +1,1 @@
-"""Text generation, as far as both backends do it alike: options, what a call asks for, and the steps of decoding."""
+"""Text generation, as far as it is the same in both backends: options, requests, and the steps of decoding."""

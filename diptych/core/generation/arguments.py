@@ -1,4 +1,4 @@
-"""The input arrays of a call of `generate`: checked by what the model says of them, and padded at the end."""
+"""The input arrays of `generate`: checked against the model's description of them, and padded at the end."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ class InputReader:
 
     Args:
         model: a `GenerationBase`.
-        caller: what errors name first.
+        caller: the prefix of errors.
         given: the model's inputs by name.
     """
 
@@ -26,15 +26,15 @@ class InputReader:
         self.boundary: Boundary = model._boundary(caller)
         self.vocabulary: tuple[int, str] = model._vocabulary
 
-    def _read(
+    def _check_inputs(
         self, kinds: Mapping[str, ModelInput], config: Any
     ) -> tuple[dict[str, Any], dict[str, int], tuple[tuple[str, bool], ...]]:
-        """The given inputs of these kinds, checked; the sizes of their axes by name; and the switches.
+        """The given inputs of these kinds, checked; the sizes of their axes, by name; and the switches.
 
         Masks come last, since their shapes follow from the other inputs.
         """
         named = [kind for kind in kinds.values() if kind.name in self.given]
-        read: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
         sizes: dict[str, int] = {}
         switches: list[tuple[str, bool]] = []
         for kind in sorted(named, key=lambda kind: (kind.kind == "mask", not kind.main)):
@@ -42,25 +42,25 @@ class InputReader:
                 switches.append((kind.name, bool(self.given[kind.name])))
                 continue
             if kind.kind == "mask" and ENCODER_OUTPUTS.name in self.given:
-                read[kind.name] = self.given[kind.name]
+                arrays[kind.name] = self.given[kind.name]
                 continue
             size, field = self.vocabulary
             if config is not self.model.config or (kind.size or "vocab_size") != "vocab_size":
                 size, field = getattr(config, kind.size or "", 0), kind.size or ""
-            values = read[kind.name] = self._checked_input(kind, sizes, size, field)
+            values = arrays[kind.name] = self._check_input(kind, sizes, size, field)
             wanted = (sizes.get("batch", int(values.shape[0])), *values.shape[1:])
             check.shape(self.caller, kind.name, values.shape, wanted, ", as many rows as the other inputs have")
-            # embeddings come after ids, and a mask speaks of them where both are given
+            # embeddings come after ids, so that a mask has their size if both are given
             sizes.update(zip(kind.axis_names, values.shape, strict=True))
-        return read, sizes, tuple(switches)
+        return arrays, sizes, tuple(switches)
 
-    def _checked_input(self, kind: ModelInput, sizes: Mapping[str, int], size: int = 0, field: str = "") -> Any:
-        """A caller's array, of numpy where its values are known and it holds no floats.
+    def _check_input(self, kind: ModelInput, sizes: Mapping[str, int], size: int = 0, field: str = "") -> Any:
+        """A caller's array, checked; a numpy array if its values are known and are not floats.
 
         Args:
-            kind: what it is.
-            sizes: those of the axes that other inputs have shown, which a mask must have.
-            size, field: how many ids there are, and the config's field that says so.
+            kind: its description.
+            sizes: the sizes of axes that are known from other inputs; a mask must have them.
+            size, field: the number of ids, and the config's field for it.
         """
         value, name, boundary = self.given[kind.name], kind.name, self.boundary
         if kind.kind == "ids":
@@ -73,10 +73,10 @@ class InputReader:
         return boundary.floats(name, value, kind.axes)
 
     def _pad_input(self, kind: ModelInput, values: Any, width: int, pad_token_id: int) -> Any:
-        """An input padded at the end of its tokens, if it has such an axis and may be padded.
+        """An input with its token axis padded at the end, if it has one and may be padded.
 
-        Known values go through numpy even if nothing is added, which compiles nothing, and masks get one dtype: so that
-        only widths tell programs apart.
+        Known values go through numpy, which compiles nothing, even if nothing is added, and masks get one dtype, so
+        that only widths lead to different programs.
         """
         filler = kind.padding_value(pad_token_id)
         if filler is None or not kind.counts_tokens:
@@ -88,12 +88,12 @@ class InputReader:
 
 
 def is_concrete(values: Any) -> bool:
-    """Whether an array's values are known, as they are not in a program that JAX traces."""
+    """Whether an array's values are known, unlike in a program that JAX traces."""
     return isinstance(values, np.ndarray)
 
 
 def namespace(ops: Any, values: Any) -> Any:
-    """The array namespace to compute with these values, or None."""
+    """The array namespace for these values, which may be None."""
     return np if values is None or is_concrete(values) else ops.xp
 
 
@@ -114,6 +114,6 @@ def pad_end(xp: Any, values: Any, width: int, filler: int) -> Any:
 
 
 def padding_id(config: Any) -> int:
-    """The id that pads texts at the end: RoBERTa knows the positions of padding by it."""
+    """The id that pads texts at the end; RoBERTa recognises padding by it."""
     pad = config.pad_token_id
     return pad if pad is not None and 0 <= pad < config.vocab_size else 0

@@ -1,6 +1,6 @@
-"""`generate`, and what a family may override of it: which inputs are read, and what each step takes.
+"""`generate`, and its methods that a family may override: the inputs, and the arguments of each step.
 
-Letters of the shapes: B prompts, R rows (every prompt in all its copies or beams), P tokens of a prompt, L columns of
+Letters of the shapes: B prompts, R rows (all copies or beams of every prompt), P tokens of a prompt, L columns of
 the buffer of ids, S tokens that the decoder attends to in an encoder's output, D width, V vocabulary, C Y X images.
 """
 
@@ -25,7 +25,7 @@ from diptych.core.semantics.decoding import CustomProcessor, Plan, TracedOptions
 class GenerationBase(PreTrained):
     """A model that generates text: a decoder, or an encoder and a decoder."""
 
-    # What a backend supplies.
+    # Implemented by each backend.
 
     _pads_lengths: ClassVar[bool]
     """Whether prompts are padded at the end to a standard width."""
@@ -37,16 +37,16 @@ class GenerationBase(PreTrained):
 
     @abstractmethod
     def _run(self, request: GenerationRequest, streamer: Streamer | None, compile: bool) -> GenerateOutput:
-        """Carries out what a call asks for."""
+        """Executes a request."""
 
-    # What a family may override.
+    # Families may override these.
 
     _prepends_start_token: ClassVar[bool] = True
-    """Whether decoder_input_ids get decoder_start_token_id in front, unless one row begins with it."""
+    """Whether decoder_start_token_id is prepended to decoder_input_ids, unless a row begins with it."""
 
     @property
     def encoder_inputs(self) -> tuple[ModelInput, ...]:
-        """The keyword inputs of the encoder; none for a decoder alone. By default those of text that `encode` has."""
+        """The keyword inputs of the encoder, by default the text inputs of `encode`; none for a decoder alone."""
         if not self._has_encoder:
             return ()
         taken, config = _keywords(type(self), "encode"), self._encoder_config
@@ -56,32 +56,32 @@ class GenerationBase(PreTrained):
 
     @property
     def prompt_inputs(self) -> tuple[ModelInput, ...]:
-        """The keyword inputs of a decoder alone: prompts as ids or embeddings, their mask, and what else it reads."""
+        """The keyword inputs of a decoder alone: prompts as ids or embeddings, their mask, and any others."""
         standard = (inputs.INPUT_IDS, inputs.ATTENTION_MASK, inputs.INPUTS_EMBEDS)
         return tuple(one for one in standard if self._call_takes(one.name))
 
     @property
     def _vocabulary(self) -> tuple[int, str]:
-        """How many token ids there are, and how the config says so; the width of the logits."""
+        """The number of token ids, which is the width of the logits, and the config's expression for it."""
         size, additional = self.config.vocab_size, getattr(self.config, "additional_vocab_size", 0)
         return (size + additional, "vocab_size + additional_vocab_size") if additional else (size, "vocab_size")
 
     @property
     def _encoder_config(self) -> Any:
-        """The config that says what the encoder reads."""
+        """The config of the encoder."""
         return getattr(self.config, "encoder", self.config)
 
     def _states_mask(self, attention_mask: Any, length: int) -> Any:
-        """The mask over the encoder's states, from a caller's mask over the encoder's inputs."""
+        """The mask of the encoder's states, from the caller's mask of its inputs."""
         return attention_mask
 
     def _encode_for_generation(self, *, attention_mask: Any = None, **given: Any) -> tuple[Any, Any]:
-        """The encoder's states (B, S, D), and the mask (B, S) that belongs to them or None.
+        """The encoder's states (B, S, D), and their mask (B, S) or None.
 
-        An encoder that returns states of another length than its input returns the mask `attention_mask` with them.
+        An encoder whose states have another length than its input returns their mask as `attention_mask`.
 
         Args:
-            attention_mask: of the input; None without one, or if the encoder takes none.
+            attention_mask: of the input; None if there is none, or the encoder takes none.
             given: the encoder's other inputs by name.
         """
         if attention_mask is not None:
@@ -94,7 +94,7 @@ class GenerationBase(PreTrained):
     def _first_step_inputs(
         self, plan: Plan, traced: TracedOptions, prompt: Prompt
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The keywords of the first call, without cache and switches, and what later calls need besides new tokens.
+        """The keywords of the first call, without cache and switches, and additional keywords of later calls.
 
         Part of the compiled program. A family adds what it computes once, such as the states of images.
         """
@@ -127,7 +127,7 @@ class GenerationBase(PreTrained):
 
         Args:
             plan, traced, prompt: as for the first call.
-            context: what `_first_step_inputs` keeps for later calls, with one row for each prompt.
+            context: the additional keywords from `_first_step_inputs`, with one row for each prompt.
             tokens: (R, 1), the newest tokens.
             cache: of all tokens before them.
         """
@@ -141,23 +141,23 @@ class GenerationBase(PreTrained):
         return {"input_ids": tokens, "position_ids": positions[:, None], **context}
 
     def _last_prompt_row(self, traced: TracedOptions, values: Any) -> Any:
-        """(B, P, …) values -> (B, 1, …): those of the prompts' last token, before any padding at the end."""
+        """(B, P, …) values -> (B, 1, …): the values of the prompts' last token, before any padding at the end."""
         ops = self._ops()
         here = ops.steps(values.shape[1], values) == traced.context_length - 1
         here = ops.xp.reshape(here, (1, -1, *(1 for _ in values.shape[2:])))
-        kept = ops.xp.where(here, values, ops.xp.zeros_like(values))
-        return ops.xp.sum(kept, axis=1, keepdims=True, dtype=values.dtype)
+        selected = ops.xp.where(here, values, ops.xp.zeros_like(values))
+        return ops.xp.sum(selected, axis=1, keepdims=True, dtype=values.dtype)
 
-    # What follows from them.
+    # The rest is the same for all models.
 
     @property
     def _has_encoder(self) -> bool:
-        """Whether the decoder attends to what an encoder reads."""
+        """Whether the model has an encoder."""
         return hasattr(self, "encode")
 
     def _call_takes(self, name: str) -> bool:
         """Whether the model's call has a keyword."""
-        # torch's own __call__ has none by name
+        # torch's __call__ has no named parameters
         return name in _keywords(type(self), "forward" if hasattr(type(self), "forward") else "__call__")
 
     def generate(
@@ -180,29 +180,29 @@ class GenerationBase(PreTrained):
         """Generates text token by token: the same tokens in both backends, those of transformers 5.23.
 
         Args:
-            input_ids: (B, P) integers: the prompts of a decoder, or what an encoder reads. Without prompts a decoder
+            input_ids: (B, P) integers: the prompts of a decoder, or the input of an encoder. A decoder without prompts
                 starts from bos_token_id.
-            attention_mask: (B, P), 0 for padding, which belongs on the left of a decoder's prompts. Without it,
-                a decoder takes pad_token_id for padding unless it ends a sequence.
-            inputs_embeds: (B, P, D) floats in place of input_ids; a decoder's sequences then hold the new tokens alone,
-                unless input_ids are given too, which are what the sequences begin with.
-            pixel_values, input_values: images (B, C, Y, X) or sound (B, samples), for models that read such.
-            encoder_outputs: what `encode` returned, or (B, S, D) states, in place of the encoder's inputs.
-            past_key_values: a cache of the prompts' first tokens, with room for all but the last token to come.
-            generation_config: options in place of the model's own, which fill in those that are not set.
+            attention_mask: (B, P), 0 for padding, which belongs on the left of a decoder's prompts. By default, a
+                decoder treats pad_token_id as padding unless it is also an eos_token_id.
+            inputs_embeds: (B, P, D) floats in place of input_ids; a decoder's sequences then hold only the new tokens,
+                unless input_ids are given too, with which the sequences begin.
+            pixel_values, input_values: images (B, C, Y, X) or audio (B, samples), for models that take them.
+            encoder_outputs: the output of `encode`, or (B, S, D) states, in place of the encoder's inputs.
+            past_key_values: a cache of the prompts' first tokens, with room for all tokens but the last new one.
+            generation_config: options that take precedence over the model's own; unset ones are taken from the model.
             seed: of do_sample's random choices; the same seed gives the same tokens.
             streamer: receives the prompts and then the tokens as they are generated, as numpy arrays; not with beams.
-            logits_processors: your own, `f(xp, input_ids (R, L), scores (R, V), length) -> scores`, applied before
-                temperature and the other processors of sampling; columns of input_ids from `length` on have no
-                meaning. JAX compiles a program for each object.
-            compile: whether torch compiles the step of a token; JAX always does.
+            logits_processors: custom ones, `f(xp, input_ids (R, L), scores (R, V), length) -> scores`, applied before
+                temperature and the other sampling processors; columns of input_ids from `length` on are undefined.
+                JAX compiles a program for each object.
+            compile: whether torch compiles the decoding step; JAX always does.
             options: any of `GenerationConfig`; or other inputs of the model: decoder_input_ids and
                 decoder_attention_mask (B, P), the first tokens of a decoder with an encoder, token_type_ids and
-                position_ids of an encoder, and what the family has besides.
+                position_ids of an encoder, and any others of the family.
 
         Raises:
-            InputError: an argument has another dtype, shape or range, an id that the call uses is outside the
-                vocabulary, or the model has no room for so many tokens.
+            InputError: an argument has the wrong dtype, shape or range, an id that the call uses is outside the
+                vocabulary, or the model has too few positions.
             TypeError: an option or an input is unknown to the model.
         """
         caller = f"{type(self).__name__}.generate"
@@ -215,7 +215,7 @@ class GenerationBase(PreTrained):
             raise InputError(f"{caller}: the model is no decoder; its config needs is_decoder=True")
         if cast(Any, self).training:
             raise InputError(f"{caller}: the model is in train mode, which applies dropout; call model.eval() first")
-        processors = _checked_processors(caller, logits_processors)
+        processors = _check_processors(caller, logits_processors)
         _check_call(caller, seed, streamer, compile)
         if streamer is not None and cast(int, settled.num_beams) > 1:
             raise InputError(f"{caller}: num_beams={settled.num_beams}, but a streamer needs num_beams=1")
@@ -230,11 +230,11 @@ def _keywords(model_class: type, method: str) -> frozenset[str]:
     return frozenset(inspect.signature(getattr(model_class, method)).parameters)
 
 
-def _checked_processors(caller: str, processors: Any) -> tuple[CustomProcessor, ...]:
-    """A caller's logits processors.
+def _check_processors(caller: str, processors: Any) -> tuple[CustomProcessor, ...]:
+    """The caller's logits processors, checked.
 
     Raises:
-        InputError: they are no list of functions.
+        InputError: they are not a list of functions.
     """
     found: Any = () if processors is None else processors
     if not isinstance(found, list | tuple) or not all(map(callable, cast(Sequence[Any], found))):
@@ -243,7 +243,7 @@ def _checked_processors(caller: str, processors: Any) -> tuple[CustomProcessor, 
 
 
 def _check_call(caller: str, seed: Any, streamer: Any, compile: Any) -> None:
-    """Raises an InputError for a seed, a streamer or a switch of another type."""
+    """Raises an InputError for a seed, streamer or switch of the wrong type."""
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise InputError(f"{caller}: seed={seed!r} must be a whole number")
     if streamer is not None and not isinstance(streamer, Streamer):

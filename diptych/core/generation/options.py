@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 
-from diptych.core.checkpoint.files import writing
-from diptych.core.config import FrozenMap, ModelConfig, fits, parse_json_object, read_text, spelled, thawed
+from diptych.core.checkpoint.files import open_atomic
+from diptych.core.config import FrozenMap, ModelConfig, describe_type, has_type, parse_json_object, read_text, thaw_json
 from diptych.core.errors import ConfigError, InputError
 
 GENERATION_FILE = "generation_config.json"
@@ -23,14 +23,14 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "top_h": (), "encoder_repetition_penalty": (1,), "remove_invalid_values": (False,), "watermarking_config": (),
     "stop_strings": (), "max_time": (), "token_healing": (False,), "use_mtp": (False,), "speculation_type": (),
     "prompt_lookup_num_tokens": (), "max_matching_ngram_size": (), "is_assistant": (False,),
-    # 5.23's default and, where it differs, the one that older versions wrote
+    # 5.23's default and, if it differs, the one that older versions saved
     "num_assistant_tokens": (20, 5), "num_assistant_tokens_schedule": ("constant", "heuristic"),
     "assistant_confidence_threshold": (0.4,), "assistant_lookbehind": (10,), "target_lookbehind": (10,),
     "assistant_early_exit": (), "assistant_ensemble_weight": (), "cache_config": (), "max_cache_len": (),
     "compile_config": (), "disable_compile": (False,), "continuous_batching_config": (), "low_memory": (False,),
     "prefill_chunk_size": (),
 }  # fmt: skip
-"""Options of transformers that diptych does not have -> the values, besides None, with which they ask for nothing."""
+"""Options of transformers that diptych does not have -> the values, besides None, with which they have no effect."""
 
 _DEFAULTS: dict[str, Any] = {
     "min_length": 0, "do_sample": False, "num_beams": 1, "num_return_sequences": 1, "early_stopping": False,
@@ -42,7 +42,7 @@ _DEFAULTS: dict[str, Any] = {
 """The values of options that are not set."""
 
 _LARGEST = 2**30
-"""The largest whole number: the sum of two fits into 32 bits."""
+"""The largest integer: the sum of two fits into 32 bits."""
 
 _LEAST = {
     "max_length": 0, "max_new_tokens": 1, "min_length": 0, "min_new_tokens": 0, "num_beams": 1,
@@ -55,14 +55,14 @@ _METADATA = ("transformers_version", "_from_model_config", "_commit_hash")
 class GenerationConfig:
     """Options of `generate`, each named as in transformers; None means not set.
 
-    Lists become tuples, and numbers of numpy those of Python. An option of transformers that diptych does not have is
-    accepted with a value that asks for nothing.
+    Lists become tuples, and numpy numbers Python's. An option of transformers that diptych does not have is accepted
+    with a value that has no effect.
 
     Attributes:
         max_length, min_length: the number of tokens of a sequence, its prompt included.
         max_new_tokens, min_new_tokens: the number of tokens after the prompt, at least 1 and 0; they take precedence
             over the other two.
-        do_sample: whether tokens are sampled instead of the best being taken.
+        do_sample: whether tokens are sampled; otherwise the best is chosen.
         num_beams, num_return_sequences: at least 1.
         early_stopping: whether a beam search ends once it has as many sequences as beams; "never" ends it only when no
             better one is possible.
@@ -73,13 +73,13 @@ class GenerationConfig:
         min_p: in [0, 1].
         no_repeat_ngram_size, encoder_no_repeat_ngram_size: at least 0; 0 is off.
         bad_words_ids: sequences of ids that are not generated.
-        sequence_bias: pairs of a sequence of ids and what is added to its score; a mapping or a list of pairs.
+        sequence_bias: sequences of ids and the amounts added to their scores; a mapping or a list of pairs.
         exponential_decay_length_penalty: a number of tokens after the prompt, and a factor for each further token.
-        use_cache, cache_implementation: accepted and kept; the tokens do not depend on them.
-        carried: whatever else a file holds: options without meaning here, and names unknown to transformers.
+        use_cache, cache_implementation: accepted and kept, but without effect.
+        carried: other content of a file: options without effect here, and names unknown to transformers.
 
     Raises:
-        InputError: options have impossible types or values, or are not supported; all are listed.
+        InputError: options have invalid types or values, or are not supported; all are listed.
         TypeError: options are unknown.
     """
 
@@ -121,23 +121,23 @@ class GenerationConfig:
     cache_implementation: str | None = None
     carried: FrozenMap = field(default=FrozenMap())
 
-    if not TYPE_CHECKING:  # a checker of types knows each option by name
+    if not TYPE_CHECKING:  # type checkers see each option by name
 
         def __init__(self, *, carried: Mapping[str, Any] = FrozenMap(), **options: Any) -> None:
-            values, others = _checked(options)
+            values, others = _validate(options)
             vars(self).update({**dict.fromkeys(_OPTIONS), **values, "carried": FrozenMap({**carried, **others})})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, source: str = "generation config") -> Self:
-        """The options of a `generation_config.json`; whatever has no meaning here is carried along.
+        """The options of a `generation_config.json`; anything without effect here is carried along.
 
         Args:
             data: the JSON object.
-            source: what error messages call the source.
+            source: the origin of the data in error messages.
 
         Raises:
-            ConfigError: options have impossible types or values; all are listed. Negative ids and unsupported options
-                are refused by `resolve` only.
+            ConfigError: options have invalid types or values; all are listed. Negative ids and unsupported options are
+                refused only by `resolve`.
         """
         known = {name: value for name, value in data.items() if name in _OPTIONS}
         carried = {name: value for name, value in data.items() if name not in _OPTIONS}
@@ -161,27 +161,27 @@ class GenerationConfig:
 
     @classmethod
     def of_model(cls, config: ModelConfig) -> Self:
-        """The options that a model's config states, as older files do, and its special ids.
+        """The options in a model's config, as in older files, and its special ids.
 
-        Those of a composite's decoder apply where the composite's own config states none.
+        A composite's config takes precedence over its decoder's.
 
         Raises:
-            ConfigError: options have impossible types or values; all are listed.
+            ConfigError: options have invalid types or values; all are listed.
         """
-        stated = _stated(config)
+        stated = _options_of_config(config)
         if config.housekeeping.get("force_bos_token_to_be_generated"):
             stated["forced_bos_token_id"] = config.bos_token_id
         decoder = getattr(config, "decoder", None)
         if isinstance(decoder, ModelConfig):
-            stated = {**_stated(decoder), **stated}
+            stated = {**_options_of_config(decoder), **stated}
         return cls.from_dict(stated, source=type(config).__name__)
 
     @classmethod
     def from_any(cls, value: Any) -> "GenerationConfig":
-        """The options that a caller gives as None, a GenerationConfig, a mapping, or an object with `to_dict()`.
+        """The options of a GenerationConfig, a mapping, an object with `to_dict()`, or None.
 
         Raises:
-            InputError: the value is of another type, or its options have impossible types or values.
+            InputError: the value has another type, or its options have invalid types or values.
             TypeError: a mapping has unknown options.
         """
         if value is None or isinstance(value, GenerationConfig):
@@ -200,8 +200,8 @@ class GenerationConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The options that are set, and whatever is carried along, as plain JSON data."""
-        return {name: thawed(value) for name, value in sorted(self._given().items())}
+        """The options that are set, and those carried along, as plain JSON data."""
+        return {name: thaw_json(value) for name, value in sorted(self._as_dict().items())}
 
     def to_json(self) -> str:
         """The text of a `generation_config.json`."""
@@ -210,28 +210,28 @@ class GenerationConfig:
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes `generation_config.json` into a directory, which is created if it is missing."""
         Path(directory).mkdir(parents=True, exist_ok=True)
-        with writing(Path(directory) / GENERATION_FILE) as handle:
+        with open_atomic(Path(directory) / GENERATION_FILE) as handle:
             handle.write(self.to_json().encode())
 
-    def _given(self) -> dict[str, Any]:
+    def _as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _OPTIONS if getattr(self, name) is not None} | {**self.carried}
 
     def __repr__(self) -> str:
-        return f"GenerationConfig({', '.join(f'{name}={value!r}' for name, value in self._given().items())})"
+        return f"GenerationConfig({', '.join(f'{name}={value!r}' for name, value in self._as_dict().items())})"
 
     def replace(self, **options: Any) -> Self:
-        """A copy with other options; None unsets one.
+        """A copy with changed options; None unsets one.
 
         Raises:
-            InputError: options have impossible types or values, or are not supported; all are listed.
+            InputError: options have invalid types or values, or are not supported; all are listed.
             TypeError: options are unknown.
         """
         carried = options.pop("carried", self.carried)
-        values, others = _checked(options)
+        values, others = _validate(options)
         return self._with(values, {**carried, **others} if others or carried is not self.carried else None)
 
     def _with(self, values: Mapping[str, Any], carried: Mapping[str, Any] | None = None) -> Self:
-        """A copy with other values, which have been checked, and with these carried options if any are given."""
+        """A copy with other values, which have been checked, and with other carried options if any are given."""
         copy = object.__new__(type(self))
         vars(copy).update({**vars(self), **values})
         if carried is not None:
@@ -239,22 +239,22 @@ class GenerationConfig:
         return copy
 
     def with_fallback(self, base: "GenerationConfig") -> Self:
-        """These options, and the other's where these are not set."""
+        """These options, with unset ones taken from the other."""
         unset = {name: getattr(base, name) for name in _OPTIONS if getattr(self, name) is None}
         carried = {name: value for name, value in self.carried.items() if value is not None}
         return self._with(unset, {**base.carried, **carried} if base.carried or self.carried else None)
 
     def resolve(self, **options: Any) -> Self:
-        """The complete options of a call: the given ones, then these, then transformers' defaults.
+        """The complete options of a call: the given ones, else these, else transformers' defaults.
 
-        `max_length` may still be unset: then no option limits the sequences.
+        `max_length` may still be unset, if no option limits the sequences.
 
         Args:
-            options: in place of these; None unsets one, and leaves the default.
+            options: take precedence over these; None restores the default.
 
         Raises:
-            InputError: options have impossible types or values, do not fit each other, or are not supported; those of
-                a kind are listed.
+            InputError: options have invalid types or values, do not fit each other, or are not supported; all problems
+                of a kind are listed.
             TypeError: options are unknown.
         """
         asked = self.replace(**options)
@@ -282,7 +282,7 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class OwnOptions:
-    """A model's own options, which take the place of those that its config states.
+    """A model's own options, which replace those in its config.
 
     Any two compare equal, so that they never lead to different compiled programs.
 
@@ -293,16 +293,16 @@ class OwnOptions:
     options: GenerationConfig | None = field(default=None, compare=False)
 
     @classmethod
-    def beside(cls, directory: Path, changes: Mapping[str, Any]) -> Self:
-        """Those of a checkpoint's generation_config.json, with the changes that the caller asks for.
+    def of_directory(cls, directory: Path, changes: Mapping[str, Any]) -> Self:
+        """The options in a checkpoint's generation_config.json, with the caller's changes.
 
         Args:
             directory: the checkpoint's.
-            changes: of the config; those that are no options are ignored.
+            changes: of the config; those that are not options are ignored.
 
         Raises:
-            ConfigError: the file cannot be read, or holds impossible values.
-            InputError: a change is impossible, or not supported.
+            ConfigError: the file cannot be read, or holds invalid values.
+            InputError: a change is invalid or not supported.
         """
         if not os.path.lexists(directory / GENERATION_FILE):
             return cls()
@@ -311,10 +311,10 @@ class OwnOptions:
 
     @classmethod
     def of_live(cls, options: Any, config: ModelConfig) -> Self:
-        """Those of a live model of transformers; none if it has none, or if they equal what its config states.
+        """The options of a live model of transformers; None if it has none, or they equal those in its config.
 
         Raises:
-            InputError: options have impossible types or values.
+            InputError: options have invalid types or values.
         """
         stated = GenerationConfig.of_model(config)
         given = stated if options is None else GenerationConfig.from_any(options)
@@ -335,14 +335,14 @@ def _refuse_assignment(config: object, name: str, value: object) -> None:
 GenerationConfig.__setattr__ = _refuse_assignment  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _checked(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of options as plain Python, and the unsupported ones that ask for nothing.
+def _validate(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of options as plain Python, and the unsupported options without effect.
 
     Raises:
-        InputError: options have impossible types or values, or are not supported; all are listed.
+        InputError: options have invalid types or values, or are not supported; all are listed.
         TypeError: options are unknown.
     """
-    _refuse(options)
+    _refuse_unsupported(options)
     values = {name: _plain_python(value) for name, value in options.items() if name in _OPTIONS}
     wrong = [
         f"{name}={values[name]!r} must be {needed}"
@@ -355,7 +355,7 @@ def _checked(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def _plain_python(value: Any) -> Any:
-    """Numbers of numpy as Python's, lists and arrays as tuples, a mapping as pairs."""
+    """Converts numpy numbers to Python's, lists and arrays to tuples, and a mapping to pairs."""
     if isinstance(value, np.generic | np.ndarray):
         return _plain_python(cast(Any, value).tolist())
     items = cast(Mapping[Any, Any], value).items() if isinstance(value, Mapping) else value
@@ -364,8 +364,8 @@ def _plain_python(value: Any) -> Any:
 
 def _requirement(name: str, value: Any) -> str | None:
     """The requirement that a value of an option does not meet; None if it is valid."""
-    if not fits(value, _OPTIONS[name]):
-        return spelled(_OPTIONS[name])
+    if not has_type(value, _OPTIONS[name]):
+        return describe_type(_OPTIONS[name])
     if name in _LEAST and not _LEAST[name] <= value <= _LARGEST:
         return f"from {_LEAST[name]} to 2**30"
     if name in ("top_p", "typical_p") and not 0 < value <= 1:
@@ -381,7 +381,7 @@ def _requirement(name: str, value: Any) -> str | None:
     return None
 
 
-def _refuse(options: Mapping[str, Any]) -> None:
+def _refuse_unsupported(options: Mapping[str, Any]) -> None:
     """Raises for options that are unknown, or known but not supported."""
     known = [*_OPTIONS, *_UNSUPPORTED]
     unknown: list[str] = []
@@ -397,7 +397,7 @@ def _refuse(options: Mapping[str, Any]) -> None:
 
 def _not_supported(options: Mapping[str, Any]) -> list[str]:
     return [
-        f"{name}={thawed(value)!r} is not supported"
+        f"{name}={thaw_json(value)!r} is not supported"
         for name, value in options.items()
         if value is not None and not (np.isscalar(value) and value in _UNSUPPORTED[name])
     ]
@@ -411,12 +411,12 @@ def _flat(value: Any) -> Iterable[int]:
 
 
 def _plain(value: Any) -> Any:
-    """A nested config of transformers as the JSON object that files have in its place."""
+    """A nested config of transformers as a JSON object, as in files."""
     return value.to_dict() if hasattr(value, "to_dict") else value
 
 
-def _stated(config: ModelConfig) -> dict[str, Any]:
-    """The options that a config states itself."""
+def _options_of_config(config: ModelConfig) -> dict[str, Any]:
+    """The options in a config itself, without its parts."""
     kept = config.housekeeping
     stated = {name: kept[name] for name in (*_OPTIONS, *_UNSUPPORTED) if kept.get(name) is not None}
     for name in _OPTIONS:

@@ -1,4 +1,4 @@
-"""What a call of `generate` asks for, checked: a plan, the options that are traced, and the arrays to start from.
+"""A request to `generate`, checked: a plan, the traced options, and the initial arrays.
 
 Letters of the shapes: B prompts, P tokens of a prompt, L columns of the buffer of ids, S tokens that the decoder
 attends to in an encoder's output, D width.
@@ -21,11 +21,11 @@ from diptych.core.semantics import logits, sampling
 from diptych.core.semantics.decoding import CustomProcessor, Plan, TracedOptions
 
 _DEFAULT_NEW_TOKENS = 20
-"""The limit of new tokens if no option sets one."""
+"""The number of new tokens if no option limits them."""
 
 
 class Prompt(NamedTuple):
-    """What decoding starts from: arrays, which a compiled program takes as arguments."""
+    """The initial arrays of decoding, which are arguments of a compiled program."""
 
     ids: Any = None
     """(B, L), the prompts' ids, followed by padding."""
@@ -34,13 +34,13 @@ class Prompt(NamedTuple):
     position_ids: Any = None
     """(B, P) or (1, P); None if the model counts positions itself."""
     embeds: Any = None
-    """(B, P, D), what a decoder reads in place of its prompts' ids; None if it reads these."""
+    """(B, P, D), a decoder's prompts as embeddings; None if they are ids."""
     extras: Any = None
     """A decoder's other inputs by name, such as images."""
     encoder_inputs: Any = None
     """The encoder's inputs by name."""
     encoder_states: Any = None
-    """(B, S, D), if the caller gives them in place of the encoder's inputs."""
+    """(B, S, D), if given in place of the encoder's inputs."""
     encoder_mask: Any = None
     """The mask of the encoder's inputs, or of the given states; None if there is none."""
     cache: Any = None
@@ -48,17 +48,17 @@ class Prompt(NamedTuple):
 
 
 class GenerationRequest(NamedTuple):
-    """What a call asks for."""
+    """A checked call of `generate`."""
 
     plan: Plan
     traced: TracedOptions
     prompt: Prompt
     encoder_length: int | None
-    """The number of tokens that an encoder of text reads, without padding to a standard width; None if unknown."""
+    """The number of a text encoder's input tokens, without padding to a standard width; None if unknown."""
 
 
 class _EncoderRequest(NamedTuple):
-    """What a call asks of the encoder."""
+    """The encoder's part of a request."""
 
     inputs: dict[str, Any]
     switches: tuple[tuple[str, bool], ...]
@@ -74,15 +74,15 @@ class _Lengths(NamedTuple):
     ids: int
     """Tokens of the prompts' ids."""
     context: int
-    """Tokens that the decoder reads before the first new one."""
+    """Tokens of the decoder's input before the first new one."""
     new: int
     """The limit of new tokens."""
     ids_width: int
     """Columns for the prompts' ids."""
     context_width: int
-    """Columns for the context, in the cache too."""
+    """Columns for the context, also in the cache."""
     shared: int
-    """The shortest context with as many columns."""
+    """The length of the shortest context with this number of columns."""
 
 
 class RequestBuilder(InputReader):
@@ -90,11 +90,11 @@ class RequestBuilder(InputReader):
 
     Args:
         model: a `GenerationBase`.
-        caller: what errors name first.
+        caller: the prefix of errors.
         options: complete ones, see `GenerationConfig.resolve`.
         given: the model's inputs by name.
         cache: the caller's, or None.
-        seed: of random choices.
+        seed: of the random choices.
         processors: the caller's logits processors.
     """
 
@@ -133,13 +133,13 @@ class RequestBuilder(InputReader):
             raise InputError(f"{self.caller}: encoder_no_repeat_ngram_size needs input_ids")
         xp: Any = namespace(self.ops, ids)
         first = None
-        if mask is not None:  # as in transformers, also where the padding is that of embeddings
+        if mask is not None:  # as in transformers, even if the padding is that of embeddings
             of_mask = namespace(self.ops, mask)
             first = of_mask.repeat(of_mask.argmax(mask != 0, axis=1), self._copies, axis=0)
         counts = encoder is None and self.model._call_takes("position_ids")
         positions = position_ids(namespace(self.ops, mask), ids, mask, lengths.context) if counts else None
         if self.model._pads_lengths:
-            ids, mask, positions, embeds, extras = self._padded(xp, ids, mask, positions, embeds, extras, lengths)
+            ids, mask, positions, embeds, extras = self._pad_prompts(xp, ids, mask, positions, embeds, extras, lengths)
         source = ids if encoder is None else encoder.inputs.get("input_ids")
         before, after = logits.build_processors(
             self._processor_options(lengths),
@@ -182,7 +182,7 @@ class RequestBuilder(InputReader):
     # The encoder's inputs.
 
     def _encoder_request(self) -> _EncoderRequest:
-        """What the encoder is to read, or its states."""
+        """The encoder's inputs, or its states."""
         kinds = inputs.by_name(self.model.encoder_inputs)
         names = (*kinds, *(one.name for one in (ENCODER_OUTPUTS, DECODER_INPUT_IDS, DECODER_ATTENTION_MASK)))
         inputs.refuse_unknown(self.caller, self.given, names)
@@ -191,23 +191,23 @@ class RequestBuilder(InputReader):
         if len(main) != 1:
             listed = " and ".join(main) or "none"
             raise InputError(f"{self.caller}: one of {', '.join(choices)} is needed, got {listed}")
-        read, sizes, switches = self._read(kinds, self.model._encoder_config)
-        mask, states, main_input = read.pop(ATTENTION_MASK.name, None), None, kinds.get(main[0], ENCODER_OUTPUTS)
+        arrays, sizes, switches = self._check_inputs(kinds, self.model._encoder_config)
+        mask, states, main_input = arrays.pop(ATTENTION_MASK.name, None), None, kinds.get(main[0], ENCODER_OUTPUTS)
         if main_input is ENCODER_OUTPUTS:
             states, mask = self._given_states(mask)
             sizes = {"batch": states.shape[0], "tokens": states.shape[1]}
         length = sizes["tokens"] if main_input.counts_tokens else None
         if length is not None:
             check.has_tokens(self.caller, length)
-            for name in read:
+            for name in arrays:
                 if kinds[name].counts_tokens:
-                    check.shape(self.caller, name, read[name].shape[:2], (sizes["batch"], length))
+                    check.shape(self.caller, name, arrays[name].shape[:2], (sizes["batch"], length))
         if length is not None and states is None:
-            read, mask = self._pad_encoder_inputs(kinds, main_input, read, mask)
-        return _EncoderRequest(read, switches, states, mask, sizes["batch"], length)
+            arrays, mask = self._pad_encoder_inputs(kinds, main_input, arrays, mask)
+        return _EncoderRequest(arrays, switches, states, mask, sizes["batch"], length)
 
     def _given_states(self, mask: Any) -> tuple[Any, Any]:
-        """The caller's states of the encoder, and their mask: the caller's, or the one that came with the states."""
+        """The given encoder states, and their mask: from attention_mask, or else from encoder_outputs."""
         given = self.given[ENCODER_OUTPUTS.name]
         states = encoder_output(given).last_hidden_state
         if states is None:
@@ -224,17 +224,17 @@ class RequestBuilder(InputReader):
         return states, mask
 
     def _pad_encoder_inputs(
-        self, kinds: Mapping[str, ModelInput], main: ModelInput, read: dict[str, Any], mask: Any
+        self, kinds: Mapping[str, ModelInput], main: ModelInput, arrays: dict[str, Any], mask: Any
     ) -> tuple[dict[str, Any], Any]:
-        """The inputs of an encoder of text, padded to a standard width where the backend does so, and their mask.
+        """The inputs of a text encoder, padded to a standard width if the backend does so, and their mask.
 
-        With a caller's cache nothing is padded: it holds keys of exactly these tokens if it has seen them.
+        With a caller's cache nothing is padded, since the cache may hold the keys of exactly these tokens.
         """
-        config, values = self.model._encoder_config, read[main.name]
+        config, values = self.model._encoder_config, arrays[main.name]
         length, limit = values.shape[1], getattr(config, main.limit or "", None)
         if limit is not None:
             pads, longest = getattr(config, "padding_position", None), length
-            if pads is not None:  # padding takes no position of its own
+            if pads is not None:  # padding needs no position of its own
                 limit -= pads + 1
                 if main.kind == "ids":
                     longest = int((values != pads).sum(1).max()) if is_concrete(values) else 0
@@ -242,12 +242,12 @@ class RequestBuilder(InputReader):
                 self.caller, "the number of tokens to read", longest, limit, "the number of the encoder's positions"
             )
         if not self.model._pads_lengths or self.cache is not None or ATTENTION_MASK.name not in kinds:
-            return read, mask
+            return arrays, mask
         width = self.model._padded_length(length)
         width = max(width if limit is None else min(width, limit), length)
         mask = np.ones(values.shape[:2]) if mask is None else mask
         pad = padding_id(config)
-        padded = {name: self._pad_input(kinds[name], held, width, pad) for name, held in read.items()}
+        padded = {name: self._pad_input(kinds[name], held, width, pad) for name, held in arrays.items()}
         return padded, self._pad_input(ATTENTION_MASK, mask, width, pad)
 
     # The decoder's prompts.
@@ -261,9 +261,9 @@ class RequestBuilder(InputReader):
             if start is None:
                 raise InputError(f"{self.caller}: bos_token_id is needed, or input_ids")
             check.ids_in_range(self.caller, "bos_token_id", (start, start), size, field)
-        read, sizes, _ = self._read(kinds, self.model.config)
-        batch, mask = sizes.get("batch", 1), read.pop(ATTENTION_MASK.name, None)
-        ids, embeds = read.pop("input_ids", None), read.pop("inputs_embeds", None)
+        arrays, sizes, _ = self._check_inputs(kinds, self.model.config)
+        batch, mask = sizes.get("batch", 1), arrays.pop(ATTENTION_MASK.name, None)
+        ids, embeds = arrays.pop("input_ids", None), arrays.pop("inputs_embeds", None)
         if ids is None:
             ids = np.full((batch, 1), start) if embeds is None else np.zeros((batch, 0), np.int64)
         elif embeds is None or ids.shape[1] == embeds.shape[1]:
@@ -272,10 +272,10 @@ class RequestBuilder(InputReader):
             check.has_tokens(self.caller, embeds.shape[1])
         elif "input_ids" in self.given:
             check.has_tokens(self.caller, ids.shape[1])
-        return ids, mask, embeds, read
+        return ids, mask, embeds, arrays
 
     def _inferred_mask(self, ids: Any) -> Any:
-        """The mask that transformers infers from pad_token_id; None if there is no padding or it can't be seen."""
+        """The mask that transformers infers from pad_token_id; None if there is no padding or it isn't known."""
         pad = self.options.pad_token_id
         if pad is None or pad in self.eos or not is_concrete(ids):
             return None
@@ -283,7 +283,7 @@ class RequestBuilder(InputReader):
         return ~pads if pads.any() else None
 
     def _decoder_start(self, batch: int) -> tuple[Any, Any]:
-        """What a decoder with an encoder starts from: ids (B, P) that begin with the start token, and their mask."""
+        """The first tokens of a decoder with an encoder: ids (B, P) that begin with the start token, and their mask."""
         start, (size, field) = self.options.decoder_start_token_id, self.vocabulary
         start = self.options.bos_token_id if start is None else start
         named = "decoder_start_token_id or bos_token_id"
@@ -293,12 +293,12 @@ class RequestBuilder(InputReader):
         if DECODER_INPUT_IDS.name not in self.given:
             ids = np.full((batch, 1), start)
         else:
-            ids = self._checked_input(DECODER_INPUT_IDS, {}, *self.vocabulary)
+            ids = self._check_input(DECODER_INPUT_IDS, {}, *self.vocabulary)
             check.has_tokens(self.caller, ids.shape[1])
         mask: Any = None
         if DECODER_ATTENTION_MASK.name in self.given:
             sizes = {"batch": ids.shape[0], "tokens": ids.shape[1]}
-            mask = self._checked_input(DECODER_ATTENTION_MASK, sizes)
+            mask = self._check_input(DECODER_ATTENTION_MASK, sizes)
         wanted, why = (batch, ids.shape[1]), ", as many rows as there are to read"
         check.shape(self.caller, DECODER_INPUT_IDS.name, ids.shape, wanted, why)
         if self.model._prepends_start_token and is_concrete(ids) and (ids[:, 0] != start).all():
@@ -309,10 +309,10 @@ class RequestBuilder(InputReader):
         return ids, mask
 
     def _check_padding(self, ids: Any, mask: Any, embeds: Any, *, decoder_alone: bool) -> Any:
-        """The mask, or None if it shows that there is no padding; warns of padding on the right.
+        """The mask, or None if there is no padding; warns about padding on the right.
 
         Raises:
-            InputError: there is padding, and no id for it.
+            InputError: there is padding, but no id for it.
         """
         if mask is None or not is_concrete(mask):
             return mask
@@ -329,12 +329,12 @@ class RequestBuilder(InputReader):
             )
         return mask
 
-    def _padded(
+    def _pad_prompts(
         self, xp: Any, ids: Any, mask: Any, positions: Any, embeds: Any, extras: dict[str, Any], lengths: _Lengths
     ) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """The arrays of the prompts, padded at the end to their standard widths.
 
-        There is a mask whether or not there is padding, so that this makes no other program.
+        There is a mask even if there is no padding, so that both cases share a program.
         """
         kinds, width = inputs.by_name(self.model.prompt_inputs), lengths.context_width
         pad = padding_id(getattr(self.model.config, "decoder", self.model.config))
@@ -351,7 +351,7 @@ class RequestBuilder(InputReader):
         """The numbers of tokens and columns.
 
         Raises:
-            InputError: the decoder has no room for so many tokens.
+            InputError: the decoder has too few positions.
         """
         options, positions = self.options, self._positions
         length = ids.shape[1]
@@ -363,7 +363,7 @@ class RequestBuilder(InputReader):
             new = options.max_new_tokens
         elif options.max_length is None:
             new = min(_DEFAULT_NEW_TOKENS, positions - context)
-        else:  # as in transformers, where ids of another length than the embeddings count too
+        else:  # as in transformers, which also counts ids of another length than the embeddings
             new = options.max_length - context - (0 if length in (0, context) else length)
         total = context + new
         if new < 1:
@@ -380,19 +380,19 @@ class RequestBuilder(InputReader):
         return _Lengths(length, context, new, ids_width, context_width, shared)
 
     def _width(self, length: int) -> int:
-        """The number of columns for prompts of this many tokens."""
+        """The number of columns for prompts of this length."""
         return min(self.model._padded_length(length), self._positions)
 
     @property
     def _positions(self) -> int:
-        """Tokens that the decoder has positions for."""
+        """The number of the decoder's positions."""
         return cast(CacheShape, self.model.config.cache_shape).positions
 
     def _cached_tokens(self, rows: int, lengths: _Lengths) -> int:
-        """How many tokens of the prompts are already in the caller's cache."""
+        """The number of prompt tokens that are already in the caller's cache."""
         if self.cache is None:
             return 0
-        caching.checked_cache(self.boundary, self.model.config.cache_shape, self.cache, rows)
+        caching.check_cache(self.boundary, self.model.config.cache_shape, self.cache, rows)
         length = self.ops.to_numpy(self.cache.length)
         if not isinstance(length, int | np.ndarray):
             raise InputError(f"{self.caller}: past_key_values comes out of a trace, in which its length cannot be seen")
@@ -408,10 +408,10 @@ class RequestBuilder(InputReader):
     # Options.
 
     def _processor_options(self, lengths: _Lengths) -> GenerationConfig:
-        """The options with the lengths that follow from all of them, prompts included as far as they are ids."""
+        """The options with the resulting length limits, which include prompts if they are ids."""
         least = cast(int, self.options.min_length)
         if self.options.min_new_tokens is not None:
-            least = 0  # as in transformers, where min_length then counts for nothing
+            least = 0  # as in transformers, where min_length is then ignored
         elif lengths.ids != lengths.context:
             least = max(least - lengths.context, 0)
         return self.options.replace(max_length=lengths.ids + lengths.new, min_length=least)
@@ -457,5 +457,5 @@ class RequestBuilder(InputReader):
 
 
 def _ids(value: Any) -> tuple[int, ...]:
-    """One id, several or none."""
+    """A tuple of one id, several or none."""
     return () if value is None else cast("tuple[int, ...]", value if isinstance(value, tuple) else (value,))

@@ -1,6 +1,6 @@
-"""The steps of decoding, which both backends run: the first call of a model, every later one, and the output.
+"""The steps of decoding, for both backends: the first call of a model, every later one, and the output.
 
-Letters of the shapes: B prompts, R rows (every prompt in all its copies or beams), T tokens, V vocabulary.
+Letters of the shapes: B prompts, R rows (all copies or beams of every prompt), T tokens, V vocabulary.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ ModelCall = Callable[..., Any]
 
 
 class Step(NamedTuple):
-    """What a step leaves: the state after its token, and what is returned of the step."""
+    """The result of a step: the state after its token, and the values to return."""
 
     state: RowState | BeamState
     cache: Any
     context: Mapping[str, Any]
-    """What later calls read besides new tokens and the cache, such as the mask of the encoder's states."""
+    """Additional keywords of later calls, such as the mask of the encoder's states."""
     scores: StepScores
     layers: Mapping[str, Any]
-    """Attentions, cross-attentions and hidden states, as far as they are asked for."""
+    """Attentions, cross-attentions and hidden states, if requested."""
 
 
 def first_step(model: Any, plan: Plan, traced: TracedOptions, prompt: Prompt, call: ModelCall) -> Step:
-    """Has the model read the prompts and what they are about, and chooses the first new token."""
+    """Calls the model on the prompts and its other inputs, and chooses the first new token."""
     ops = model._ops()
     cache = model.init_cache(prompt.ids.shape[0], plan.capacity) if prompt.cache is None else prompt.cache
     if plan.padded:
@@ -52,12 +52,12 @@ def first_step(model: Any, plan: Plan, traced: TracedOptions, prompt: Prompt, ca
 
 
 def next_step(model: Any, plan: Plan, traced: TracedOptions, prompt: Prompt, before: Step, call: ModelCall) -> Step:
-    """Has the model read the newest tokens, and chooses the next ones."""
+    """Calls the model on the newest tokens, and chooses the next ones."""
     ops = model._ops()
     state, cache = before.state, before.cache
     if isinstance(state, BeamState):
         cache = cache.reorder(state.source_rows, plan.shared)
-    # a RoBERTa decoder with an encoder counts padding as positions too, as in transformers
+    # the positions of a RoBERTa decoder in a composite count padding too, as in transformers
     cache = dataclasses.replace(cache, counted=ops.xp.zeros_like(cache.counted) + cache.length)
     inputs = model._next_step_inputs(plan, traced, prompt, before.context, state.last_tokens[:, None], cache)
     outputs = call(model, **inputs, past_key_values=cache, **_switches(plan))
@@ -72,14 +72,14 @@ def output(
     scores: StepScores,
     layers: Sequence[Mapping[str, Any]],
 ) -> GenerateOutput:
-    """What `generate` returns.
+    """The output of `generate`.
 
     Args:
         model: the model.
-        request: what the call asks for.
+        request: the checked call.
         fields: those of `decoding.finish`.
-        scores: for each token (R, V), where it is asked for.
-        layers: of each step, where they are asked for.
+        scores: for each token (R, V), if requested.
+        layers: of each step, if requested.
     """
     ops, traced = model._ops(), request.traced
     start, length = int(traced.prompt_length), ops.to_numpy(fields["length"])
@@ -97,7 +97,7 @@ def output(
 
 
 def _cut_layers(request: GenerationRequest, name: str, index: int, layers: Sequence[Any]) -> tuple[Any, ...]:
-    """The layers' values at one step, without padding to standard widths."""
+    """The values of all layers at one step, without padding to standard widths."""
     context = int(request.traced.context_length)
     tokens = context - request.plan.cached if index == 0 else 1
     if name == "hidden_states":
@@ -112,7 +112,7 @@ def _switches(plan: Plan) -> dict[str, bool]:
 
 
 def _returned_layers(outputs: Any) -> dict[str, Any]:
-    """The decoder's values by layer that a call returns, by the names of a decoder alone."""
+    """The decoder's layer values in a call's output, under the names of a decoder alone."""
     found = {
         "attentions": getattr(outputs, "decoder_attentions", None) or getattr(outputs, "attentions", None),
         "cross_attentions": getattr(outputs, "cross_attentions", None),

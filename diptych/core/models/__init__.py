@@ -1,1 +1,1 @@
-"""One file per family: its configs, output records, and how its published files deviate."""
+"""One file per family: its configs, output records, and the deviations of its published files."""

@@ -14,21 +14,21 @@ from diptych.core.semantics import labels
 from diptych.core.semantics.losses import IGNORED, example_targets
 
 OFFSET = 2
-"""The first rows of a table of positions, which no token has."""
+"""The number of unused rows at the start of a position table."""
 
 NORM_EPS = 1e-5
-"""Of every layer norm, which no config says."""
+"""The epsilon of every layer norm, which is not in the config."""
 
 
 @config_class
 class BartLikeConfig(DecoderConfig):
     """The fields of BART and of the families built like it; defaults are those of facebook/bart-large.
 
-    `is_encoder_decoder` and `is_decoder` change nothing: the class that is built says which stacks there are.
+    `is_encoder_decoder` and `is_decoder` have no effect: the model class determines its stacks.
     """
 
     accepted: ClassVar[dict[str, tuple[Any, ...]]] = {
-        # fairseq's names for what other families do; no code reads them where they have these values
+        # fairseq's switches of other families; with these values they have no effect
         "add_bias_logits": (False,),
         "add_final_layer_norm": (False,),
         "classif_dropout": (),
@@ -37,7 +37,7 @@ class BartLikeConfig(DecoderConfig):
         "normalize_before": (False,),
         "normalize_embedding": (True,),
         "static_position_embeddings": (False,),
-        # names that old files have besides; they say what the fields of `aliases` say
+        # additional names in old files, which repeat the fields of `aliases`
         "hidden_size": (),
         "num_hidden_layers": (),
         "num_attention_heads": (),
@@ -47,11 +47,11 @@ class BartLikeConfig(DecoderConfig):
         "num_hidden_layers": "encoder_layers",
         "num_attention_heads": "encoder_attention_heads",
     }
-    """Names that old files have besides -> the fields that they repeat."""
+    """Additional names in old files -> the fields that they repeat."""
     base: ClassVar[str] = "BartModel"
     """The class of the model without a head."""
     pre_norm: ClassVar[bool] = False
-    """Whether the norms stand before what they serve, and one more behind the last layer."""
+    """Whether layer norms come before attention and MLP, with another one after the last layer."""
     always_decodes: ClassVar[bool] = True
     live: ClassVar[frozenset[str]] = DecoderConfig.live | {"pad_token_id"}
 
@@ -106,13 +106,13 @@ class BartLikeConfig(DecoderConfig):
 
     @property
     def cache_shape(self) -> CacheShape:
-        """What a cache of the decoder holds."""
+        """The shape of the decoder's cache."""
         heads = self.decoder_attention_heads
         return CacheShape(self.decoder_layers, heads, self.d_model // heads, self.max_position_embeddings)
 
     @property
     def padding_idx(self) -> int | None:
-        """Row of the word embeddings that gets no gradient and starts at zero; None if the pad id is no row."""
+        """The row of the word embeddings that gets no gradient and starts at zero; None if the pad id is invalid."""
         inside = self.pad_token_id is not None and 0 <= self.pad_token_id < self.vocab_size
         return self.pad_token_id if inside else None
 
@@ -122,15 +122,15 @@ class BartLikeConfig(DecoderConfig):
         return self.d_model
 
     @property
-    def attends(self) -> bool:
-        """Whether the decoder has cross-attention, which it always has."""
+    def has_cross_attention(self) -> bool:
+        """Whether the decoder has cross-attention; always True."""
         return True
 
     def shift_right(self, xp: Any, ids: Any, caller: str) -> Any:
-        """(B, T) ids or labels -> what the decoder reads while it is taught to write them.
+        """(B, T) ids or labels -> (B, T) decoder inputs for predicting them.
 
         Raises:
-            InputError: the config lacks an id that this takes.
+            InputError: the config lacks a required id.
         """
         named = {"pad_token_id": self.pad_token_id, "decoder_start_token_id": self.decoder_start_token_id}
         pad, start = labels.required_ids(caller, **named)
@@ -138,7 +138,7 @@ class BartLikeConfig(DecoderConfig):
 
     @property
     def embedding_scale(self) -> float:
-        """What the word embeddings that the stacks read are multiplied with."""
+        """The factor of the word embeddings."""
         return self.d_model**0.5 if self.scale_embedding else 1.0
 
 
@@ -153,7 +153,7 @@ class BartConfig(BartLikeConfig):
 
 
 def initial(config: BartLikeConfig, slot: Slot) -> Distribution:
-    """The distribution that a parameter starts from."""
+    """The initial distribution of a parameter."""
     if slot.kind == "norm":
         return Constant(1.0)
     if slot.kind == "embedding" and not slot.path.endswith("embed_positions.weight"):
@@ -162,7 +162,7 @@ def initial(config: BartLikeConfig, slot: Slot) -> Distribution:
 
 
 def example(config: BartLikeConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:
-    """Two texts of unequal length to read and two to write, or for a decoder alone states to look at, with labels."""
+    """Two texts of different lengths for each stack, or for a decoder alone encoder states, with labels."""
     length = min(9, config.max_position_embeddings)
     mask = np.ones((2, length), np.int64)
     mask[1, length - length // 3 :] = 0
@@ -205,14 +205,14 @@ def family(name: str, config: type[BartLikeConfig]) -> Family:
         initial=initial,
         example=example,
         prefixes=("model.",),
-        ignored={"*encoder.version": "the number of fairseq's format", "*decoder.version": "likewise"},
+        ignored={"*encoder.version": "fairseq's format version", "*decoder.version": "fairseq's format version"},
         renamed={
             **{f"{prefix}{table}": f"{prefix}shared.weight" for table in tables for prefix in ("model.", "")},
             "lm_head.weight": "model.shared.weight",
-            "model.shared.weight": "model.decoder.embed_tokens.weight",  # where the decoder stands alone
+            "model.shared.weight": "model.decoder.embed_tokens.weight",  # if there is only a decoder
             "shared.weight": "model.decoder.embed_tokens.weight",
         },
-        # where the stacks have tables of their own, nothing reads the shared one, which transformers saves beside them
+        # if the stacks have their own tables, the shared one, which transformers saves too, is unused
         superseded=("model.shared.weight", "shared.weight"),
         optional=("final_logits_bias",),
         decoders=(f"{name}ForCausalLM",),

@@ -45,24 +45,24 @@ class BertStackConfig(DecoderConfig):
 
     @property
     def cache_shape(self) -> CacheShape | None:
-        """What a cache of the decoder holds; None if it is no decoder."""
+        """The shape of the decoder's cache; None if it is not a decoder."""
         if not self.is_decoder:
             return None
         heads = self.num_attention_heads
         positions = self.max_position_embeddings
-        if self.padding_position is not None:  # the rows up to it are no token's
+        if self.padding_position is not None:  # the rows up to it belong to no token
             positions -= self.padding_position + 1
         return CacheShape(self.num_hidden_layers, heads, self.hidden_size // heads, positions)
 
     @property
     def padding_idx(self) -> int | None:
-        """Row of the word embeddings that gets no gradient and starts at zero; None if the pad id is no row."""
+        """The row of the word embeddings that gets no gradient and starts at zero; None if the pad id is invalid."""
         inside = self.pad_token_id is not None and 0 <= self.pad_token_id < self.vocab_size
         return self.pad_token_id if inside else None
 
     @property
     def padding_position(self) -> int | None:
-        """The position of every pad, after which the other tokens are counted; None if pads are counted as they are."""
+        """The position of padding, after which the other tokens are counted; None if padding is counted too."""
         return None
 
     @property
@@ -86,12 +86,12 @@ class BertLikeConfig(BertStackConfig):
 
     @property
     def token_types(self) -> int:
-        """The number of token types, each of which has an embedding."""
+        """The number of token types that have an embedding."""
         return self.type_vocab_size
 
     @property
     def head_dropout_prob(self) -> float:
-        """Dropout before a classifier."""
+        """The dropout rate before a classifier."""
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
 
@@ -102,7 +102,7 @@ class BertConfig(BertLikeConfig):
     model_type: ClassVar[str] = "bert"
     accepted: ClassVar[dict[str, tuple[Any, ...]]] = {
         **BertLikeConfig.accepted,
-        # left by the TensorFlow original in the multilingual and Chinese checkpoints; no code reads them
+        # from the TensorFlow original, in the multilingual and Chinese checkpoints; unused
         "directionality": ("bidi",),
         "pooler_type": ("first_token_transform",),
         "pooler_fc_size": (),
@@ -114,20 +114,20 @@ class BertConfig(BertLikeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class BertForPreTrainingOutput(ModelOutput):
-    """What the pretraining model returns."""
+    """The output of the pretraining model."""
 
     loss: Any = None
-    """Sum of the masked-language and the next-sentence cross-entropy, a scalar; both labels are needed."""
+    """The sum of the masked-language and next-sentence cross-entropies, a scalar; it needs both labels."""
     prediction_logits: Any = None
     """(B, T, V)"""
     seq_relationship_logits: Any = None
-    """(B, 2): the second text follows the first, or is random."""
+    """(B, 2): that the second text follows the first, or that it is random."""
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
 
 
 def initial(config: BertStackConfig, slot: Slot) -> Distribution:
-    """The distribution that a parameter starts from."""
+    """The initial distribution of a parameter."""
     if slot.kind == "norm":
         return Constant(1.0)
     if slot.kind == "plain":
@@ -183,7 +183,7 @@ FAMILY = Family(
         "cls.predictions.bias": "cls.predictions.decoder.bias",
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     },
-    # an untied head has the decoder's bias; transformers 5 still saves the other beside it, as it was initialised
+    # an untied head has the decoder's bias; transformers 5 also saves the other one, with its initial values
     superseded=("cls.predictions.bias",),
     encoders={"text": ("BertModel",)},
     decoders=("BertLMHeadModel",),

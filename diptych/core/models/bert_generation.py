@@ -14,7 +14,7 @@ class BertGenerationConfig(BertStackConfig):
     model_type: ClassVar[str] = "bert-generation"
     accepted: ClassVar[dict[str, tuple[Any, ...]]] = {
         **BertStackConfig.accepted,
-        # of the BERT models that these were made from; no code reads them
+        # from the BERT models that these were initialized with; unused
         "classifier_dropout": (),
         "type_vocab_size": (),
     }
@@ -40,7 +40,7 @@ FAMILY = Family(
         "lm_head.bias": "lm_head.decoder.bias",
         "lm_head.decoder.weight": "bert.embeddings.word_embeddings.weight",
     },
-    # an untied head has the decoder's bias; transformers 5 still saves the other beside it, as it was initialised
+    # an untied head has the decoder's bias; transformers 5 also saves the other one, with its initial values
     superseded=("lm_head.bias",),
     encoders={"text": ("BertGenerationEncoder",)},
     decoders=("BertGenerationDecoder",),

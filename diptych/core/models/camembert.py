@@ -1,4 +1,4 @@
-"""CamemBERT (Martin et al. 2019, arXiv:1911.03894): RoBERTa under another name, with other words."""
+"""CamemBERT (Martin et al. 2019, arXiv:1911.03894): RoBERTa under another name, with another vocabulary."""
 
 from typing import ClassVar
 

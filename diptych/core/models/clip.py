@@ -21,7 +21,7 @@ class CLIPTextConfig(ModelConfig):
     """Defaults are openai/clip-vit-base-patch32; field names are those of its config.json."""
 
     model_type: ClassVar[str] = "clip_text_model"
-    accepted: ClassVar[dict[str, tuple[Any, ...]]] = {"dropout": (0.0, 0)}  # published, read by no code
+    accepted: ClassVar[dict[str, tuple[Any, ...]]] = {"dropout": (0.0, 0)}  # published, but unused
 
     vocab_size: int = 49_408
     hidden_size: int = 512
@@ -53,7 +53,7 @@ class CLIPVisionConfig(ModelConfig):
     """Defaults are openai/clip-vit-base-patch32; field names are those of its config.json."""
 
     model_type: ClassVar[str] = "clip_vision_model"
-    accepted: ClassVar[dict[str, tuple[Any, ...]]] = {"dropout": (0.0, 0)}  # published, read by no code
+    accepted: ClassVar[dict[str, tuple[Any, ...]]] = {"dropout": (0.0, 0)}  # published, but unused
 
     hidden_size: int = 768
     intermediate_size: int = 3_072
@@ -83,7 +83,7 @@ class CLIPVisionConfig(ModelConfig):
 
     @property
     def num_positions(self) -> int:
-        """The patches of an image of `image_size`, and the class token."""
+        """The number of patches of an image of `image_size`, plus the class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
@@ -105,13 +105,13 @@ class CLIPConfig(ModelConfig):
         check.not_negative(self, "initializer_factor")
 
     def part(self, wanted: type[ModelConfig]) -> ModelConfig | None:
-        """A tower projects to this config's `projection_dim`; LAION's files leave another in the towers' configs."""
+        """A tower gets this config's `projection_dim`, since LAION's files have another one in the towers' configs."""
         part = super().part(wanted)
         return part.replace(projection_dim=self.projection_dim) if part not in (None, self) else part
 
     @classmethod
     def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
-        """Old files repeat the towers' configs as text_config_dict and vision_config_dict, which win field by field."""
+        """Merges text_config_dict and vision_config_dict of old files, whose fields take precedence."""
         data = super()._normalise(data, source)
         for name in ("text_config", "vision_config"):
             data[name] = data.get(name) or {}
@@ -125,7 +125,7 @@ class CLIPConfig(ModelConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPTextModelOutput(ModelOutput):
-    """What the text tower with its projection returns."""
+    """The output of the text tower with its projection."""
 
     text_embeds: Any = None
     """(B, E), not normalised."""
@@ -137,19 +137,19 @@ class CLIPTextModelOutput(ModelOutput):
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPVisionModelOutput(ModelOutput):
-    """What the vision tower with its projection returns."""
+    """The output of the vision tower with its projection."""
 
     image_embeds: Any = None
     """(B, E), not normalised."""
     last_hidden_state: Any = None
-    """(B, P, D), before the final layer norm, which only the pooled class token passes."""
+    """(B, P, D), before the final layer norm, which is applied only to the pooled class token."""
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPOutput(ModelOutput):
-    """What the two towers together return."""
+    """The output of both towers."""
 
     loss: Any = None
     """Mean of the text-to-image and image-to-text cross-entropy, a scalar."""
@@ -189,7 +189,7 @@ def _initial(config: CLIPConfig | CLIPTextConfig | CLIPVisionConfig, slot: Slot)
         return Normal((2 * tower.hidden_size) ** -0.5 * factor)
     if slot.kind == "linear" or leaf.endswith("class_embedding"):
         return Normal(width)
-    # the text tower's tables start from 0.02 whatever its initializer_range
+    # the text tower's embeddings use 0.02, not its initializer_range
     return Normal((0.02 if isinstance(tower, CLIPTextConfig) else tower.initializer_range) * factor)
 
 

@@ -13,10 +13,10 @@ from diptych.core.registry import Family, WordEmbeddings
 
 @config_class
 class EncoderDecoderConfig(CompositeConfig):
-    """A text encoder's config and a text decoder's; without them those of bert-base, as in transformers.
+    """The configs of a text encoder and a text decoder; by default those of bert-base, as in transformers.
 
     Raises:
-        ConfigError: a part cannot serve as such, or the two do not fit together.
+        ConfigError: a config cannot serve as its part, or the two do not fit together.
     """
 
     model_type: ClassVar[str] = "encoder-decoder"
@@ -24,17 +24,17 @@ class EncoderDecoderConfig(CompositeConfig):
     encoder: ModelConfig = field(default=BertConfig())
     decoder: ModelConfig = field(default=BertConfig(is_decoder=True, add_cross_attention=True))
     tie_encoder_decoder: bool = False
-    """Whether a file lacks what the encoder has in common with the decoder; a loaded model has copies of it, and this
-    is False then."""
+    """Whether a file stores the weights shared by both parts only once, in the decoder. A loaded model has copies, and
+    its config has False."""
 
     @property
-    def loaded(self) -> Self:
-        """Without the tie: a loaded encoder has copies of its own."""
+    def loaded_config(self) -> Self:
+        """The config without the tie: a loaded encoder has its own copies."""
         return self.replace(tie_encoder_decoder=False) if self.tie_encoder_decoder else self
 
 
 def _copied(config: EncoderDecoderConfig, paths: Collection[str]) -> Mapping[str, str]:
-    """What tie_encoder_decoder ties: the decoder's base model serves for the encoder, as far as the names agree."""
+    """The parameters tied by tie_encoder_decoder: the encoder's are the decoder base model's of the same name."""
     if not config.tie_encoder_decoder:
         return {}
     known = set(paths)

@@ -18,14 +18,14 @@ _ALIASES = {
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
-"""The names of other families' configs, which transformers takes for these too."""
+"""The field names of other families, which transformers accepts too."""
 
 
 @config_class
 class GPT2Config(DecoderConfig):
     """Defaults are openai-community/gpt2; field names are those of its config.json.
 
-    The model is a decoder whatever `is_decoder` says.
+    The model is a decoder even if `is_decoder` is False.
     """
 
     model_type: ClassVar[str] = "gpt2"
@@ -34,7 +34,7 @@ class GPT2Config(DecoderConfig):
         "n_ctx": (),  # the size of a buffer that files no longer have
         "n_special": (0,),
         "predict_special_tokens": (),
-        # of GPT2DoubleHeadsModel alone
+        # only of GPT2DoubleHeadsModel
         "summary_activation": (),
         "summary_first_dropout": (),
         "summary_proj_to_labels": (),
@@ -71,7 +71,7 @@ class GPT2Config(DecoderConfig):
 
     @property
     def cache_shape(self) -> CacheShape:
-        """What a cache of the model holds."""
+        """The shape of the model's cache."""
         return CacheShape(self.n_layer, self.n_head, self.n_embd // self.n_head, self.n_positions)
 
     @property
@@ -81,11 +81,11 @@ class GPT2Config(DecoderConfig):
 
     @property
     def intermediate_size(self) -> int:
-        """Width between the two layers of an MLP."""
+        """The inner width of an MLP."""
         return 4 * self.n_embd if self.n_inner is None else self.n_inner
 
     def attention_scale(self, index: int) -> float:
-        """What the scores of a layer's attention are multiplied with, self- and cross-attention alike."""
+        """The factor of the attention scores in a layer, for self- and cross-attention."""
         scale = 1.0 / math.sqrt(self.n_embd // self.n_head) if self.scale_attn_weights else 1.0
         return scale / (index + 1) if self.scale_attn_by_inverse_layer_idx else scale
 

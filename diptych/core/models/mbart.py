@@ -17,13 +17,13 @@ class MBartConfig(BartLikeConfig):
     base: ClassVar[str] = "MBartModel"
     pre_norm: ClassVar[bool] = True
     accepted: ClassVar[dict[str, tuple[Any, ...]]] = BartLikeConfig.accepted | {
-        # fairseq's names for what makes it MBart
+        # fairseq's switches of MBart
         "add_final_layer_norm": (True,),
         "normalize_before": (True,),
     }
 
     def shift_right(self, xp: Any, ids: Any, caller: str) -> Any:
-        """As BART's, but that the last token, the language, comes first instead of a fixed start."""
+        """As in BART, but the last token, the language, comes first instead of a fixed start."""
         (pad,) = labels.required_ids(caller, pad_token_id=self.pad_token_id)
         return labels.wrap_tokens_right(xp, ids, pad)
 

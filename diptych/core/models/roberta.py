@@ -12,11 +12,11 @@ from diptych.core.registry import Family, WordEmbeddings
 class RobertaConfig(BertLikeConfig):
     """Defaults are transformers'; field names are those of FacebookAI/roberta-base's config.json.
 
-    Pads have a position of their own, `pad_token_id`, and the other tokens are counted from the next one on. So there
-    are positions for `max_position_embeddings` - `pad_token_id` - 1 tokens: 512 of 514 in the published models.
+    Padding has its own position, `pad_token_id`, and the other tokens are counted from the next one. So there are
+    positions for `max_position_embeddings` - `pad_token_id` - 1 tokens: 512 of 514 in the published models.
 
     Raises:
-        ConfigError: `pad_token_id` is no word or no position, or leaves no position for a token.
+        ConfigError: `pad_token_id` is outside the vocabulary or the positions, or leaves no position for tokens.
     """
 
     model_type: ClassVar[str] = "roberta"
@@ -28,21 +28,21 @@ class RobertaConfig(BertLikeConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        where, pad = type(self).__name__, self.pad_token_id
+        caller, pad = type(self).__name__, self.pad_token_id
         if pad is None or not 0 <= pad < self.vocab_size:
             raise ConfigError(
-                f"{where}: pad_token_id={pad} must be 0 or more and below vocab_size={self.vocab_size}: "
+                f"{caller}: pad_token_id={pad} must be 0 or more and below vocab_size={self.vocab_size}: "
                 "the positions of tokens are counted from it"
             )
         if pad + 1 >= self.max_position_embeddings:
             raise ConfigError(
-                f"{where}: max_position_embeddings={self.max_position_embeddings} must exceed pad_token_id + 1 = "
+                f"{caller}: max_position_embeddings={self.max_position_embeddings} must exceed pad_token_id + 1 = "
                 f"{pad + 1}, which is the first token's position"
             )
 
     @property
     def padding_position(self) -> int | None:
-        """The position of every pad, after which the other tokens are counted."""
+        """The position of padding, after which the other tokens are counted."""
         return self.pad_token_id
 
 
@@ -64,7 +64,7 @@ def family(name: str, config: type[RobertaConfig]) -> Family:
             "lm_head.bias": "lm_head.decoder.bias",
             "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
         },
-        # an untied head has the decoder's bias; transformers 5 still saves the other beside it, as it was initialised
+        # an untied head has the decoder's bias; transformers 5 also saves the other one, with its initial values
         superseded=("lm_head.bias",),
         encoders={"text": (f"{name}Model",)},
         decoders=(f"{name}ForCausalLM",),

@@ -1,4 +1,4 @@
-"""XLM-RoBERTa (Conneau et al. 2019, arXiv:1911.02116): RoBERTa under another name, with other words."""
+"""XLM-RoBERTa (Conneau et al. 2019, arXiv:1911.02116): RoBERTa under another name, with another vocabulary."""
 
 from typing import ClassVar
 

@@ -1,5 +1,5 @@
-"""What both backends must mean alike, written once against the array API standard.
+"""Computations that must be the same in both backends, written against the array API standard.
 
-Every function takes the array namespace `xp` first; each backend binds its own once, in `ops`.
+Every function takes the array namespace `xp`, or the backend's functions `ops`, first.
 Letters of the shapes: B batch, T target length, S source length, V vocabulary, C classes.
 """

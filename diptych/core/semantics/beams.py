@@ -18,9 +18,9 @@ class BeamState(NamedTuple):
     ids: Any
     """(B, K, L), the running sequences, best first."""
     scores: Any
-    """(B, K), the summed log-probabilities of each."""
+    """(B, K), their summed log-probabilities."""
     origins: Any
-    """(B, K, L) int32, the row of all prompts' beams in which each new token was chosen; -1 for no token yet."""
+    """(B, K, L) int32, the row, among all prompts' beams, of each new token; -1 for no token yet."""
     finished_ids: Any
     """(B, K, L), the finished sequences, best first."""
     finished_scores: Any
@@ -32,7 +32,7 @@ class BeamState(NamedTuple):
     improvable: Any
     """(B,), whether a running sequence may still become better than a finished one."""
     source_rows: Any
-    """(B K,), the row of all prompts' beams that each running sequence continues."""
+    """(B K,), the row, among all prompts' beams, that each running sequence continues."""
     last_tokens: Any
     """(B K,), the newest token of each running sequence."""
     length: Any
@@ -62,7 +62,7 @@ def start(ops: Any, ids: Any, length: Any, scores: Any, beams: int) -> BeamState
         ops: the backend's functions.
         ids: (B, L), the prompts, followed by padding.
         length: the number of tokens of the prompts.
-        scores: an array of the scores' dtype.
+        scores: an array with the scores' dtype.
         beams: K.
     """
     xp = ops.xp
@@ -72,7 +72,7 @@ def start(ops: Any, ids: Any, length: Any, scores: Any, beams: int) -> BeamState
     origins = xp.full_like(ids, -1, dtype=xp.int32)
     unfinished = xp.zeros_like(ids[:, :, 0], dtype=xp.bool)
     count = ops.steps(ids.shape[0] * beams, ids)
-    # only the first beam counts: all are the same sequence
+    # only the first beam has a score of 0: all are the same sequence
     first = xp.where((steps == 0)[None, :], xp.zeros_like(none), none)
     improvable = ~unfinished[:, 0]
     last_tokens = xp.reshape(ids[:, :, 0], (-1,))
@@ -86,7 +86,7 @@ def advance(ops: Any, options: BeamOptions, beams: BeamState, log_probabilities:
 
     Args:
         ops: the backend's functions.
-        options: of the search.
+        options: the options of the search.
         beams: the state before.
         log_probabilities: (B K, V), of the next token, after all logits processors.
     """

@@ -1,4 +1,4 @@
-"""Connectionist temporal classification (Graves et al. 2006): the loss of a text whose places in time are unknown.
+"""Connectionist temporal classification (Graves et al. 2006): the loss of a text whose alignment in time is unknown.
 
 Letters of the shapes: B batch, T frames, V vocabulary, L labels, S = 2 L + 1 states: the labels with blanks between
 them and around them.
@@ -7,7 +7,7 @@ them and around them.
 from typing import Any
 
 _NEVER = -1e30
-"""The logarithm of the probability of what cannot be; finite, so that gradients are."""
+"""The log-probability of impossible events; finite, so that gradients are finite too."""
 
 
 def loss(
@@ -21,19 +21,19 @@ def loss(
     reduction: str = "mean",
     zero_infinity: bool = False,
 ) -> Any:
-    """-log of the probability of all ways to say the labels in the frames, as `torch.nn.functional.ctc_loss` has it.
+    """The negative log-probability of all alignments of labels and frames, as in `torch.nn.functional.ctc_loss`.
 
-    A row whose frames do not suffice has the loss inf, without a gradient (in torch the gradient is NaN).
+    A row with too few frames has the loss inf, without a gradient (in torch the gradient is NaN).
 
     Args:
         ops: the backend's functions.
         log_probabilities: (B, T, V), whose exponentials sum to 1 over V.
-        labels: (B, L) ids; of each row the first `label_counts` count, and the others may be anything.
-        frame_counts: (B,), of each row's frames the first so many count.
-        label_counts: (B,).
-        blank: the id that says nothing and parts two equal labels.
+        labels: (B, L) ids; only the first `label_counts` of each row are used.
+        frame_counts: (B,), the number of frames of each row.
+        label_counts: (B,), the number of labels of each row.
+        blank: the id of the blank.
         reduction: "sum" over the rows, or "mean" of each row's loss by its number of labels, at least 1.
-        zero_infinity: whether rows whose frames do not suffice count as 0.
+        zero_infinity: whether rows with too few frames have a loss of 0.
 
     Returns:
         A scalar, in float32 or wider.
@@ -43,12 +43,12 @@ def loss(
     log_probabilities = xp.astype(log_probabilities, wide)
     batch, frames, words = log_probabilities.shape
     places = ops.steps(2 * labels.shape[1] + 1, labels)
-    said = xp.logical_and(labels >= 0, labels < words)
-    padded = xp.where(said, labels, xp.full_like(labels, blank))
+    valid = xp.logical_and(labels >= 0, labels < words)
+    padded = xp.where(valid, labels, xp.full_like(labels, blank))
     blanks = xp.full_like(padded[:, :, None], blank)
     states = xp.concat([blanks, padded[:, :, None]], axis=2)
     states = xp.concat([xp.reshape(states, (batch, -1)), xp.full_like(labels[:, :1], blank)], axis=1)
-    # a label may follow the one before it at once, unless the two are equal
+    # a label may follow the previous one without a blank, unless the two are equal
     before = xp.concat([xp.full_like(states[:, :2], blank), states[:, :-2]], axis=1)
     skips = xp.logical_and(states != blank, states != before)
 
@@ -80,7 +80,7 @@ def loss(
     return xp.mean(losses / xp.astype(counts, wide))
 
 
-def packed(xp: Any, labels: Any, counted: Any) -> tuple[Any, Any]:
-    """(B, L) labels and which of them count -> the same with these first, in their order, and (B,) their number."""
+def pack_labels(xp: Any, labels: Any, counted: Any) -> tuple[Any, Any]:
+    """(B, L) labels and a mask of those that count -> the labels with these first, in order, and (B,) their number."""
     order = xp.argsort(xp.astype(~counted, xp.int32), axis=1, stable=True)
     return xp.take_along_axis(labels, order, axis=1), xp.sum(xp.astype(counted, labels.dtype), axis=1)

@@ -1,6 +1,6 @@
-"""Decoding: how the logits of a step become the next tokens, and when a sequence is complete. Both backends run this.
+"""Decoding, for both backends: how the logits of a step become the next tokens, and when a sequence is complete.
 
-Letters of the shapes: B prompts, R rows (every prompt in all its copies or beams), L columns of the buffer of ids, E
+Letters of the shapes: B prompts, R rows (all copies or beams of every prompt), L columns of the buffer of ids, E
 end-of-sequence ids, V vocabulary.
 """
 
@@ -14,26 +14,26 @@ from diptych.core.semantics.beams import BeamState
 CustomProcessor = Callable[[Any, Any, Any, Any], Any]
 """A caller's logits processor: `f(xp, input_ids (R, L), scores (R, V), length) -> scores`.
 
-Columns of `input_ids` from `length` on have no meaning.
+Columns of `input_ids` from `length` on are undefined.
 """
 
 
 class Plan(NamedTuple):
-    """What a compiled program depends on; hashable.
+    """The static options of a compiled program; hashable.
 
-    Lengths come in two kinds: the number of tokens, which is traced, and the number of columns of a buffer, which is
-    here. In JAX buffers have a few standard widths, so that prompts of similar lengths share a program.
+    There are two kinds of lengths: numbers of tokens, which are traced, and numbers of columns of buffers, which are
+    here. In JAX, buffers have a few standard widths, so that prompts of similar lengths share a program.
     """
 
     num_beams: int
-    """1 for no beam search."""
+    """1 means no beam search."""
     copies: int
     """Rows for each prompt: its beams, or the sequences sampled for it."""
     num_return_sequences: int
     do_sample: bool
     early_stopping: bool | str
     processors_before: tuple[logits.LogitsProcessor, ...]
-    """Those that run before the caller's own."""
+    """The processors that run before the caller's own."""
     custom_processors: tuple[CustomProcessor, ...]
     processors_after: tuple[logits.LogitsProcessor, ...]
     output_logits: bool
@@ -43,11 +43,11 @@ class Plan(NamedTuple):
     encoder_switches: tuple[tuple[str, bool], ...]
     """Keywords of the encoder that are not arrays."""
     prompt_width: int
-    """Columns of the prompts, padding to a standard width included."""
+    """Columns of the prompts, including padding to a standard width."""
     capacity: int
-    """Tokens for which the cache has room: the prompts' columns and all new tokens."""
+    """The cache's capacity: the prompts' columns and all new tokens."""
     cached: int
-    """How many tokens of the prompts are already in the caller's cache."""
+    """The number of prompt tokens that are already in the caller's cache."""
     shared: int
     """A lower bound of the prompts' length: columns of the cache that all beams of a prompt have in common."""
     padded: bool
@@ -55,14 +55,14 @@ class Plan(NamedTuple):
 
 
 class TracedOptions(NamedTuple):
-    """What may change from call to call without another program: numbers and small arrays."""
+    """Options that may change between calls without recompilation: numbers and small arrays."""
 
     prompt_length: Any
     """Columns of `sequences` before the first new token: 0 if only embeddings of the prompts are given."""
     context_length: Any
-    """Tokens that the decoder reads before the first new one: the prompts' length, ids or embeddings."""
+    """The number of tokens before the first new one: the prompts' length, in ids or embeddings."""
     max_length: Any
-    """Of `sequences`."""
+    """The limit of the length of `sequences`."""
     pad_token_id: Any
     eos_token_ids: Any
     """(E,)"""
@@ -70,13 +70,13 @@ class TracedOptions(NamedTuple):
     """(2,) int32, its `sampling.seed_words`."""
     length_penalty: Any
     before: tuple[logits.Values, ...]
-    """Those of the plan's `processors_before`."""
+    """The values of the plan's `processors_before`."""
     after: tuple[logits.Values, ...]
-    """Those of the plan's `processors_after`."""
+    """The values of the plan's `processors_after`."""
 
 
 class RowState(NamedTuple):
-    """The state of greedy decoding or sampling, in which rows do not depend on each other."""
+    """The state of greedy decoding or sampling, in which rows are independent."""
 
     ids: Any
     """(R, L)"""
@@ -91,7 +91,7 @@ class RowState(NamedTuple):
 
 
 class StepScores(NamedTuple):
-    """The scores of a step that are returned, each (R, V); None if they are not asked for."""
+    """The returned scores of a step, each (R, V); None if not requested."""
 
     logits: Any
     scores: Any
@@ -103,8 +103,8 @@ def start(ops: Any, plan: Plan, traced: TracedOptions, ids: Any, like: Any) -> R
     Args:
         ops: the backend's functions.
         plan, traced: the options.
-        ids: (B, L), the prompts, followed by anything.
-        like: an array of the logits' dtype.
+        ids: (B, L), the prompts, followed by arbitrary ids.
+        like: an array with the logits' dtype.
     """
     xp = ops.xp
     is_prompt = (ops.steps(ids.shape[1], ids) < traced.prompt_length)[None, :]
@@ -119,7 +119,7 @@ def start(ops: Any, plan: Plan, traced: TracedOptions, ids: Any, like: Any) -> R
 def advance(
     ops: Any, plan: Plan, traced: TracedOptions, state: RowState | BeamState, values: Any
 ) -> tuple[RowState | BeamState, StepScores]:
-    """The state after one more token, and the scores that it was chosen by.
+    """The state after one more token, and the scores from which it was chosen.
 
     Args:
         ops: the backend's functions.
@@ -151,7 +151,7 @@ def advance(
 
 
 def finish(ops: Any, plan: Plan, traced: TracedOptions, state: RowState | BeamState) -> dict[str, Any]:
-    """The fields of the output, trailing padding included, and `length`, that of the longest sequence.
+    """The fields of the output, including trailing padding, and `length`, that of the longest sequence.
 
     Args:
         ops: the backend's functions.
@@ -193,21 +193,21 @@ def _apply_custom_processors(ops: Any, plan: Plan, ids: Any, scores: Any, length
     """The scores after the caller's own processors.
 
     Raises:
-        InputError: one returns something other than scores of the same shape and dtype.
+        InputError: one does not return scores of the same shape and dtype.
     """
     for index, processor in enumerate(plan.custom_processors):
         result = processor(ops.xp, ids, scores, length)
         found, wanted = ((getattr(one, "shape", None), getattr(one, "dtype", None)) for one in (result, scores))
         if not ops.is_array(result) or found != wanted:
             raise InputError(
-                f"logits_processors[{index}] returns {_described(result)}, but {_described(scores)} is needed, as it "
+                f"logits_processors[{index}] returns {_describe(result)}, but {_describe(scores)} is needed, as it "
                 "was given"
             )
         scores = result
     return scores
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     shape = getattr(value, "shape", None)
     return f"a {type(value).__name__}" if shape is None else f"{value.dtype} of shape {tuple(shape)}"
 

@@ -1,4 +1,4 @@
-"""Decoder inputs from labels: what a decoder reads while it is taught to write."""
+"""Decoder inputs from labels, for training."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from diptych.core.semantics.losses import IGNORED
 
 
 def required_ids(caller: str, **ids: int | None) -> list[int]:
-    """The ids with which a decoder's inputs are made of labels; they must be in the config.
+    """The special ids needed to make a decoder's inputs from labels; they must be in the config.
 
     Raises:
         InputError: one is None.
@@ -22,14 +22,14 @@ def required_ids(caller: str, **ids: int | None) -> list[int]:
 
 
 def shift_tokens_right(xp: Any, labels: Any, pad_token_id: int, decoder_start_token_id: int) -> Any:
-    """(B, T) labels -> (B, T) ids: each a place later, the start first, -100 as padding."""
+    """(B, T) labels -> (B, T) ids: shifted right by one, after the start token; -100 becomes padding."""
     start = xp.full_like(labels[:, :1], decoder_start_token_id)
     shifted = xp.concat([start, labels[:, :-1]], axis=1)
     return xp.where(shifted == IGNORED, xp.full_like(shifted, pad_token_id), shifted)
 
 
 def wrap_tokens_right(xp: Any, labels: Any, pad_token_id: int) -> Any:
-    """(B, T) labels -> (B, T) ids: each a place later, the last one that is no padding (MBart's language) first."""
+    """(B, T) labels -> (B, T) ids: shifted right by one, after the last token but padding (MBart's language)."""
     ids = xp.where(labels == IGNORED, xp.full_like(labels, pad_token_id), labels)
     ones = xp.ones_like(ids)
     count = xp.sum(xp.where(ids == pad_token_id, xp.zeros_like(ids), ones), axis=1, keepdims=True)

@@ -1,8 +1,8 @@
-"""Logits processors, as transformers 5 has them, and which of them the options of `generate` ask for.
+"""Logits processors, as in transformers 5, and the choice of them from the options of `generate`.
 
 Every processor is a function of `ops` (the backend's functions); `ids` (B, L), of which only the first `length` columns
 are filled; the `scores` (B, V) of the next token; that `length`; and the processor's own values by name. Processors
-that keep the best entries also keep every entry equal to the last of them; transformers keeps some of those.
+that keep the best entries also keep all ties with the last of them; transformers keeps only some of the ties.
 
 Letters of the shapes: B batch, L columns of the buffer of ids, V vocabulary, E token ids or sequences of them, P tokens
 of a sequence without its last, R prompts or encoder texts (B is a multiple of R), S source length.
@@ -17,7 +17,7 @@ from diptych.core.semantics import losses
 
 
 class LogitsProcessor(NamedTuple):
-    """A processor by name, with the arguments that a compiled program depends on."""
+    """A processor by name, with its static arguments."""
 
     name: str
     static: tuple[tuple[str, Any], ...] = ()
@@ -31,7 +31,7 @@ _ANY = -1
 
 
 def sequence_bias(ops: Any, ids: Any, scores: Any, length: Any, *, prefixes: Any, last: Any, bias: Any) -> Any:
-    """Adds (E,) `bias` to the `last` (E,) tokens of sequences whose (E, P) `prefixes` are the newest tokens."""
+    """Adds `bias` (E,) to the `last` (E,) tokens of sequences whose `prefixes` (E, P) are the newest tokens."""
     xp, prefixes = ops.xp, ops.xp.asarray(prefixes, dtype=ids.dtype)
     places = ops.steps(prefixes.shape[1], ids) + (length - prefixes.shape[1])
     newest = xp.take(ids, xp.clip(places, 0, ids.shape[1] - 1), axis=1)[:, None, :]
@@ -42,7 +42,7 @@ def sequence_bias(ops: Any, ids: Any, scores: Any, length: Any, *, prefixes: Any
 
 
 def repetition_penalty(ops: Any, ids: Any, scores: Any, length: Any, *, penalty: Any, first: Any) -> Any:
-    """Divides the scores of tokens that occur at `first` (R,) or later by `penalty`; negative scores are multiplied."""
+    """Divides the scores of tokens that occur at or after `first` (R,) by `penalty`; negative ones are multiplied."""
     xp, steps, penalty = ops.xp, ops.steps(ids.shape[1], ids)[None, :], _number(ops.xp, penalty, scores)
     first = _for_each_row(xp, xp.asarray(first), ids)[:, None]
     occurs = ops.membership_mask(ids, (steps < length) & (steps >= first), scores.shape[1])
@@ -110,13 +110,13 @@ def top_k(ops: Any, ids: Any, scores: Any, length: Any, *, k: int) -> Any:
 
 
 def top_p(ops: Any, ids: Any, scores: Any, length: Any, *, p: Any, keep: int, k: int | None) -> Any:
-    """Keeps the best scores up to the one at which their probabilities sum to `p`, and at least the `keep` best.
+    """Keeps the best scores until their probabilities sum to `p`, and at least the `keep` best.
 
     Args:
         ops, ids, scores, length: as for every processor.
         p: the cumulative probability.
-        keep: how many are kept in any case.
-        k: of a preceding `top_k`, so that only its entries need sorting; None if there was none.
+        keep: the minimum number to keep.
+        k: that of a preceding `top_k`, so that only its entries need sorting; None if there was none.
     """
     xp = ops.xp
     best = xp.sort(scores, axis=1, descending=True, stable=False) if k is None else _best(ops, scores, k)
@@ -138,7 +138,7 @@ def typical_p(ops: Any, ids: Any, scores: Any, length: Any, *, p: Any, keep: int
     Args:
         ops, ids, scores, length: as for every processor.
         p: the sum of the probabilities.
-        keep: how many are kept in any case.
+        keep: the minimum number to keep.
         k: as in `top_p`.
     """
     xp, information = ops.xp, -losses.log_softmax(ops.xp, scores)
@@ -148,7 +148,7 @@ def typical_p(ops: Any, ids: Any, scores: Any, length: Any, *, p: Any, keep: int
     if k is not None:
         _, indices = ops.top_k(scores, min(k, scores.shape[1]))
         near, masses = (xp.take_along_axis(values, indices, axis=1) for values in (distances, masses))
-        # entries equal to the last one, but cut off by top_k, count with it
+        # ties with the last entry that top_k cut off are counted with it
         masses = xp.concat([masses[:, :-1], 1.0 - xp.sum(masses[:, :-1], axis=1, keepdims=True)], axis=1)
     order = xp.argsort(near, axis=1)
     last = _last_within(xp, xp.take_along_axis(masses, order, axis=1), p, keep)
@@ -194,10 +194,10 @@ def apply_processors(
     """The scores (B, V) after all processors.
 
     Args:
-        ops: the backend's functions: `xp`, `steps`, `top_k`, `marked` and `added`.
+        ops: the backend's functions: `xp`, `steps`, `top_k`, `membership_mask` and `scatter_add`.
         processors, values: the first and the second of each pair that `build_processors` returns. Values may be traced
-            or numpy arrays, but if torch's scores are on another device than the CPU they must be tensors there.
-        ids: (B, L), of which only the first `length` columns are read.
+            or numpy arrays; for torch scores on another device than the CPU, they must be tensors on that device.
+        ids: (B, L), of which only the first `length` columns are used.
         scores: (B, V), float32 or float64, which is also the dtype of the result.
         length: a Python integer, or a traced one.
     """
@@ -215,15 +215,15 @@ def build_processors(
     source_length: int | None = None,
     first: Any = None,
 ) -> tuple[tuple[tuple[LogitsProcessor, Values], ...], tuple[tuple[LogitsProcessor, Values], ...]]:
-    """The processors that options ask for, in transformers' order: those before the caller's own, and those after.
+    """The processors that the options select, in transformers' order: before the caller's own, and after them.
 
     Args:
-        options: transformers' options as attributes; None and neutral values ask for nothing. `max_length` is the limit
+        options: transformers' options as attributes; None and neutral values select nothing. `max_length` is the limit
             that follows from all options.
-        prompt_length: tokens that are not generated, padding included.
+        prompt_length: the number of tokens that are not generated, including padding.
         eos: the end-of-sequence ids, possibly none.
-        source: (R, S) ids that the encoder reads, or without an encoder the prompts; None if there are none.
-        source_length: how many of its columns are real; all if None.
+        source: (R, S), the encoder's input ids, or the prompts if there is no encoder; None if there are none.
+        source_length: the number of its columns that are not padding; all if None.
         first: (R,), the number of padding tokens at the front of each row; None if there is none.
     """
     before: list[tuple[LogitsProcessor, Values]] = []
@@ -282,7 +282,7 @@ def build_processors(
 
 
 def out_of_vocabulary(options: Any, size: int) -> dict[str, tuple[int, ...]]:
-    """The ids outside 0 to `size` - 1 that the processors' options name, by option."""
+    """The ids outside 0 to `size` - 1 in the processors' options, by option."""
     named = {
         "sequence_bias": [one for sequence, _ in options.sequence_bias or () for one in sequence],
         "bad_words_ids": [one for word in options.bad_words_ids or () for one in word],
@@ -339,7 +339,7 @@ def _token_mask(ops: Any, tokens: Any, scores: Any) -> Any:
 
 
 def _for_each_row(xp: Any, values: Any, ids: Any) -> Any:
-    """(R, …) -> (B, …): each row repeated for the adjacent rows that come from it."""
+    """(R, …) -> (B, …): each row repeated for the B / R adjacent rows that belong to it."""
     return xp.repeat(values, ids.shape[0] // values.shape[0], axis=0)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 IGNORED = -100
-"""The label that takes no part in a cross-entropy."""
+"""The label that a cross-entropy ignores."""
 
 
 def _wide(xp: Any, values: Any) -> Any:
@@ -13,8 +13,8 @@ def _wide(xp: Any, values: Any) -> Any:
 
 
 def log_softmax(xp: Any, logits: Any) -> Any:
-    """The logarithms of the probabilities along the last axis."""
-    # torch's own, where the namespace has it: it keeps one array of a vocabulary's size for the gradient, not three
+    """The log-probabilities along the last axis."""
+    # torch's own, if the namespace has it: it stores one array of the vocabulary's size for the gradient, not three
     if (own := getattr(xp, "log_softmax", None)) is not None:
         return own(logits, -1)
     shifted = logits - xp.max(logits, axis=-1, keepdims=True)
@@ -22,13 +22,13 @@ def log_softmax(xp: Any, logits: Any) -> Any:
 
 
 def cross_entropy(xp: Any, logits: Any, labels: Any, smoothing: float = 0.0) -> Any:
-    """Mean of -log softmax(logits)[label] over the labels that are not -100; NaN if all are, or if one is no class.
+    """Mean of -log softmax(logits)[label] over the labels that are not -100; NaN if all are, or if one is not a class.
 
     Args:
         xp: array namespace.
         logits: (…, C).
-        labels: (…), ids below C or -100, of the integer dtype that indexes in the namespace.
-        smoothing: the share of the target that goes to all classes alike, 0 to 1 (Szegedy et al., arXiv:1512.00567).
+        labels: (…), ids below C or -100, in an integer dtype with which the namespace can index.
+        smoothing: the share of the target that is spread over all classes, 0 to 1 (Szegedy et al., arXiv:1512.00567).
     """
     counted = labels != IGNORED
     log_probabilities = log_softmax(xp, _wide(xp, logits))
@@ -43,15 +43,15 @@ def cross_entropy(xp: Any, logits: Any, labels: Any, smoothing: float = 0.0) -> 
 
 
 def causal(xp: Any, logits: Any, labels: Any, smoothing: float = 0.0) -> Any:
-    """The cross-entropy of a model that reads from left to right: what stands at t predicts the label at t + 1.
+    """The cross-entropy of a causal model: the logits at t predict the label at t + 1.
 
     Args:
         xp: array namespace.
         logits: (B, T, V).
-        labels: (B, T), as in `cross_entropy`; the first of a row is predicted by nothing.
+        labels: (B, T), as in `cross_entropy`; the first of each row is not predicted.
         smoothing: as in `cross_entropy`.
     """
-    # the labels move, not the logits, which are as large as a batch times a vocabulary
+    # shift the labels, not the logits, which are far larger
     following = xp.concat([labels[:, 1:], xp.full_like(labels[:, :1], IGNORED)], axis=1)
     return cross_entropy(xp, logits, following, smoothing)
 
@@ -71,8 +71,8 @@ def mean_squared_error(xp: Any, predictions: Any, labels: Any) -> Any:
 
 
 def problem(classes: int, floating: bool, problem_type: str | None) -> str:
-    """What a classifier is asked, where the config does not say: regression if there is one output, else one label of
-    several if the labels are integers, else several labels at once."""
+    """The problem type of a classifier; if the config has none: regression for one output, otherwise single-label for
+    integer labels and multi-label for floats."""
     if problem_type is not None:
         return problem_type
     if classes == 1:
@@ -94,7 +94,7 @@ def classification(xp: Any, logits: Any, labels: Any, problem_type: str | None) 
     Args:
         xp: array namespace.
         logits: (B, C).
-        labels: (B,) class ids; or (B, C) in [0, 1] for several labels; or (B,) or (B, C) targets of a regression.
+        labels: (B,) class ids; or (B, C) in [0, 1] for multi-label; or (B,) or (B, C) targets of a regression.
         problem_type: as in the config; see `problem`.
     """
     floating = xp.isdtype(labels.dtype, "real floating")
@@ -107,6 +107,6 @@ def classification(xp: Any, logits: Any, labels: Any, problem_type: str | None) 
 
 
 def contrastive(xp: Any, logits_per_text: Any, steps: Any) -> Any:
-    """CLIP's symmetric loss: (n, n) similarities whose diagonal pairs belong together, and the numbers 0 … n - 1."""
+    """CLIP's symmetric loss of (n, n) similarities, whose diagonal holds the matching pairs; `steps` is 0 … n - 1."""
     texts = cross_entropy(xp, logits_per_text, steps)
     return (texts + cross_entropy(xp, xp.matrix_transpose(logits_per_text), steps)) / 2

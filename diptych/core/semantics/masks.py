@@ -9,7 +9,7 @@ def padding(xp: Any, attention_mask: Any) -> Any:
 
 
 def causal(xp: Any, steps: Any) -> Any:
-    """(T,) positions in time -> (1, 1, T, T): a query sees itself and what came before."""
+    """(T,) positions in time -> (1, 1, T, T): a query sees itself and earlier tokens."""
     return (steps[:, None] >= steps[None, :])[None, None]
 
 
@@ -18,6 +18,6 @@ def causal_padding(xp: Any, steps: Any, attention_mask: Any) -> Any:
     return xp.logical_and(causal(xp, steps), padding(xp, attention_mask))
 
 
-def cached(xp: Any, queries: Any, keys: Any, attention_mask: Any) -> Any:
-    """(T,) and (S,) positions in time and (B, S) with nonzero = attend -> (B, 1, T, S): causal, over a cache's room."""
+def causal_cache(xp: Any, queries: Any, keys: Any, attention_mask: Any) -> Any:
+    """(T,) and (S,) positions in time and (B, S) with nonzero = attend -> (B, 1, T, S): causal, over a cache."""
     return xp.logical_and((queries[:, None] >= keys[None, :])[None, None], padding(xp, attention_mask))

@@ -1,4 +1,4 @@
-"""What keeps float16 states finite."""
+"""Keeping float16 states finite."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ _LIMIT = 65_504.0 - 1_000.0
 
 
 def clip_float16(xp: Any, values: Any, *, always: bool) -> Any:
-    """float16 states moved within ±64,504, where one of them is no finite number or always; others as they are."""
+    """Clips float16 states to ±64,504 if one of them is not finite, or always; other dtypes are unchanged."""
     if values.dtype != xp.float16:
         return values
     clipped = xp.clip(values, -_LIMIT, _LIMIT)

@@ -1,4 +1,4 @@
-"""Which position a token has, and which token stands for its sequence."""
+"""The positions of tokens, and the token whose state represents its sequence."""
 
 from typing import Any
 
@@ -10,30 +10,30 @@ def sequential(xp: Any, steps: Any) -> Any:
     return steps[None, :]
 
 
-def skipping_pads(xp: Any, tokens: Any, before: Any, padding_idx: int) -> tuple[Any, Any]:
-    """RoBERTa's positions: pads have position `padding_idx`, the other tokens are counted from the next on.
+def skip_padding(xp: Any, tokens: Any, before: Any, padding_idx: int) -> tuple[Any, Any]:
+    """RoBERTa's positions: padding has position `padding_idx`, and the other tokens are counted from the next one.
 
-    transformers counts the pads of the past too, if there is a cache, and nothing of it where embeddings are given.
+    With a cache, transformers counts earlier padding too, or with embeddings no earlier tokens at all.
 
     Args:
         xp: the array namespace.
-        tokens: (B, T), or (1, T) for all rows alike, False for pads.
-        before: (B,), how many tokens that are no pads came before.
-        padding_idx: the id of pads, which is their position too.
+        tokens: (B, T), or (1, T) for all rows, False for padding.
+        before: (B,), the number of earlier tokens, without padding.
+        padding_idx: the id of padding, which is also its position.
 
     Returns:
-        (B, T) positions, and (B,) how many tokens that are no pads there are now.
+        (B, T) positions, and (B,) the number of tokens so far, without padding.
     """
-    # array_api_compat's cumulative_sum of torch tensors asks a cache that torch.compile warns of
+    # array_api_compat's cumulative_sum of torch tensors uses a cache that torch.compile warns about
     counts = xp.cumsum(xp.astype(tokens, before.dtype), axis=1, dtype=before.dtype) + before[:, None]
     return xp.where(tokens, counts, xp.zeros_like(counts)) + padding_idx, counts[:, -1]
 
 
 def end_of_text(xp: Any, input_ids: Any, eos_token_id: int | None) -> Any:
-    """(B, T) ids -> (B,): where CLIP reads a text's features.
+    """(B, T) ids -> (B,): the index of the token whose state CLIP takes as a text's features.
 
-    Configs written before transformers 4.31 say eos_token_id 2, which is wrong; they mean the largest id, which is the
-    end of text in CLIP's own vocabulary. Others mean the first eos_token_id; a row without one gives 0.
+    Configs from before transformers 4.31 have a wrong eos_token_id of 2; they mean the largest id, the end of text in
+    CLIP's own vocabulary. Otherwise it is the first eos_token_id, or 0 in a row without one.
     """
     if eos_token_id == 2:
         return xp.argmax(input_ids, axis=-1)
@@ -41,7 +41,7 @@ def end_of_text(xp: Any, input_ids: Any, eos_token_id: int | None) -> Any:
 
 
 def last_end(xp: Any, input_ids: Any, eos_token_id: int) -> tuple[Any, Any]:
-    """(B, T) ids -> (B,): where BART's classifier reads, the last end of text, and how many of them each row has."""
+    """(B, T) ids -> (B,) index of the last end-of-sequence token, and (B,) the number of them in each row."""
     ends = xp.astype(input_ids == eos_token_id, xp.int32)
     return input_ids.shape[1] - 1 - xp.argmax(xp.flip(ends, axis=1), axis=1), xp.sum(ends, axis=1)
 
@@ -49,14 +49,13 @@ def last_end(xp: Any, input_ids: Any, eos_token_id: int) -> tuple[Any, Any]:
 def rotary(length: int, width: int, base: float = 10000.0) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines of rotary positions (Su et al. 2021, arXiv:2104.09864), (T, H) each, in float64.
 
-    The angles are those that transformers has in float32: the exponents and the powers are rounded to it one by one,
-    and a float32 reciprocal is taken. Frequencies in float64 differ in 6e-5 at position 2047. Round the tables once,
-    with `ops.constant`.
+    The angles are those of transformers in float32: exponents, powers and reciprocals are each rounded to float32. With
+    frequencies in float64, results differ by 6e-5 at position 2047. Round the tables once, with `ops.constant`.
 
     Args:
         length: T, number of positions.
-        width: H, the size of a head, even; entry i and entry i + H / 2 are turned by one angle.
-        base: of the frequencies, `rope_theta`.
+        width: H, the size of a head, even; entries i and i + H / 2 are rotated by the same angle.
+        base: the base of the frequencies, `rope_theta`.
     """
     exponents = np.arange(0, width, 2).astype(np.float32) / np.float32(width)
     powers = (np.float64(base) ** exponents.astype(np.float64)).astype(np.float32)

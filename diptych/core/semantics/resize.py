@@ -1,4 +1,4 @@
-"""Resampling of position tables, as matrices that both backends multiply with."""
+"""Resampling of position tables, as matrices for both backends."""
 
 import functools
 
@@ -12,7 +12,7 @@ def bicubic(source: int, target: int) -> np.ndarray:
     """The (target, source) float64 matrix of PyTorch's bicubic resampling to a given size, without antialiasing.
 
     Sample t of the target lies at (t + 1/2) source / target - 1/2 of the source (`align_corners=False`); the four
-    nearest samples weigh in by Keys' cubic, and the border repeats.
+    nearest samples are weighted with Keys' cubic, and the border repeats.
     """
     centres = (np.arange(target) + 0.5) * (source / target) - 0.5
     first = np.floor(centres).astype(int) - 1

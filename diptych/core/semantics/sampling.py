@@ -1,7 +1,7 @@
-"""Sampling with the same results in every backend: threefry2x32 (Salmon et al. 2011) in signed 32-bit arithmetic.
+"""Sampling with the same results in both backends: threefry2x32 (Salmon et al. 2011) in signed 32-bit arithmetic.
 
-A number is keyed by seed, step, row and draw, so that it does not depend on the order in which a backend works. torch
-has no unsigned 32-bit arithmetic; two's complement gives the same bits.
+A number is keyed by seed, step, row and draw, so it does not depend on a backend's order of computation. torch has no
+unsigned 32-bit arithmetic; two's complement gives the same bits.
 """
 
 from typing import Any
@@ -9,11 +9,11 @@ from typing import Any
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _WIDTH = 256
-"""Entries per block of a sum: XLA's CPU compiler takes four times as long for one running sum over a vocabulary."""
+"""Entries per block of a sum: on XLA's CPU backend, a cumulative sum over a vocabulary takes four times as long."""
 
 
 def seed_words(seed: int) -> tuple[int, int]:
-    """The low and the high 32 bits of a seed as signed numbers."""
+    """The low and high 32 bits of a seed as signed numbers."""
     low, high = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
     return low - (low >> 31 << 32), high - (high >> 31 << 32)
 
@@ -24,7 +24,7 @@ def _shift_right(values: Any, count: int) -> Any:
 
 
 def threefry2x32(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Two words of 32 random bits for each counter, as int32 arrays of one shape, key included."""
+    """Two words of 32 random bits for each counter; all are int32 arrays of one shape."""
     keys = (*key, key[0] ^ key[1] ^ _PARITY)
     left, right = counter[0] + keys[0], counter[1] + keys[1]
     for group in range(5):
@@ -44,7 +44,7 @@ def uniform(xp: Any, seed: Any, step: Any, rows: Any, draw: int, dtype: Any) -> 
         seed: (2,) int32, its `seed_words`.
         step: the index of the token among the new ones, a scalar.
         rows: (B,) int32, the indices of the rows.
-        draw: the index among several numbers for one row and step.
+        draw: the index of the number within its row and step.
         dtype: of the result.
     """
     key = threefry2x32(
@@ -75,14 +75,14 @@ def sample(ops: Any, weights: Any, numbers: Any) -> Any:
 
 
 def _first_beyond(ops: Any, weights: Any, running: Any, target: Any) -> Any:
-    """The first index whose running sum exceeds the target; if rounding leaves none, the last of positive weight."""
+    """The first index whose running sum exceeds the target; if rounding leaves none, the last with positive weight."""
     xp, places = ops.xp, ops.steps(weights.shape[1], weights)
     last = xp.max(xp.where(weights > 0, places[None, :], xp.zeros_like(places)[None, :]), axis=1)
     return xp.minimum(xp.sum(xp.astype(running <= target, places.dtype), axis=1), last)
 
 
 def sample_without_replacement(ops: Any, weights: Any, seed: Any, step: Any, count: int) -> Any:
-    """(B, V) weights -> (B, count): distinct entries, drawn one after the other; -1 when no weight is left.
+    """(B, V) weights -> (B, count): distinct entries, drawn one after another; -1 if no weight is left.
 
     Args:
         ops: the backend's functions.

@@ -11,7 +11,7 @@ from diptych.backends.jax.cache import LayerCache
 from diptych.backends.jax.generation import GenerationMixin
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
 from diptych.backends.jax.stacks import (
-    Attended,
+    AttentionOutput,
     LayerInputs,
     LayerOutput,
     cross_attention,
@@ -44,12 +44,12 @@ class BertSelfAttention(nnx.Module):
         self.dropout = layers.Dropout(config.attention_probs_dropout_prob)
 
     def keys(self, states: Float[Array, "B S D"]) -> tuple[Float[Array, "B N S H"], Float[Array, "B N S H"]]:
-        """The keys and values of tokens."""
+        """The keys and values of states."""
         return ops.split_heads(self.key(states), self.heads), ops.split_heads(self.value(states), self.heads)
 
     def __call__(
         self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         query = ops.split_heads(self.query(hidden_states), self.heads)
         if self.crosses:
             return cross_attention(query, self.keys, inputs, past, dropout=self.dropout)
@@ -57,7 +57,7 @@ class BertSelfAttention(nnx.Module):
 
 
 class BertOutput(nnx.Module):
-    """What follows an attention or an MLP: a linear layer, dropout, the residual, layer norm."""
+    """The output of attention or an MLP: a linear layer, dropout, the residual, layer norm."""
 
     def __init__(self, config: BertStackConfig, features: int, **init: Unpack[ops.Init]) -> None:
         self.dense = layers.Linear(features, config.hidden_size, **init)
@@ -77,7 +77,7 @@ class BertAttention(nnx.Module):
 
     def __call__(
         self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         attended = self.self(hidden_states, inputs, past)
         return attended._replace(states=self.output(attended.states, hidden_states, inputs.rngs))
 
@@ -159,7 +159,7 @@ class BertPooler(nnx.Module):
 
 
 class BertStackModel(PreTrainedModel):
-    """What the models without a head share."""
+    """The base of the models without a head."""
 
     embeddings: BertEmbeddings
     encoder: BertEncoder
@@ -173,29 +173,29 @@ class BertStackModel(PreTrainedModel):
         switches: Switches,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Checks a call's arguments and runs the stack on them."""
-        settled, boundary, config = self._settled(switches), self._boundary(), self.config
+        resolved, boundary, config = self._resolve_switches(switches), self._boundary(), self.config
         input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds = text
-        boundary.rngs(settled["rngs"])
+        boundary.rngs(resolved["rngs"])
         words, width = self.embeddings.word_embeddings, config.hidden_size
         input_ids, states = boundary.words(input_ids, inputs_embeds, words, size=config.vocab_size, width=width)
         size = (states.shape[0], states.shape[1])
-        begun = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, size)
+        context = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, size)
         crosses = config.add_cross_attention
-        begun = caching.with_encoder(boundary, begun, *encoder_states, size[0], width=width, crosses=crosses)
+        context = caching.with_encoder(boundary, context, *encoder_states, size[0], width=width, crosses=crosses)
         rows, padding = config.max_position_embeddings, config.padding_position
-        cache, position_ids = caching.positions_beside_padding(
-            boundary, begun, position_ids, input_ids, size, limit=rows, padding=padding
+        cache, position_ids = caching.padding_aware_position_ids(
+            boundary, context, position_ids, input_ids, size, limit=rows, padding=padding
         )
         types = config.token_types
         token_type_ids = boundary.token_types(token_type_ids, size, size=types) if types else None
-        inputs = layer_inputs(begun, settled)
+        inputs = layer_inputs(context, resolved)
         states = self.embeddings(states, position_ids, token_type_ids, inputs.rngs)
-        output = self.encoder(states, inputs, cache, output_hidden_states=settled["output_hidden_states"])
+        output = self.encoder(states, inputs, cache, output_hidden_states=resolved["output_hidden_states"])
         return output.replace(past_key_values=caching.finish(output.past_key_values, size[1], use_cache))
 
 
 class BertModel(BertStackModel):
-    """The encoder, or decoder if the config says so; with a tanh layer over its first token, which can be left out."""
+    """The encoder, or decoder if the config has is_decoder; with an optional pooler over the first token."""
 
     def __init__(self, config: BertStackConfig, *, add_pooling_layer: bool = True, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -229,18 +229,18 @@ class BertModel(BertStackModel):
             encoder_hidden_states: (B, S, D), to which a decoder with cross-attention attends.
             encoder_attention_mask: (B, S), 1 = attend; by default all are attended to.
             past_key_values: a decoder's cache of the earlier tokens; `init_cache` makes one.
-            use_cache: whether the cache is returned, as a given one is by default; True makes one if none is given.
+            use_cache: whether the cache is returned; by default if one is given. True creates one if none is given.
             switches: see `Switches`.
 
         Raises:
-            InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
+            InputError: an argument has the wrong dtype or shape, an id is out of range, or the cache is full.
         """
         text = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         encoder_states = (encoder_hidden_states, encoder_attention_mask)
         outputs = self._run_stack(text, encoder_states, past_key_values, use_cache, switches)
         pooled = None if self.pooler is None else self.pooler(outputs.last_hidden_state)
         output = BaseModelOutputWithPoolingAndCrossAttentions(**outputs, pooler_output=pooled)
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class BertPredictionHeadTransform(nnx.Module):
@@ -254,16 +254,16 @@ class BertPredictionHeadTransform(nnx.Module):
 
 
 class BertWords(nnx.Module):
-    """The output layer over the vocabulary: tied to the word embeddings, or a matrix of its own."""
+    """The output layer over the vocabulary: tied to the word embeddings, or a separate matrix."""
 
     def __init__(self, config: BertStackConfig, **init: Unpack[ops.Init]) -> None:
-        # the bias beside the word embeddings has a name of its own; a matrix of its own brings its own bias
+        # tied to the word embeddings, the layer has only a bias; otherwise it is a linear layer with its own bias
         tied = config.tie_word_embeddings
         self.decoder = None if tied else layers.Linear(config.hidden_size, config.vocab_size, **init)
         self.bias = layers.parameter((config.vocab_size,), **init) if tied else None
 
     def scores(self, hidden_states: Float[Array, "B T D"], words: layers.Embedding) -> Float[Array, "B T V"]:
-        """The logits of every word."""
+        """The logits over the vocabulary."""
         if self.decoder is not None:
             return self.decoder(hidden_states)
         logits = words.attend(hidden_states)
@@ -288,12 +288,12 @@ class BertHeads(nnx.Module):
         return self.predictions(hidden_states, words)
 
     def related(self, pooled: Float[Array, "B D"]) -> Any:
-        """The logits of whether the second text follows the first; nothing without the layer for it."""
+        """The logits of next-sentence prediction; None if the layer is missing."""
         return None if self.seq_relationship is None else self.seq_relationship(pooled)
 
 
 class BertForPreTraining(PreTrainedModel):
-    """The encoder with the two heads of its pretraining: masked words and next sentence."""
+    """The encoder with the two pretraining heads: masked words and next sentence."""
 
     def __init__(self, config: BertLikeConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -308,10 +308,10 @@ class BertForPreTraining(PreTrainedModel):
         """As `BertModel`, and:
 
         Args:
-            labels: (B, T) token ids, -100 = not counted.
+            labels: (B, T) token ids, -100 = ignored.
             next_sentence_label: (B,), 0 if the second text follows the first, 1 if it is random.
         """
-        outputs: Any = self.bert(*inputs, **self._inner(keywords))
+        outputs: Any = self.bert(*inputs, **self._base_keywords(keywords))
         predictions = self.cls(outputs.last_hidden_state, self.bert.embeddings.word_embeddings)
         relations = self.cls.related(outputs.pooler_output)
         loss = None
@@ -322,11 +322,11 @@ class BertForPreTraining(PreTrainedModel):
             loss = loss + losses.cross_entropy(ops.xp, relations, following)
         logits = {"prediction_logits": predictions, "seq_relationship_logits": relations}
         output = with_head(BertForPreTrainingOutput, outputs, loss=loss, **logits)
-        return self._returned(output, keywords.get("return_dict"))
+        return self._format_output(output, keywords.get("return_dict"))
 
 
 class BertWordsModel(PreTrainedModel):
-    """What the models share that predict words."""
+    """The base of the models that predict words."""
 
     def __init__(self, config: BertLikeConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -351,10 +351,10 @@ class BertLMHeadModel(GenerationMixin, BertWordsModel):
         """As `BertModel`, and:
 
         Args:
-            labels: (B, T) token ids, -100 = not counted; each token predicts the next one's.
-            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
+            labels: (B, T) token ids, -100 = ignored; each token predicts the next one.
+            logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
         """
-        outputs: Any = self._base()(*inputs, **self._inner(keywords))
+        outputs: Any = self._base()(*inputs, **self._base_keywords(keywords))
         logits = self._logits(self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep))
         return self._with_head(CausalLMOutputWithCrossAttentions, outputs, logits, labels, next_token_loss, keywords)
 
@@ -364,8 +364,8 @@ class BertForMaskedLM(BertWordsModel):
 
     @passes_through(BertModel)
     def __call__(self, *inputs: Any, labels: Any = None, **keywords: Any) -> MaskedLMOutput | tuple[Any, ...]:
-        """As `BertModel`, and `labels`: (B, T) token ids, -100 = not counted."""
-        outputs: Any = self._base()(*inputs, **self._inner(keywords))
+        """As `BertModel`, and `labels`: (B, T) token ids, -100 = ignored."""
+        outputs: Any = self._base()(*inputs, **self._base_keywords(keywords))
         logits = self._logits(outputs.last_hidden_state)
         return self._with_head(MaskedLMOutput, outputs, logits, labels, token_loss, keywords)
 
@@ -391,8 +391,8 @@ class BertForSequenceClassification(PreTrainedModel):
         """As `BertModel`, and:
 
         Args:
-            labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) to regress.
+            labels: (B,) class ids; (B, num_labels) floats for multi-label; (B,) or (B, num_labels) for regression.
         """
-        outputs: Any = self._base()(*inputs, **self._inner(keywords))
+        outputs: Any = self._base()(*inputs, **self._base_keywords(keywords))
         logits = self._logits(outputs, keywords.get("rngs"))
         return self._with_head(SequenceClassifierOutput, outputs, logits, labels, self._class_loss, keywords)

@@ -9,11 +9,11 @@ from diptych.backends.jax.models.roberta import (
 
 
 class CamembertModel(RobertaModel):
-    """The encoder, or decoder if the config says so; see `RobertaModel`."""
+    """The encoder, or decoder if the config has is_decoder; see `RobertaModel`."""
 
 
 class CamembertForCausalLM(RobertaForCausalLM):
-    """The decoder with a head that predicts the next word."""
+    """The decoder with a head that predicts the next token."""
 
 
 class CamembertForMaskedLM(RobertaForMaskedLM):

@@ -38,22 +38,22 @@ class EncoderDecoderModel(CompositeModel):
             input_ids: (B, S) integers for the encoder, or else:
             inputs_embeds: (B, S, D) floats in their place.
             attention_mask: (B, S), 1 = attend; by default all are attended to.
-            token_type_ids, position_ids: of the encoder, if it has such.
-            encoder_outputs: what an earlier call returned of the encoder, or its states (B, S, D), in place of the
-                encoder's inputs; a cache that holds the encoder's keys needs neither.
+            token_type_ids, position_ids: of the encoder, if it takes them.
+            encoder_outputs: the encoder's output of an earlier call, or its states (B, S, D), in place of the encoder's
+                inputs; neither is needed if the cache holds the encoder's keys.
             decoder_input_ids: (B, T) integers; or else:
             decoder_inputs_embeds: (B, T, D) floats in their place.
             decoder_attention_mask: (B, T), 1 = attend, or with a cache over all tokens so far; by default all are.
-            decoder_token_type_ids, decoder_position_ids: of the decoder, if it has such.
-            labels: (B, T) target token ids, -100 = not counted; shifted right, after decoder_start_token_id, they are
-                the decoder's inputs if the call gives none, and pad_token_id is then not attended to.
+            decoder_token_type_ids, decoder_position_ids: of the decoder, if it takes them.
+            labels: (B, T) target token ids, -100 = ignored; shifted right, after decoder_start_token_id, they are the
+                decoder's inputs if none are given, and pad_token_id is then not attended to.
             past_key_values: the decoder's cache of the earlier tokens; `init_cache` makes one.
-            use_cache: whether the cache is returned, as a given one is by default; True makes one if none is given.
-            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
+            use_cache: whether the cache is returned; by default if one is given. True creates one if none is given.
+            logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
             switches: see `Switches`.
 
         Raises:
-            InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
+            InputError: an argument has the wrong dtype or shape, an id is out of range, or the cache is full.
         """
         inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
         inputs |= {"token_type_ids": token_type_ids, "position_ids": position_ids}
@@ -80,7 +80,7 @@ class EncoderDecoderModel(CompositeModel):
         position_ids: Any = None,
         **switches: Unpack[Switches],
     ) -> EncoderOutput | tuple[Any, ...]:
-        """Runs the encoder; the arguments are those of the model's call."""
+        """Runs the encoder; arguments as for the model's call."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         inputs |= {"token_type_ids": token_type_ids, "position_ids": position_ids}
-        return self._returned(self._encode(inputs, self._settled(switches)), switches.get("return_dict"))
+        return self._format_output(self._encode(inputs, self._resolve_switches(switches)), switches.get("return_dict"))

@@ -13,12 +13,12 @@ class MBartModel(BartModel):
 
 
 class MBartForConditionalGeneration(BartForConditionalGeneration):
-    """The encoder and the decoder with a head that predicts the next word."""
+    """The encoder and the decoder with a head that predicts the next token."""
 
 
 class MBartForSequenceClassification(BartForSequenceClassification):
-    """The encoder and the decoder with a classifier over the last end of text."""
+    """The encoder and the decoder with a classifier over the last end-of-sequence token."""
 
 
 class MBartForCausalLM(BartForCausalLM):
-    """The decoder alone with a head that predicts the next word."""
+    """The decoder alone with a head that predicts the next token."""

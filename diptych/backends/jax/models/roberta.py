@@ -20,7 +20,7 @@ from diptych.core.outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 
 class RobertaModel(BertModel):
-    """BERT's layers, with positions in which pads do not count; they are told by their id, not by the mask."""
+    """BERT's layers, with positions that skip padding, which is recognised by its id, not by the mask."""
 
 
 class RobertaLMHead(BertWords):
@@ -30,7 +30,7 @@ class RobertaLMHead(BertWords):
         self.layer_norm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps, **init)
 
     def __call__(self, hidden_states: Float[Array, "B T D"], words: layers.Embedding) -> Float[Array, "B T V"]:
-        # this activation is the same whatever hidden_act says
+        # always gelu, whatever hidden_act is
         return self.scores(self.layer_norm(ops.ACTIVATIONS["gelu"](self.dense(hidden_states))), words)
 
 
@@ -47,7 +47,7 @@ class RobertaClassificationHead(nnx.Module):
 
 
 class RobertaForCausalLM(BertLMHeadModel):
-    """The decoder with a head that predicts the next word."""
+    """The decoder with a head that predicts the next token."""
 
     def __init__(self, config: RobertaConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)

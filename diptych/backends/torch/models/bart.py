@@ -10,7 +10,7 @@ from diptych.backends.torch.cache import Cache, LayerCache
 from diptych.backends.torch.generation import GenerationMixin
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.backends.torch.stacks import (
-    Attended,
+    AttentionOutput,
     LayerInputs,
     LayerOutput,
     cross_attention,
@@ -22,7 +22,7 @@ from diptych.backends.torch.stacks import (
 from diptych.core import caching, check
 from diptych.core import outputs as records
 from diptych.core.boundary import STATES
-from diptych.core.calls import Settled, Switches, passes_through, token_loss
+from diptych.core.calls import ResolvedSwitches, Switches, passes_through, token_loss
 from diptych.core.models.bart import NORM_EPS, OFFSET, BartLikeConfig
 from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, EncoderOutput, encoder_output, seq2seq
 from diptych.core.semantics import overflow, positions
@@ -41,12 +41,12 @@ class BartAttention(nn.Module):
         self.output_dropout = layers.Dropout(config.dropout)
 
     def keys(self, states: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B N S H"], Float[Tensor, "B N S H"]]:
-        """The keys and values of tokens."""
+        """The keys and values of states."""
         return ops.split_heads(self.k_proj(states), self.heads), ops.split_heads(self.v_proj(states), self.heads)
 
     def forward(
         self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         query = ops.split_heads(self.q_proj(hidden_states), self.heads)
         if self.crosses:
             attended = cross_attention(query, self.keys, inputs, past, dropout=self.dropout)
@@ -56,7 +56,7 @@ class BartAttention(nn.Module):
 
 
 class BartLayer(nn.Module):
-    """What the layers of both stacks have: self-attention, and an MLP."""
+    """The base of both stacks' layers: self-attention and an MLP."""
 
     def __init__(self, config: BartLikeConfig, heads: int, features: int, **init: Unpack[ops.Init]) -> None:
         super().__init__()
@@ -71,11 +71,11 @@ class BartLayer(nn.Module):
         self.final_layer_norm = layers.LayerNorm(config.d_model, NORM_EPS, **init)
 
     def before(self, norm: layers.LayerNorm, hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The input of a block of the layer: MBart normalises it."""
+        """The input of a block: normalised in MBart."""
         return norm(hidden_states) if self.pre_norm else hidden_states
 
     def after(self, norm: layers.LayerNorm, hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The sum of a block and its residual: BART normalises it."""
+        """The sum of a block's output and its residual: normalised in BART."""
         return hidden_states if self.pre_norm else norm(hidden_states)
 
     def mlp(self, hidden_states: Float[Tensor, "B T D"], rngs: Any) -> Float[Tensor, "B T D"]:
@@ -120,7 +120,7 @@ class BartDecoderLayer(BartLayer):
 
 
 class BartStack(nn.Module):
-    """What the encoder and the decoder have in common; with token embeddings of its own where none are shared."""
+    """The base of the encoder and the decoder; it has its own token embeddings if `words` is True."""
 
     layers: layers.ModuleList
 
@@ -168,17 +168,17 @@ class BartDecoder(BartStack):
 
 
 class BartPreTrainedModel(PreTrainedModel):
-    """How a call's arguments are checked and reach the stacks."""
+    """The base of all BART models: checks a call's arguments and passes them to the stacks."""
 
     def _embed(self, ids: Any, embeds: Any, table: Any, prefix: str = "") -> Float[Tensor, "B T D"]:
-        """The scaled embeddings of ids, or a caller's embeddings, which are scaled already."""
+        """The scaled embeddings of ids, or the caller's embeddings, which are already scaled."""
         config, scale = self.config, self.config.embedding_scale
         scaled = table if scale == 1.0 else lambda ids: table(ids) * scale
         size, width = config.vocab_size, config.d_model
         return self._boundary().words(ids, embeds, scaled, size=size, width=width, prefix=prefix)[1]
 
     def _shift_right(self, name: str, ids: Any) -> Int[Tensor, "B T"]:
-        """The decoder's inputs when it is trained to predict a caller's ids."""
+        """The decoder's inputs for predicting these ids: the ids shifted right."""
         ids = self._boundary().label_ids(name, ids, size=self.config.vocab_size)
         return self.config.shift_right(ops.xp, ids, type(self).__name__)
 
@@ -189,19 +189,19 @@ class BartPreTrainedModel(PreTrainedModel):
         attention_mask: Any,
         encoder_states: tuple[Any, Any],
         past: tuple[Any, bool | None],
-        settled: Settled,
+        resolved: ResolvedSwitches,
         prefix: str = "",
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Runs the decoder on embeddings."""
         boundary, config = self._boundary(), self.config
         size, limit = (words.shape[0], words.shape[1]), config.max_position_embeddings
-        begun = caching.begin(boundary, config.cache_shape, *past, attention_mask, size, prefix=prefix)
+        context = caching.begin(boundary, config.cache_shape, *past, attention_mask, size, prefix=prefix)
         width = config.d_model
-        begun = caching.with_encoder(boundary, begun, *encoder_states, size[0], width=width, crosses=True)
-        inputs = layer_inputs(begun, settled)
-        position_ids = caching.position_ids(boundary, None, begun.start, size, limit=limit)
-        switch = settled["output_hidden_states"]
-        output = decoder(words, position_ids, inputs, begun.cache, output_hidden_states=switch)
+        context = caching.with_encoder(boundary, context, *encoder_states, size[0], width=width, crosses=True)
+        inputs = layer_inputs(context, resolved)
+        position_ids = caching.position_ids(boundary, None, context.start, size, limit=limit)
+        switch = resolved["output_hidden_states"]
+        output = decoder(words, position_ids, inputs, context.cache, output_hidden_states=switch)
         return output.replace(past_key_values=caching.finish(output.past_key_values, size[1], past[1]))
 
 
@@ -235,50 +235,54 @@ class BartModel(BartPreTrainedModel):
 
         Args:
             input_ids: (B, S) integers for the encoder, or else:
-            inputs_embeds: (B, S, D) floats in their place, scaled if the config scales.
+            inputs_embeds: (B, S, D) floats in their place, already scaled if the config has scale_embedding.
             attention_mask: (B, S), 1 = attend; by default all are attended to.
             decoder_input_ids: (B, T) integers; by default input_ids shifted right; or else:
             decoder_inputs_embeds: (B, T, D) floats in their place.
             decoder_attention_mask: (B, T), 1 = attend, or with a cache over all tokens so far; by default all are.
-            encoder_outputs: what an earlier call returned of the encoder, or its states (B, S, D), in place of the
-                encoder's inputs; a cache that holds the encoder's keys needs neither.
+            encoder_outputs: the encoder's output of an earlier call, or its states (B, S, D), in place of the encoder's
+                inputs; neither is needed if the cache holds the encoder's keys.
             past_key_values: the decoder's cache of the earlier tokens; `init_cache` makes one.
-            use_cache: whether the cache is returned, as a given one is by default; True makes one if none is given.
+            use_cache: whether the cache is returned; by default if one is given. True creates one if none is given.
             switches: see `Switches`.
 
         Raises:
-            InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
+            InputError: an argument has the wrong dtype or shape, an id is out of range, or the cache is full.
         """
-        settled, boundary = self._settled(switches), self._boundary()
-        boundary.rngs(settled["rngs"])
-        read = encoder_output(encoder_outputs)
-        if read.last_hidden_state is not None:
-            read = read.replace(last_hidden_state=boundary.floats("encoder_outputs", read.last_hidden_state, STATES))
+        resolved, boundary = self._resolve_switches(switches), self._boundary()
+        boundary.rngs(resolved["rngs"])
+        encoded = encoder_output(encoder_outputs)
+        if encoded.last_hidden_state is not None:
+            encoded = encoded.replace(
+                last_hidden_state=boundary.floats("encoder_outputs", encoded.last_hidden_state, STATES)
+            )
         elif not caching.has_encoder_keys(past_key_values) or not (input_ids is inputs_embeds is None):
             if encoder_outputs is not None:
                 raise check.missing_argument(boundary.caller, "encoder_outputs.last_hidden_state")
-            read = self._encode(input_ids, inputs_embeds, attention_mask, settled)
+            encoded = self._encode(input_ids, inputs_embeds, attention_mask, resolved)
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
                 raise check.missing_argument(boundary.caller, "decoder_input_ids or decoder_inputs_embeds")
             decoder_input_ids = self._shift_right("input_ids", input_ids)
         table = self.decoder.embed_tokens if self.shared is None else self.shared
         words = self._embed(decoder_input_ids, decoder_inputs_embeds, table, "decoder_")
-        mask = read.attention_mask if attention_mask is None else attention_mask
-        encoder_states, past = (read.last_hidden_state, mask), (past_key_values, use_cache)
-        output = self._decode(self.decoder, words, decoder_attention_mask, encoder_states, past, settled, "decoder_")
-        output = seq2seq(records.Seq2SeqModelOutput, output, read, last_hidden_state=output.last_hidden_state)
-        return self._returned(output, switches.get("return_dict"))
+        mask = encoded.attention_mask if attention_mask is None else attention_mask
+        encoder_states, past = (encoded.last_hidden_state, mask), (past_key_values, use_cache)
+        output = self._decode(self.decoder, words, decoder_attention_mask, encoder_states, past, resolved, "decoder_")
+        output = seq2seq(records.Seq2SeqModelOutput, output, encoded, last_hidden_state=output.last_hidden_state)
+        return self._format_output(output, switches.get("return_dict"))
 
-    def _encode(self, input_ids: Any, inputs_embeds: Any, attention_mask: Any, settled: Settled) -> EncoderOutput:
+    def _encode(
+        self, input_ids: Any, inputs_embeds: Any, attention_mask: Any, resolved: ResolvedSwitches
+    ) -> EncoderOutput:
         """Checks a batch of token sequences and runs the encoder on it."""
         boundary, limit = self._boundary(), self.config.max_position_embeddings
         table = self.encoder.embed_tokens if self.shared is None else self.shared
         words = self._embed(input_ids, inputs_embeds, table)
         size = (words.shape[0], words.shape[1])
-        begun = caching.begin(boundary, None, None, None, attention_mask, size)
+        context = caching.begin(boundary, None, None, None, attention_mask, size)
         position_ids = caching.position_ids(boundary, None, 0, size, limit=limit)
-        inputs, switch = layer_inputs(begun, settled), settled["output_hidden_states"]
+        inputs, switch = layer_inputs(context, resolved), resolved["output_hidden_states"]
         return encoder_output(self.encoder(words, position_ids, inputs, output_hidden_states=switch))
 
 
@@ -300,14 +304,14 @@ class BartForConditionalGeneration(GenerationMixin, BartPreTrainedModel):
         """As `BartModel`, and:
 
         Args:
-            labels: (B, T) target token ids, -100 = not counted; shifted right, they are the decoder's inputs if the
-                call gives none.
-            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
+            labels: (B, T) target token ids, -100 = ignored; shifted right, they are the decoder's inputs if none are
+                given.
+            logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
         """
-        given = self._by_name(inputs, keywords)
+        given = self._bind_arguments(inputs, keywords)
         if labels is not None and given.get("decoder_input_ids") is None and given.get("decoder_inputs_embeds") is None:
             given["decoder_input_ids"] = self._shift_right("labels", labels)
-        outputs: Any = self.model(**self._inner(given))
+        outputs: Any = self.model(**self._base_keywords(given))
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = self.model.shared.attend(states) if self.lm_head is None else self.lm_head(states)
         logits = logits + layers.value(self.final_logits_bias, logits)[None]
@@ -320,9 +324,9 @@ class BartForConditionalGeneration(GenerationMixin, BartPreTrainedModel):
         inputs_embeds: Any = None,
         **switches: Unpack[Switches],
     ) -> EncoderOutput | tuple[Any, ...]:
-        """Runs the encoder; the arguments are those of the model's call."""
-        output = self.model._encode(input_ids, inputs_embeds, attention_mask, self._settled(switches))
-        return self._returned(output.replace(attention_mask=attention_mask), switches.get("return_dict"))
+        """Runs the encoder; arguments as for the model's call."""
+        output = self.model._encode(input_ids, inputs_embeds, attention_mask, self._resolve_switches(switches))
+        return self._format_output(output.replace(attention_mask=attention_mask), switches.get("return_dict"))
 
 
 class BartClassificationHead(nn.Module):
@@ -361,15 +365,15 @@ class BartForSequenceClassification(BartPreTrainedModel):
         labels: Any = None,
         **keywords: Any,
     ) -> records.Seq2SeqSequenceClassifierOutput | tuple[Any, ...]:
-        """As `BartModel`; the decoder's sequences must be as long as `input_ids`, of which they are made by default.
+        """As `BartModel`; the decoder's sequences must be as long as `input_ids`, by default these shifted right.
 
         Args:
-            labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) to regress.
+            labels: (B,) class ids; (B, num_labels) floats for multi-label; (B,) or (B, num_labels) for regression.
 
         Raises:
             InputError: there are no input_ids, or a sequence has no eos_token_id.
         """
-        inner, boundary, end = self._inner(keywords), self._boundary(), self.config.eos_token_id
+        inner, boundary, end = self._base_keywords(keywords), self._boundary(), self.config.eos_token_id
         if input_ids is None or not isinstance(end, int):
             raise check.missing_argument(
                 boundary.caller, "input_ids" if input_ids is None else "an eos_token_id of the config's"
@@ -401,7 +405,7 @@ class BartForSequenceClassification(BartPreTrainedModel):
 
 
 class BartDecoderWrapper(nn.Module):
-    """A level of the published names, without anything of its own."""
+    """A level of the published parameter names."""
 
     def __init__(self, config: BartLikeConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
@@ -436,25 +440,25 @@ class BartForCausalLM(GenerationMixin, BartPreTrainedModel):
 
         Args:
             input_ids: (B, T) integers, or else:
-            inputs_embeds: (B, T, D) floats in their place, scaled if the config scales.
+            inputs_embeds: (B, T, D) floats in their place, already scaled if the config has scale_embedding.
             attention_mask: (B, T), 1 = attend, or with a cache over all tokens so far; by default all are attended to.
-            encoder_hidden_states: (B, S, D) to attend to; without them there is no cross-attention.
+            encoder_hidden_states: (B, S, D) to attend to; if None, cross-attention is skipped.
             encoder_attention_mask: (B, S), 1 = attend; by default all are attended to.
             past_key_values: a cache of the earlier tokens; `init_cache` makes one.
-            labels: (B, T) token ids, -100 = not counted; each token predicts the label at its own position.
-            use_cache: whether the cache is returned, as a given one is by default; True makes one if none is given.
-            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
+            labels: (B, T) token ids, -100 = ignored; each token predicts the label at its own position.
+            use_cache: whether the cache is returned; by default if one is given. True creates one if none is given.
+            logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
             switches: see `Switches`.
 
         Raises:
-            InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
+            InputError: an argument has the wrong dtype or shape, an id is out of range, or the cache is full.
         """
-        settled = self._settled(switches)
+        resolved = self._resolve_switches(switches)
         decoder: Any = self.model.decoder
-        self._boundary().rngs(settled["rngs"])
+        self._boundary().rngs(resolved["rngs"])
         words = self._embed(input_ids, inputs_embeds, decoder.embed_tokens)
         encoder_states, past = (encoder_hidden_states, encoder_attention_mask), (past_key_values, use_cache)
-        outputs = self._decode(decoder, words, attention_mask, encoder_states, past, settled)
+        outputs = self._decode(decoder, words, attention_mask, encoder_states, past, resolved)
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = decoder.embed_tokens.attend(states) if self.lm_head is None else self.lm_head(states)
         record = records.CausalLMOutputWithCrossAttentions

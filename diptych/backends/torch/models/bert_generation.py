@@ -15,7 +15,7 @@ from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, Caus
 
 
 class BertGenerationEncoder(BertStackModel):
-    """BERT without token types and pooler; a decoder, if the config says so."""
+    """BERT without token types or a pooler; a decoder if the config has is_decoder."""
 
     def __init__(self, config: BertGenerationConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -40,7 +40,7 @@ class BertGenerationEncoder(BertStackModel):
         text = (input_ids, attention_mask, None, position_ids, inputs_embeds)
         encoder_states = (encoder_hidden_states, encoder_attention_mask)
         output = self._run_stack(text, encoder_states, past_key_values, use_cache, switches)
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class BertGenerationOnlyLMHead(BertWords):
@@ -64,10 +64,10 @@ class BertGenerationDecoder(GenerationMixin, PreTrainedModel):
         """As `BertGenerationEncoder`, and:
 
         Args:
-            labels: (B, T) token ids, -100 = not counted; each token predicts the next one's.
-            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
+            labels: (B, T) token ids, -100 = ignored; each token predicts the next one.
+            logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
         """
-        outputs: Any = self.bert(*inputs, **self._inner(keywords))
+        outputs: Any = self.bert(*inputs, **self._base_keywords(keywords))
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = self.lm_head(states, self.bert.embeddings.word_embeddings)
         return self._with_head(CausalLMOutputWithCrossAttentions, outputs, logits, labels, next_token_loss, keywords)

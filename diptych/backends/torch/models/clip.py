@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from diptych.backends.torch import layers, ops
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
-from diptych.backends.torch.stacks import Attended, LayerInputs, LayerOutput, run_layers, self_attention
+from diptych.backends.torch.stacks import AttentionOutput, LayerInputs, LayerOutput, run_layers, self_attention
 from diptych.core import caching, check
 from diptych.core.calls import Switches
 from diptych.core.inputs import INTERPOLATE_POS_ENCODING, PIXEL_VALUES, ModelInput
@@ -38,7 +38,7 @@ class CLIPAttention(nn.Module):
         self.out_proj = layers.Linear(config.hidden_size, config.hidden_size, **init)
         self.dropout = layers.Dropout(config.attention_dropout)
 
-    def forward(self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs) -> Attended:
+    def forward(self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs) -> AttentionOutput:
         query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
         query, key, value = (ops.split_heads(states, self.heads) for states in (query, key, value))
         attended = self_attention(query, key, value, inputs, None, dropout=self.dropout)
@@ -139,7 +139,7 @@ class CLIPTextTransformer(nn.Module):
         *,
         output_hidden_states: bool,
     ) -> BaseModelOutputWithPooling:
-        """Encodes texts, and pools the tokens at `end`."""
+        """Encodes texts; the pooled output is the state at `end`."""
         states = self.embeddings(input_ids, position_ids)
         outputs = self.encoder(states, inputs, output_hidden_states=output_hidden_states)
         states = self.final_layer_norm(outputs.last_hidden_state)
@@ -171,7 +171,7 @@ class CLIPVisionTransformer(nn.Module):
 
 
 class CLIPPreTrainedModel(PreTrainedModel):
-    """How a call's arguments are checked and reach the towers."""
+    """The base of all CLIP models: checks a call's arguments and passes them to the towers."""
 
     text_model: CLIPTextTransformer
     vision_model: CLIPVisionTransformer
@@ -180,7 +180,7 @@ class CLIPPreTrainedModel(PreTrainedModel):
         self, config: CLIPTextConfig, input_ids: Any, attention_mask: Any, position_ids: Any, switches: Switches
     ) -> BaseModelOutputWithPooling:
         """Checks a batch of texts and runs the text tower on it."""
-        settled, boundary = self._settled(switches), self._boundary()
+        resolved, boundary = self._resolve_switches(switches), self._boundary()
         if input_ids is None:
             raise check.missing_argument(boundary.caller, "input_ids")
         ids = boundary.ids("input_ids", input_ids, size=config.vocab_size, table="vocab_size")
@@ -192,24 +192,24 @@ class CLIPPreTrainedModel(PreTrainedModel):
             attention_mask = boundary.mask("attention_mask", attention_mask, size)
             mask = masks.causal_padding(ops.xp, ops.steps(size[1], ids), attention_mask)
         end = positions.end_of_text(ops.xp, ids, config.eos_token_id)
-        boundary.rngs(settled["rngs"])
-        weights, switch = settled["output_attentions"], settled["output_hidden_states"]
-        inputs = LayerInputs(mask=mask, causal=True, output_attentions=weights, rngs=settled["rngs"])
+        boundary.rngs(resolved["rngs"])
+        weights, switch = resolved["output_attentions"], resolved["output_hidden_states"]
+        inputs = LayerInputs(mask=mask, causal=True, output_attentions=weights, rngs=resolved["rngs"])
         return self.text_model(ids, position_ids, end, inputs, output_hidden_states=switch)
 
     def _vision(
         self, config: CLIPVisionConfig, pixel_values: Any, interpolate_pos_encoding: bool, switches: Switches
     ) -> BaseModelOutputWithPooling:
         """Checks a batch of images and runs the vision tower on it."""
-        settled, boundary, patch = self._settled(switches), self._boundary(), config.patch_size
+        resolved, boundary, patch = self._resolve_switches(switches), self._boundary(), config.patch_size
         own = (config.image_size, config.image_size)
         size = None if interpolate_pos_encoding else own
         pixels = boundary.images(pixel_values, channels=config.num_channels, size=size, least=(patch, patch))
         height, width = pixels.shape[2:]
         grid = None if (height, width) == own else (height // patch, width // patch)
-        boundary.rngs(settled["rngs"])
-        weights, switch = settled["output_attentions"], settled["output_hidden_states"]
-        inputs = LayerInputs(output_attentions=weights, rngs=settled["rngs"])
+        boundary.rngs(resolved["rngs"])
+        weights, switch = resolved["output_attentions"], resolved["output_hidden_states"]
+        inputs = LayerInputs(output_attentions=weights, rngs=resolved["rngs"])
         return self.vision_model(pixels, grid, inputs, output_hidden_states=switch)
 
 
@@ -228,15 +228,15 @@ class CLIPTextModel(CLIPPreTrainedModel):
 
         Args:
             input_ids: (B, T) integers.
-            attention_mask: (B, T), 1 = attend; by default all are attended to. Attention is causal in any case.
+            attention_mask: (B, T), 1 = attend; by default all are attended to. Attention is always causal.
             position_ids: (B, T) or (1, T); by default counted from 0.
             switches: see `Switches`.
 
         Raises:
-            InputError: an argument has another dtype or shape, or an id is out of range.
+            InputError: an argument has the wrong dtype or shape, or an id is out of range.
         """
         output = self._text(self.config, input_ids, attention_mask, position_ids, switches)
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class CLIPTextModelWithProjection(CLIPPreTrainedModel):
@@ -254,7 +254,7 @@ class CLIPTextModelWithProjection(CLIPPreTrainedModel):
         """As `CLIPTextModel`."""
         outputs = self._text(self.config, input_ids, attention_mask, position_ids, switches)
         output = with_head(CLIPTextModelOutput, outputs, text_embeds=self.text_projection(outputs.pooler_output))
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class CLIPVisionModel(CLIPPreTrainedModel):
@@ -262,7 +262,7 @@ class CLIPVisionModel(CLIPPreTrainedModel):
 
     @property
     def inputs(self) -> tuple[ModelInput, ...]:
-        """What the model reads as an encoder: images, whose states have no mask."""
+        """The keyword inputs of the model as an encoder: images, whose states have no mask."""
         return (PIXEL_VALUES, INTERPOLATE_POS_ENCODING)
 
     def __init__(self, config: CLIPVisionConfig, **build: Unpack[Build]) -> None:
@@ -277,14 +277,14 @@ class CLIPVisionModel(CLIPPreTrainedModel):
 
         Args:
             pixel_values: (B, C, Y, X) floats.
-            interpolate_pos_encoding: takes images of another size than the config's and resamples the positions.
+            interpolate_pos_encoding: whether images may have another size than the config's; positions are resampled.
             switches: see `Switches`.
 
         Raises:
-            InputError: an argument has another dtype or shape.
+            InputError: an argument has the wrong dtype or shape.
         """
         output = self._vision(self.config, pixel_values, interpolate_pos_encoding, switches)
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class CLIPVisionModelWithProjection(CLIPPreTrainedModel):
@@ -302,11 +302,11 @@ class CLIPVisionModelWithProjection(CLIPPreTrainedModel):
         """As `CLIPVisionModel`."""
         outputs = self._vision(self.config, pixel_values, interpolate_pos_encoding, switches)
         output = with_head(CLIPVisionModelOutput, outputs, image_embeds=self.visual_projection(outputs.pooler_output))
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class CLIPModel(CLIPPreTrainedModel):
-    """Both towers, their projections, and the scale of their similarities."""
+    """Both towers, their projections, and the learned scale of their similarities."""
 
     def __init__(self, config: CLIPConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -347,10 +347,10 @@ class CLIPModel(CLIPPreTrainedModel):
         """Compares every text with every image; arguments as `CLIPTextModel` and `CLIPVisionModel`, and:
 
         Args:
-            return_loss: the contrastive loss too, for as many texts as images, the k-th text with the k-th image.
+            return_loss: whether to compute the contrastive loss, in which the k-th text belongs to the k-th image.
 
         Raises:
-            InputError: an argument has another dtype or shape, an id is out of range, or a loss is asked for and the
+            InputError: an argument has the wrong dtype or shape, an id is out of range, or a loss is asked for and the
                 numbers of texts and images differ.
         """
         config = self.config
@@ -376,11 +376,11 @@ class CLIPModel(CLIPPreTrainedModel):
             text_model_output=text,
             vision_model_output=vision,
         )
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class CLIPForImageClassification(CLIPPreTrainedModel):
-    """The vision tower with a linear layer over the mean of its patches, which no layer norm has passed."""
+    """The vision tower with a linear layer over the mean of its patches, before the final layer norm."""
 
     def __init__(self, config: CLIPConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -400,7 +400,7 @@ class CLIPForImageClassification(CLIPPreTrainedModel):
         """As `CLIPVisionModel`, and:
 
         Args:
-            labels: (B,) class ids; (B, num_labels) floats for several labels; (B,) or (B, num_labels) to regress.
+            labels: (B,) class ids; (B, num_labels) floats for multi-label; (B,) or (B, num_labels) for regression.
         """
         outputs = self._vision(self.config.vision_config, pixel_values, interpolate_pos_encoding, switches)
         pooled = ops.xp.mean(outputs.last_hidden_state[:, 1:], axis=1)

@@ -10,7 +10,7 @@ from diptych.backends.torch.cache import LayerCache
 from diptych.backends.torch.generation import GenerationMixin
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.backends.torch.stacks import (
-    Attended,
+    AttentionOutput,
     LayerInputs,
     LayerOutput,
     cross_attention,
@@ -38,13 +38,13 @@ class GPT2Attention(nn.Module):
         self.resid_dropout = layers.Dropout(config.resid_pdrop)
 
     def encoder_keys(self, states: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B N S H"], Float[Tensor, "B N S H"]]:
-        """The keys and values of an encoder's tokens."""
+        """The keys and values of an encoder's states."""
         heads = ops.split_heads(self.c_attn(states), 2 * self.heads)
         return heads[:, : self.heads], heads[:, self.heads :]
 
     def forward(
         self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs, past: LayerCache | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         options = {"scale": self.scale, "upcast": self.upcast, "dropout": self.attn_dropout}
         if self.q_attn is not None:
             query = ops.split_heads(self.q_attn(hidden_states), self.heads)
@@ -130,40 +130,40 @@ class GPT2Model(PreTrainedModel):
             encoder_hidden_states: (B, S, D), to which a decoder with cross-attention attends.
             encoder_attention_mask: (B, S), 1 = attend; by default all are attended to.
             past_key_values: a cache of the earlier tokens; `init_cache` makes one.
-            use_cache: whether the cache is returned, as a given one is by default; True makes one if none is given.
+            use_cache: whether the cache is returned; by default if one is given. True creates one if none is given.
             switches: see `Switches`.
 
         Raises:
-            InputError: an argument has another dtype or shape, an id is out of range, or the cache is full.
+            InputError: an argument has the wrong dtype or shape, an id is out of range, or the cache is full.
         """
-        settled, boundary, config = self._settled(switches), self._boundary(), self.config
-        boundary.rngs(settled["rngs"])
+        resolved, boundary, config = self._resolve_switches(switches), self._boundary(), self.config
+        boundary.rngs(resolved["rngs"])
         vocabulary, width = config.vocab_size, config.n_embd
         _, hidden_states = boundary.words(input_ids, inputs_embeds, self.wte, size=vocabulary, width=width)
         size = (hidden_states.shape[0], hidden_states.shape[1])
-        begun = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, size)
+        context = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, size)
         states, crosses = (encoder_hidden_states, encoder_attention_mask), config.add_cross_attention
-        begun = caching.with_encoder(boundary, begun, *states, size[0], width=width, crosses=crosses)
+        context = caching.with_encoder(boundary, context, *states, size[0], width=width, crosses=crosses)
         position_ids = caching.position_ids(
-            boundary, position_ids, begun.start, size, limit=config.n_positions, field="n_positions"
+            boundary, position_ids, context.start, size, limit=config.n_positions, field="n_positions"
         )
         hidden_states = hidden_states + self.wpe(position_ids)
         if token_type_ids is not None:
             hidden_states = hidden_states + self.wte(
                 boundary.row_ids("token_type_ids", token_type_ids, size, size=vocabulary, table="vocab_size")
             )
-        inputs = layer_inputs(begun, settled)
+        inputs = layer_inputs(context, resolved)
         output = run_layers(
             self.h,
             self.drop(hidden_states, inputs.rngs),
             inputs,
-            begun.cache,
-            output_hidden_states=settled["output_hidden_states"],
+            context.cache,
+            output_hidden_states=resolved["output_hidden_states"],
             gradient_checkpointing=self.gradient_checkpointing,
             final=self.ln_f,
         )
         output = output.replace(past_key_values=caching.finish(output.past_key_values, size[1], use_cache))
-        return self._returned(output, switches.get("return_dict"))
+        return self._format_output(output, switches.get("return_dict"))
 
 
 class GPT2LMHeadModel(GenerationMixin, PreTrainedModel):
@@ -183,10 +183,10 @@ class GPT2LMHeadModel(GenerationMixin, PreTrainedModel):
         """As `GPT2Model`, and:
 
         Args:
-            labels: (B, T) token ids, -100 = not counted; each token predicts the next one's.
-            logits_to_keep: for how many last tokens logits are computed, 0 for all, or the positions of some.
+            labels: (B, T) token ids, -100 = ignored; each token predicts the next one.
+            logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
         """
-        outputs: Any = self.transformer(*inputs, **self._inner(keywords))
+        outputs: Any = self.transformer(*inputs, **self._base_keywords(keywords))
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = self.transformer.wte.attend(states) if self.lm_head is None else self.lm_head(states)
         return self._with_head(CausalLMOutputWithCrossAttentions, outputs, logits, labels, next_token_loss, keywords)

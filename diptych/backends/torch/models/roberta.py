@@ -19,7 +19,7 @@ from diptych.core.outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 
 class RobertaModel(BertModel):
-    """BERT's layers, with positions in which pads do not count; they are told by their id, not by the mask."""
+    """BERT's layers, with positions that skip padding, which is recognised by its id, not by the mask."""
 
 
 class RobertaLMHead(BertWords):
@@ -29,7 +29,7 @@ class RobertaLMHead(BertWords):
         self.layer_norm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps, **init)
 
     def forward(self, hidden_states: Float[Tensor, "B T D"], words: layers.Embedding) -> Float[Tensor, "B T V"]:
-        # this activation is the same whatever hidden_act says
+        # always gelu, whatever hidden_act is
         return self.scores(self.layer_norm(ops.ACTIVATIONS["gelu"](self.dense(hidden_states))), words)
 
 
@@ -47,7 +47,7 @@ class RobertaClassificationHead(nn.Module):
 
 
 class RobertaForCausalLM(BertLMHeadModel):
-    """The decoder with a head that predicts the next word."""
+    """The decoder with a head that predicts the next token."""
 
     def __init__(self, config: RobertaConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)

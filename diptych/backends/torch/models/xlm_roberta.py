@@ -9,11 +9,11 @@ from diptych.backends.torch.models.roberta import (
 
 
 class XLMRobertaModel(RobertaModel):
-    """The encoder, or decoder if the config says so; see `RobertaModel`."""
+    """The encoder, or decoder if the config has is_decoder; see `RobertaModel`."""
 
 
 class XLMRobertaForCausalLM(RobertaForCausalLM):
-    """The decoder with a head that predicts the next word."""
+    """The decoder with a head that predicts the next token."""
 
 
 class XLMRobertaForMaskedLM(RobertaForMaskedLM):

@@ -1,8 +1,8 @@
 """diptych: the same transformer models in Flax NNX and in PyTorch, from one config, with converted weights and proof.
 
-Model and config classes are found here by name and come from the chosen backend: the one named by `use("jax")` or
-`use("torch")`, or by the environment variable DIPTYCH_BACKEND, or else the one that is installed. Importing diptych
-imports neither.
+Model and config classes are attributes of this module. They come from the chosen backend: the one set with `use("jax")`
+or `use("torch")`, or by the environment variable DIPTYCH_BACKEND, or else the only one installed. Importing diptych
+imports neither framework.
 """
 
 import importlib
@@ -20,7 +20,7 @@ __all__ = ["GenerationConfig", "__version__", "backend", "load", "use"]
 
 
 def use(name: str) -> ModuleType:
-    """Chooses the backend whose classes diptych gives from now on, and returns it.
+    """Chooses the backend of diptych's classes from now on, and returns it.
 
     Raises:
         InputError: the name is neither "jax" nor "torch".
@@ -32,10 +32,10 @@ def use(name: str) -> ModuleType:
 
 
 def backend() -> ModuleType:
-    """The chosen backend; from the first call on it stays the same until `use` changes it.
+    """The chosen backend; after the first call, only `use` changes it.
 
     Raises:
-        ImportError: none is chosen, and none or both frameworks are installed.
+        ImportError: none is chosen, and neither or both are installed.
         InputError: DIPTYCH_BACKEND names no backend.
     """
     return use(_backends.choose("model"))

@@ -1,4 +1,4 @@
-"""The command `diptych`: each verb parses, calls one public function, prints.
+"""The command `diptych`: each subcommand parses its arguments, calls one public function and prints the result.
 
 Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted. Nothing heavy is imported
 unless needed.
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="diptych",
-    help="The same transformer models in JAX and PyTorch: convert their checkpoints, look into them, prove them equal, "
-    "have them write.",
+    help="The same transformer models in JAX and PyTorch: convert and inspect checkpoints, prove models "
+    "equal, generate text.",
     epilog="Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
@@ -30,21 +30,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines; no progress bars.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, without progress bars.")]
 Ignore = Annotated[
     list[str] | None,
-    typer.Option(
-        "--ignore", metavar="NAME", help="A tensor, a module, or a pattern with *, to leave behind; may be repeated."
-    ),
+    typer.Option("--ignore", metavar="NAME", help="A tensor, a module, or a pattern with *, to skip; may be repeated."),
 ]
 IgnoreConfig = Annotated[
     list[str] | None,
-    typer.Option(metavar="FIELD", help="An unknown field of config.json to carry along unread; may be repeated."),
+    typer.Option(metavar="FIELD", help="An unknown field of config.json to accept without checks; may be repeated."),
 ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command and exits; bad input is one line on stderr."""
+    """Runs the command and exits; bad input is reported in one line on stderr."""
     try:
         app(args=None if arguments is None else list(arguments), prog_name="diptych")
     except (ImportError, OSError, ValueError) as error:
@@ -82,7 +80,7 @@ def _options(
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
-    destination: Annotated[Path, typer.Argument(help="The directory to make, outside of the source.")],
+    destination: Annotated[Path, typer.Argument(help="The directory to create, outside of the source.")],
     format: Annotated[
         str,
         typer.Option(
@@ -91,9 +89,9 @@ def convert(
     ] = "safetensors",
     dtype: Annotated[
         str | None,
-        typer.Option(help="float64, float32, float16 or bfloat16 for all tensors; by default each keeps its own."),
+        typer.Option(help="float64, float32, float16 or bfloat16, for all tensors; by default each keeps its own."),
     ] = None,
-    max_shard_size: Annotated[str, typer.Option(help="Most bytes a file, such as 200MB or 5GB.")] = "5GB",
+    max_shard_size: Annotated[str, typer.Option(help="The maximum size of a file, such as 200MB or 5GB.")] = "5GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint at the destination.")] = False,
     architecture: Annotated[
         str | None, typer.Option(help="The class of the weights; by default the one that config.json names.")
@@ -106,9 +104,9 @@ def convert(
     ignore_config: IgnoreConfig = None,
     json: Json = False,
 ) -> None:
-    """Write a checkpoint again in another format or dtype.
+    """Convert a checkpoint to another format or dtype.
 
-    Every tensor is read back and compared before the result takes its place; a run that fails leaves nothing behind.
+    Every tensor is read back and compared before the result appears; a run that fails leaves nothing behind.
 
     Examples:
 
@@ -140,7 +138,7 @@ def inspect(
     ignore_config: IgnoreConfig = None,
     json: Json = False,
 ) -> None:
-    """Show what a checkpoint holds: class, files, and every tensor with its shape, dtype and size.
+    """Show the contents of a checkpoint: class, files, and every tensor with its shape, dtype and size.
 
     Examples:
 
@@ -158,21 +156,19 @@ def inspect(
 def parity(
     reference: Annotated[str, typer.Argument(help="A checkpoint directory.")],
     candidate: Annotated[
-        str | None, typer.Argument(help="Another; by default the reference itself in the other backend.")
+        str | None, typer.Argument(help="Another one; by default the reference in the other backend.")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="transformers: compare with the checkpoint as transformers runs it.")
+        str | None, typer.Option(help="transformers: compare the checkpoint, run by transformers, with ours.")
     ] = None,
-    backend: Annotated[str | None, typer.Option(help="jax or torch: that the candidate is loaded in.")] = None,
+    backend: Annotated[str | None, typer.Option(help="jax or torch, for the candidate.")] = None,
     input: Annotated[
         Path | None,
-        typer.Option(
-            "--input", metavar="FILE.npz", help="The call's keywords as arrays; by default drawn from the seed."
-        ),
+        typer.Option("--input", metavar="FILE.npz", help="The call's keywords as arrays; by default random ones."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Keys the inputs that are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
     dtype: Annotated[
-        str, typer.Option(help="Compared besides float64, which always is: float32, float16 or bfloat16.")
+        str, typer.Option(help="float32, float16 or bfloat16, compared in addition to float64.")
     ] = "float64",
     gradients: Annotated[bool, typer.Option("--gradients/--no-gradients", help="Compare gradients too.")] = True,
     json: Json = False,
@@ -212,7 +208,7 @@ def _load_arrays(path: Path) -> dict[str, Any]:
 
 
 def _parse_ids(flag: str, values: str | Sequence[str]) -> tuple[int, ...]:
-    """Ids that stand between commas or spaces, in one value or in several."""
+    """Ids that are separated by commas or spaces, in one or more values."""
     from diptych.core.errors import InputError
 
     text = values if isinstance(values, str) else ",".join(values)
@@ -250,7 +246,7 @@ _KINDS: Mapping[str, tuple[Any, str | None, Callable[[str, Any], Any] | None]] =
     "json": (str, "JSON", _parse_json),
     "early": (str, "true|false|never", _parse_early_stopping),
 }
-"""A flag's type for typer, how help names its value, and what makes an option's value of it where that is to do."""
+"""Kind of a flag -> its type for typer, the name of its value in help, and its parser, if it needs one."""
 
 _FLAGS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Length": {
@@ -281,12 +277,12 @@ _FLAGS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "no_repeat_ngram_size": ("whole", "No n-gram of this many tokens occurs twice; 0 is off."),
         "encoder_no_repeat_ngram_size": (
             "whole",
-            "No n-gram of this many tokens is copied from what the encoder reads; 0 is off.",
+            "No n-gram of this many tokens is copied from the encoder's input; 0 is off.",
         ),
         "bad_words_ids": ("json", "Forbidden sequences of ids: [[5, 6], [7]]."),
         "suppress_tokens": ("ids", "Forbidden tokens; may be repeated."),
         "begin_suppress_tokens": ("ids", "Tokens forbidden as the first new one; may be repeated."),
-        "sequence_bias": ("json", "What is added to the scores of sequences of ids: [[[5, 6], -1.5], [[7], 2.0]]."),
+        "sequence_bias": ("json", "Amounts added to the scores of sequences of ids: [[[5, 6], -1.5], [[7], 2.0]]."),
         "exponential_decay_length_penalty": (
             "json",
             "From this many new tokens on, a factor per token in favour of ending: [10, 1.1].",
@@ -305,9 +301,9 @@ _FLAGS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         ),
     },
 }
-"""Panels of the options of `GenerationConfig` that are flags -> each one's kind and help.
+"""Panel of help -> the options of `GenerationConfig` that are flags, each with its kind and help.
 
-They stand here and are not read off that class, so that help needs none of what it imports.
+They are listed here, not derived from that class, so that help needs none of its imports.
 """
 
 NO_FLAGS: Mapping[str, str] = {
@@ -315,15 +311,15 @@ NO_FLAGS: Mapping[str, str] = {
         ("output_scores", "output_logits", "output_attentions", "output_hidden_states"),
         "arrays, of which the command prints none",
     ),
-    "return_dict_in_generate": "a record comes always",
+    "return_dict_in_generate": "the output is always a record",
     "use_cache": "changes nothing",
     "cache_implementation": "changes nothing",
 }
-"""The options of `GenerationConfig` that are no flags -> the reason."""
+"""The options of `GenerationConfig` that are not flags -> the reason."""
 
 
 def _with_flags(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb with a parameter for each flag, in place of its **options."""
+    """The command with a parameter for each flag in place of its **options."""
     signature = reflection.signature(verb)
     own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
     flags: list[reflection.Parameter] = []
@@ -338,7 +334,7 @@ def _with_flags(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _collect_options(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The options whose flags are given, as `GenerationConfig` takes them."""
+    """The options whose flags are given, parsed for `GenerationConfig`."""
     kinds = {name: kind for rows in _FLAGS.values() for name, (kind, _) in rows.items()}
     chosen: dict[str, Any] = {}
     for name, value in flags.items():
@@ -357,13 +353,13 @@ def generate(
         typer.Option(
             "--text",
             metavar="TEXT",
-            help="A text to go on from, or for an encoder to read, with the special tokens that the checkpoint's "
+            help="A text to continue, or the input of an encoder, with the special tokens that the checkpoint's "
             "tokenizer.json adds; - reads it from stdin; may be repeated.",
         ),
     ] = None,
     ids: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID[,ID…]", help="The same as ids, taken as they are; may be repeated."),
+        typer.Option(metavar="ID[,ID…]", help="The same as token ids, used unchanged; may be repeated."),
     ] = None,
     backend: Annotated[
         str | None,
@@ -375,7 +371,9 @@ def generate(
         str | None, typer.Option(help="float64, float32, float16 or bfloat16; by default the checkpoint's.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random choices of --do-sample.")] = 0,
-    compile: Annotated[bool, typer.Option("--compile", help="Have torch compile a token's step; JAX does.")] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the decoding step with torch; JAX always does.")
+    ] = False,
     echo: Annotated[
         bool, typer.Option("--echo", help="Print the prompt too, or the start token of a decoder with an encoder.")
     ] = False,
@@ -386,10 +384,10 @@ def generate(
     ] = False,
     **options: Any,
 ) -> None:
-    """Generate text: a decoder continues a prompt, a model with an encoder writes about what it reads.
+    """Generate text: a decoder continues a prompt, a model with an encoder generates text from its input.
 
-    Only new text is printed, without special tokens; without a tokenizer.json, ids are. A single text without beams is
-    printed as its tokens are generated. A flag takes precedence over the checkpoint's own option.
+    Only new text is printed, without special tokens, or ids if there is no tokenizer.json. A single text without beams
+    is printed while its tokens are generated. A flag takes precedence over the checkpoint's own option.
 
     Examples:
 
@@ -422,7 +420,7 @@ def generate(
 
 
 def _read_texts(given: Sequence[str]) -> list[str]:
-    """The texts, with that of stdin, without its last line break, in place of -."""
+    """The texts, with - replaced by stdin without its last line break."""
     from diptych.core.errors import InputError
 
     if given.count("-") > 1:
@@ -445,7 +443,7 @@ def _console() -> Any:
     from rich.console import Console
 
     console = Console(highlight=False)
-    # a file or a pipe is not as narrow as the terminal that rich takes it for
+    # rich would treat a file or pipe as a narrow terminal
     return console if console.is_terminal else Console(highlight=False, width=160)
 
 

@@ -53,22 +53,22 @@ def generate_text(
     ignore_config: Iterable[str] = (),
     **options: Any,
 ) -> list[Text]:
-    """Loads a checkpoint and continues prompts with it, or generates from what its encoder reads.
+    """Loads a checkpoint and generates text that continues prompts, or from prompts as the encoder's input.
 
     Prompts of several lengths become one batch, padded on the left for a decoder and on the right for an encoder.
 
     Args:
         directory: the checkpoint's, or a name on the Hugging Face hub.
         prompts: texts, for the tokenizer.json of the checkpoint, which may add special tokens; or ids, used unchanged.
-        backend: jax or torch; None takes that of `diptych.use` or DIPTYCH_BACKEND, or else what is installed, torch if
+        backend: jax or torch; by default that of `diptych.use` or DIPTYCH_BACKEND, or else the installed one, torch if
             both are. The tokens are the same.
-        dtype: of the parameters; None keeps the file's.
+        dtype: of the parameters; by default the file's.
         seed: of do_sample's random choices.
-        compile: whether torch compiles the step of a token; JAX always does.
-        echo: whether the tokens before the new ones are included: the prompt, or the decoder's start token.
-        show: receives what is to be printed, a line break after each text: piece by piece as the tokens are generated
-            if there is a single text without beams, otherwise at the end.
-        ignore, ignore_config: tensors of the file and fields of its config to leave unread.
+        compile: whether torch compiles the decoding step; JAX always does.
+        echo: whether to include the tokens before the new ones: the prompt, or the decoder's start token.
+        show: receives the output to print, with a line break after each text: piece by piece during generation for a
+            single text without beams, otherwise at the end.
+        ignore, ignore_config: tensors of the file and fields of its config to skip.
         options: any of `GenerationConfig`; they take precedence over the checkpoint's.
 
     Returns:
@@ -76,7 +76,7 @@ def generate_text(
 
     Raises:
         InputError: an argument does not fit the model, or the model does not generate text.
-        CheckpointError, ConfigError: the checkpoint cannot be loaded, or texts are given and it has no tokenizer.
+        CheckpointError, ConfigError: the checkpoint cannot be loaded, or has no tokenizer for given texts.
         ImportError: texts are given, and tokenizers is not installed.
     """
     module = _backend(backend)
@@ -143,7 +143,7 @@ class _Printer:
             self.text = text
 
     def end(self) -> None:
-        """Does nothing: what is left is shown by `generate_text`."""
+        """Does nothing: `generate_text` shows the rest."""
 
 
 def _backend(name: str | None) -> Any:
@@ -152,7 +152,7 @@ def _backend(name: str | None) -> Any:
 
 
 def _tokenizer(path: Path, *, needed: bool) -> Tokenizer | None:
-    """The tokenizer of a file; None if none is needed and there is none, or the library to read it is missing."""
+    """The tokenizer of a file; None if it is not needed and the file or the tokenizers library is missing."""
     if not path.is_file():
         if needed:
             raise CheckpointError(f"{path}: no such file, so text cannot become ids; --ids works without")
@@ -167,7 +167,7 @@ def _tokenizer(path: Path, *, needed: bool) -> Tokenizer | None:
         return None
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no narrower class
+    except Exception as error:  # the library raises no specific class
         raise CheckpointError(f"{path}: is no tokenizer that tokenizers reads ({error})") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()  # the model refuses prompts that are too long

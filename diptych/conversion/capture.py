@@ -1,4 +1,4 @@
-"""Runs a model of either backend, or of transformers, and keeps every module's output and every gradient."""
+"""Runs a model of either backend, or of transformers, and captures every module's output and every gradient."""
 
 import contextlib
 import inspect
@@ -18,13 +18,13 @@ _one_at_a_time = threading.Lock()
 
 @dataclass
 class Run:
-    """What one run of a model gave, in published names and layouts.
+    """The results of one run of a model, in published names and layouts.
 
     Attributes:
-        modules: module path -> its output, in the order in which the calls ended; of several calls the later ones have
-            "#2", "#3" … behind the path.
+        modules: module path -> its output, in the order in which calls ended; later calls of the same module have "#2",
+            "#3" … after the path.
         outputs: name -> array, records inside records joined by dots.
-        gradients: parameter -> gradient of the sum of all outputs, each entry weighed with a fixed random number.
+        gradients: parameter -> gradient of a sum of all outputs, weighted with fixed random numbers.
         shapes: parameter -> shape.
     """
 
@@ -35,7 +35,7 @@ class Run:
 
 
 def weights_of(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """The random numbers with which an output's entries are weighed before they are summed to be differentiated."""
+    """The random weights of an output's entries in the sum that is differentiated."""
     return generator(seed, f"weights of {name}").standard_normal(shape)
 
 
@@ -54,7 +54,7 @@ def run_torch(
         inputs: numpy arrays and plain values by keyword.
         seed: keys the weights of the outputs.
         gradients: whether to differentiate.
-        published: gives a module's or parameter's published name.
+        published: returns a module's or parameter's published name.
     """
     import torch
 
@@ -67,10 +67,10 @@ def run_torch(
     ]
     given = {name: _torch_input(value, device, dtype) for name, value in inputs.items()}
     if "use_cache" in inspect.signature(model.forward).parameters:
-        given.setdefault("use_cache", False)  # or transformers' decoders return their caches among the outputs
+        given.setdefault("use_cache", False)  # otherwise transformers' decoders return their caches too
     try:
         with _exact_torch(), torch.set_grad_enabled(gradients), warnings.catch_warnings():
-            # which transformers gives of its own past, whenever a composite is called with labels
+            # transformers warns of its own past behaviour whenever a composite is called with labels
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
             named = _floating_arrays(
                 model(**given), lambda value: isinstance(value, torch.Tensor) and value.is_floating_point()
@@ -98,9 +98,9 @@ def run_torch(
 
 
 def run_jax(model: Any, inputs: Mapping[str, Any], *, seed: int, gradients: bool) -> Run:
-    """Runs a JAX model of ours, compiled as a whole; arguments as `run_torch`.
+    """Runs a JAX model of ours, compiled as a whole; arguments as for `run_torch`.
 
-    While it is traced, the `__call__` of every module's type is wrapped, which sees each call and its module's path.
+    While it is traced, the `__call__` of every module's type is wrapped, to capture each call by its module's path.
     """
     import jax
     import jax.numpy as jnp
@@ -148,7 +148,7 @@ def run_jax(model: Any, inputs: Mapping[str, Any], *, seed: int, gradients: bool
 
 
 def shift_names(shift: Callable[[str], str]) -> Callable[[str], str]:
-    """Published names of modules and parameters from names that lack or exceed a prefix."""
+    """Applies a prefix shift of parameter names to names of modules and parameters."""
     return lambda name: shift(f"{name}.").removesuffix(".")
 
 
@@ -200,9 +200,9 @@ def _record_calls(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[s
     """Records the main output of every module with parameters that is called inside the block.
 
     Args:
-        model: whose modules are meant.
+        model: the model.
         channels_last: filled with each output's name, in the order of the calls, and whether its channels come last
-            where the published layout has them second.
+            instead of second as in the published layout.
     """
     import jax.numpy as jnp
     from flax import nnx
@@ -231,7 +231,7 @@ def _record_calls(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[s
 
         return keep
 
-    with _one_at_a_time:  # the wrapping is of whole types
+    with _one_at_a_time:  # whole types are wrapped
         own = {cls: cls.__dict__.get("__call__") for cls in types}
         for cls, call in {cls: cls.__call__ for cls in types}.items():
             cls.__call__ = wrap(call)
@@ -278,5 +278,5 @@ def _plain_input(value: Any) -> Any:
 
 
 def _returns_channels_last(module: Any) -> bool:
-    """Whether a module's output has its channels last where the published layout has them second, as it says itself."""
+    """Whether a module declares that its output has channels last, instead of second as in the published layout."""
     return bool(getattr(module, "returns_channels_last", False))

@@ -1,4 +1,4 @@
-"""Conversion of checkpoint directories to another format or dtype: streaming, atomic, verified by reading back."""
+"""Conversion of checkpoint directories to another format or dtype: streaming, atomic, and verified."""
 
 import functools
 import json
@@ -30,20 +30,20 @@ from diptych.core.registry import Family, architectures, families, relatives, wi
 
 Progress = bool | Callable[[int], None] | None
 
-# Files that are copied along: tokenizer, processor and generation settings, the model card, the licence.
+# Other files to copy: tokenizer, processor and generation settings, the model card, the licence.
 _COMPANIONS = ("*.json", "*.txt", "*.md", "*.model", "*.jinja", "tokenizer*", "vocab*", "LICENSE*")
 _NO_COMPANIONS = ("config.json", "*.index.json", "*.safetensors", "*.msgpack", "*.bin", "*.h5")
-_STRIP = 1 << 20  # entries that are examined at a time
+_STRIP = 1 << 20  # entries that are checked at a time
 
 
 @dataclass(frozen=True)
 class ConvertedTensor:
-    """One tensor that was converted.
+    """A converted tensor.
 
     Attributes:
         name, shape: as published, whatever the format.
         dtype: in the new files.
-        source_dtype: in the old ones.
+        source_dtype: in the old files.
         digest: SHA-256 of the values in the new dtype and the published layout; equal for bitwise equal tensors.
     """
 
@@ -56,18 +56,18 @@ class ConvertedTensor:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion did.
+    """The result of a conversion.
 
     Attributes:
         source, destination: the directories.
-        source_format, format: before and after.
+        source_format, format: the old and the new format.
         architecture: the class whose names the tensors have.
-        tensors: all that were converted.
-        other_classes: those of them that only other classes of the family own, such as the heads of a pretraining file.
-        ignored: tensors of the source that carry no weights, are there twice, or were to be ignored.
-        missing: parameters of the class that the source does not have, as was allowed.
+        tensors: all converted tensors.
+        other_classes: the tensors that only other classes of the family own, such as the heads of a pretraining file.
+        ignored: tensors of the source that are not parameters, are duplicates, or were to be ignored.
+        missing: parameters of the class that the source does not have, as allowed.
         files: the weight files written.
-        copied: the other files that came along.
+        copied: the other files that were copied.
     """
 
     source: str
@@ -124,7 +124,7 @@ class FamilyMatch:
 
     Attributes:
         match: what fills each slot.
-        others: the paths that the asked class does not have.
+        others: the paths that the requested class does not have.
     """
 
     match: Match
@@ -145,32 +145,32 @@ def convert(
     ignore_config: Iterable[str] = (),
     progress: Progress = None,
 ) -> ConversionReport:
-    """Writes a checkpoint again in another format, tensor by tensor, and verifies it before it takes its place.
+    """Converts a checkpoint to another format, tensor by tensor, and verifies it before it appears at the destination.
 
     Every tensor that any class of the family owns is kept, under its present published name; old spellings and prefixes
-    become those of the class that config.json names. No more than one tensor is held in memory, and a run that fails or
-    is killed leaves nothing at the destination.
+    become those of the class that config.json names. Only one tensor is in memory at a time, and a run that fails or is
+    killed leaves nothing at the destination.
 
     Args:
         source: a directory, or a name on the Hugging Face hub.
-        destination: the directory to make, outside of the source.
+        destination: the directory to create, outside of the source.
         format: "safetensors", which transformers loads, or "flax-msgpack", for the Flax classes of transformers 4.
-        dtype: of all tensors; None keeps each one's own.
-        max_shard_size: most bytes a file, as a number or like "5GB"; None for one file.
+        dtype: of all tensors; by default each keeps its own.
+        max_shard_size: the maximum size of a file, in bytes or as in "5GB"; None for one file.
         overwrite: whether a checkpoint at the destination is replaced.
-        architecture: the class of the weights; None takes it from config.json.
+        architecture: the class of the weights; by default the one in config.json.
         allow_missing: parameters of the class, or modules, that the source may lack.
-        ignore: tensors of the source to leave behind; names, modules, or patterns with *.
-        ignore_config: unknown fields of config.json to carry along unread.
-        progress: True for a bar on stderr, None for one if that is a terminal, False for none; or a function that is
-            called with the bytes of each tensor written and, again, verified.
+        ignore: tensors of the source to skip; names, modules, or patterns with *.
+        ignore_config: unknown fields of config.json to copy without checks.
+        progress: True for a bar on stderr, None for one if stderr is a terminal, False for none; or a function that is
+            called with each tensor's size after it is written and again after it is verified.
 
     Raises:
-        CheckpointError: the source can't be read or doesn't fit its class, the destination may not be written, or what
-            was written differs when it is read back.
-        ConfigError: config.json is missing or says what is not supported.
-        InputError: an argument is not one of the known values.
-        OSError: the disk failed, such as a full one; nothing new is left on it.
+        CheckpointError: the source can't be read or doesn't fit its class, the destination may not be written, or the
+            result differs when it is read back.
+        ConfigError: config.json is missing or asks for an unsupported feature.
+        InputError: an argument has an unknown value.
+        OSError: the disk failed or is full; nothing new is left on it.
     """
     dtype = None if dtype is None else float_name(dtype)
     if format not in FORMATS:
@@ -222,7 +222,7 @@ def convert(
 
 
 def _refuse_foreign_files(destination: Path) -> None:
-    """Raises an error if replacing the destination would delete files that do not belong to a checkpoint."""
+    """Raises an error if replacing the destination would delete files that are not part of a checkpoint."""
     known = (*_COMPANIONS, *_NO_COMPANIONS)
     entries = destination.iterdir() if destination.is_dir() else ()
     foreign = [p.name for p in entries if p.is_dir() or not any(fnmatchcase(p.name, pattern) for pattern in known)]
@@ -257,7 +257,7 @@ def _match_family(origin: loading.Source, architecture: str, family: Family, ign
 
 
 def _slots_of_others(own: Sequence[Slot], classes: Sequence[Sequence[Slot]], family: Family) -> list[Slot]:
-    """What other classes of the family have, but for the class's own under another prefix or an old name."""
+    """The slots that only other classes of the family have, under any prefix or old name."""
     paths = {slot.path for slot in own}
     resolve = resolver(family, paths)
     family_paths = FamilyPaths(family, [{slot.path for slot in slots} for slots in classes])
@@ -266,7 +266,7 @@ def _slots_of_others(own: Sequence[Slot], classes: Sequence[Sequence[Slot]], fam
         if not paths.isdisjoint(spellings(path, family)):
             return True
         resolved = resolve(path)
-        # what is one tensor here may be two in another class, as an output layer that is not tied
+        # one tensor here may be two in another class, such as an untied output layer
         return resolved is not None and not family_paths.distinguish(path, resolved[0])
 
     others: dict[str, Slot] = {}
@@ -298,7 +298,7 @@ def _output_name(slot: Slot, format: str) -> str:
 
 
 def _output_tensor(filling: Filling, format: str, dtype: str | None) -> TensorSource:
-    """The tensor in the layout and dtype of the output; both are changed in one pass when it is read."""
+    """The tensor in the output's layout and dtype; reading it converts both in one pass."""
     slot, source = filling.slot, filling.source
     rank = len(slot.shape)
     layout = tree_axes(slot.kind, rank) if format == "flax-msgpack" else tuple(range(rank))
@@ -330,7 +330,7 @@ def _infinities(values: np.ndarray) -> int:
 def _verify(
     directory: Path, found: Match, format: str, dtype: str | None, advance: Callable[[int], None]
 ) -> tuple[ConvertedTensor, ...]:
-    """Reads the new files and compares each tensor with its source, both in the published layout."""
+    """Reads the new files and compares each tensor with its source, in the published layout."""
     written = open_checkpoint(directory, format).tensors
     converted: list[ConvertedTensor] = []
     for filling in found.fillings:
@@ -364,7 +364,7 @@ def _write_config(source: Path, target: Path, model_type: str, architecture: str
 
 
 def _set_dtype(data: dict[str, Any], dtype: str, *, inner: bool = False) -> None:
-    """Sets the dtype of a config and of its parts, under the name that they use: old files have torch_dtype."""
+    """Sets the dtype of a config and its parts, under the field that they use: in old files torch_dtype."""
     names = [name for name in ("dtype", "torch_dtype") if name in data]
     for name in names or ([] if inner else ["dtype"]):
         data[name] = dtype
@@ -374,7 +374,7 @@ def _set_dtype(data: dict[str, Any], dtype: str, *, inner: bool = False) -> None
 
 
 def _copy_companions(source: Path, target: Path) -> Iterator[str]:
-    """Copies the small files that belong to the weights; yields their names."""
+    """Copies the other files of the checkpoint; yields their names."""
     for path in sorted(source.iterdir()):
         wanted = any(fnmatchcase(path.name, pattern) for pattern in _COMPANIONS)
         if wanted and path.is_file() and not any(fnmatchcase(path.name, pattern) for pattern in _NO_COMPANIONS):
@@ -385,7 +385,7 @@ def _copy_companions(source: Path, target: Path) -> Iterator[str]:
 
 @contextmanager
 def _progress_meter(progress: Progress, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives the function to call with each number of bytes done."""
+    """Yields the function to call with each number of bytes processed."""
     if callable(progress):
         yield progress
         return

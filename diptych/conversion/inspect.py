@@ -1,4 +1,4 @@
-"""What a checkpoint directory holds, from its headers alone."""
+"""The contents of a checkpoint directory, from its headers alone."""
 
 import json
 import math
@@ -19,10 +19,10 @@ class Tensor:
     """One tensor as it is stored.
 
     Attributes:
-        name: as in the file; a Flax tree's path joined by dots.
-        shape: as in the file; Flax holds kernels transposed.
+        name: as in the file; for a Flax tree, the path joined by dots.
+        shape: as in the file; kernels are transposed in Flax.
         nbytes: its size in bytes.
-        role: "parameter", or "buffer" if it carries no weights.
+        role: "parameter", or "buffer" if it is not a parameter.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a checkpoint directory holds.
+    """The contents of a checkpoint directory.
 
     Attributes:
         format: "safetensors" or "flax-msgpack".
@@ -42,7 +42,7 @@ class Inspection:
         named: every class that config.json names.
         config_class: the class that reads config.json.
         files: the weight files, with their sizes in bytes.
-        tensors: in the order in which they lie in the files.
+        tensors: all tensors, in the order of the files.
     """
 
     directory: str
@@ -55,7 +55,7 @@ class Inspection:
 
     @property
     def parameters(self) -> int:
-        """The number of entries of all stored parameters."""
+        """The number of entries in all stored parameters."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors if tensor.role == "parameter")
 
     @property
@@ -79,15 +79,15 @@ class Inspection:
 
 
 def inspect_checkpoint(name_or_path: str | os.PathLike[str], *, ignore_config: Iterable[str] = ()) -> Inspection:
-    """What a checkpoint directory holds; only headers are read, and no framework is needed.
+    """The contents of a checkpoint directory; only headers are read, and no framework is needed.
 
     Args:
         name_or_path: a directory, or a name on the Hugging Face hub.
-        ignore_config: unknown fields of config.json to leave unread.
+        ignore_config: unknown fields of config.json to skip.
 
     Raises:
         CheckpointError: the weights are missing or damaged.
-        ConfigError: config.json is missing or says what is not supported.
+        ConfigError: config.json is missing or asks for an unsupported feature.
     """
     directory = locate(name_or_path)
     config = read_config(directory, ignore=names_of("ignore_config", ignore_config))

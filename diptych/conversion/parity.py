@@ -1,7 +1,7 @@
 """Proof that two models compute the same function: every module, every output, every gradient, in float64.
 
-A reference and a candidate see the same input. In float64 a right port agrees to rounding, and anything wrong stands
-out by many orders of magnitude; narrower dtypes are compared too where they are asked for.
+A reference and a candidate get the same inputs. In float64, a correct port agrees up to rounding, and any fault stands
+out by many orders of magnitude; a narrower dtype is compared too if requested.
 """
 
 import contextlib
@@ -37,11 +37,11 @@ from diptych.core.registry import architectures, families, read_config, within
 from diptych.core.semantics.losses import IGNORED
 
 RELATIVE = 1e-9
-"""In float64 a point may differ by this share of the reference's largest value …"""
+"""In float64, a point may differ by this fraction of the reference's largest value …"""
 FLOOR = 1e-3
-"""… taken together with this share of the largest value of any point of its kind: of a zero gradient noise is left."""
+"""… plus this fraction of the largest value of any point of its kind, since zero gradients have rounding noise."""
 UNITS = 16.0
-"""In a narrower dtype an output may differ by this many times what the reference's own rounding is."""
+"""In a narrower dtype, an output may differ by this multiple of the reference's own rounding."""
 
 _PLAIN = (bool, int, float, str, type(None))
 _KEY_BIAS = re.compile(r"\b(key|k_proj)\.bias$")
@@ -49,7 +49,7 @@ _KEY_BIAS = re.compile(r"\b(key|k_proj)\.bias$")
 
 @dataclass(frozen=True)
 class Subject:
-    """One side of a comparison: how to make its model in a dtype, and how to run it."""
+    """One side of a comparison: makes its model in a dtype, and runs it."""
 
     name: str
     class_name: str
@@ -57,7 +57,7 @@ class Subject:
     make: Callable[[str], Any]
 
     def run(self, inputs: Mapping[str, Any], dtype: str, *, seed: int, gradients: bool) -> tuple[Run, dict[str, str]]:
-        """The run in a dtype, and a description of what ran: source, backend, versions, device."""
+        """The run in a dtype, and a description of it: source, backend, versions, device."""
         with _scope(self.framework, dtype):
             model = self.make(dtype)
             if self.framework == "jax":
@@ -91,18 +91,18 @@ def parity(
 
     Args:
         reference: a checkpoint directory, or a live model of either backend or of transformers.
-        candidate: likewise; without it, the same checkpoint in the other backend.
-        inputs: keywords of the call; without it, small random ones that reach every part of the model.
-        seed: keys the inputs, and the weights with which outputs are summed to be differentiated.
-        dtype: float64 is always compared; a narrower one is compared besides.
+        candidate: as the reference; by default the same checkpoint in the other backend.
+        inputs: keywords of the call; by default small random ones that reach every part of the model.
+        seed: keys the inputs, and the weights of the outputs in the sum that is differentiated.
+        dtype: a narrower dtype to compare in addition to float64.
         gradients: whether every parameter's gradient is compared too.
         against: "transformers" compares the checkpoint, loaded by transformers, with ours.
-        backend: that directories are loaded in. Without it the candidate is in JAX and the reference in torch; with it
-            the candidate is in this one, and so is a reference directory that isn't the candidate's own.
-        progress: a bar on stderr; without it, if that is a terminal.
+        backend: that of the candidate, and of a reference directory other than the candidate's; by default the
+            candidate is in JAX and the reference in torch.
+        progress: whether to show a bar on stderr; by default if stderr is a terminal.
 
     Raises:
-        InputError: the two are of different classes, or an argument is not understood.
+        InputError: the two are of different classes, or an argument is invalid.
         CheckpointError, ConfigError: a directory cannot be loaded.
     """
     if against not in (None, "transformers"):
@@ -153,11 +153,11 @@ def parity(
 
 
 def compare_runs(reference: Run, candidate: Run, *, dtype: str, exact: Run | None = None) -> list[Point]:
-    """The points of two runs: modules that both called, all outputs, all gradients.
+    """Compares two runs: modules that both called, all outputs, all gradients.
 
     Args:
-        reference: the run to agree with.
-        candidate: the run to judge.
+        reference: the reference's run.
+        candidate: the candidate's run.
         dtype: of both.
         exact: the reference's float64 run, for a narrower dtype.
     """
@@ -172,7 +172,7 @@ def compare_runs(reference: Run, candidate: Run, *, dtype: str, exact: Run | Non
         names = [*ours, *(name for name in theirs if name not in ours)]
         for name in names:
             if name not in ours or name not in theirs:
-                # a parameter that one side alone has, and that nothing depends on, is a blind spot, no difference
+                # a parameter that only one side has and on which nothing depends is a blind spot, not a difference
                 dead = kind == "gradient" and not (ours if name in ours else theirs)[name].any()
                 if kind != "module" and not dead:
                     side = "reference" if name in ours else "candidate"
@@ -189,7 +189,7 @@ def compare_runs(reference: Run, candidate: Run, *, dtype: str, exact: Run | Non
 
 
 def _shape_differences(reference: Run, candidate: Run) -> list[Point]:
-    """Parameters whose shapes differ, such as tables of different lengths, which no input may reveal."""
+    """Parameters whose shapes differ, such as tables of different lengths; inputs need not reveal them."""
     infinite, kind = float("inf"), "parameter"
     return [
         Point(name, kind, "float64", shape, infinite, infinite, infinite, False, f"the candidate's is {list(other)}")
@@ -209,7 +209,7 @@ def _point(
 ) -> Point:
     infinite = float("inf")
     if kind == "module" and reference.ndim == candidate.ndim and 1 in (reference.shape[0], candidate.shape[0]):
-        # what is the same for every row may be computed once
+        # values that are the same for every row may be computed once
         reference, candidate = np.broadcast_arrays(reference, candidate)
         exact = None if exact is None else np.broadcast_to(exact, reference.shape)
     if reference.shape != candidate.shape:
@@ -221,7 +221,7 @@ def _point(
         note = f"not finite in the {' and the '.join(sides)}"
         return Point(name, kind, dtype, reference.shape, infinite, infinite, infinite, False, note)
     difference, largest = _largest(other - one), _largest(one)
-    # what one unit of rounding is: of the tensor's largest value, with a floor for tensors that are all but zero
+    # one unit of rounding: of the tensor's largest value, with a floor for tensors that are almost zero
     unit = float(ml_dtypes.finfo(FLOATS[dtype]).eps) * (largest + FLOOR * scale)
     if exact is None:
         passed = difference <= RELATIVE * (largest + FLOOR * scale)
@@ -238,7 +238,7 @@ def _largest(array: np.ndarray) -> float:
 
 
 def _blind_spots(reference: Run, candidate: Run) -> dict[str, str]:
-    """Parameters whose gradient is nothing but noise on both sides: a fault in them changes no output here."""
+    """Parameters whose gradient is only noise on both sides: a fault in them would not change any output here."""
     scale = max((_largest(value) for value in reference.gradients.values()), default=0.0)
     found: dict[str, str] = {}
     for name, gradient in reference.gradients.items():
@@ -283,7 +283,7 @@ def _twin(transferred: Callable[..., Any], model: Any, dtype: str) -> Any:
 
 
 def _check_names(class_name: str, inputs: Mapping[str, Any]) -> None:
-    """The inputs must be keywords of the class's call; a composite checks those of its parts itself."""
+    """Checks that the inputs are keywords of the class's call; a composite checks its parts' keywords itself."""
     model_class = getattr(names_backend(), class_name)
     known = model_class.call_keywords
     unknown = [name for name in inputs if name not in known and name not in Switches.__annotations__]
@@ -300,7 +300,7 @@ def _is_path(thing: Any) -> bool:
 
 
 def _from_directory(path: str | os.PathLike[str], framework: transfer.Framework) -> Subject:
-    """A side that is loaded from a directory, anew for each dtype."""
+    """A side that is loaded from a directory, once for each dtype."""
     class_name = architecture_of(path)
     if framework == "transformers":
         return Subject(
@@ -315,7 +315,7 @@ def _from_directory(path: str | os.PathLike[str], framework: transfer.Framework)
 
 
 def _from_live_model(model: Any) -> Subject:
-    """A side that is a model in memory; each dtype has a copy of that very object, with any changes made to it."""
+    """A side that is a model in memory; each dtype gets a copy of the object, with any changes made to it."""
     found = transfer.inspect_live_model(model)
     make = {"jax": _cast_jax, "torch": _cast_torch, "transformers": _cast_transformers}[found.framework]
     return Subject("a live model", found.architecture, found.framework, lambda dtype: make(model, dtype))
@@ -326,7 +326,7 @@ def _cast_torch(model: Any, dtype: str) -> Any:
 
     duplicate = copy.deepcopy(model).to(getattr(torch, dtype)).eval().requires_grad_(True)
     if isinstance(duplicate, PreTrained):
-        duplicate.gradient_checkpointing_disable()  # layers that run twice would be compared twice
+        duplicate.gradient_checkpointing_disable()  # recomputed layers would be compared twice
     return duplicate
 
 
@@ -337,7 +337,7 @@ def _cast_transformers(model: Any, dtype: str) -> Any:
 
 
 def _exact_loss(model: Any) -> Any:
-    """Makes a language model of transformers compute its loss in the logits' dtype; it would round them to float32."""
+    """Makes a language model of transformers compute its loss in the logits' dtype instead of float32."""
     if model.loss_type in (None, "ForCausalLM"):  # the default loss
         import torch
 
@@ -357,10 +357,10 @@ def _cast_jax(model: Any, dtype: str) -> Any:
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
     duplicate = nnx.merge(graph, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), parameters), rest)
     for _, module in nnx.iter_modules(duplicate):
-        for name in ("dtype", "_compute_dtype"):  # a compute_dtype would round inside
+        for name in ("dtype", "_compute_dtype"):  # a compute_dtype would round
             if vars(module).get(name) is not None:
                 setattr(module, name, None)
-    # layers that run twice would be compared twice, and what is frozen has no gradient to compare
+    # recomputed layers would be compared twice, and frozen parameters have no gradient to compare
     return duplicate.gradient_checkpointing_disable().unfreeze().eval()
 
 
@@ -390,7 +390,7 @@ def _load_with_transformers(directory: Path, class_name: str, dtype: str) -> Any
 
 
 def _published_names(model: Any, class_name: str) -> Callable[[str], str]:
-    """Published names from those that transformers has in memory, which lack a prefix in some classes."""
+    """Maps transformers' names in memory, which lack a prefix in some classes, to published names."""
     home = importlib.import_module("diptych.backends.torch")
     config = transfer.inspect_live_model(model).config
     ours: PreTrained = getattr(home, class_name)(config, seed=None)
@@ -408,7 +408,7 @@ def _config_of(thing: Any, class_name: str) -> Any:
 
 @contextlib.contextmanager
 def _scope(framework: str, dtype: str) -> Iterator[None]:
-    """64-bit mode for a JAX model in float64; only numpy arrays may leave it."""
+    """64-bit mode for a JAX model in float64; only numpy arrays may be used outside it."""
     if framework != "jax":
         yield
         return

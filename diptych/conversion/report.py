@@ -13,15 +13,15 @@ class Point:
 
     Attributes:
         name: the module's published path, the output's name, or the parameter's published name.
-        kind: which of these.
+        kind: what was compared.
         dtype: of the runs compared.
         shape: of the tensor, in the published layout.
-        max_absolute: largest |candidate - reference|.
-        max_relative: that, over the largest |reference|.
-        units: max_absolute in units of rounding: eps times the largest |reference| (and a thousandth of the largest of
-            its kind), or in a narrower dtype what the reference itself differs from its float64 run, if that is more.
-        passed: whether it is within bounds; never, if either side is not finite or the shapes differ.
-        note: why not, where no number says it.
+        max_absolute: the largest |candidate - reference|.
+        max_relative: max_absolute divided by the largest |reference|.
+        units: max_absolute in units of rounding: eps times the largest |reference| (plus a thousandth of the largest of
+            its kind), or in a narrower dtype the reference's own difference from its float64 run, if that is larger.
+        passed: whether it is within bounds; False if either side is not finite or the shapes differ.
+        note: why it did not pass, if the numbers don't show it.
     """
 
     name: str
@@ -48,15 +48,15 @@ class Report:
 
     Attributes:
         reference, candidate: what was compared: class, backend, source, versions and device.
-        class_name: architecture.
-        dtypes: in which the models ran.
-        seed: of the inputs and of the weights that make gradients of the outputs; the inputs' only without a file.
+        class_name: the architecture.
+        dtypes: the dtypes in which the models ran.
+        seed: of the inputs, unless they were given, and of the outputs' weights in the differentiated sum.
         inputs: name -> shape and dtype.
         input_hash: sha256 of the inputs.
         points: every compared tensor: modules in the order in which the reference finished calling them, then outputs,
             then gradients.
         only_reference, only_candidate: modules that only one side called under this name.
-        blind: parameters that no output depends on here -> why a fault in them would not show.
+        blind: parameters on which no output depends here -> why a fault in them would not show.
     """
 
     reference: dict[str, str]
@@ -75,7 +75,7 @@ class Report:
 
     @property
     def matched(self) -> float:
-        """The share of the called modules that both sides called under the same name."""
+        """The fraction of the called modules that both sides called under the same name."""
         both = len({point.name for point in self.points if point.kind == "module"})
         return both / max(1, both + len(self.only_reference) + len(self.only_candidate))
 
@@ -90,7 +90,7 @@ class Report:
         return next((point for point in self.points if not point.passed), None)
 
     def verdict(self) -> str:
-        """One sentence."""
+        """The result in one sentence."""
         failed = [point for point in self.points if not point.passed]
         if self.passed:
             return f"EQUAL: {len(self.points)} points agree within bounds ({', '.join(self.dtypes)})"
@@ -102,7 +102,7 @@ class Report:
         return f"NOT EQUAL: {len(failed)} of {len(self.points)} points differ; the first is {failed[0]}"
 
     def worst(self) -> list[Point]:
-        """For each dtype and kind, the point that uses most of its bounds; failures first in the order of the calls."""
+        """For each dtype and kind, the first three failures, or else the three points with the largest differences."""
         rows: list[Point] = []
         for dtype in self.dtypes:
             for kind in get_args(PointKind):
@@ -112,7 +112,7 @@ class Report:
         return rows
 
     def to_json(self) -> str:
-        """Everything, with the verdict."""
+        """The whole report as JSON text, with the verdict."""
         first = self.first_divergence
         data = {
             "passed": self.passed,
@@ -186,7 +186,7 @@ class Report:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity; they become strings."""
+    """Converts NaN and infinity, which JSON lacks, to strings."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The parameters of a class by name, from whichever backend there is: both have the same."""
+"""The parameters of a class by name, from any installed backend: both have the same."""
 
 import importlib
 import inspect
@@ -13,7 +13,7 @@ from diptych.core.config import ModelConfig
 
 
 def names_backend() -> ModuleType:
-    """The backend in which classes are looked up for names and shapes alone; see `backends.choose`."""
+    """The backend whose classes are used only for names and shapes; see `backends.choose`."""
     return importlib.import_module(f"diptych.backends.{backends.choose('names')}")
 
 
@@ -23,7 +23,7 @@ def slots_of(architecture: str, config: ModelConfig) -> tuple[Slot, ...]:
 
 
 def options_of(model_class: type) -> Iterator[dict[str, Any]]:
-    """Every combination of a class's own switches, such as add_pooling_layer, the defaults first."""
+    """Every combination of a class's boolean keywords, such as add_pooling_layer, the defaults first."""
     parameters = inspect.signature(model_class.__init__).parameters.values()
     switches = {parameter.name: parameter.default for parameter in parameters if isinstance(parameter.default, bool)}
     for values in product(*((default, not default) for default in switches.values())):

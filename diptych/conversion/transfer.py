@@ -1,4 +1,4 @@
-"""Live models copied from one framework to the other, tensor by tensor, in memory."""
+"""Copying live models from one framework to the other in memory, tensor by tensor."""
 
 import functools
 import sys
@@ -20,24 +20,24 @@ from diptych.core.pretrained import PreTrained
 from diptych.core.registry import architectures, describe_class, families, within
 
 Framework = BackendName | Literal["transformers"]
-"""Whose a live model is."""
+"""The library of a live model."""
 
 
 def to_jax(model: Any, *, dtype: Any = None, sharding: Any = None) -> Any:
-    """The JAX model with a live one's weights, configs, dtype and train mode; it shares no memory with it.
+    """A JAX model with a live one's weights, configs, dtype and train mode; the two share no memory.
 
-    What is frozen in a model of diptych is frozen in its twin.
+    Parameters that are frozen in a model of diptych are frozen in its copy.
 
     Args:
-        model: of either backend, or of `transformers` if its class is known here. A JAX model gives a copy with the
-            same `compute_dtype`; others have no such thing, so the copy computes in the parameters' dtype.
-        dtype: of the parameters; None keeps the model's.
-        sharding: where the parameters go: a device, a Sharding, or a function of published path and stored shape; None
-            is JAX's default device.
+        model: of either backend, or of `transformers` if its class is known here. The copy of a JAX model has
+            the same `compute_dtype`; that of any other computes in the parameters' dtype.
+        dtype: of the parameters; by default the model's.
+        sharding: of the parameters: a device, a Sharding, or a function of published path and stored shape; by default
+            JAX's default device.
 
     Raises:
-        InputError: the class is not known, the parameters have several dtypes and none is asked for, or float64 is
-            asked for without x64.
+        InputError: the class is not known, the parameters have several dtypes and none is requested, or float64 is
+            requested without 64-bit mode.
         CheckpointError: the model has no values, or parameters that its class does not have.
         ImportError: JAX or Flax is not installed.
     """
@@ -49,18 +49,18 @@ def to_jax(model: Any, *, dtype: Any = None, sharding: Any = None) -> Any:
 
 
 def to_torch(model: Any, *, dtype: Any = None, device: Any = None) -> Any:
-    """The torch model with a live one's weights, configs, dtype and train mode; it shares no memory with it.
+    """A torch model with a live one's weights, configs, dtype and train mode; the two share no memory.
 
-    What is frozen in a model of diptych is frozen in its twin.
+    Parameters that are frozen in a model of diptych are frozen in its copy.
 
     Args:
         model: of either backend, or of `transformers` if its class is known here. A JAX model's `compute_dtype` is not
             carried over: torch has autocast for that.
-        dtype: of the parameters; None keeps the model's.
-        device: where the parameters go; None is torch's default device.
+        dtype: of the parameters; by default the model's.
+        device: of the parameters; by default torch's default device.
 
     Raises:
-        InputError: the class is not known, or the parameters have several dtypes and none is asked for.
+        InputError: the class is not known, or the parameters have several dtypes and none is requested.
         CheckpointError: the model has no values, or parameters that its class does not have.
         ImportError: PyTorch is not installed.
     """
@@ -71,16 +71,17 @@ def to_torch(model: Any, *, dtype: Any = None, device: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class LiveModel:
-    """What a copy of a model in memory is made from.
+    """A model in memory, as the source of a copy.
 
     Attributes:
-        framework: whose model it is.
-        label: what errors call it.
+        framework: its library.
+        label: its name in error messages.
         architecture: its published class name.
-        config: its config, as one of ours.
-        tensors: its parameters, by the names that they have there.
+        config: its config, as a config of diptych.
+        tensors: its parameters, by their names there.
         training: whether it is in train mode.
-        own_options: the options of `generate` that it was given.
+        own_options: its own options of `generate`.
+        frozen: the paths of its frozen parameters.
     """
 
     framework: Framework
@@ -128,7 +129,7 @@ def _inspect_transformers(model: Any, architecture: str) -> LiveModel:
     config = config_class.from_json(model.config.to_json_string(use_diff=False), source=f"the config of {named}")
     tensors: dict[str, TensorSource] = {}
     saved = model.state_dict()
-    # named_parameters gives tied parameters once; buffers that state_dict leaves out are in no checkpoint
+    # named_parameters lists tied parameters once; buffers that are not in state_dict are in no checkpoint
     buffers = [pair for pair in model.named_buffers() if pair[0] in saved and pair[1].is_floating_point()]
     for name, parameter in [*model.named_parameters(), *buffers]:
         if parameter.is_meta:
@@ -166,7 +167,7 @@ def _only_dtype(source: LiveModel) -> str:
 
 
 def _match_twin(model_class: type, source: LiveModel, build: dict[str, Any]) -> tuple[Any, Match]:
-    """A model without values that has the source's parameters, and what fills each of them."""
+    """A model without values that has the source's parameters, and the match that fills them."""
     make: Callable[..., Any] = model_class
     models = [make(source.config, seed=None, **options, **build) for options in options_of(model_class)]
     counts = [len(model._leaves()) for model in models]

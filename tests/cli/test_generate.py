@@ -220,7 +220,7 @@ def test_a_character_of_several_tokens_is_shown_once_it_is_there():
     assert [piece for piece in pieces if piece] == ["a", "é", "€", "b"]
     # one that never is there is left for the end
     shown.put(np.array(ids[1:2]))
-    assert (shown.text, shown.decoded(shown.ids)) == ("aé€b", "aé€b�")
+    assert (shown.text, shown.decode(shown.ids)) == ("aé€b", "aé€b�")
 
 
 def bytes_of():

@@ -71,12 +71,12 @@ class Boundary:
         check.rank(self.caller, name, values.shape, axes)
         return self.ops.as_floats(values, self.like)
 
-    def mask(self, name: str, value: Any, shape: Size, *, widths: tuple[int, ...] = ()) -> Any:
-        """An attention mask of shape (B, T).
+    def mask(self, name: str, value: Any, shape: tuple[int, ...], *, widths: tuple[int, ...] = ()) -> Any:
+        """An attention mask.
 
         Args:
             name, value: the argument.
-            shape: (B, T).
+            shape: (B, T), or more axes where each token has a mask over something else.
             widths: other lengths than T that are allowed, for masks that include earlier tokens.
         """
         values = self.ops.concrete_array(self.caller, name, value)

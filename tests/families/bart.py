@@ -122,7 +122,7 @@ CHOICES: dict[str, Sequence[Choices]] = {
         {"written": "labels", "tied": False},
     ],
     "BartForSequenceClassification": [{"problem_type": problem} for problem in PROBLEMS],
-    "BartForCausalLM": [{"crosses": True, "tied": True}, {"crosses": False, "tied": False}],
+    "BartForCausalLM": [{"crosses": True, "tied": True, "encoder_padding": "right"}, {"crosses": False, "tied": False}],
 }
 
 # two numbers of heads and a width that both divide, into heads of other widths

@@ -118,12 +118,12 @@ CHOICES: dict[str, Sequence[Choices]] = {
     "BertModel": [
         *({"padding": padding, "is_decoder": False} for padding in PADDINGS),
         *({"padding": padding, "is_decoder": True} for padding in ("left", "holes")),
-        {"crosses": True},
+        {"crosses": True, "encoder_padding": "left"},
     ],
     "BertForPreTraining": [{"tied": tied} for tied in (True, False)],
     "BertLMHeadModel": [
         *({"tied": tied, "crosses": False} for tied in (True, False)),
-        *({"padding": padding, "crosses": True} for padding in ("left", "right")),
+        *({"padding": padding, "crosses": True, "encoder_padding": "right"} for padding in ("left", "right")),
     ],
     "BertForMaskedLM": [{"tied": tied} for tied in (True, False)],
     "BertForSequenceClassification": [{"problem_type": problem} for problem in PROBLEMS],

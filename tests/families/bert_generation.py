@@ -21,10 +21,10 @@ CHOICES = {
     "BertGenerationEncoder": [
         *({"padding": padding, "is_decoder": False} for padding in ("right", "holes")),
         {"padding": "left", "is_decoder": True},
-        {"crosses": True},
+        {"crosses": True, "encoder_padding": "holes"},
     ],
     "BertGenerationDecoder": [
-        *({"tied": tied, "crosses": True} for tied in (True, False)),
+        *({"tied": tied, "crosses": True, "encoder_padding": "right"} for tied in (True, False)),
         *({"padding": padding, "is_decoder": True} for padding in ("none", "left")),
     ],
 }

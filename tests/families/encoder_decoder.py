@@ -77,9 +77,15 @@ def pairs(*, twins: bool = False) -> list[tuple[str, str]]:
 
 
 def _choices(name: str) -> Sequence[Choices]:
-    """Every encoder, decoder and way to write in turn; widths that are equal, and that are not."""
+    """Every encoder, decoder, way to write and padding in turn; widths that are equal, and that are not."""
     return [
-        {"encoder": encoder, "decoder": decoder, "written": WRITTEN[index % 4], "same_width": index % 3 == 1}
+        {
+            "encoder": encoder,
+            "decoder": decoder,
+            "written": WRITTEN[index % 4],
+            "padding": PADDINGS[index % 3 + 1],
+            "same_width": index % 3 == 1,
+        }
         for index, (encoder, decoder) in enumerate(pairs(twins=True))
     ]
 

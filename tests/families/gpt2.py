@@ -95,7 +95,7 @@ CHOICES: dict[str, Sequence[Choices]] = {
     "GPT2Model": [{"padding": padding} for padding in PADDINGS],
     "GPT2LMHeadModel": [
         *({"tied": tied} for tied in (True, False)),
-        *({"crosses": crosses} for crosses in (True, False)),
+        *({"crosses": crosses, "encoder_padding": "right"} for crosses in (True, False)),
     ],
 }
 

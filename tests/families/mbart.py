@@ -29,7 +29,7 @@ CHOICES: dict[str, Sequence[Choices]] = {
     ],
     "MBartForConditionalGeneration": [{"written": "labels", "tied": tied} for tied in (True, False)],
     "MBartForSequenceClassification": [{"written": written} for written in ("ids", "shifted")],
-    "MBartForCausalLM": [{"crosses": True, "tied": False}],
+    "MBartForCausalLM": [{"crosses": True, "tied": False, "encoder_padding": "holes"}],
 }
 _TINY = bart.TINY_BART | {"scale_embedding": True}
 _UNTIED = {"tie_word_embeddings": False}

@@ -40,11 +40,11 @@ CHOICES: dict[str, Sequence[Choices]] = {
         *({"padding": padding, "is_decoder": False} for padding in ("right", "left", "holes")),
         *({"padding": padding, "is_decoder": True} for padding in ("left", "holes")),
         *({"pad_token_id": pad} for pad in (0, 6)),
-        {"crosses": True},
+        {"crosses": True, "encoder_padding": "holes"},
     ],
     "RobertaForCausalLM": [
         *({"tied": tied, "crosses": False} for tied in (True, False)),
-        *({"padding": padding, "crosses": True} for padding in ("left", "right")),
+        *({"padding": padding, "crosses": True, "encoder_padding": "left"} for padding in ("left", "right")),
     ],
     "RobertaForMaskedLM": [{"tied": tied} for tied in (True, False)],
     "RobertaForSequenceClassification": [{"problem_type": problem} for problem in PROBLEMS],
@@ -100,7 +100,7 @@ def twin(start: str, model_type: str, sizes: Sizes, *, in_flax: bool) -> Family:
     """A family whose classes are RoBERTa's under names that start otherwise; what may differ is where they lead to."""
     choices: dict[str, Sequence[Choices]] = {
         f"{start}Model": [{}],
-        f"{start}ForCausalLM": [{"tied": True, "crosses": True}],
+        f"{start}ForCausalLM": [{"tied": True, "crosses": True, "encoder_padding": "right"}],
         f"{start}ForMaskedLM": [{"tied": False}],
         f"{start}ForSequenceClassification": [{}],
     }

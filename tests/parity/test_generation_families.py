@@ -62,7 +62,7 @@ def sound_encoder(backend: str) -> dict[str, Any]:
     ops = OPS[backend]
 
     def encode(self: Any, input_values: Any = None, attention_mask: Any = None, **switches: Any) -> SoundOutput:
-        values = ops.boundary_floats("encode", "input_values", input_values, "batch, samples", self._like())
+        values = self._boundary("encode").floats("input_values", input_values, "batch, samples")
         count = values.shape[1] // 3
         frames = ops.xp.reshape(values[:, : 3 * count], (values.shape[0], count, 3))
         mask = None if attention_mask is None else attention_mask[:, : 3 * count : 3]
@@ -97,7 +97,7 @@ def test_given_states_may_bring_their_mask(backend: str) -> None:
     sound, mask = np.random.default_rng(1).normal(size=(2, 22)), np.ones((2, 22), np.int64)
     mask[1, 12:] = 0
     wanted = model.generate(input_values=sound, attention_mask=mask, **ASKED)
-    given = OPS[backend].boundary_mask("", "", mask, (2, 22), model._like())
+    given = model._boundary("encode").mask("attention_mask", mask, (2, 22))
     outputs = model.encode(sound, given)
     assert_same(model.generate(encoder_outputs=outputs, **ASKED), wanted)
     message = r"generate: attention_mask has shape \(2, 22\), but \(2, 7\) is needed"
@@ -125,7 +125,7 @@ def image_encoder(backend: str) -> dict[str, Any]:
     ops = OPS[backend]
 
     def encode(self: Any, pixel_values: Any = None, flip: bool = False, **switches: Any) -> BaseModelOutput:
-        values = ops.boundary_floats("encode", "pixel_values", pixel_values, "b, c, y, x", self._like())
+        values = self._boundary("encode").floats("pixel_values", pixel_values, "b, c, y, x")
         states = ops.xp.reshape(values[:, 0], (values.shape[0], -1, 12)) @ ops.xp.asarray(PATCHES)
         assert isinstance(flip, bool)
         return BaseModelOutput(last_hidden_state=-states if flip else states)
@@ -177,11 +177,14 @@ def image_decoder(backend: str, computed: list[int]) -> dict[str, Any]:
         image_states: Any = None,
         image_attention_mask: Any = None,
         *,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
         logits_to_keep: Any = 0,
         **others: Any,
     ) -> Any:
         given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
         given |= {"position_ids": position_ids, "logits_to_keep": logits_to_keep}
+        given |= {"past_key_values": past_key_values, "use_cache": use_cache}
         outputs = getattr(base, CALL[backend])(self, **given, **others)
         seen = ops.xp.astype(image_attention_mask, outputs.logits.dtype)[:, -outputs.logits.shape[1] :]
         if image_attention_mask.shape[1] > 1 and not isinstance(logits_to_keep, int):
@@ -252,9 +255,18 @@ def test_beams_over_images_agree() -> None:
 def more_words(backend: str) -> dict[str, Any]:
     ops, base = OPS[backend], BACKENDS[backend].GPT2LMHeadModel
 
-    def call(self: Any, input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None, **others: Any):
-        given = ops.xp.where(input_ids >= 13, input_ids - 13, input_ids)
-        given = {"input_ids": given, "attention_mask": attention_mask, "position_ids": position_ids}
+    def call(
+        self: Any,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        *,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        **others: Any,
+    ) -> Any:
+        given = {"input_ids": ops.xp.where(input_ids >= 13, input_ids - 13, input_ids), "position_ids": position_ids}
+        given |= {"attention_mask": attention_mask, "past_key_values": past_key_values, "use_cache": use_cache}
         outputs = getattr(base, CALL[backend])(self, **given, **others)
         return outputs.replace(logits=ops.xp.concat([outputs.logits, outputs.logits[..., 3:6] + 1.0], axis=-1))
 

@@ -69,7 +69,7 @@ class InputReader:
             shape = tuple(sizes[axis] for axis in kind.axis_names if axis in sizes)
             if len(shape) != len(kind.axis_names):
                 raise InputError(f"{self.caller}: {name} is given, but nothing that it could be a mask of")
-            return self.ops.to_numpy(boundary.mask(name, value, (shape[0], shape[1])))
+            return self.ops.to_numpy(boundary.mask(name, value, shape))
         return boundary.floats(name, value, kind.axes)
 
     def _pad_input(self, kind: ModelInput, values: Any, width: int, pad_token_id: int) -> Any:

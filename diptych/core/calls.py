@@ -139,12 +139,13 @@ class CallMixin(ConfigMixin):
             "return_dict": True,
         }
 
-    def _base_keywords(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
-        """The keywords of the base model's call: its inputs as given, and the resolved switches.
+    def _base_keywords(self, inputs: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords of the base model's call: the inputs of this one's, and the resolved switches.
 
         Raises:
-            TypeError: a keyword is neither an input nor a switch.
+            TypeError: a keyword is neither an input nor a switch, or the inputs by position don't fit.
         """
+        keywords = self._bind_arguments(inputs, keywords)
         passed = {name: value for name, value in keywords.items() if name in self.call_keywords}
         switches = {name: value for name, value in keywords.items() if name not in passed}
         return {**passed, **self._resolve_switches(switches)}

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from diptych.core import caching, check, composite_config
 from diptych.core.boundary import STATES
 from diptych.core.calls import ResolvedSwitches, token_loss
-from diptych.core.composite_loading import PartsLoadingMixin
+from diptych.core.composite_loading import PartsLoadingMixin, Role
 from diptych.core.inputs import ModelInput
 from diptych.core.outputs import (
     CausalLMOutputWithCrossAttentions,
@@ -71,7 +71,7 @@ class Composite(PartsLoadingMixin):
             keywords: other inputs of the encoder, of the decoder (prefixed "decoder_"), and switches.
         """
         for_encoder, for_decoder, switches = self._split_keywords(keywords)
-        resolved, boundary = self._resolve_switches(switches), self._boundary()
+        resolved, boundary = self._part_switches("decoder", switches), self._boundary()
         given = {name: value for name, value in {**inputs, **for_encoder}.items() if value is not None}
         if not given and caching.has_encoder_keys(past_key_values):
             encoded = encoder_output(encoder_outputs)
@@ -81,7 +81,8 @@ class Composite(PartsLoadingMixin):
         elif encoder_outputs is not None:
             encoded = self._check_encoder_outputs(encoder_outputs, attention_mask)
         else:
-            encoded = self._encode({**given, "attention_mask": attention_mask}, resolved)
+            asked = {**self._part_switches("encoder", switches), "rngs": resolved["rngs"]}
+            encoded = self._encode({**given, "attention_mask": attention_mask}, asked)
         decoder_inputs = {**decoder_inputs, **for_decoder}
         if labels is not None and decoder_inputs.get("input_ids") is decoder_inputs.get("inputs_embeds") is None:
             decoder_inputs = {**decoder_inputs, **self._shift_right(labels, decoder_inputs.get("attention_mask"))}
@@ -107,7 +108,16 @@ class Composite(PartsLoadingMixin):
                 switches[name] = value
         return for_encoder, for_decoder, switches
 
-    def _encode(self, inputs: Mapping[str, Any], resolved: ResolvedSwitches) -> EncoderOutput:
+    def _part_switches(self, role: Role, switches: Mapping[str, Any]) -> ResolvedSwitches:
+        """The switches for a part: the call's, or else those of the composite's config or of the part's own."""
+        resolved, config = self._resolve_switches(switches), getattr(self.config, role)
+        if switches.get("output_attentions") is None and config.output_attentions:
+            resolved["output_attentions"] = True
+        if switches.get("output_hidden_states") is None and config.output_hidden_states:
+            resolved["output_hidden_states"] = True
+        return resolved
+
+    def _encode(self, inputs: Mapping[str, Any], resolved: Mapping[str, Any]) -> EncoderOutput:
         """Runs the encoder; the output includes the mask of its states."""
         mask = inputs.get("attention_mask")
         given = {name: value for name, value in inputs.items() if value is not None}
@@ -201,7 +211,7 @@ class Composite(PartsLoadingMixin):
             InputError: as in the model's call.
         """
         for_encoder, for_decoder, switches = self._split_keywords(keywords)
-        resolved = self._resolve_switches({**for_encoder, **switches})
+        resolved = self._part_switches("decoder", {**for_encoder, **switches})
         encoded = encoder_output(encoder_outputs)
         if not caching.has_encoder_keys(past_key_values):
             encoded = self._check_encoder_outputs(encoder_outputs, None)

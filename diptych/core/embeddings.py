@@ -43,7 +43,7 @@ class EmbeddingsMixin(ConfigMixin):
             return owner.set_input_embeddings(module)
         modules = dict(owner._submodules())
         lacking = [name for name in ("attend", "rows") if hasattr(modules[path], name) and not hasattr(module, name)]
-        if not callable(module) or lacking:
+        if not callable(module) or lacking or not self._is_module(module):
             raise InputError(
                 f"{caller}: {type(module).__name__} is no embedding layer as the model's; build one with the layers of "
                 "this backend" + (f", which have {' and '.join(lacking)}" if lacking else "")

@@ -20,6 +20,9 @@ class Freezable(Hooks):
     def freeze(self, *patterns: str) -> Self:
         """Excludes parameters from training. Create the optimizer after this, since its state follows the parameters.
 
+        In JAX a frozen parameter's gradient is zero; an optimizer that decays weights must be masked too, by
+        `trainable_parameters()` or `trainable_filter()`.
+
         Args:
             patterns: published paths of parameters or of modules, or patterns with *; by default all parameters.
 

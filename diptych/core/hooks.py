@@ -23,6 +23,11 @@ class Hooks:
 
     @staticmethod
     @abstractmethod
+    def _is_module(value: Any) -> bool:
+        """Whether a value is a module of this backend's framework."""
+
+    @staticmethod
+    @abstractmethod
     def _slots_of(module: Any) -> list[Slot]:
         """The slots of any module, by path inside it."""
 

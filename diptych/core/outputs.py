@@ -274,7 +274,11 @@ def encoder_output(encoder_outputs: Any) -> EncoderOutput:
     names = ("last_hidden_state", "hidden_states", "attentions")
     if hasattr(encoder_outputs, "last_hidden_state"):
         return EncoderOutput(**{name: getattr(encoder_outputs, name, None) for name in (*names, "attention_mask")})
-    values = cast(tuple[Any, ...], encoder_outputs if isinstance(encoder_outputs, tuple) else (encoder_outputs,))
+    # a list is a tuple, unless it holds the states' numbers
+    listed = isinstance(encoder_outputs, list) and len(getattr(cast(Any, encoder_outputs)[0], "shape", ())) == 3
+    values: tuple[Any, ...] = (cast(Any, encoder_outputs),)
+    if listed or isinstance(encoder_outputs, tuple):
+        values = tuple(cast(tuple[Any, ...], encoder_outputs))
     return EncoderOutput(**dict(zip(names, values, strict=False)))
 
 

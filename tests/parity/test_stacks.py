@@ -185,3 +185,59 @@ def test_checkpointed_layers_with_a_cache_give_the_same_gradient() -> None:
             found.append({path: source.read() for path, source in gradient._sources().items()})
         for path, value in found[0].items():
             assert_close(found[1][path], value, name=path)
+
+
+def test_positions_that_jit_hides_give_nan_where_there_is_no_token() -> None:
+    model, call = built("jax", "GPT2LMHeadModel"), inputs("GPT2LMHeadModel")
+    chosen = jax.jit(lambda model, which: model(**call, logits_to_keep=which).logits)
+    found = np.asarray(chosen(model, np.array([9, 1, -1, -7])))
+    assert np.isnan(found[:, [0, 3]]).all()
+    np.testing.assert_allclose(found[:, 1:3], array(model(**call).logits)[:, [1, -1]], atol=1e-6)
+
+
+def test_several_keys_are_refused() -> None:
+    model = built("jax", "BertForMaskedLM").train()
+    for keys in (jax.random.split(jax.random.key(0), 2), jax.random.split(jax.random.PRNGKey(0), 2)):
+        with pytest.raises(InputError, match=r"^BertModel: rngs has shape \(2.*\), but a single key is needed; of"):
+            model(**inputs("BertForMaskedLM"), rngs=keys)
+    assert np.isfinite(model(**inputs("BertForMaskedLM"), rngs=jax.random.PRNGKey(0)).logits).all()
+
+
+@each_backend
+def test_a_part_returns_what_its_own_config_asks_for(backend: str) -> None:
+    model, call = built(backend, "EncoderDecoderModel"), inputs("EncoderDecoderModel")
+    model.decoder.config = model.decoder.config.replace(output_attentions=True)
+    output = model(**call)
+    assert output.decoder_attentions is not None and output.cross_attentions is not None
+    assert output.encoder_attentions is None and output.decoder_hidden_states is None
+    assert model(**call, output_attentions=False).decoder_attentions is None
+    model.encoder.config = model.encoder.config.replace(output_hidden_states=True)
+    assert model(**call).encoder_hidden_states is not None and model(**call).decoder_hidden_states is None
+    assert len(model.encode(call["input_ids"]).hidden_states) == 3
+
+
+@each_backend
+def test_what_an_encoder_gave_may_be_a_list(backend: str) -> None:
+    model, call = built(backend, "EncoderDecoderModel"), inputs("EncoderDecoderModel")
+    ids, mask = call.pop("input_ids"), call["attention_mask"]
+    states = model.encode(ids, mask).last_hidden_state
+    wanted = array(model(encoder_outputs=states, **call).logits)
+    for given in ([states], (states,), array(states).tolist()):
+        np.testing.assert_allclose(array(model(encoder_outputs=given, **call).logits), wanted, atol=1e-6)
+
+
+@each_backend
+def test_embeddings_of_the_other_framework_are_refused(backend: str) -> None:
+    models = {name: built(name, "GPT2LMHeadModel") for name in BACKENDS}
+    (other,) = (model for name, model in models.items() if name != backend)
+    with pytest.raises(InputError, match="Embedding is no embedding layer as the model's"):
+        models[backend].set_input_embeddings(other.get_input_embeddings())
+
+
+@each_backend
+def test_too_many_arguments_are_those_of_the_head(backend: str) -> None:
+    model = built(backend, "BertForMaskedLM", seed=None)
+    with pytest.raises(TypeError, match=r"^BertForMaskedLM's call gets 9 arguments by position; it takes input_ids, "):
+        model(*[None] * 9)
+    with pytest.raises(TypeError, match=r"^BertForMaskedLM's call gets input_ids twice; it takes input_ids, "):
+        model(None, input_ids=None)

@@ -228,7 +228,9 @@ def gather_rows(values: Float[Array, "B T D"], index: Int[Array, "B"]) -> Float[
 
 def select_tokens(values: Float[Array, "B T D"], which: Any) -> Float[Array, "B K D"]:
     """The states of the last `which` tokens, of all tokens for 0, or of those at the (K,) positions."""
-    return values[:, -which:] if isinstance(which, int) else values[:, which]
+    if isinstance(which, int):
+        return values[:, -which:]
+    return values.at[:, which].get(mode="fill", fill_value=jnp.nan)  # under jit, positions can't be refused
 
 
 def vector_norm(values: Float[Array, "B D"]) -> Float[Array, "B 1"]:
@@ -304,6 +306,14 @@ def check_rngs(caller: str, rngs: Any) -> None:
     """
     if rngs is not None and not isinstance(rngs, Array | ForwardKey):
         raise InputError(f"{caller}: rngs is a {type(rngs).__name__}, but a key such as jax.random.key(0) is needed")
+    key = rngs.key if isinstance(rngs, ForwardKey) else rngs
+    if key is not None:
+        wanted = () if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else (2,)
+        if key.shape != wanted:
+            raise InputError(
+                f"{caller}: rngs has shape {key.shape}, but a single key is needed; of several, as of "
+                "jax.random.split, pass one"
+            )
 
 
 def concrete_length(length: Any) -> int | None:

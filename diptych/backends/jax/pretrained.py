@@ -211,6 +211,10 @@ class PreTrainedModel(nnx.Module, PreTrained):
         return slots.leaves(self)
 
     @staticmethod
+    def _is_module(value: Any) -> bool:
+        return isinstance(value, nnx.Module)
+
+    @staticmethod
     def _slots_of(module: Any) -> list[Slot]:
         return [*slots.leaves(module)]
 

@@ -168,6 +168,10 @@ class PreTrainedModel(nn.Module, PreTrained):
         return slots.leaves(self)
 
     @staticmethod
+    def _is_module(value: Any) -> bool:
+        return isinstance(value, nn.Module)
+
+    @staticmethod
     def _slots_of(module: Any) -> list[Slot]:
         return [*slots.leaves(module)]
 

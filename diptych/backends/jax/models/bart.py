@@ -309,7 +309,7 @@ class BartForConditionalGeneration(GenerationMixin, BartPreTrainedModel):
         given = self._bind_arguments(inputs, keywords)
         if labels is not None and given.get("decoder_input_ids") is None and given.get("decoder_inputs_embeds") is None:
             given["decoder_input_ids"] = self._shift_right("labels", labels)
-        outputs: Any = self.model(**self._base_keywords(given))
+        outputs: Any = self.model(**self._base_keywords((), given))
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = self.model.shared.attend(states) if self.lm_head is None else self.lm_head(states)
         logits = logits + layers.value(self.final_logits_bias, logits)[None]
@@ -370,7 +370,7 @@ class BartForSequenceClassification(BartPreTrainedModel):
         Raises:
             InputError: there are no input_ids, or a sequence has no eos_token_id.
         """
-        inner, boundary, end = self._base_keywords(keywords), self._boundary(), self.config.eos_token_id
+        inner, boundary, end = self._base_keywords((), keywords), self._boundary(), self.config.eos_token_id
         if input_ids is None or not isinstance(end, int):
             raise check.missing_argument(
                 boundary.caller, "input_ids" if input_ids is None else "an eos_token_id of the config's"

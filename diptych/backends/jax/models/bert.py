@@ -311,7 +311,7 @@ class BertForPreTraining(PreTrainedModel):
             labels: (B, T) token ids, -100 = ignored.
             next_sentence_label: (B,), 0 if the second text follows the first, 1 if it is random.
         """
-        outputs: Any = self.bert(*inputs, **self._base_keywords(keywords))
+        outputs: Any = self.bert(**self._base_keywords(inputs, keywords))
         predictions = self.cls(outputs.last_hidden_state, self.bert.embeddings.word_embeddings)
         relations = self.cls.related(outputs.pooler_output)
         loss = None
@@ -354,7 +354,7 @@ class BertLMHeadModel(GenerationMixin, BertWordsModel):
             labels: (B, T) token ids, -100 = ignored; each token predicts the next one.
             logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
         """
-        outputs: Any = self._base()(*inputs, **self._base_keywords(keywords))
+        outputs: Any = self._base()(**self._base_keywords(inputs, keywords))
         logits = self._logits(self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep))
         return self._with_head(CausalLMOutputWithCrossAttentions, outputs, logits, labels, next_token_loss, keywords)
 
@@ -365,7 +365,7 @@ class BertForMaskedLM(BertWordsModel):
     @passes_through(BertModel)
     def __call__(self, *inputs: Any, labels: Any = None, **keywords: Any) -> MaskedLMOutput | tuple[Any, ...]:
         """As `BertModel`, and `labels`: (B, T) token ids, -100 = ignored."""
-        outputs: Any = self._base()(*inputs, **self._base_keywords(keywords))
+        outputs: Any = self._base()(**self._base_keywords(inputs, keywords))
         logits = self._logits(outputs.last_hidden_state)
         return self._with_head(MaskedLMOutput, outputs, logits, labels, token_loss, keywords)
 
@@ -393,6 +393,6 @@ class BertForSequenceClassification(PreTrainedModel):
         Args:
             labels: (B,) class ids; (B, num_labels) floats for multi-label; (B,) or (B, num_labels) for regression.
         """
-        outputs: Any = self._base()(*inputs, **self._base_keywords(keywords))
+        outputs: Any = self._base()(**self._base_keywords(inputs, keywords))
         logits = self._logits(outputs, keywords.get("rngs"))
         return self._with_head(SequenceClassifierOutput, outputs, logits, labels, self._class_loss, keywords)

@@ -83,4 +83,6 @@ class EncoderDecoderModel(CompositeModel):
         """Runs the encoder; arguments as for the model's call."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         inputs |= {"token_type_ids": token_type_ids, "position_ids": position_ids}
-        return self._format_output(self._encode(inputs, self._resolve_switches(switches)), switches.get("return_dict"))
+        return self._format_output(
+            self._encode(inputs, self._part_switches("encoder", switches)), switches.get("return_dict")
+        )

@@ -67,7 +67,7 @@ class BertGenerationDecoder(GenerationMixin, PreTrainedModel):
             labels: (B, T) token ids, -100 = ignored; each token predicts the next one.
             logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
         """
-        outputs: Any = self.bert(*inputs, **self._base_keywords(keywords))
+        outputs: Any = self.bert(**self._base_keywords(inputs, keywords))
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = self.lm_head(states, self.bert.embeddings.word_embeddings)
         return self._with_head(CausalLMOutputWithCrossAttentions, outputs, logits, labels, next_token_loss, keywords)

@@ -186,7 +186,7 @@ class GPT2LMHeadModel(GenerationMixin, PreTrainedModel):
             labels: (B, T) token ids, -100 = ignored; each token predicts the next one.
             logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
         """
-        outputs: Any = self.transformer(*inputs, **self._base_keywords(keywords))
+        outputs: Any = self.transformer(**self._base_keywords(inputs, keywords))
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
         logits = self.transformer.wte.attend(states) if self.lm_head is None else self.lm_head(states)
         return self._with_head(CausalLMOutputWithCrossAttentions, outputs, logits, labels, next_token_loss, keywords)

@@ -133,7 +133,7 @@ def test_an_encoder_that_was_a_decoder_sees_all_its_tokens(files, tmp_path, back
 
 @BACKENDS
 def test_what_cannot_be_a_part_is_refused(files, tmp_path, backend):
-    with pytest.raises(ConfigError, match="EncoderDecoderModel: 'encoder-decoder' cannot be the decoder"):
+    with pytest.raises(ConfigError, match=r"EncoderDecoderModel.config\.json: 'encoder-decoder' cannot be the decoder"):
         made(backend, files, "EncoderDecoderModel")
     with pytest.raises(
         ConfigError, match="'gpt2' cannot be the text encoder of a composite; model_types that can: bert, "

@@ -59,7 +59,7 @@ def encoder_output(name: str) -> dict[str, Any]:
     mask = np.array([[1] * 5, [1] * 3 + [0] * 2])
     if writes(name):
         return {"input_ids": np.random.default_rng(1).integers(2, 23, (2, 5)), "attention_mask": mask}
-    if not DECODERS[name].attends:
+    if not DECODERS[name].has_cross_attention:
         return {}
     states = np.random.default_rng(1).standard_normal((2, 5, DECODERS[name].hidden_size))
     return {"encoder_hidden_states": states, "encoder_attention_mask": mask}

@@ -198,8 +198,8 @@ class _Draws:
 
 
 def forward_key(rngs: Any) -> Any:
-    """The key of a forward pass, from a caller's key or that of the enclosing pass; None if there is none."""
-    return rngs if rngs is None or isinstance(rngs, ForwardKey) else ForwardKey(rngs)
+    """The key of a forward pass, from a caller's key; anything else as it is, for `check_rngs` to refuse."""
+    return ForwardKey(rngs) if isinstance(rngs, Array) else rngs
 
 
 def resample_positions(

@@ -141,7 +141,7 @@ def text_inputs(name: str, config: Any, random: np.random.Generator) -> Inputs:
     ids = random.integers(2, TINY["vocabulary"], (2, 6))
     ids[1, 4:] = config.pad_token_id or 0
     inputs: Inputs = {"input_ids": ids, "attention_mask": np.array([[1] * 6, [1] * 4 + [0] * 2])}
-    if getattr(config, "attends", False):
+    if getattr(config, "has_cross_attention", False):
         inputs["encoder_hidden_states"] = random.standard_normal((2, 5, TINY["width"])).astype(np.float32)
         inputs["encoder_attention_mask"] = np.array([[1] * 5, [1] * 3 + [0] * 2])
     return inputs

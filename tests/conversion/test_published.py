@@ -300,7 +300,7 @@ def unread():
 
 
 @pytest.fixture
-def match_source(monkeypatch):
+def matched(monkeypatch):
     """Matches tensors that have no values with the slots, which are the same in both backends."""
     # where a tensor comes from stands for its values: two are equal that come from one
     monkeypatch.setattr(matching, "read_bytes", lambda source, name: source.origin)

@@ -159,7 +159,7 @@ def test_values_go_where_sharding_says(tmp_path: Path) -> None:
             assert all(leaf.committed and leaf.devices() == {device} for leaf in jax.tree.leaves(model))
     assert set(asked) == {slot.path for slot in plain._leaves()}
     assert asked["encoder.layer.0.intermediate.dense.weight"] == (12, 17)  # as JAX stores it
-    known = "seed, dtype, gradient_checkpointing, compute_dtype, sharding"
+    known = "add_pooling_layer, seed, dtype, gradient_checkpointing, compute_dtype, sharding"
     with pytest.raises(TypeError, match=f"BertModel has no keyword device; it has {known}"):
         dp.BertModel(CONFIGS["BertModel"], device=device)
 

@@ -345,7 +345,7 @@ def test_equal_scores_share_their_fate(backend: Any, name: str) -> None:
         for k in (None, 7):
             ((rule, numbers),) = logits.build_processors(SimpleNamespace(**options), prompt_length=1, eos=())[1]
             if "k" in dict(rule.static) and name != "top_k":
-                rule = rule._replace(fixed=(("keep", 1), ("k", k)))
+                rule = rule._replace(static=(("keep", 1), ("k", k)))
             best = logits.top_k(ops, None, there(scores), 1, k=7)
             found[k] = back(logits.apply_processors(ops, (rule,), (numbers,), there(np.zeros((4, 1), int)), best, 1))
         np.testing.assert_allclose(found[7], found[None])

@@ -13,8 +13,10 @@ from flax import nnx
 import diptych.backends.jax
 from diptych.backends.jax import layers as jax_layers
 from diptych.backends.jax import ops as jax_ops
+from diptych.backends.jax import stacks as jax_stacks
 from diptych.backends.torch import layers as torch_layers
 from diptych.backends.torch import ops as torch_ops
+from diptych.backends.torch import stacks as torch_stacks
 from diptych.core.errors import InputError
 from tests.parity.sides import QUICK
 from tests.parity.tiny import CONFIGS
@@ -45,8 +47,8 @@ class Twice(nnx.Module):
         key = jax_ops.forward_key(rngs)
         layer = jax.checkpoint(lambda states, key: self.layer(states, key)) if self.checkpoint else self.layer
         states = layer(states, key)
-        layer = jax_ops.checkpointed(self.layer, self.checkpoint)
-        return layer(states, rngs=key)
+        layer = jax_stacks.with_checkpointing(self.layer, self.checkpoint)
+        return layer(states, key)
 
 
 def masks_of(model: Twice, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
@@ -165,7 +167,7 @@ def test_a_dropped_branch_keeps_its_dtype(dtype: str) -> None:
 
 def test_torch_recomputes_the_same_rows_under_a_checkpoint() -> None:
     layer, values = torch_layers.StochasticDepth(0.5).train(), torch.ones(64, 3, requires_grad=True)
-    found = torch_ops.checkpointed(lambda states: layer(states).sin(), True)(values)
+    found = torch_stacks.with_checkpointing(lambda states: layer(states).sin(), True)(values)
     (slope,) = torch.autograd.grad(found.sum(), values)
     assert torch.equal(slope == 0, found == 0)
 

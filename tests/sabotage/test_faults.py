@@ -1,5 +1,6 @@
 """Faults that ports have, planted in either backend: the report must fail and point at the right module."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -61,8 +62,9 @@ def test_a_dropped_mask(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, call = type(candidate.bert.encoder), "__call__" if side == "jax" else "forward"
     original = getattr(encoder, call)
 
-    def dropping(self: Any, hidden_states: Any, mask: Any, *sources: Any, **keywords: Any) -> Any:
-        return original(self, hidden_states, None if hasattr(self, "maskless") else mask, *sources, **keywords)
+    def dropping(self: Any, hidden_states: Any, inputs: Any, *others: Any, **keywords: Any) -> Any:
+        inputs = dataclasses.replace(inputs, mask=None) if hasattr(self, "maskless") else inputs
+        return original(self, hidden_states, inputs, *others, **keywords)
 
     candidate.bert.encoder.maskless = True  # copied with the candidate
     monkeypatch.setattr(encoder, call, dropping)
@@ -89,7 +91,7 @@ def test_a_wrong_number_of_heads(side: str) -> None:
 
 def test_a_text_that_is_read_at_another_token(monkeypatch: pytest.MonkeyPatch) -> None:
     reference, candidate = pair("CLIPTextModelWithProjection", "jax")
-    monkeypatch.setattr(jax_ops, "at_row", lambda values, index: values[:, 0])
+    monkeypatch.setattr(jax_ops, "gather_rows", lambda values, index: values[:, 0])
     assert first(parity(reference, candidate, gradients=False)) == "text_projection"
 
 

@@ -154,7 +154,8 @@ def run_layers(
         if output_hidden_states:
             states.append(hidden_states)
         past = None if cache is None else cache.layer(index)
-        hidden_states, attention, cross, past = _call(layer, gradient_checkpointing)(hidden_states, inputs, past)
+        call = with_checkpointing(layer, gradient_checkpointing)
+        hidden_states, attention, cross, past = call(hidden_states, inputs, past)
         attentions.append(attention)
         crosses.append(cross)
         pasts.append(past)
@@ -175,6 +176,6 @@ def _present(values: list[Array | None]) -> tuple[Array, ...] | None:
     return tuple(value for value in values if value is not None) or None
 
 
-def _call(layer: Callable[..., LayerOutput], gradient_checkpointing: bool) -> Callable[..., LayerOutput]:
+def with_checkpointing(layer: Callable[..., LayerOutput], gradient_checkpointing: bool) -> Callable[..., LayerOutput]:
     """The layer, with its activations recomputed in the backward pass if gradient checkpointing is on."""
     return jax.checkpoint(lambda *arguments: layer(*arguments)) if gradient_checkpointing else layer

@@ -114,7 +114,9 @@ def attention(
         if bias is not None:
             attn_mask = bias.to(query.dtype)
             attn_mask = attn_mask if mask is None else torch.where(mask, attn_mask, -math.inf)
-        options = {"is_causal": causal, "scale": scale, "enable_gqa": key_heads != heads}
+        # a comparison of sizes is no bool while torch.compile traces them as symbols, unless a branch asks for it
+        grouping = {"enable_gqa": True} if key_heads != heads else {}
+        options = {"is_causal": causal, "scale": scale, **grouping}
         states = F.scaled_dot_product_attention(query, key, value, attn_mask, rate, **options)
         return states.transpose(1, 2).flatten(2), None
     wide = torch.promote_types(query.dtype, torch.float32)

@@ -149,7 +149,8 @@ def run_layers(
         if output_hidden_states:
             states.append(hidden_states)
         past = None if cache is None else cache.layer(index)
-        hidden_states, attention, cross, past = _call(layer, gradient_checkpointing)(hidden_states, inputs, past)
+        call = with_checkpointing(layer, gradient_checkpointing)
+        hidden_states, attention, cross, past = call(hidden_states, inputs, past)
         attentions.append(attention)
         crosses.append(cross)
         pasts.append(past)
@@ -170,7 +171,7 @@ def _present(values: list[Tensor | None]) -> tuple[Tensor, ...] | None:
     return tuple(value for value in values if value is not None) or None
 
 
-def _call(layer: Callable[..., LayerOutput], gradient_checkpointing: bool) -> Callable[..., LayerOutput]:
+def with_checkpointing(layer: Callable[..., LayerOutput], gradient_checkpointing: bool) -> Callable[..., LayerOutput]:
     """The layer, with its activations recomputed in the backward pass if gradient checkpointing is on."""
     if not gradient_checkpointing or not torch.is_grad_enabled():
         return layer

@@ -46,7 +46,10 @@ class LayerCache:
             The layer's cache with them appended, and all keys and values to attend to.
         """
         key, value = self._write(self.key, key), self._write(self.value, value)
-        return replace(self, key=key, value=value), key, value
+        layer = LayerCache(
+            key=key, value=value, cross_key=self.cross_key, cross_value=self.cross_value, length=self.length
+        )
+        return layer, key, value
 
     def with_encoder(self, key: Float[Array, "K N U H"], value: Float[Array, "K N U H"]) -> "LayerCache":
         """A copy that stores the keys and values of the encoder's tokens."""

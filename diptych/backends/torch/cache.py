@@ -46,7 +46,10 @@ class LayerCache:
         """
         end = self.length + key.shape[2]
         key, value = self._write(self.key, key), self._write(self.value, value)
-        return replace(self, key=key, value=value), key[:, :, :end], value[:, :, :end]
+        layer = LayerCache(
+            key=key, value=value, cross_key=self.cross_key, cross_value=self.cross_value, length=self.length
+        )
+        return layer, key[:, :, :end], value[:, :, :end]
 
     def with_encoder(self, key: Float[Tensor, "K N U H"], value: Float[Tensor, "K N U H"]) -> "LayerCache":
         """A copy that stores the keys and values of the encoder's tokens."""

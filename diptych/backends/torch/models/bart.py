@@ -388,12 +388,12 @@ class BartForSequenceClassification(BartPreTrainedModel):
             decoder_input_ids = self._shift_right("input_ids", ids)
         outputs: Any = self.model(
             input_ids=None if inputs_embeds is not None or encoder_outputs is not None else ids,
-            attention_mask=attention_mask,
-            decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=decoder_attention_mask,
-            encoder_outputs=encoder_outputs,
             inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            encoder_outputs=encoder_outputs,
+            decoder_input_ids=decoder_input_ids,
             decoder_inputs_embeds=decoder_inputs_embeds,
+            decoder_attention_mask=decoder_attention_mask,
             **inner,
         )
         states = outputs.last_hidden_state

@@ -187,7 +187,7 @@ def test_jax_writes_what_torch_does(name: str) -> None:
     compare()
 
 
-@settings(max_examples=settings().max_examples // 5)
+@settings(max_examples=settings().max_examples // 10)
 @given(data=st.data(), name=st.sampled_from(PAIRS))
 def test_composites_in_jax_write_what_those_in_torch_do(data: st.DataObject, name: str) -> None:
     for each in PAIRS:

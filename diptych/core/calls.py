@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict, TypeVar, cast
 
 from diptych.core.boundary import Boundary
-from diptych.core.inputs import TEXT_INPUTS, ModelInput
+from diptych.core.inputs import ModelInput, text_inputs
 from diptych.core.live_config import ConfigMixin
 from diptych.core.outputs import ModelOutput, with_head
 from diptych.core.semantics import losses
@@ -106,9 +106,7 @@ class CallMixin(ConfigMixin):
     @property
     def inputs(self) -> tuple[ModelInput, ...]:
         """The keyword inputs of the model as an encoder; by default token ids, their mask, and related inputs."""
-        config = self.config
-        known = (one for one in TEXT_INPUTS if one.name in self.call_keywords)
-        return tuple(one for one in known if one.size is None or hasattr(config, one.size))
+        return text_inputs(self.call_keywords, self.config)
 
     def states_mask(self, attention_mask: Any, length: int) -> Any:
         """The mask (B, S) of the states that the model returns as an encoder, from the mask of its inputs.

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, cast
 from diptych.core import check, composite_config
 from diptych.core.checkpoint import loading
 from diptych.core.checkpoint.directory import Checkpoint
-from diptych.core.checkpoint.matching import LoadReport, Match
+from diptych.core.checkpoint.matching import Match
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import DecoderConfig, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
@@ -88,14 +88,8 @@ class PartsLoadingMixin(PreTrained):
             constant=tuple(slot for part in found.values() for slot in part.constant),
         )
         model._fill(leaves, match, FLOATS[dtype_name], placement)
-        model.load_report = LoadReport(
-            directory=" and ".join(str(source.directory) for source in sources.values()),
-            loaded=len(match.fillings),
-            left_out=match.left_out,
-            ignored=match.ignored,
-            fresh=tuple(sorted(slot.path for slot in match.fresh)),
-        )
-        loading.announce(model.load_report, config)
+        directories = " and ".join(str(source.directory) for source in sources.values())
+        model.load_report = loading.report_of(directories, match, config)
         return model
 
     def _match_part(self, role: Role, source: loading.Source, config: ModelConfig) -> Match:

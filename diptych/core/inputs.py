@@ -1,6 +1,6 @@
 """Descriptions of models' keyword inputs, so that nothing needs to be guessed from their names."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -86,6 +86,12 @@ STANDARD_NAMES = frozenset(
     )
 )
 """Keywords that are inputs of some model, even if not of the one that is called."""
+
+
+def text_inputs(keywords: Container[str], config: Any) -> tuple[ModelInput, ...]:
+    """The inputs of a text encoder with these keywords and this config."""
+    known = (one for one in TEXT_INPUTS if one.name in keywords)
+    return tuple(one for one in known if one.size is None or hasattr(config, one.size))
 
 
 def refuse_unknown(caller: str, given: Iterable[str], known: Iterable[str]) -> None:

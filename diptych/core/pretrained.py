@@ -120,7 +120,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
             model = construct(source.config, seed=None, dtype=dtype_name, **options)
             leaves = model._leaves()
         model._fill(leaves, found, FLOATS[dtype_name], placement)
-        model.load_report = loading.report_of(source, found)
+        model.load_report = loading.report_of(str(source.directory), found, source.config)
         model._own_options = own_options
         return model
 

@@ -19,7 +19,9 @@ def nothing_is_chosen(monkeypatch):
 @pytest.fixture
 def install(monkeypatch):
     def install(*packages):
-        finder = lambda name: object() if name in packages else None  # noqa: E731
+        def finder(name):
+            return object() if name in packages else None
+
         monkeypatch.setattr(backends.importlib.util, "find_spec", finder)
         for package in ("torch", "jax"):
             monkeypatch.delitem(sys.modules, package, raising=False)

@@ -106,7 +106,9 @@ def test_old_names_and_buffers_under_a_shift():
 
 
 def test_what_other_classes_of_a_parts_family_own_is_left_out_whatever_its_prefix():
-    known = lambda: [{"encoder.vision_model.pooler.bias"}, {"decoder.bert.words.weight", "decoder.seq.bias"}]  # noqa: E731
+    def known():
+        return [{"encoder.vision_model.pooler.bias"}, {"decoder.bert.words.weight", "decoder.seq.bias"}]
+
     extra = ("encoder.pooler.bias", "decoder.seq.bias")
     found = matched((*ENCODER, *FLAT_DECODER, *BETWEEN, *extra), known=known)
     assert found.left_out == extra

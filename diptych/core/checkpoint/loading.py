@@ -111,16 +111,16 @@ def dtype_of(source: Source, found: Match, asked: Any) -> str:
     return next(iter(names), "float32")
 
 
-def report_of(source: Source, found: Match) -> LoadReport:
+def report_of(directory: str, found: Match, config: ModelConfig) -> LoadReport:
     """The report of a load, which is also logged; see `announce`."""
     report = LoadReport(
-        directory=str(source.directory),
+        directory=directory,
         loaded=len(found.fillings),
         left_out=found.left_out,
         ignored=found.ignored,
         fresh=tuple(sorted(slot.path for slot in found.fresh)),
     )
-    announce(report, source.config)
+    announce(report, config)
     return report
 
 

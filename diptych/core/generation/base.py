@@ -49,10 +49,7 @@ class GenerationBase(PreTrained):
         """The keyword inputs of the encoder, by default the text inputs of `encode`; none for a decoder alone."""
         if not self._has_encoder:
             return ()
-        taken, config = _keywords(type(self), "encode"), self._encoder_config
-        return tuple(
-            one for one in inputs.TEXT_INPUTS if one.name in taken and (one.size is None or hasattr(config, one.size))
-        )
+        return inputs.text_inputs(_keywords(type(self), "encode"), self._encoder_config)
 
     @property
     def prompt_inputs(self) -> tuple[ModelInput, ...]:

@@ -178,7 +178,7 @@ def test_jax_writes_what_torch_does(name: str) -> None:
     """Step by step: to compile a program for all these options would take hours. MBart generates with BART's code."""
     written(name)
 
-    @settings(max_examples=settings().max_examples // 20)
+    @settings(max_examples=settings().max_examples // 33)
     @given(call=calls(name, SHAPES[:1], (1, 3)))
     def compare(call: dict[str, Any]) -> None:
         with jax.disable_jit():
@@ -187,7 +187,7 @@ def test_jax_writes_what_torch_does(name: str) -> None:
     compare()
 
 
-@settings(max_examples=settings().max_examples // 10)
+@settings(max_examples=settings().max_examples // 20)
 @given(data=st.data(), name=st.sampled_from(PAIRS))
 def test_composites_in_jax_write_what_those_in_torch_do(data: st.DataObject, name: str) -> None:
     for each in PAIRS:

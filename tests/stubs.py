@@ -337,7 +337,8 @@ def _models(backend: str) -> dict[str, type]:
                 final=self.norm,
             )
             outputs = outputs.replace(past_key_values=caching.finish(outputs.past_key_values, length[1], use_cache))
-            logits = self.embed_tokens.attend(self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep))
+            kept = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
+            logits = layers.tied_logits(kept, self.embed_tokens, config.vocab_size)
             record = CausalLMOutputWithCrossAttentions
             return self._with_head(record, outputs, logits, labels, next_token_loss, switches)
 

@@ -28,13 +28,13 @@ needs_onednn = pytest.mark.skipif(products._onednn_linear is None, reason="torch
 
 
 class Table(layers.Embedding):
-    """A tied output layer: a linear layer whose weight is a table."""
+    """The product of `layers.tied_logits`, as a layer."""
 
     def __init__(self, features: int, entries: int, **init: Any) -> None:
         super().__init__(entries, features, **init)
 
     def forward(self, values: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self.attend(values)
+        return products.linear_product(values, self.weight)
 
 
 def linear_without_bias(*shape: int, **init: Any) -> layers.Linear:

@@ -12,7 +12,7 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float, Int
 
-from diptych.backends.jax.ops import ForwardKey, Init
+from diptych.backends.jax.ops import ForwardKey, Init, steps
 from diptych.core.errors import InputError
 
 ModuleList = nnx.List
@@ -59,23 +59,34 @@ class Embedding(nnx.Embed):
         self, num_embeddings: int, features: int, *, padding_idx: int | None = None, **init: Unpack[Init]
     ) -> None:
         super().__init__(num_embeddings, features, embedding_init=_abstract, **_flax(init))
+        self.dtype = init.get("compute_dtype")  # nnx.Embed keeps the table's dtype, which a cast of the model changes
         self.padding_idx = padding_idx
 
     def __call__(self, ids: Int[Array, "*B"]) -> Float[Array, "*B D"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The rows of the ids; ids outside the table, negative ones included, give NaN."""
-        table = self.rows(self)
+        table = jnp.asarray(self.embedding[...], self.dtype)
         looked_up = table.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         if self.padding_idx is None:
             return looked_up
         return jnp.where((ids == self.padding_idx)[..., None], jax.lax.stop_gradient(looked_up), looked_up)
 
-    def rows(self, like: Any) -> Float[Array, "V D"]:
-        """The whole table, in the dtype of another array."""
-        return self.embedding[...].astype(like.dtype)
 
-    def attend(self, query: Float[Array, "*B D"]) -> Float[Array, "*B V"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The product with every row: an output layer tied to this table."""
-        return query @ self.rows(query).T
+def embedding_rows(embedding: Any, size: int, like: Array) -> Float[Array, "V D"]:
+    """All rows of an embedding, as a lookup returns them: a wrapper such as LoRA's changes them.
+
+    Args:
+        embedding: the module that looks ids up.
+        size: V, the number of rows.
+        like: an array of the dtype that is needed.
+    """
+    if type(embedding).__call__ is Embedding.__call__:
+        return jnp.asarray(embedding.embedding[...], like.dtype)
+    return embedding(steps(size, like)).astype(like.dtype)
+
+
+def tied_logits(states: Float[Array, "*B D"], embedding: Any, size: int) -> Float[Array, "*B V"]:
+    """The products of states with all rows of an embedding of `size` rows: an output layer that is tied to it."""
+    return states @ embedding_rows(embedding, size, states).T
 
 
 class LayerNorm(nnx.LayerNorm):

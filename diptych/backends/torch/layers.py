@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.backends.torch import products
-from diptych.backends.torch.ops import Init
+from diptych.backends.torch.ops import Init, steps
 
 ModuleList = nn.ModuleList
 
@@ -58,13 +58,23 @@ class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
         """Leaves the parameters without values."""
 
-    def rows(self, like: Tensor) -> Float[Tensor, "V D"]:
-        """The whole table."""
-        return self.weight
 
-    def attend(self, query: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
-        """The product with every row: an output layer tied to this table."""
-        return products.linear_product(query, self.weight)
+def embedding_rows(embedding: Any, size: int, like: Tensor) -> Float[Tensor, "V D"]:
+    """All rows of an embedding, as a lookup returns them: a wrapper such as LoRA's changes them.
+
+    Args:
+        embedding: the module that looks ids up.
+        size: V, the number of rows.
+        like: a tensor on the device of the ids.
+    """
+    if type(embedding).forward is nn.Embedding.forward:
+        return embedding.weight
+    return embedding(steps(size, like))
+
+
+def tied_logits(states: Float[Tensor, "*B D"], embedding: Any, size: int) -> Float[Tensor, "*B V"]:
+    """The products of states with all rows of an embedding of `size` rows: an output layer that is tied to it."""
+    return products.linear_product(states, embedding_rows(embedding, size, states))
 
 
 class LayerNorm(nn.LayerNorm):

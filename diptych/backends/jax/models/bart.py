@@ -311,7 +311,8 @@ class BartForConditionalGeneration(GenerationMixin, BartPreTrainedModel):
             given["decoder_input_ids"] = self._shift_right("labels", labels)
         outputs: Any = self.model(**self._base_keywords((), given))
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
-        logits = self.model.shared.attend(states) if self.lm_head is None else self.lm_head(states)
+        words, size = self.model.shared, self.config.vocab_size
+        logits = layers.tied_logits(states, words, size) if self.lm_head is None else self.lm_head(states)
         logits = logits + layers.value(self.final_logits_bias, logits)[None]
         return self._with_head(records.Seq2SeqLMOutput, outputs, logits, labels, token_loss, keywords)
 
@@ -456,6 +457,7 @@ class BartForCausalLM(GenerationMixin, BartPreTrainedModel):
         encoder_states, past = (encoder_hidden_states, encoder_attention_mask), (past_key_values, use_cache)
         outputs = self._decode(decoder, words, attention_mask, encoder_states, past, resolved)
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
-        logits = decoder.embed_tokens.attend(states) if self.lm_head is None else self.lm_head(states)
+        words, size = decoder.embed_tokens, self.config.vocab_size
+        logits = layers.tied_logits(states, words, size) if self.lm_head is None else self.lm_head(states)
         record = records.CausalLMOutputWithCrossAttentions
         return self._with_head(record, outputs, logits, labels, token_loss, switches)

@@ -2,10 +2,10 @@
 
 from typing import Any, Unpack
 
+from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from diptych.backends.jax import layers
 from diptych.backends.jax.generation import GenerationMixin
 from diptych.backends.jax.models.bert import BertEmbeddings, BertEncoder, BertStackModel, BertWords
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
@@ -44,7 +44,7 @@ class BertGenerationEncoder(BertStackModel):
 
 
 class BertGenerationOnlyLMHead(BertWords):
-    def __call__(self, hidden_states: Float[Array, "B T D"], words: layers.Embedding) -> Float[Array, "B T V"]:
+    def __call__(self, hidden_states: Float[Array, "B T D"], words: nnx.Module) -> Float[Array, "B T V"]:
         return self.scores(hidden_states, words)
 
 

@@ -97,7 +97,7 @@ class CLIPTextEmbeddings(nnx.Module):
 class CLIPVisionEmbeddings(nnx.Module):
     def __init__(self, config: CLIPVisionConfig, **init: Unpack[ops.Init]) -> None:
         width, size = config.hidden_size, config.patch_size
-        self.patch_size = size
+        self.patch_size, self.num_positions = size, config.num_positions
         self.class_embedding = layers.parameter((width,), **init)
         self.patch_embedding = layers.Conv2d(config.num_channels, width, size, stride=size, bias=False, **init)
         self.position_embedding = layers.Embedding(config.num_positions, width, **init)
@@ -110,7 +110,7 @@ class CLIPVisionEmbeddings(nnx.Module):
         first = ops.xp.broadcast_to(
             layers.value(self.class_embedding, patches), (patches.shape[0], 1, patches.shape[2])
         )
-        table = self.position_embedding.rows(patches)
+        table = layers.embedding_rows(self.position_embedding, self.num_positions, patches)
         if grid is not None:
             side = round((table.shape[0] - 1) ** 0.5)
             resampled = ops.resample_positions(table[1:], resize.bicubic(side, grid[0]), resize.bicubic(side, grid[1]))

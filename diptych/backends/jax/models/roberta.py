@@ -29,7 +29,7 @@ class RobertaLMHead(BertWords):
         self.dense = layers.Linear(config.hidden_size, config.hidden_size, **init)
         self.layer_norm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps, **init)
 
-    def __call__(self, hidden_states: Float[Array, "B T D"], words: layers.Embedding) -> Float[Array, "B T V"]:
+    def __call__(self, hidden_states: Float[Array, "B T D"], words: nnx.Module) -> Float[Array, "B T V"]:
         # always gelu, whatever hidden_act is
         return self.scores(self.layer_norm(ops.ACTIVATIONS["gelu"](self.dense(hidden_states))), words)
 

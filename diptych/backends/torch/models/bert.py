@@ -269,13 +269,13 @@ class BertWords(nn.Module):
         # tied to the word embeddings, the layer has only a bias; otherwise it is a linear layer with its own bias
         tied = config.tie_word_embeddings
         self.decoder = None if tied else layers.Linear(config.hidden_size, config.vocab_size, **init)
-        self.bias = layers.parameter((config.vocab_size,), **init) if tied else None
+        self.bias: Any = layers.parameter((config.vocab_size,), **init) if tied else None
 
-    def scores(self, hidden_states: Float[Tensor, "B T D"], words: layers.Embedding) -> Float[Tensor, "B T V"]:
+    def scores(self, hidden_states: Float[Tensor, "B T D"], words: nn.Module) -> Float[Tensor, "B T V"]:
         """The logits over the vocabulary."""
         if self.decoder is not None:
             return self.decoder(hidden_states)
-        logits = words.attend(hidden_states)
+        logits = layers.tied_logits(hidden_states, words, self.bias.shape[0])
         return logits + layers.value(self.bias, logits)[None, None]
 
 
@@ -284,7 +284,7 @@ class BertLMPredictionHead(BertWords):
         super().__init__(config, **init)
         self.transform = BertPredictionHeadTransform(config, **init)
 
-    def forward(self, hidden_states: Float[Tensor, "B T D"], words: layers.Embedding) -> Float[Tensor, "B T V"]:
+    def forward(self, hidden_states: Float[Tensor, "B T D"], words: nn.Module) -> Float[Tensor, "B T V"]:
         return self.scores(self.transform(hidden_states), words)
 
 
@@ -294,7 +294,7 @@ class BertHeads(nn.Module):
         self.predictions = BertLMPredictionHead(config, **init)
         self.seq_relationship = layers.Linear(config.hidden_size, 2, **init) if relation else None
 
-    def forward(self, hidden_states: Float[Tensor, "B T D"], words: layers.Embedding) -> Float[Tensor, "B T V"]:
+    def forward(self, hidden_states: Float[Tensor, "B T D"], words: nn.Module) -> Float[Tensor, "B T V"]:
         return self.predictions(hidden_states, words)
 
     def related(self, pooled: Float[Tensor, "B D"]) -> Any:

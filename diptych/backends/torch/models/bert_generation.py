@@ -3,9 +3,8 @@
 from typing import Any, Unpack
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from diptych.backends.torch import layers
 from diptych.backends.torch.generation import GenerationMixin
 from diptych.backends.torch.models.bert import BertEmbeddings, BertEncoder, BertStackModel, BertWords
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
@@ -44,7 +43,7 @@ class BertGenerationEncoder(BertStackModel):
 
 
 class BertGenerationOnlyLMHead(BertWords):
-    def forward(self, hidden_states: Float[Tensor, "B T D"], words: layers.Embedding) -> Float[Tensor, "B T V"]:
+    def forward(self, hidden_states: Float[Tensor, "B T D"], words: nn.Module) -> Float[Tensor, "B T V"]:
         return self.scores(hidden_states, words)
 
 

@@ -188,5 +188,6 @@ class GPT2LMHeadModel(GenerationMixin, PreTrainedModel):
         """
         outputs: Any = self.transformer(**self._base_keywords(inputs, keywords))
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
-        logits = self.transformer.wte.attend(states) if self.lm_head is None else self.lm_head(states)
+        words, size = self.transformer.wte, self.config.vocab_size
+        logits = layers.tied_logits(states, words, size) if self.lm_head is None else self.lm_head(states)
         return self._with_head(CausalLMOutputWithCrossAttentions, outputs, logits, labels, next_token_loss, keywords)

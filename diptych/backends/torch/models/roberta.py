@@ -28,7 +28,7 @@ class RobertaLMHead(BertWords):
         self.dense = layers.Linear(config.hidden_size, config.hidden_size, **init)
         self.layer_norm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps, **init)
 
-    def forward(self, hidden_states: Float[Tensor, "B T D"], words: layers.Embedding) -> Float[Tensor, "B T V"]:
+    def forward(self, hidden_states: Float[Tensor, "B T D"], words: nn.Module) -> Float[Tensor, "B T V"]:
         # always gelu, whatever hidden_act is
         return self.scores(self.layer_norm(ops.ACTIVATIONS["gelu"](self.dense(hidden_states))), words)
 

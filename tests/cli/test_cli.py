@@ -232,7 +232,7 @@ def test_help_loads_no_framework():
 
 @pytest.mark.parametrize("json_too", [False, True])
 def test_a_bar_is_shown_on_a_terminal_unless_json_is_asked_for(tmp_path, source, json_too):
-    command = [sys.executable, "-m", "diptych.cli", "convert", source, str(tmp_path / "out")]
+    command = [sys.executable, "-m", "diptych", "convert", source, str(tmp_path / "out")]
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (24, 100))
     process = subprocess.Popen(

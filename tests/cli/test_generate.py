@@ -15,8 +15,9 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from diptych import cli, text
+from diptych import text
 from diptych.backends import torch as in_torch
+from diptych.cli import generation_flags
 from diptych.core.generation.options import GenerationConfig
 from diptych.text import generate_text
 from tests.assertions import assert_close
@@ -300,13 +301,13 @@ def test_a_broken_tokenizer(run, tmp_path, gpt2):
 
 
 def flags():
-    return {name: kind for rows in cli._FLAGS.values() for name, (kind, _) in rows.items()}
+    return {name: kind for rows in generation_flags.FLAGS.values() for name, (kind, _) in rows.items()}
 
 
 def test_every_option_of_generation_has_a_flag_or_a_reason():
     names = {field.name for field in dataclasses.fields(GenerationConfig)} - {"carried"}
-    assert not flags().keys() & cli.NO_FLAGS.keys()
-    assert flags().keys() | cli.NO_FLAGS.keys() == names
+    assert not flags().keys() & generation_flags.NO_FLAGS.keys()
+    assert flags().keys() | generation_flags.NO_FLAGS.keys() == names
     kinds = {
         int: "whole",
         float: "real",
@@ -377,11 +378,11 @@ def test_help_shows_every_flag_in_its_panel(run):
     code, out, _ = run("generate", "--help")
     assert code == 0
     panels = re.split(r"^╭─ ", out, flags=re.MULTILINE)
-    for panel, rows in cli._FLAGS.items():
+    for panel, rows in generation_flags.FLAGS.items():
         (shown,) = (found for found in panels if found.startswith(f"{panel} ─"))
         for name in rows:
             assert f"--{name.replace('_', '-')}"[:24] in shown
-    assert not any(f"--{name.replace('_', '-')}" in out for name in cli.NO_FLAGS)
+    assert not any(f"--{name.replace('_', '-')}" in out for name in generation_flags.NO_FLAGS)
 
 
 INTERRUPTED = """

@@ -1,0 +1,64 @@
+"""The command `diptych`: each subcommand parses its arguments, calls one public function and prints the result.
+
+Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted. Nothing heavy is imported
+unless needed.
+"""
+
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import diptych
+from diptych.cli import convert, generate, inspect, parity
+
+app = typer.Typer(
+    name="diptych",
+    help="The same transformer models in JAX and PyTorch: convert and inspect checkpoints, prove models "
+    "equal, generate text.",
+    epilog="Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (convert.convert, inspect.inspect, parity.parity, generate.generate):
+    app.command()(verb)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command and exits; bad input is reported in one line on stderr."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="diptych")
+    except (ImportError, OSError, ValueError) as error:
+        if isinstance(error, ValueError) and not _is_ours(error):
+            traceback.print_exc()
+            raise SystemExit(3) from None
+        typer.echo(f"diptych: {' '.join(str(error).split())}", err=True)
+        raise SystemExit(2) from None
+    except Exception:  # Python's own exit code for it is 1, which says "not equal" here
+        traceback.print_exc()
+        raise SystemExit(3) from None
+
+
+def _is_ours(error: ValueError) -> bool:
+    from diptych.core.errors import CheckpointError, ConfigError, InputError
+
+    return isinstance(error, CheckpointError | ConfigError | InputError)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"diptych {diptych.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del version  # its callback has done the work

@@ -1,0 +1,72 @@
+"""The command `diptych convert`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diptych.cli.options import Ignore, IgnoreConfig, Json
+from diptych.cli.printing import make_console
+
+if TYPE_CHECKING:
+    from diptych.conversion import ConversionReport
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
+    destination: Annotated[Path, typer.Argument(help="The directory to create, outside of the source.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="safetensors, which transformers loads, or flax-msgpack, for the Flax classes of transformers 4."
+        ),
+    ] = "safetensors",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float64, float32, float16 or bfloat16, for all tensors; by default each keeps its own."),
+    ] = None,
+    max_shard_size: Annotated[str, typer.Option(help="The maximum size of a file, such as 200MB or 5GB.")] = "5GB",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint at the destination.")] = False,
+    architecture: Annotated[
+        str | None, typer.Option(help="The class of the weights; by default the one that config.json names.")
+    ] = None,
+    allow_missing: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A parameter or a module that the source may lack; may be repeated."),
+    ] = None,
+    ignore: Ignore = None,
+    ignore_config: IgnoreConfig = None,
+    json: Json = False,
+) -> None:
+    """Convert a checkpoint to another format or dtype.
+
+    Every tensor is read back and compared before the result appears; a run that fails leaves nothing behind.
+
+    Examples:
+
+      diptych convert clip-vit-base-patch32 clip-flax --format flax-msgpack
+
+      diptych convert bert-base-uncased bert-bf16 --dtype bfloat16 --max-shard-size 200MB
+    """
+    from diptych.conversion import convert
+
+    report = convert(
+        source,
+        destination,
+        format=format,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        overwrite=overwrite,
+        architecture=architecture,
+        allow_missing=tuple(allow_missing or ()),
+        ignore=tuple(ignore or ()),
+        ignore_config=tuple(ignore_config or ()),
+        progress=False if json else None,
+    )
+    typer.echo(report.to_json()) if json else _print_conversion(report)
+
+
+def _print_conversion(report: "ConversionReport") -> None:
+    from rich.text import Text
+
+    make_console().print(Text(str(report)), soft_wrap=True)

@@ -1,0 +1,63 @@
+"""The command `diptych parity`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diptych.cli.options import Json
+from diptych.cli.printing import make_console
+
+
+def parity(
+    reference: Annotated[str, typer.Argument(help="A checkpoint directory.")],
+    candidate: Annotated[
+        str | None, typer.Argument(help="Another one; by default the reference in the other backend.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="transformers: compare the checkpoint, run by transformers, with ours.")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="jax or torch, for the candidate.")] = None,
+    input: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="FILE.npz", help="The call's keywords as arrays; by default random ones."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    dtype: Annotated[
+        str, typer.Option(help="float32, float16 or bfloat16, compared in addition to float64.")
+    ] = "float64",
+    gradients: Annotated[bool, typer.Option("--gradients/--no-gradients", help="Compare gradients too.")] = True,
+    json: Json = False,
+) -> None:
+    """Compare two models point by point: every module's output, the final outputs, the gradient of every parameter.
+
+    Examples:
+
+      diptych parity clip-vit-base-patch32
+
+      diptych parity clip-vit-base-patch32 --against transformers --dtype float32
+
+      diptych parity original fine-tuned --input batch.npz --no-gradients
+    """
+    from diptych.conversion import parity
+
+    chosen: Any = {"against": against, "backend": backend, "progress": False if json else None}
+    inputs = None if input is None else _load_arrays(input)
+    report = parity(reference, candidate, inputs=inputs, seed=seed, dtype=dtype, gradients=gradients, **chosen)
+    typer.echo(report.to_json()) if json else make_console().print(report)
+    raise typer.Exit(0 if report.passed else 1)
+
+
+def _load_arrays(path: Path) -> dict[str, Any]:
+    """The arrays of an .npz file by name."""
+    import zipfile
+
+    import numpy as np
+
+    from diptych.core.errors import InputError
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays}
+    except (ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: is no .npz file of plain arrays, as numpy.savez writes it ({error})") from None

@@ -180,6 +180,24 @@ class Boundary:
             check.at_least(self.caller, f"pixel_values' {side}", found, limit, "patch_size")
         return pixels
 
+    def masked_patches(self, value: Any, size: Size, mask_token: Any) -> Any:
+        """`bool_masked_pos` as Bool (B, P), True for the patches that the mask token stands in for.
+
+        Args:
+            value: the argument.
+            size: (B, P).
+            mask_token: the model's, or None if it has none.
+        """
+        name = "bool_masked_pos"
+        if mask_token is None:
+            raise InputError(
+                f"{self.caller}: {name} is given, but the model has no mask token; make or load it with "
+                "use_mask_token=True"
+            )
+        values = self.ops.concrete_array(self.caller, name, value)
+        check.shape(self.caller, name, values.shape, size, ", a number for each patch")
+        return self.ops.on_device(values, self.like) != 0
+
     def sound(self, name: str, value: Any, *, least: int = 1) -> Any:
         """Audio samples (B, samples), at least `least` of them, the length of one frame."""
         if value is None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict, TypeVar, cast
 
 from diptych.core.boundary import Boundary
+from diptych.core.errors import InputError
 from diptych.core.inputs import ModelInput, text_inputs
 from diptych.core.live_config import ConfigMixin
 from diptych.core.outputs import ModelOutput, with_head
@@ -211,6 +212,23 @@ _SWITCHES = tuple(Switches.__annotations__)
 def token_loss(boundary: Boundary, logits: Any, labels: Any) -> Any:
     """The mean cross-entropy over all labels but -100."""
     return losses.cross_entropy(boundary.xp, logits, boundary.labels("labels", labels, logits))
+
+
+def reconstruction_loss(
+    boundary: Boundary, pixels: Any, reconstruction: Any, masked: Any, patch: tuple[int, int]
+) -> Any:
+    """The mean absolute error of the pixels of masked patches; arguments as for `losses.masked_reconstruction`.
+
+    Raises:
+        InputError: the reconstruction has another size than the patches together.
+    """
+    size = masked.shape[1] * patch[0], masked.shape[2] * patch[1]
+    if tuple(reconstruction.shape[2:]) != size:
+        raise InputError(
+            f"{boundary.caller}: the patches of bool_masked_pos cover {size} pixels, but with the config's "
+            f"encoder_stride {tuple(reconstruction.shape[2:])} are reconstructed"
+        )
+    return losses.masked_reconstruction(boundary.xp, pixels, reconstruction, masked, patch)
 
 
 def next_token_loss(boundary: Boundary, logits: Any, labels: Any) -> Any:

@@ -18,13 +18,13 @@ LARGEST: dict[str, int] = dict.fromkeys(["num_hidden_layers", "n_layer", "encode
 
 
 def positive(config: object, *fields: str) -> None:
-    """The fields must be 1 or more, and at most what `LARGEST` allows."""
+    """The fields must be 1 or more, and at most what `LARGEST` allows; so must every number of a tuple."""
     values = {name: getattr(config, name) for name in fields}
-    wrong = [f"{name}={value}" for name, value in values.items() if value < 1]
+    wrong = [f"{name}={value}" for name, value in values.items() if np.min(value) < 1]
     if wrong:
         raise ConfigError(f"{_name(config)}: {', '.join(wrong)} must be 1 or more")
     for name, value in values.items():
-        if value > (largest := LARGEST.get(name, 2**24)):
+        if np.max(value) > (largest := LARGEST.get(name, 2**24)):
             raise ConfigError(f"{_name(config)}: {name}={value} must be {largest} at most")
 
 

@@ -241,6 +241,18 @@ class ImageClassifierOutput(ClassifierOutput):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskedImageModelingOutput(ModelOutput):
+    """The output of a model that reconstructs masked patches of images."""
+
+    loss: Any = None
+    """Mean absolute error over the pixels of the masked patches, a scalar; None if no patch is masked."""
+    reconstruction: Any = None
+    """(B, C, Y, X), the pixels of all whole patches."""
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerateOutput(ModelOutput):
     """The output of `generate`. R is the number of generated sequences: prompts times `num_return_sequences`."""
 

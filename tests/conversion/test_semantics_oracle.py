@@ -13,7 +13,7 @@ from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 from transformers.models.mbart import modeling_mbart
 
 from diptych.core.semantics import labels as shifting
-from diptych.core.semantics import losses, positions, resize
+from diptych.core.semantics import losses, patches, positions, resize
 
 
 def drawn(*shape, seed=0):
@@ -105,11 +105,31 @@ def test_the_end_of_a_text_is_where_transformers_reads_it(eos):
     np.testing.assert_array_equal(positions.end_of_text(jnp, jnp.asarray(ids.numpy()), eos), found)
 
 
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("source", [(1, 1), (2, 3), (7, 7), (16, 5)])
 @pytest.mark.parametrize("target", [(1, 1), (3, 8), (7, 7), (24, 13)])
-def test_bicubic_matrices_are_pytorchs_interpolation(source, target):
+def test_matrices_are_pytorchs_interpolation(mode, source, target):
     image = drawn(1, 2, *source)
-    expected = F.interpolate(torch.from_numpy(image), target, mode="bicubic", align_corners=False)[0].numpy()
-    rows, columns = (resize.bicubic(*sizes) for sizes in zip(source, target, strict=True))
+    expected = F.interpolate(torch.from_numpy(image), target, mode=mode, align_corners=False)[0].numpy()
+    rows, columns = (getattr(resize, mode)(*sizes) for sizes in zip(source, target, strict=True))
     found = np.einsum("Yy,Xx,cyx->cYX", rows, columns, image[0])
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_pixels_of_patches_are_joined_as_by_pytorchs_shuffle():
+    sequence = drawn(2, 12, 3 * 5 * 5)
+    expected = F.pixel_shuffle(patches.as_image(torch_xp, torch.from_numpy(sequence), (3, 4)), 5).numpy()
+    np.testing.assert_array_equal(
+        in_each(lambda xp, given: patches.join_pixels(xp, given, (3, 4), 5), sequence), expected
+    )
+
+
+def test_masked_reconstruction_is_transformers():
+    """Its loss, as in ViTForMaskedImageModeling, on the mask as floats: it rounds the number of masked pixels else."""
+    pixels, made = drawn(2, 3, 8, 8), drawn(2, 3, 8, 8, seed=1)
+    masked = np.random.default_rng(2).random((2, 2, 2)) < 0.6
+    counted = torch.from_numpy(masked.astype(float)).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
+    errors = F.l1_loss(torch.from_numpy(pixels), torch.from_numpy(made), reduction="none")
+    expected = ((errors * counted).sum() / (counted.sum() + 1e-5) / 3).numpy()
+    found = in_each(lambda xp, *given: losses.masked_reconstruction(xp, *given, (4, 4)), pixels, made, masked)
+    np.testing.assert_allclose(found, expected, rtol=1e-13)

@@ -11,7 +11,7 @@ from diptych.core.errors import CheckpointError, ConfigError, InputError
 
 @dataclass
 class Sizes:
-    width: float = 12
+    width: float | tuple[int, int] = 12
     heads: float = 4
     rate: float | None = None
 
@@ -28,6 +28,11 @@ def test_sizes():
     check.positive(Sizes(), "width", "heads")
     with raises(ConfigError, "Sizes: width=0, heads=-1 must be 1 or more"):
         check.positive(Sizes(0, -1), "width", "heads")
+    check.positive(Sizes((2, 3)), "width")
+    with raises(ConfigError, r"Sizes: width=\(2, 0\) must be 1 or more"):
+        check.positive(Sizes((2, 0)), "width")
+    with raises(ConfigError, r"Sizes: width=\(3, 16777217\) must be 16777216 at most"):
+        check.positive(Sizes((3, 2**24 + 1)), "width")
     check.not_negative(Sizes(0), "width")
     with raises(ConfigError, "Sizes: heads=-0.5 must be 0 or more"):
         check.not_negative(Sizes(heads=-0.5), "width", "heads")

@@ -206,6 +206,10 @@ def test_what_is_not_supported_is_refused_by_name(field, value, supported):
          "CLIPVisionConfig: patch_size=225 must lie between 1 and image_size=224"),
         (CLIPVisionConfig, {"patch_size": 0}, "CLIPVisionConfig: patch_size=0 must lie between 1 and image_size=224"),
         (CLIPVisionConfig, {"num_channels": 0}, "CLIPVisionConfig: num_channels=0 must be 1 or more"),
+        (CLIPVisionConfig, {"image_size": (64, 48), "patch_size": (16, 49)},
+         "CLIPVisionConfig: patch_size=(16, 49) must lie between 1 and image_size=(64, 48)"),
+        (CLIPVisionConfig, {"image_size": (64, 48, 3)},
+         "CLIPVisionConfig: image_size=(64, 48, 3) (tuple) must be int or tuple[int, int]"),
         (BertConfig, {"vocab_size": 0, "num_hidden_layers": -1},
          "BertConfig: vocab_size=0, num_hidden_layers=-1 must be 1 or more"),
         (BertConfig, {"type_vocab_size": 0}, "BertConfig: type_vocab_size=0 must be 1 or more"),
@@ -421,6 +425,9 @@ def test_derived_values():
     assert BertConfig(hidden_dropout_prob=0.3).head_dropout_prob == 0.3
     assert BertConfig(hidden_dropout_prob=0.3, classifier_dropout=0.0).head_dropout_prob == 0.0
     assert CLIPVisionConfig(image_size=50, patch_size=16).num_positions == 10
+    oblong = CLIPVisionConfig.from_dict({"image_size": [50, 33], "patch_size": [16, 8]})
+    assert oblong.patch_grid == (3, 4) and oblong.num_positions == 13
+    assert oblong.to_dict()["image_size"] == [50, 33] and CLIPVisionConfig.from_dict(oblong.to_dict()) == oblong
 
 
 def test_a_family_may_declare_what_others_refuse():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diptych.core.errors import InputError
-from diptych.core.semantics import labels, losses, masks, overflow, positions, resize
+from diptych.core.semantics import labels, losses, masks, overflow, patches, positions, resize
 
 
 @pytest.fixture(autouse=True)
@@ -262,6 +262,39 @@ def test_the_contrastive_loss_asks_both_ways():
     np.testing.assert_allclose(losses.contrastive(xp, scores.T, xp.arange(4)), found, rtol=1e-14)
 
 
+def test_only_masked_patches_are_reconstructed():
+    pixels, made = drawn(2, 3, 7, 9), drawn(2, 3, 6, 8, seed=1)  # incomplete patches are not read
+    masked = np.array([[[1, 0], [0, 0], [0, 1]], [[0, 0], [1, 0], [0, 0]]], bool)
+    found = losses.masked_reconstruction(xp, pixels, made, masked, (2, 4))
+    errors = [
+        np.abs(pixels[b, :, 2 * y : 2 * y + 2, 4 * x : 4 * x + 4] - made[b, :, 2 * y : 2 * y + 2, 4 * x : 4 * x + 4])
+        for b, y, x in zip(*np.nonzero(masked), strict=True)
+    ]
+    np.testing.assert_allclose(found, np.sum(errors) / (3 * 2 * 4 + 1e-5) / 3, rtol=1e-14)
+    assert losses.masked_reconstruction(xp, pixels, made, np.zeros_like(masked), (2, 4)) == 0.0
+
+
+# Patches
+
+
+def test_a_sequence_of_patches_becomes_an_image():
+    sequence = drawn(2, 6, 5)
+    image = patches.as_image(xp, sequence, (3, 2))
+    assert image.shape == (2, 5, 3, 2)
+    np.testing.assert_array_equal(image[1, :, 2, 1], sequence[1, 5])
+    np.testing.assert_array_equal(image[1, :, 1, 0], sequence[1, 2])
+
+
+def test_pixels_of_patches_are_joined():
+    sequence = drawn(2, 6, 3 * 2 * 2)
+    joined = patches.join_pixels(xp, sequence, (3, 2), 2)
+    assert joined.shape == (2, 3, 6, 4)
+    for y, x in np.ndindex(3, 2):
+        np.testing.assert_array_equal(
+            joined[:, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2], sequence[:, 2 * y + x].reshape(2, 3, 2, 2)
+        )
+
+
 # Resampling
 
 
@@ -275,10 +308,11 @@ def test_the_weights_of_one_cubic():
     np.testing.assert_allclose(resize.bicubic(6, 3)[0], [near + far, near, far, 0, 0, 0], rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("resample", [resize.bicubic, resize.bilinear])
 @pytest.mark.parametrize("source", [1, 2, 3, 7, 16])
 @pytest.mark.parametrize("target", [1, 2, 5, 7, 24])
-def test_resampling_matrices(source, target):
-    matrix = resize.bicubic(source, target)
+def test_resampling_matrices(resample, source, target):
+    matrix = resample(source, target)
     assert matrix.shape == (target, source) and matrix.dtype == np.float64
     np.testing.assert_allclose(matrix.sum(axis=1), 1.0, rtol=1e-14)  # a constant stays
     np.testing.assert_allclose(matrix, matrix[::-1, ::-1], rtol=0, atol=1e-14)  # no side is preferred
@@ -288,6 +322,7 @@ def test_resampling_matrices(source, target):
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_the_same_size_changes_nothing(size):
     np.testing.assert_array_equal(resize.bicubic(size, size), np.eye(size))
+    np.testing.assert_array_equal(resize.bilinear(size, size), np.eye(size))
 
 
 @pytest.mark.parametrize("smoothing", [0.1, 0.5, 1.0])

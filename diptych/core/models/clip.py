@@ -10,6 +10,7 @@ from diptych.core import check
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import Activation, ModelConfig, config_class
 from diptych.core.errors import ConfigError
+from diptych.core.image_config import ImageEncoderConfig, ImageSize
 from diptych.core.outputs import BaseModelOutputWithPooling, ModelOutput
 from diptych.core.random import Constant, Distribution, Normal
 from diptych.core.registry import Family, WordEmbeddings
@@ -49,7 +50,7 @@ class CLIPTextConfig(ModelConfig):
 
 
 @config_class
-class CLIPVisionConfig(ModelConfig):
+class CLIPVisionConfig(ImageEncoderConfig):
     """Defaults are openai/clip-vit-base-patch32; field names are those of its config.json."""
 
     model_type: ClassVar[str] = "clip_vision_model"
@@ -60,9 +61,7 @@ class CLIPVisionConfig(ModelConfig):
     projection_dim: int = 512
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
-    num_channels: int = 3
-    image_size: int = 224
-    patch_size: int = 32
+    patch_size: ImageSize = 32
     hidden_act: Activation = "quick_gelu"
     layer_norm_eps: float = 1e-5
     attention_dropout: float = 0.0
@@ -71,20 +70,16 @@ class CLIPVisionConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check.positive(self, "intermediate_size", "projection_dim", "num_hidden_layers", "num_channels")
-        check.positive(self, "image_size")
+        check.positive(self, "intermediate_size", "projection_dim", "num_hidden_layers")
         check.divides(self, "num_attention_heads", "hidden_size")
         check.probability(self, "attention_dropout")
         check.not_negative(self, "layer_norm_eps", "initializer_range", "initializer_factor")
-        if not 1 <= self.patch_size <= self.image_size:
-            raise ConfigError(
-                f"CLIPVisionConfig: patch_size={self.patch_size} must lie between 1 and image_size={self.image_size}"
-            )
 
     @property
     def num_positions(self) -> int:
         """The number of patches of an image of `image_size`, plus the class token."""
-        return (self.image_size // self.patch_size) ** 2 + 1
+        rows, columns = self.patch_grid
+        return rows * columns + 1
 
 
 @config_class
@@ -210,8 +205,7 @@ def _example(
             ids[0, -1] = ids[1, length - length // 3 - 1] = end
         inputs |= {"input_ids": ids, "attention_mask": mask}
     if isinstance(vision, CLIPVisionConfig):
-        shape = (2, vision.num_channels, vision.image_size, vision.image_size)
-        inputs["pixel_values"] = random.standard_normal(shape)
+        inputs["pixel_values"] = random.standard_normal((2, vision.num_channels, *vision.image_shape))
     if architecture == "CLIPModel":
         inputs["return_loss"] = True
     if architecture == "CLIPForImageClassification" and config.num_labels > 0:

@@ -106,6 +106,26 @@ def classification(xp: Any, logits: Any, labels: Any, problem_type: str | None) 
     return cross_entropy(xp, logits, labels)
 
 
+def masked_reconstruction(xp: Any, pixels: Any, reconstruction: Any, masked: Any, patch: tuple[int, int]) -> Any:
+    """The mean absolute error of the pixels of masked patches (Xie et al. 2021, arXiv:2111.09886).
+
+    Args:
+        xp: array namespace.
+        pixels: (B, C, Y, X).
+        reconstruction: (B, C, y, x), the same images but for incomplete patches at their bottom and right.
+        masked: Bool (B, rows, columns), True for the patches that count.
+        patch: the height and width of a patch.
+    """
+    height, width = (min(sizes) for sizes in zip(pixels.shape[2:], reconstruction.shape[2:], strict=True))
+    batch, rows, columns = masked.shape
+    tiles = xp.broadcast_to(masked[:, :, None, :, None], (batch, rows, patch[0], columns, patch[1]))
+    counted = xp.reshape(tiles, (batch, 1, rows * patch[0], columns * patch[1]))[:, :, :height, :width]
+    errors = xp.abs(_wide(xp, pixels[:, :, :height, :width]) - _wide(xp, reconstruction[:, :, :height, :width]))
+    counted = xp.astype(counted, errors.dtype)
+    # the published constant, for images without a masked patch
+    return xp.sum(errors * counted) / (xp.sum(counted) + 1e-5) / pixels.shape[1]
+
+
 def contrastive(xp: Any, logits_per_text: Any, steps: Any) -> Any:
     """CLIP's symmetric loss of (n, n) similarities, whose diagonal holds the matching pairs; `steps` is 0 … n - 1."""
     texts = cross_entropy(xp, logits_per_text, steps)

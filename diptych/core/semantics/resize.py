@@ -1,6 +1,7 @@
 """Resampling of position tables, as matrices for both backends."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -23,3 +24,29 @@ def bicubic(source: int, target: int) -> np.ndarray:
         far = ((_A * distance - 5 * _A) * distance + 8 * _A) * distance - 4 * _A
         np.add.at(matrix, (np.arange(target), np.clip(first + tap, 0, source - 1)), np.where(distance <= 1, near, far))
     return matrix
+
+
+@functools.cache
+def bilinear(source: int, target: int) -> np.ndarray:
+    """The (target, source) float64 matrix of PyTorch's bilinear resampling to a given size, without antialiasing.
+
+    The samples lie as in `bicubic`; the two nearest are weighted with their distance, and the border repeats.
+    """
+    centres = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0.0, source - 1.0)
+    return np.clip(1.0 - np.abs(centres[:, None] - np.arange(source)[None, :]), 0.0, None)
+
+
+def position_table(ops: Any, table: Any, source: tuple[int, int], target: tuple[int, int], *, special: int) -> Any:
+    """A table of positions, resampled from one grid of patches to another with `bicubic`.
+
+    Args:
+        ops: the backend's functions.
+        table: (special + rows * columns, D).
+        source: the rows and columns of the table.
+        target: those that are needed.
+        special: the number of positions before the patches, of a class token and the like, which stay as they are.
+    """
+    if source == target:
+        return table
+    rows, columns = (bicubic(*sizes) for sizes in zip(source, target, strict=True))
+    return ops.xp.concat([table[:special], ops.resample_positions(table[special:], rows, columns)], axis=0)

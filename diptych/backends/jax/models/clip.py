@@ -96,25 +96,20 @@ class CLIPTextEmbeddings(nnx.Module):
 
 class CLIPVisionEmbeddings(nnx.Module):
     def __init__(self, config: CLIPVisionConfig, **init: Unpack[ops.Init]) -> None:
-        width, size = config.hidden_size, config.patch_size
-        self.patch_size, self.num_positions = size, config.num_positions
+        width, patch = config.hidden_size, config.patch_shape
+        self.grid, self.num_positions = config.patch_grid, config.num_positions
         self.class_embedding = layers.parameter((width,), **init)
-        self.patch_embedding = layers.Conv2d(config.num_channels, width, size, stride=size, bias=False, **init)
+        self.patch_embedding = layers.Conv2d(config.num_channels, width, patch, stride=patch, bias=False, **init)
         self.position_embedding = layers.Embedding(config.num_positions, width, **init)
 
-    def __call__(
-        self, pixel_values: Float[Array, "B C Y X"], grid: tuple[int, int] | None = None
-    ) -> Float[Array, "B P D"]:
-        """The class token and the patches; `grid` is the (rows, columns) of patches to resample the positions for."""
+    def __call__(self, pixel_values: Float[Array, "B C Y X"], grid: tuple[int, int]) -> Float[Array, "B P D"]:
+        """The class token and the patches, of which there are `grid` (rows, columns)."""
         patches = self.patch_embedding.patches(pixel_values)
         first = ops.xp.broadcast_to(
             layers.value(self.class_embedding, patches), (patches.shape[0], 1, patches.shape[2])
         )
         table = layers.embedding_rows(self.position_embedding, self.num_positions, patches)
-        if grid is not None:
-            side = round((table.shape[0] - 1) ** 0.5)
-            resampled = ops.resample_positions(table[1:], resize.bicubic(side, grid[0]), resize.bicubic(side, grid[1]))
-            table = ops.xp.concat([table[:1], resampled], axis=0)
+        table = resize.position_table(ops, table, self.grid, grid, special=1)
         return ops.xp.concat([first, patches], axis=1) + table[None]
 
 
@@ -151,12 +146,12 @@ class CLIPVisionTransformer(nnx.Module):
     def __call__(
         self,
         pixel_values: Float[Array, "B C Y X"],
-        grid: tuple[int, int] | None,
+        grid: tuple[int, int],
         inputs: LayerInputs,
         *,
         output_hidden_states: bool,
     ) -> BaseModelOutputWithPooling:
-        """Encodes images, with positions resampled for a `grid` of (rows, columns) of patches if one is given."""
+        """Encodes images, of which each has a `grid` of (rows, columns) of patches."""
         states = self.pre_layrnorm(self.embeddings(pixel_values, grid))
         outputs = self.encoder(states, inputs, output_hidden_states=output_hidden_states)
         pooled = self.post_layernorm(outputs.last_hidden_state[:, 0])
@@ -194,12 +189,10 @@ class CLIPPreTrainedModel(PreTrainedModel):
         self, config: CLIPVisionConfig, pixel_values: Any, interpolate_pos_encoding: bool, switches: Switches
     ) -> BaseModelOutputWithPooling:
         """Checks a batch of images and runs the vision tower on it."""
-        resolved, boundary, patch = self._resolve_switches(switches), self._boundary(), config.patch_size
-        own = (config.image_size, config.image_size)
-        size = None if interpolate_pos_encoding else own
-        pixels = boundary.images(pixel_values, channels=config.num_channels, size=size, least=(patch, patch))
-        height, width = pixels.shape[2:]
-        grid = None if (height, width) == own else (height // patch, width // patch)
+        resolved, boundary = self._resolve_switches(switches), self._boundary()
+        size = None if interpolate_pos_encoding else config.image_shape
+        pixels = boundary.images(pixel_values, channels=config.num_channels, size=size, least=config.patch_shape)
+        grid = config.patch_grid_of(*pixels.shape[2:])
         boundary.rngs(resolved["rngs"])
         weights, switch = resolved["output_attentions"], resolved["output_hidden_states"]
         inputs = LayerInputs(output_attentions=weights, rngs=resolved["rngs"])

@@ -173,7 +173,7 @@ def test_the_environment_chooses_the_backend(gpt2, monkeypatch):
     monkeypatch.setenv("DIPTYCH_BACKEND", "jax")
     seen = []
     finder = types.SimpleNamespace(import_module=lambda name: seen.append(name) or in_torch)
-    monkeypatch.setattr(text, "importlib", finder)
+    monkeypatch.setattr(text.generation, "importlib", finder)
     generate_text(gpt2, [[5]], max_new_tokens=1)
     generate_text(gpt2, [[5]], max_new_tokens=1, backend="torch")
     monkeypatch.delenv("DIPTYCH_BACKEND")
@@ -213,7 +213,7 @@ def test_a_character_of_several_tokens_is_shown_once_it_is_there():
     ids = tokenizer.encode("aé€b").ids
     assert len(ids) == 7
     pieces = []
-    shown = text._Printer(lambda ids: tokenizer.decode(list(ids)), pieces.append, echo=False)
+    shown = text.generation._Printer(lambda ids: tokenizer.decode(list(ids)), pieces.append, echo=False)
     shown.put(np.array([[1, 2]]))
     for id in ids:
         shown.put(np.array([id]))
@@ -246,7 +246,7 @@ def test_ids_need_no_library_of_tokenizers(run, gpt2, monkeypatch):
     assert re.fullmatch(r"\d+( \d+){3}\n", out)
     code, out, err = run(*command, "--text", "w1")
     assert (code, out) == (2, "")
-    assert f"{text.TOKENIZER_FILE}: needs tokenizers, which is not installed; pip install 'diptych[text]'" in err
+    assert "its tokenizer needs tokenizers, which is not installed; pip install 'diptych[text]'" in err
 
 
 BAD = [
@@ -269,7 +269,11 @@ BAD = [
     ("gpt2", ("--ids", "5", "--max-new-tokens", 99), "max_length=100 means reading 99 tokens, but the decoder has"),
     ("gpt2", ("--ids", "5", "--backend", "mxnet"), "generate: backend='mxnet' is not known; known: jax, torch"),
     ("gpt2", ("--ids", "5", "--dtype", "int8"), "dtype='int8' is not supported"),
-    ("silent", ("--text", "w1"), "silent/tokenizer.json: no such file, so text cannot become ids; --ids works without"),
+    (
+        "silent",
+        ("--text", "w1"),
+        "silent/tokenizer.json: no such file, nor the vocab.json of a GPT2Tokenizer, so text cannot become ids",
+    ),
     ("silent", ("--ids", "5", "--ids", "6,7"), "generate: prompts of several lengths are padded; pad_token_id or eos"),
     ("bert", ("--ids", "5"), "bert: BertModel writes no texts; a class with a language model's head is needed"),
     ("nowhere", ("--ids", "5"), "nowhere: no such directory, and no id of a model"),

@@ -1,4 +1,4 @@
-"""Text generation from a checkpoint and the tokenizer.json beside it: what `diptych generate` prints."""
+"""Text generation from a checkpoint and its tokenizer: what `diptych generate` prints."""
 
 import importlib
 import json
@@ -11,10 +11,9 @@ from typing import Any
 from diptych.core import backends
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
-from diptych.core.errors import CheckpointError, InputError
+from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
-
-TOKENIZER_FILE = "tokenizer.json"
+from diptych.text.tokenizers import MissingTokenizerError, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def generate_text(
 
     Args:
         directory: the checkpoint's, or a name on the Hugging Face hub.
-        prompts: texts, for the tokenizer.json of the checkpoint, which may add special tokens; or ids, used unchanged.
+        prompts: texts, for the checkpoint's tokenizer, which may add special tokens; or ids, used unchanged.
         backend: jax or torch; by default that of `diptych.use` or DIPTYCH_BACKEND, or else the installed one, torch if
             both are. The tokens are the same.
         dtype: of the parameters; by default the file's.
@@ -81,7 +80,7 @@ def generate_text(
     """
     module = _backend(backend)
     directory = locate(directory)
-    tokenizer = _tokenizer(directory / TOKENIZER_FILE, needed=any(isinstance(prompt, str) for prompt in prompts))
+    tokenizer = _tokenizer(directory, needed=any(isinstance(prompt, str) for prompt in prompts))
     rows = [_tokens(tokenizer, prompt) for prompt in prompts]
     empty = [str(number) for number, row in enumerate(rows, 1) if not row]
     if empty or not rows:
@@ -151,27 +150,14 @@ def _backend(name: str | None) -> Any:
     return importlib.import_module(f"diptych.backends.{chosen}")
 
 
-def _tokenizer(path: Path, *, needed: bool) -> Tokenizer | None:
-    """The tokenizer of a file; None if it is not needed and the file or the tokenizers library is missing."""
-    if not path.is_file():
-        if needed:
-            raise CheckpointError(f"{path}: no such file, so text cannot become ids; --ids works without")
-        return None
+def _tokenizer(directory: Path, *, needed: bool) -> Tokenizer | None:
+    """The tokenizer of a directory; None if it is not needed, and files or the tokenizers library are missing."""
     try:
-        import tokenizers
-    except ImportError:
+        return load_tokenizer(directory)
+    except (MissingTokenizerError, ImportError):
         if needed:
-            raise ImportError(
-                f"{path}: needs tokenizers, which is not installed; pip install 'diptych[text]'"
-            ) from None
+            raise
         return None
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no specific class
-        raise CheckpointError(f"{path}: is no tokenizer that tokenizers reads ({error})") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()  # the model refuses prompts that are too long
-    return tokenizer
 
 
 def _tokens(tokenizer: Tokenizer | None, prompt: str | Sequence[int]) -> list[int]:

@@ -1,0 +1,399 @@
+"""The tokenizer of a checkpoint: its tokenizer.json, or else one built from the vocabulary files of older checkpoints.
+
+Ids are those of the tokenizer classes of transformers. Everything runs in the tokenizers library, which is imported
+when it is used.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from diptych.core.config import parse_json_object, read_text
+from diptych.core.errors import CheckpointError, InputError
+from diptych.core.interfaces import Tokenizer
+from diptych.text.sentencepiece import SentencePieceModel, read_model
+
+TOKENIZER_FILE = "tokenizer.json"
+
+_MBART_LANGUAGES = (
+    "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX",
+    "kk_KZ", "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN",
+    "zh_CN",
+)  # fmt: skip
+"""The languages of MBart, in the order of their ids."""
+_MBART50_LANGUAGES = (
+    *_MBART_LANGUAGES,
+    "af_ZA", "az_AZ", "bn_IN", "fa_IR", "he_IL", "hr_HR", "id_ID", "ka_GE", "km_KH", "mk_MK", "ml_IN", "mn_MN",
+    "mr_IN", "pl_PL", "ps_AF", "pt_XX", "sv_SE", "sw_KE", "ta_IN", "te_IN", "th_TH", "tl_XX", "uk_UA", "ur_PK",
+    "xh_ZA", "gl_ES", "sl_SI",
+)  # fmt: skip
+"""Those of MBart-50."""
+
+
+class MissingTokenizerError(CheckpointError):
+    """A checkpoint has no files from which a tokenizer can be made."""
+
+
+def load_tokenizer(directory: Path, *, source_language: str | None = None) -> Tokenizer:
+    """The tokenizer of a checkpoint directory, without padding and truncation.
+
+    It is read from tokenizer.json. Without that file, it is built from vocab.txt (BERT), vocab.json and merges.txt
+    (GPT-2, RoBERTa, BART, CLIP) or a model of sentencepiece (XLM-RoBERTa, CamemBERT, MBart, BertGeneration), with the
+    settings of tokenizer_config.json, special_tokens_map.json and added_tokens.json.
+
+    Args:
+        directory: the checkpoint's.
+        source_language: the code of the language that an MBart encoder reads, such as "de_DE"; by default that of the
+            files, or else en_XX.
+
+    Raises:
+        MissingTokenizerError: files are missing, or the tokenizer's class is not known.
+        CheckpointError: files are broken.
+        InputError: the tokenizer does not know the language.
+        ImportError: the tokenizers library is not installed.
+    """
+    try:
+        import tokenizers
+    except ImportError:
+        raise ImportError(
+            f"{directory}: its tokenizer needs tokenizers, which is not installed; pip install 'diptych[text]'"
+        ) from None
+    path, settings = directory / TOKENIZER_FILE, _Settings(directory)
+    if path.is_file():
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises no specific class
+            raise CheckpointError(f"{path}: is no tokenizer that tokenizers reads ({error})") from None
+    else:
+        tokenizer = _build(settings)
+    language = source_language or settings.values.get("src_lang")
+    if settings.class_name in _LANGUAGE_FIRST and (language is not None or not path.is_file()):
+        _frame_with_language(tokenizer, settings, language or "en_XX")
+    elif source_language is not None:
+        raise InputError(f"{directory}: source_language={source_language!r}, but its tokenizer has no languages")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()  # the model refuses prompts that are too long
+    return tokenizer
+
+
+class _Settings:
+    """What the small files beside a vocabulary say.
+
+    Attributes:
+        directory: that of the files.
+        values: the fields of tokenizer_config.json, under those of special_tokens_map.json in older checkpoints.
+        class_name: the name of the tokenizer's class in transformers, without "Fast"; from config.json if
+            tokenizer_config.json has none.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.values = self._read("tokenizer_config.json")
+        if "added_tokens_decoder" not in self.values:
+            self.values |= self._read("special_tokens_map.json")
+        self.class_name = self._class_name()
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.directory / name
+        return parse_json_object(read_text(path), str(path)) if path.is_file() else {}
+
+    def _class_name(self) -> str:
+        config = self._read("config.json")
+        parts: list[Any] = [config, config.get("encoder"), config.get("decoder")]
+        types = [part["model_type"] for part in parts if isinstance(part, dict) and "model_type" in part]
+        by_type = next((_CLASS_OF_TYPE[name] for name in types if name in _CLASS_OF_TYPE), "")
+        named = self.values.get("tokenizer_class") or config.get("tokenizer_class") or by_type
+        return str(named).removesuffix("Fast")
+
+    def path(self, name: str) -> Path:
+        """The path of a file that is needed."""
+        path = self.directory / name
+        if not path.is_file():
+            raise MissingTokenizerError(
+                f"{self.directory / TOKENIZER_FILE}: no such file, nor the {name} of a {self.class_name}, so text "
+                "cannot become ids; ids work without"
+            )
+        return path
+
+    def model(self) -> SentencePieceModel:
+        """The model of sentencepiece, under any of its names."""
+        found = sorted(self.directory.glob("*.model"))
+        return read_model(found[0] if len(found) == 1 else self.path("sentencepiece.bpe.model"))
+
+    def token(self, name: str, default: Any) -> Any:
+        """The special token that serves as "mask", "eos" …, as an AddedToken; None if there is none."""
+        value = self.values.get(f"{name}_token", default)
+        return None if value is None else _added_token(value, special=True)
+
+    def added(self) -> dict[int, Any]:
+        """The tokens that were added to the vocabulary, by id."""
+        decoder = self.values.get("added_tokens_decoder")
+        if isinstance(decoder, dict):
+            return {int(id): _added_token(token) for id, token in decoder.items()}
+        special = {_content(value) for name, value in self.values.items() if name.endswith("_token") and value}
+        special |= {_content(value) for value in self.extra()}
+        found = {id: name for name, id in self._read("added_tokens.json").items()}
+        return {
+            id: _added_token(name, special=name in special, normalized=name not in special)
+            for id, name in sorted(found.items())
+        }
+
+    def extra(self) -> list[Any]:
+        """Special tokens without a name of their own."""
+        found = self.values.get("extra_special_tokens") or self.values.get("additional_special_tokens") or []
+        return list(found.values() if isinstance(found, dict) else found)
+
+
+def _content(token: Any) -> str:
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
+def _added_token(token: Any, **flags: bool) -> Any:
+    """A token of the files, a string or an object with flags, as an AddedToken."""
+    import tokenizers
+
+    if isinstance(token, dict):
+        names = ("single_word", "lstrip", "rstrip", "normalized", "special")
+        flags |= {name: bool(token[name]) for name in names if name in token}
+    return tokenizers.AddedToken(_content(token), **flags)
+
+
+_STRIPPING_MASK = {"content": "<mask>", "lstrip": True}
+"""A mask that swallows the space before it."""
+# The special tokens of each class by default, in the order in which transformers adds those that a vocabulary lacks.
+_BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+_ROBERTA = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>", "mask": "<mask>"}
+_MBART = {**_ROBERTA, "mask": _STRIPPING_MASK}
+_GPT2 = {**dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"), "pad": None}
+_CLIP = {"bos": "<|startoftext|>", **dict.fromkeys(("eos", "unk", "pad"), "<|endoftext|>")}
+_BERT_GENERATION = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "<::::>", "pad": "<pad>"}
+
+
+def _build(settings: _Settings) -> Any:
+    """The tokenizer of vocabulary files, with all special and added tokens.
+
+    Raises:
+        MissingTokenizerError: the class is not known, or a file is missing.
+        CheckpointError: a file is broken, or tokens get other ids than the files say.
+    """
+    if settings.class_name not in _RECIPES:
+        raise MissingTokenizerError(
+            f"{settings.directory / TOKENIZER_FILE}: no such file, and a tokenizer of the class "
+            f"{settings.class_name or '(unknown)'} cannot be built from others (known: {', '.join(_RECIPES)}), so text "
+            "cannot become ids; ids work without"
+        )
+    defaults, build, frame = _RECIPES[settings.class_name]
+    found = {name: settings.token(name, default) for name, default in defaults.items()}
+    tokens = {name: token for name, token in found.items() if token is not None}
+    texts = {name: token.content for name, token in tokens.items()}
+    try:
+        tokenizer, marked = build(settings, texts)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the library raises no specific class
+        raise CheckpointError(f"{settings.directory}: its vocabulary cannot be read ({error})") from None
+    added, extra = settings.added(), [_added_token(token, special=True) for token in settings.extra()]
+    tokenizer.add_tokens([*added.values(), *tokens.values(), *marked, *extra])
+    moved = [f"{token.content} ({id})" for id, token in added.items() if tokenizer.token_to_id(token.content) != id]
+    if moved:
+        raise CheckpointError(
+            f"{settings.directory}: the vocabulary gives added tokens other ids than the files say: "
+            f"{', '.join(moved)}; the files belong to different checkpoints"
+        )
+    frame(tokenizer, settings, texts)
+    return tokenizer
+
+
+# Vocabularies: each gives a tokenizer that has only its model, and the tokens that its files mark.
+
+
+def _word_piece(settings: _Settings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
+    """BERT's: words, split into the longest known parts."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    vocabulary = models.WordPiece.read_file(str(settings.path("vocab.txt")))
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=tokens["unk"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=settings.values.get("tokenize_chinese_chars", True),
+        strip_accents=settings.values.get("strip_accents"),
+        lowercase=settings.values.get("do_lower_case", True),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    return tokenizer, []
+
+
+def _byte_level_bpe(settings: _Settings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
+    """GPT-2's: bytes, merged pair by pair."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE(*_vocabulary_and_merges(settings)))
+    prefix = bool(settings.values.get("add_prefix_space", False))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer, []
+
+
+_CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+"""What CLIP takes for a word; part of its published tokenizer."""
+
+
+def _clip_bpe(settings: _Settings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
+    """CLIP's: lower-cased words, of which each ends with a mark."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    vocabulary, merges = _vocabulary_and_merges(settings)
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix="</w>", unk_token=tokens["unk"]))
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    words = pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
+    return tokenizer, []
+
+
+def _vocabulary_and_merges(settings: _Settings) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    from tokenizers import models
+
+    return models.BPE.read_file(str(settings.path("vocab.json")), str(settings.path("merges.txt")))
+
+
+def _fairseq(*, dropped: int, first: tuple[str, ...] = (), languages: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """The vocabularies of models that fairseq trained: its own special tokens before and behind the pieces.
+
+    Args:
+        dropped: the number of pieces of the file that are left out, since they stand among the first.
+        first: the first tokens; by default <s>, <pad>, </s> and <unk>, as the settings call them.
+        languages: the codes behind the pieces.
+    """
+
+    def build(settings: _Settings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
+        from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+        model = settings.model()
+        if model.is_bpe:
+            raise CheckpointError(f"{settings.directory}: a {settings.class_name} needs a unigram model, not BPE")
+        start = first or ("{bos}", "{pad}", "{eos}", "{unk}")
+        vocabulary = [(text.format(**tokens), -100.0 if text == "<unk>NOTUSED" else 0.0) for text in start]
+        vocabulary += [(piece.text, piece.score) for piece in model.pieces[dropped:]]
+        vocabulary += [(text, 0.0) for text in (*languages, tokens["mask"])]
+        tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
+        # also for MBart, as sentencepiece and the published tokenizer.json do; transformers 5.23 leaves it out there
+        charsmap = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+        tokenizer.normalizer = normalizers.Sequence([*charsmap, normalizers.Replace(Regex(" {2,}"), " ")])
+        scheme = "always" if settings.values.get("add_prefix_space", True) else "never"
+        spaces = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)
+        split = [] if languages == _MBART50_LANGUAGES else [pre_tokenizers.WhitespaceSplit()]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, spaces])
+        tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme=scheme)
+        marked = [text for text in start if text.endswith("NOTUSED")]
+        return tokenizer, [*_marked(model), *(_added_token(text, special=True) for text in (*marked, *languages))]
+
+    return build
+
+
+def _plain_sentencepiece(settings: _Settings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
+    """BertGeneration's: the pieces of the file as they are."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    model = settings.model()
+    if model.is_bpe:
+        vocabulary = {piece.text: id for id, piece in enumerate(model.pieces)}
+        unknown = model.pieces[model.unknown_id].text
+        options = {"unk_token": unknown, "fuse_unk": True, "byte_fallback": model.byte_fallback}
+        tokenizer = Tokenizer(models.BPE(vocabulary, model.merges, **options))
+    else:
+        scores = [(piece.text, piece.score) for piece in model.pieces]
+        tokenizer = Tokenizer(models.Unigram(scores, unk_id=model.unknown_id, byte_fallback=model.byte_fallback))
+    charsmap = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    spaces = [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    tokenizer.normalizer = normalizers.Sequence([*charsmap, *spaces])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    return tokenizer, _marked(model)
+
+
+def _marked(model: SentencePieceModel) -> list[Any]:
+    """The pieces that are never split: control symbols, which are special, and those that a user defined."""
+    found = (piece for piece in model.pieces if piece.is_control or piece.is_user_defined)
+    return [_added_token(piece.text, special=piece.is_control, normalized=False) for piece in found]
+
+
+# Frames: the special tokens around a text.
+
+
+def _template(
+    tokenizer: Any, before: Iterable[str], between: Iterable[str], after: Iterable[str], second: int = 0
+) -> None:
+    """Puts special tokens around a text, and around and between two, the second of which has a token type."""
+    from tokenizers import processors
+
+    before, between, after = tuple(before), tuple(between), tuple(after)
+    last = [f"{token}:{second}" for token in ("$B", *after)]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*before, "$A", *after],
+        pair=[*before, "$A", *between, *last],
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in {*before, *between, *after}],
+    )
+
+
+def _frame_bert(tokenizer: Any, settings: _Settings, tokens: Mapping[str, str]) -> None:
+    _template(tokenizer, [tokens["cls"]], [tokens["sep"]], [tokens["sep"]], second=1)
+
+
+def _frame_roberta(tokenizer: Any, settings: _Settings, tokens: Mapping[str, str]) -> None:
+    _template(tokenizer, [tokens["cls"]], [tokens["sep"]] * 2, [tokens["sep"]])
+
+
+def _frame_sentence(tokenizer: Any, settings: _Settings, tokens: Mapping[str, str]) -> None:
+    _template(tokenizer, [tokens["bos"]], [tokens["eos"]] * 2, [tokens["eos"]])
+
+
+def _frame_gpt2(tokenizer: Any, settings: _Settings, tokens: Mapping[str, str]) -> None:
+    if settings.values.get("add_bos_token"):
+        _template(tokenizer, [tokens["bos"]], [tokens["bos"]], [])
+
+
+def _no_frame(tokenizer: Any, settings: _Settings, tokens: Mapping[str, str]) -> None:
+    """MBart's is set for each language, and BertGeneration has none."""
+
+
+def _frame_with_language(tokenizer: Any, settings: _Settings, language: str) -> None:
+    """MBart's frame: the language comes last, and in MBart-50 first.
+
+    Raises:
+        InputError: the vocabulary has no such language.
+    """
+    if tokenizer.token_to_id(language) is None or language not in _MBART50_LANGUAGES:
+        raise InputError(f"{settings.directory}: source_language={language!r} is not known; write it as in en_XX")
+    end = settings.token("eos", "</s>").content
+    before, after = ([language], [end]) if _LANGUAGE_FIRST[settings.class_name] else ([], [end, language])
+    _template(tokenizer, before, [], after)
+
+
+_LANGUAGE_FIRST = {"MBartTokenizer": False, "MBart50Tokenizer": True}
+"""Class with languages -> whether the language stands before the text."""
+_CAMEMBERT_FIRST = ("<s>NOTUSED", "{pad}", "</s>NOTUSED", "{unk}", "<unk>NOTUSED")
+
+_RECIPES: Mapping[str, tuple[Mapping[str, Any], Callable[..., Any], Callable[..., None]]] = {
+    "BertTokenizer": (_BERT, _word_piece, _frame_bert),
+    "GPT2Tokenizer": (_GPT2, _byte_level_bpe, _frame_gpt2),
+    "RobertaTokenizer": (_ROBERTA, _byte_level_bpe, _frame_roberta),
+    "BartTokenizer": (_ROBERTA, _byte_level_bpe, _frame_roberta),
+    "CLIPTokenizer": (_CLIP, _clip_bpe, _frame_sentence),
+    "XLMRobertaTokenizer": (_ROBERTA, _fairseq(dropped=3), _frame_sentence),
+    "CamembertTokenizer": (_MBART, _fairseq(dropped=1, first=_CAMEMBERT_FIRST), _frame_sentence),
+    "MBartTokenizer": (_MBART, _fairseq(dropped=3, languages=_MBART_LANGUAGES), _no_frame),
+    "MBart50Tokenizer": (_MBART, _fairseq(dropped=3, languages=_MBART50_LANGUAGES), _no_frame),
+    "BertGenerationTokenizer": (_BERT_GENERATION, _plain_sentencepiece, _no_frame),
+}
+"""Name of a class -> its special tokens, what reads its vocabulary, and what puts special tokens around a text."""
+
+_CLASS_OF_TYPE = {
+    "bert": "BertTokenizer", "gpt2": "GPT2Tokenizer", "roberta": "RobertaTokenizer", "bart": "BartTokenizer",
+    "clip": "CLIPTokenizer", "clip_text_model": "CLIPTokenizer", "xlm-roberta": "XLMRobertaTokenizer",
+    "camembert": "CamembertTokenizer", "mbart": "MBartTokenizer", "bert-generation": "BertGenerationTokenizer",
+    "trocr": "XLMRobertaTokenizer",
+}  # fmt: skip
+"""model_type -> the class of its tokenizer."""

@@ -16,7 +16,7 @@ import numpy as np
 from diptych.conversion.slots import slots_of
 from diptych.core.checkpoint import loading
 from diptych.core.checkpoint.dialects import matches, resolver, spellings
-from diptych.core.checkpoint.directory import FORMATS, new_directory, open_checkpoint, write_checkpoint
+from diptych.core.checkpoint.directory import WRITABLE, new_directory, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic, path_in_errors
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import FamilyPaths, Filling, Match, Target, match, names_of, top_modules
@@ -173,8 +173,8 @@ def convert(
         OSError: the disk failed or is full; nothing new is left on it.
     """
     dtype = None if dtype is None else float_name(dtype)
-    if format not in FORMATS:
-        raise InputError(f"convert: format={format!r} is not known; known: {', '.join(FORMATS)}")
+    if format not in WRITABLE:
+        raise InputError(f"convert: format={format!r} is not known; known: {', '.join(WRITABLE)}")
     directory = locate(source)
     _check_apart(directory, Path(destination))
     ignore_config = names_of("ignore_config", ignore_config)

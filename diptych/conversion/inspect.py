@@ -37,7 +37,7 @@ class Inspection:
     """The contents of a checkpoint directory.
 
     Attributes:
-        format: "safetensors" or "flax-msgpack".
+        format: "safetensors", "torch" or "flax-msgpack".
         architecture: the class that config.json names, if it is known here.
         named: every class that config.json names.
         config_class: the class that reads config.json.

@@ -80,10 +80,10 @@ def test_a_config_that_is_not_there_or_no_config(checkpoint):
 
 
 def test_no_weights(checkpoint):
-    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    (checkpoint / "model.safetensors").rename(checkpoint / "weights.bin")
     text = refused_load(checkpoint)
     assert text.startswith(f"{checkpoint}: holds no weights: looked for model.safetensors, ")
-    assert "These are not read: pytorch_model.bin; load them with the library that made them" in text
+    assert "These are not read: weights.bin; load them with the library that made them" in text
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, -1, -1000])

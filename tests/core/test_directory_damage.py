@@ -19,8 +19,8 @@ def test_no_directory(tmp_path):
 def test_no_weights(tmp_path):
     with pytest.raises(
         CheckpointError,
-        match=r"holds no weights: looked for model\.safetensors, model\.safetensors\.index\.json, flax_model\.msgpack, "
-        r"flax_model\.msgpack\.index\.json; found nothing$",
+        match=r"holds no weights: looked for model\.safetensors, model\.safetensors\.index\.json, pytorch_model\.bin, "
+        r"pytorch_model\.bin\.index\.json, flax_model\.msgpack, flax_model\.msgpack\.index\.json; found nothing$",
     ):
         open_checkpoint(tmp_path)
     (tmp_path / "config.json").touch()
@@ -32,12 +32,12 @@ def test_no_weights(tmp_path):
         open_checkpoint(tmp_path, "safetensors")
 
 
-def test_pickles_are_not_read(tmp_path):
-    (tmp_path / "pytorch_model.bin").touch()
+def test_files_of_other_formats_are_not_read(tmp_path):
+    (tmp_path / "model.ckpt").touch()
     (tmp_path / "tf_model.h5").touch()
     with pytest.raises(
         CheckpointError,
-        match=r"These are not read: pytorch_model\.bin, tf_model\.h5; .* save them as safetensors",
+        match=r"These are not read: model\.ckpt, tf_model\.h5; .* save them as safetensors",
     ):
         open_checkpoint(tmp_path)
 

@@ -40,7 +40,6 @@ def hub(tmp_path, monkeypatch):
 
 COMMON = ["config.json", "tokenizer.json", "preprocessor_config.json", "generation_config.json", "vocab.txt"]
 OTHER = [
-    "pytorch_model.bin",
     "tf_model.h5",
     "README.md",
     "onnx/model.onnx",
@@ -64,10 +63,25 @@ def test_a_directory_is_itself_and_nobody_is_asked(hub, tmp_path):
     ],
 )
 def test_safetensors_are_downloaded_and_nothing_that_is_not_read(hub, weights):
-    hub.files = [*COMMON, *OTHER, *weights, "flax_model.msgpack"]
+    hub.files = [*COMMON, *OTHER, *weights, "pytorch_model.bin", "flax_model.msgpack"]
     assert locate("owner/name.v1") == hub.root
     assert hub.downloaded() == sorted([*COMMON, *weights])
     assert [name for name, _ in hub.calls] == ["owner/name.v1"]
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        ["pytorch_model.bin"],
+        ["pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"],
+    ],
+)
+def test_torch_files_are_downloaded_where_there_are_no_safetensors(hub, weights):
+    hub.files = [*COMMON, *OTHER, "adapter_model.bin", "training_args.bin", "flax_model.msgpack", *weights]
+    hub.files.remove("model.fp16.safetensors")
+    (hub.root / "model.fp16.safetensors").touch()  # from an earlier download of something else
+    assert locate("name") == hub.root
+    assert hub.downloaded() == sorted([*COMMON, "model.fp16.safetensors", *weights])
 
 
 @pytest.mark.parametrize(
@@ -77,8 +91,8 @@ def test_safetensors_are_downloaded_and_nothing_that_is_not_read(hub, weights):
         ["flax_model.msgpack.index.json", "flax_model-00001-of-00002.msgpack", "flax_model-00002-of-00002.msgpack"],
     ],
 )
-def test_flax_files_are_downloaded_where_there_are_no_safetensors(hub, weights):
-    hub.files = [*COMMON, "pytorch_model.bin", "flax_model_old.msgpack", *weights]
+def test_flax_files_are_downloaded_where_there_are_no_others(hub, weights):
+    hub.files = [*COMMON, "pytorch_model.fp16.bin", "flax_model_old.msgpack", *weights]
     assert locate("name") == hub.root
     assert hub.downloaded() == sorted([*COMMON, *weights])
 

@@ -147,7 +147,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         ignore_config: Iterable[str] = (),
         **config_changes: Any,
     ) -> Self:
-        """A model with the weights of a checkpoint: safetensors or a Flax msgpack, in one file or in shards.
+        """A model with the weights of a checkpoint: safetensors, pytorch_model.bin or a Flax msgpack, also in shards.
 
         Args:
             name_or_path: a directory, or a name on the Hugging Face hub.

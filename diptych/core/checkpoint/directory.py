@@ -15,6 +15,7 @@ from diptych.core.checkpoint.files import open_atomic, parse_json_object, partia
 from diptych.core.checkpoint.msgpack import read_msgpack, write_msgpack
 from diptych.core.checkpoint.safetensors import read_metadata, read_safetensors, write_safetensors
 from diptych.core.checkpoint.tensors import TensorSource
+from diptych.core.checkpoint.torch_zip import read_torch_zip
 from diptych.core.errors import CheckpointError, InputError
 
 
@@ -42,14 +43,15 @@ class _Format:
         return name in (self.single, self.index) or re.fullmatch(shard, name) is not None
 
 
-# In order of precedence.
+# In order of precedence, which is that of transformers.
 _FORMATS = {
     "safetensors": _Format("model", ".safetensors", "."),
+    "torch": _Format("pytorch_model", ".bin", "."),
     "flax-msgpack": _Format("flax_model", ".msgpack", "/"),
 }
-FORMATS = tuple(_FORMATS)
+WRITABLE = ("safetensors", "flax-msgpack")
 
-# Unsupported formats: pickles, which run code when they are opened, and HDF5.
+# Unsupported formats: pickles under other names, and HDF5.
 _FOREIGN = (".bin", ".pt", ".pth", ".ckpt", ".h5")
 _UNITS = {"": 1, "B": 1} | {
     f"{prefix}{infix}B": base ** (power + 1)
@@ -63,7 +65,7 @@ class Checkpoint:
     """The weights in a directory.
 
     Args:
-        format: `"safetensors"` or `"flax-msgpack"`.
+        format: `"safetensors"`, `"torch"` or `"flax-msgpack"`.
         directory: The directory.
         files: The files that hold tensors.
         tensors: All tensors by name, in the order of the files.
@@ -87,7 +89,7 @@ def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -
 
     Args:
         directory: The directory.
-        format: `"safetensors"` or `"flax-msgpack"`; None prefers safetensors if both exist.
+        format: `"safetensors"`, `"torch"` or `"flax-msgpack"`; None takes the first of them that exists.
 
     Raises:
         CheckpointError: There are no weights, or they are damaged or contradict their index.
@@ -95,7 +97,7 @@ def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -
         OSError: A file cannot be read.
     """
     directory = Path(directory)
-    candidates = FORMATS if format is None else (_known_format(format),)
+    candidates = tuple(_FORMATS) if format is None else (_known_format(format, tuple(_FORMATS)),)
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory")
     for name in candidates:
@@ -121,7 +123,7 @@ def write_checkpoint(
     """Write weights into a directory: one file, or shards and their index.
 
     Nothing appears under its final name, and no older weight file is touched, before everything is written. Then older
-    weight files of both formats are removed, so that the directory holds one set of weights.
+    weight files of any format are removed, so that the directory holds one set of weights.
 
     Args:
         directory: The directory; created if it does not exist.
@@ -141,7 +143,7 @@ def write_checkpoint(
         OSError: The disk failed.
     """
     directory = Path(directory)
-    layout = _FORMATS[_known_format(format)]
+    layout = _FORMATS[_known_format(format, WRITABLE)]
     shards = _shards(tensors, None if max_shard_size is None else _size_in_bytes(max_shard_size))
     names = [layout.shard(number + 1, len(shards)) for number in range(len(shards))]
     if len(shards) == 1:
@@ -223,9 +225,9 @@ def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> 
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _known_format(format: str) -> str:
-    if format not in _FORMATS:
-        raise InputError(f"format: {format!r} is unknown; give one of {', '.join(FORMATS)}")
+def _known_format(format: str, known: tuple[str, ...]) -> str:
+    if format not in known:
+        raise InputError(f"format: {format!r} is unknown; give one of {', '.join(known)}")
     return format
 
 
@@ -233,7 +235,7 @@ def _read(format: str, path: Path) -> tuple[dict[str, TensorSource], dict[str, s
     """Read the header of a weight file: its tensors and its metadata."""
     if format == "safetensors":
         return read_safetensors(path), read_metadata(path)
-    return read_msgpack(path), {}
+    return (read_torch_zip(path) if format == "torch" else read_msgpack(path)), {}
 
 
 def _open_shards(format: str, directory: Path, index: Path) -> Checkpoint:

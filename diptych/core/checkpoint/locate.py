@@ -2,6 +2,7 @@
 
 import errno
 import re
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 
@@ -22,6 +23,7 @@ _DESCRIPTION = (
 )
 # Not "*.safetensors": many repositories hold more copies of the weights, under other names for other programs.
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+_TORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 _FLAX = ("flax_model.msgpack", "flax_model.msgpack.index.json", "flax_model-*-of-*.msgpack")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
@@ -82,8 +84,10 @@ def locate(
 
     try:
         directory = download(*_DESCRIPTION, *_SAFETENSORS)
-        if not any(directory.glob("*.safetensors")):
-            directory = download(*_DESCRIPTION, *_FLAX)
+        for before, weights in pairwise((_SAFETENSORS, _TORCH, _FLAX)):
+            if any(found for pattern in before for found in directory.glob(pattern)):
+                break
+            directory = download(*_DESCRIPTION, *weights)
     except Exception as error:  # the hub, its client and its network layers have no common base class
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise

@@ -136,6 +136,18 @@ def bart(name, model_type, parameters, head, *, counted="Model", **sizes):
     )
 
 
+def trocr(parameters, *, sinusoids, **sizes):
+    """The decoder alone, untied; sinusoidal positions have a buffer that marks their device."""
+    return Published(
+        {"model_type": "trocr", "use_learned_position_embeddings": not sinusoids, "tie_word_embeddings": False}
+        | {"layernorm_embedding": not sinusoids, "activation_function": "relu", "scale_embedding": True}
+        | sizes,
+        file="TrOCRForCausalLM",
+        parameters=parameters,
+        buffers={"model.decoder.embed_positions._float_tensor": (1,)} if sinusoids else {},
+    )
+
+
 def composite(encoder, decoder, head, words):
     """Files of before transformers 4.31: what is tied stands there twice, and positions are buffers.
 
@@ -227,6 +239,18 @@ PUBLISHED = {
     "facebook/mbart-large-50": bart(
         "MBart", "mbart", 610_879_488, "ForConditionalGeneration", vocab_size=250_054, scale_embedding=True
     ),
+    "microsoft/trocr-small-printed's decoder": trocr(
+        None,
+        sinusoids=False,
+        cross_attention_hidden_size=384,
+        d_model=256,
+        decoder_attention_heads=8,
+        decoder_ffn_dim=1024,
+        decoder_layers=6,
+        vocab_size=64_044,
+    ),
+    "microsoft/trocr-base-handwritten's decoder": trocr(None, sinusoids=True, cross_attention_hidden_size=768),
+    "microsoft/trocr-large-printed's decoder": trocr(None, sinusoids=True, cross_attention_hidden_size=1024),
     "patrickvonplaten/bert2bert_cnn_daily_mail": composite(
         UNCASED, UNCASED, "cls.predictions.decoder", "bert.embeddings.word_embeddings"
     ),

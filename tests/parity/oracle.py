@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import transformers
 from torch import Tensor, nn
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
+from transformers.models.trocr.modeling_trocr import TrOCRSinusoidalPositionalEmbedding
 
 EXACT = "exact"
 """The attention that returns its probabilities, as "eager" does, which rounds CLIP's to float32 on the way."""
@@ -64,11 +66,31 @@ def built(name: str, config: transformers.PretrainedConfig, **keywords: Any) -> 
         for path, buffer in model.named_buffers():
             if path == "final_logits_bias":
                 buffer.normal_(0.0, 0.4, generator=generator)
+        for module in model.modules():
+            if isinstance(module, TrOCRSinusoidalPositionalEmbedding):
+                module.weights = sinusoids(*module.weights.shape, module.padding_idx)
         head = getattr(getattr(model, "cls", None), "predictions", getattr(model, "lm_head", None))
         if hasattr(head, "decoder") and head.decoder.bias is not head.bias:
             # where the embeddings are not tied, nothing in 5.23 uses `bias`; up to 4.57 it was decoder.bias
             head.bias.copy_(head.decoder.bias)
     return model
+
+
+def sinusoids(rows: int, width: int, padding: int) -> Tensor:
+    """TrOCR's table of positions by its own code, with exponentials, sines and cosines in float64.
+
+    It takes them in float32, where their last bit depends on the machine.
+    """
+    wide = {
+        "exp": lambda values: values.double().exp().float(),
+        "sin": lambda values: values.double().sin(),
+        "cos": lambda values: values.double().cos(),
+        "get_default_dtype": lambda: torch.float64,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, function in wide.items():
+            patch.setattr(torch, name, function)
+        return TrOCRSinusoidalPositionalEmbedding.get_embedding(rows, width, padding)
 
 
 def saved(model: Any, directory: Path) -> Path:

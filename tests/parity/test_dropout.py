@@ -41,6 +41,9 @@ def test_every_dropout_is_where_transformers_has_it(name: str, tmp_path: Path, m
     still = oracle.outputs(call, exact=True)
     oracle.model.train()
     expected = oracle.outputs(call, exact=True)
+    if name == "TrOCRForCausalLM":  # whose probabilities are returned before dropout
+        rate = CONFIGS[name].attention_dropout
+        expected |= {path: bent(values, rate) for path, values in expected.items() if "attentions" in path}
     ours = Torch(name, oracle.saved(tmp_path))
     assert_all_close(ours.outputs(call), still)
     ours.model.train()

@@ -37,7 +37,7 @@ CHANGES: dict[str, Any] = {
 
 HEADED = [name for name in CONFIGS if not name.endswith(("Model", "Encoder", "Decoder")) and "CLIP" not in name]
 HEADED += ["BertLMHeadModel", "GPT2LMHeadModel", "BertGenerationDecoder"]
-HEADED = [name for name in dict.fromkeys(HEADED) if not name.endswith("BartForCausalLM")]
+HEADED = [name for name in dict.fromkeys(HEADED) if not name.endswith(("BartForCausalLM", "TrOCRForCausalLM"))]
 """Classes with a base model inside."""
 
 

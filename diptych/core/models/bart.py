@@ -21,22 +21,13 @@ NORM_EPS = 1e-5
 
 
 @config_class
-class BartLikeConfig(DecoderConfig):
-    """The fields of BART and of the families built like it; defaults are those of facebook/bart-large.
+class BartDecoderConfig(DecoderConfig):
+    """The fields of a decoder built like BART's; defaults are those of facebook/bart-large.
 
-    `is_encoder_decoder` and `is_decoder` have no effect: the model class determines its stacks.
+    `is_decoder` has no effect: the models always decode.
     """
 
     accepted: ClassVar[dict[str, tuple[Any, ...]]] = {
-        # fairseq's switches of other families; with these values they have no effect
-        "add_bias_logits": (False,),
-        "add_final_layer_norm": (False,),
-        "classif_dropout": (),
-        "extra_pos_embeddings": (2,),
-        "force_bos_token_to_be_generated": (),
-        "normalize_before": (False,),
-        "normalize_embedding": (True,),
-        "static_position_embeddings": (False,),
         # additional names in old files, which repeat the fields of `aliases`
         "hidden_size": (),
         "num_hidden_layers": (),
@@ -44,24 +35,19 @@ class BartLikeConfig(DecoderConfig):
     }
     aliases: ClassVar[dict[str, str]] = {
         "hidden_size": "d_model",
-        "num_hidden_layers": "encoder_layers",
-        "num_attention_heads": "encoder_attention_heads",
+        "num_hidden_layers": "decoder_layers",
+        "num_attention_heads": "decoder_attention_heads",
     }
     """Additional names in old files -> the fields that they repeat."""
-    base: ClassVar[str] = "BartModel"
-    """The class of the model without a head."""
     pre_norm: ClassVar[bool] = False
     """Whether layer norms come before attention and MLP, with another one after the last layer."""
+    stacks: ClassVar[tuple[str, ...]] = ("decoder",)
+    """The stacks that have sizes in the config, by the prefix of their fields."""
     always_decodes: ClassVar[bool] = True
-    live: ClassVar[frozenset[str]] = DecoderConfig.live | {"pad_token_id"}
 
     vocab_size: int = 50_265
     max_position_embeddings: int = 1_024
     d_model: int = 1_024
-    encoder_layers: int = 12
-    encoder_attention_heads: int = 16
-    encoder_ffn_dim: int = 4_096
-    encoder_layerdrop: float = 0.0
     decoder_layers: int = 12
     decoder_attention_heads: int = 16
     decoder_ffn_dim: int = 4_096
@@ -70,10 +56,8 @@ class BartLikeConfig(DecoderConfig):
     dropout: float = 0.1
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
-    classifier_dropout: float = 0.0
     init_std: float = 0.02
     scale_embedding: bool = False
-    is_encoder_decoder: bool = True
     bos_token_id: int | None = 0
     pad_token_id: int | None = 1
     eos_token_id: int | tuple[int, ...] | None = 2
@@ -81,11 +65,11 @@ class BartLikeConfig(DecoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check.positive(self, "vocab_size", "max_position_embeddings")
-        check.positive(self, "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim")
-        check.divides(self, "encoder_attention_heads", "d_model")
-        check.divides(self, "decoder_attention_heads", "d_model")
-        check.probability(self, "dropout", "attention_dropout", "activation_dropout", "classifier_dropout")
-        check.probability(self, "encoder_layerdrop", "decoder_layerdrop")
+        check.positive(self, *(f"{stack}_{size}" for size in ("layers", "ffn_dim") for stack in self.stacks))
+        for stack in self.stacks:
+            check.divides(self, f"{stack}_attention_heads", "d_model")
+        check.probability(self, "dropout", "attention_dropout", "activation_dropout")
+        check.probability(self, *(f"{stack}_layerdrop" for stack in self.stacks))
         check.not_negative(self, "init_std")
 
     @classmethod
@@ -126,6 +110,51 @@ class BartLikeConfig(DecoderConfig):
         """Whether the decoder has cross-attention; always True."""
         return True
 
+    @property
+    def embedding_scale(self) -> float:
+        """The factor of the word embeddings."""
+        return self.d_model**0.5 if self.scale_embedding else 1.0
+
+
+@config_class
+class BartLikeConfig(BartDecoderConfig):
+    """The fields of BART and of the families built like it; defaults are those of facebook/bart-large.
+
+    `is_encoder_decoder` and `is_decoder` have no effect: the model class determines its stacks.
+    """
+
+    accepted: ClassVar[dict[str, tuple[Any, ...]]] = BartDecoderConfig.accepted | {
+        # fairseq's switches of other families; with these values they have no effect
+        "add_bias_logits": (False,),
+        "add_final_layer_norm": (False,),
+        "classif_dropout": (),
+        "extra_pos_embeddings": (2,),
+        "force_bos_token_to_be_generated": (),
+        "normalize_before": (False,),
+        "normalize_embedding": (True,),
+        "static_position_embeddings": (False,),
+    }
+    aliases: ClassVar[dict[str, str]] = {
+        "hidden_size": "d_model",
+        "num_hidden_layers": "encoder_layers",
+        "num_attention_heads": "encoder_attention_heads",
+    }
+    base: ClassVar[str] = "BartModel"
+    """The class of the model without a head."""
+    stacks: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
+    live: ClassVar[frozenset[str]] = DecoderConfig.live | {"pad_token_id"}
+
+    encoder_layers: int = 12
+    encoder_attention_heads: int = 16
+    encoder_ffn_dim: int = 4_096
+    encoder_layerdrop: float = 0.0
+    classifier_dropout: float = 0.0
+    is_encoder_decoder: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check.probability(self, "classifier_dropout")
+
     def shift_right(self, xp: Any, ids: Any, caller: str) -> Any:
         """(B, T) ids or labels -> (B, T) decoder inputs for predicting them.
 
@@ -135,11 +164,6 @@ class BartLikeConfig(DecoderConfig):
         named = {"pad_token_id": self.pad_token_id, "decoder_start_token_id": self.decoder_start_token_id}
         pad, start = labels.required_ids(caller, **named)
         return labels.shift_tokens_right(xp, ids, pad, start)
-
-    @property
-    def embedding_scale(self) -> float:
-        """The factor of the word embeddings."""
-        return self.d_model**0.5 if self.scale_embedding else 1.0
 
 
 @config_class
@@ -152,7 +176,7 @@ class BartConfig(BartLikeConfig):
     decoder_start_token_id: int | None = 2
 
 
-def initial(config: BartLikeConfig, slot: Slot) -> Distribution:
+def initial(config: BartDecoderConfig, slot: Slot) -> Distribution:
     """The initial distribution of a parameter."""
     if slot.kind == "norm":
         return Constant(1.0)
@@ -161,7 +185,7 @@ def initial(config: BartLikeConfig, slot: Slot) -> Distribution:
     return Constant(0.0) if slot.kind in ("plain", "buffer") else Normal(config.init_std)
 
 
-def example(config: BartLikeConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:
+def example(config: BartDecoderConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:
     """Two texts of different lengths for each stack, or for a decoder alone encoder states, with labels."""
     length = min(9, config.max_position_embeddings)
     mask = np.ones((2, length), np.int64)
@@ -174,7 +198,7 @@ def example(config: BartLikeConfig, architecture: str, random: np.random.Generat
         ids[:, length // 2] = end
         return inputs | {"labels": example_targets(config.num_labels, config.problem_type, random)}
     if architecture.endswith("ForCausalLM"):
-        inputs["encoder_hidden_states"] = random.standard_normal((2, 5, config.d_model))
+        inputs["encoder_hidden_states"] = random.standard_normal((2, 5, config.cross_attention_width))
         inputs["encoder_attention_mask"] = np.array([[1] * 5, [1] * 3 + [0] * 2])
         return inputs | {"labels": _labels(config, length, random)}
     written = max(1, length - 2)
@@ -187,7 +211,7 @@ def example(config: BartLikeConfig, architecture: str, random: np.random.Generat
     return inputs
 
 
-def _labels(config: BartLikeConfig, length: int, random: np.random.Generator) -> np.ndarray:
+def _labels(config: BartDecoderConfig, length: int, random: np.random.Generator) -> np.ndarray:
     ids = random.integers(0, config.vocab_size, (2, length))
     ignored = random.random((2, length)) < 0.3
     ignored[:, 0] = False

@@ -1,8 +1,12 @@
 """The positions of tokens, and the token whose state represents its sequence."""
 
+import math
 from typing import Any
 
 import numpy as np
+
+SINUSOIDAL_LIMIT = 2**24
+"""The number of positions that float32 counts exactly."""
 
 
 def sequential(xp: Any, steps: Any) -> Any:
@@ -63,3 +67,36 @@ def rotary(length: int, width: int, base: float = 10000.0) -> tuple[np.ndarray, 
     angles = np.arange(length).astype(np.float32)[:, None] * frequencies[None, :]
     angles = np.concatenate((angles, angles), axis=1).astype(np.float64)
     return np.cos(angles), np.sin(angles)
+
+
+def sinusoid_frequencies(width: int) -> np.ndarray:
+    """The frequencies (D // 2,) of sinusoidal positions of width D, 4 or more, in float32.
+
+    The exponents are those of float32, in which transformers takes the exponentials too: their last bit then depends on
+    the machine.
+    """
+    half = width // 2
+    exponents = np.arange(half).astype(np.float32) * np.float32(-math.log(10_000) / (half - 1))
+    return np.exp(exponents.astype(np.float64)).astype(np.float32)
+
+
+def sinusoidal(xp: Any, position_ids: Any, frequencies: Any, like: Any, padding_idx: int) -> Any:
+    """Sinusoidal positions as in fairseq: all sines (Vaswani et al. 2017, arXiv:1706.03762) come before all cosines.
+
+    The angles are those of float32, as published; their sines and cosines are computed in float32 or wider.
+
+    Args:
+        xp: the array namespace.
+        position_ids: (B, T) integers.
+        frequencies: (D // 2,), from `sinusoid_frequencies`.
+        like: an array (…, D) with the dtype of the result.
+        padding_idx: the position of padding, which becomes zeros.
+
+    Returns:
+        (B, T, D); the last entry is zero if D is odd.
+    """
+    angles = xp.astype(position_ids, xp.float32)[:, :, None] * frequencies[None, None, :]
+    angles = xp.astype(angles, xp.result_type(like.dtype, xp.float32))
+    parts = (xp.sin(angles), xp.cos(angles), xp.zeros_like(angles[..., : like.shape[-1] % 2]))
+    found = xp.where((position_ids != padding_idx)[:, :, None], xp.concat(parts, axis=-1), 0.0)
+    return xp.astype(found, like.dtype)

@@ -23,18 +23,21 @@ from diptych.core import caching, check
 from diptych.core import outputs as records
 from diptych.core.boundary import STATES
 from diptych.core.calls import ResolvedSwitches, Switches, passes_through, token_loss
-from diptych.core.models.bart import NORM_EPS, OFFSET, BartLikeConfig
+from diptych.core.models.bart import NORM_EPS, OFFSET, BartDecoderConfig, BartLikeConfig
 from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, EncoderOutput, encoder_output, seq2seq
 from diptych.core.semantics import overflow, positions
 
 
 class BartAttention(nn.Module):
-    def __init__(self, config: BartLikeConfig, heads: int, *, crosses: bool = False, **init: Unpack[ops.Init]) -> None:
+    def __init__(
+        self, config: BartDecoderConfig, heads: int, *, crosses: bool = False, **init: Unpack[ops.Init]
+    ) -> None:
         super().__init__()
         self.crosses = crosses
         self.heads = heads
-        self.k_proj = layers.Linear(config.d_model, config.d_model, **init)
-        self.v_proj = layers.Linear(config.d_model, config.d_model, **init)
+        source = config.cross_attention_width if crosses else config.d_model
+        self.k_proj = layers.Linear(source, config.d_model, **init)
+        self.v_proj = layers.Linear(source, config.d_model, **init)
         self.q_proj = layers.Linear(config.d_model, config.d_model, **init)
         self.out_proj = layers.Linear(config.d_model, config.d_model, **init)
         self.dropout = layers.Dropout(config.attention_dropout)
@@ -58,7 +61,7 @@ class BartAttention(nn.Module):
 class BartLayer(nn.Module):
     """The base of both stacks' layers: self-attention and an MLP."""
 
-    def __init__(self, config: BartLikeConfig, heads: int, features: int, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BartDecoderConfig, heads: int, features: int, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.pre_norm = config.pre_norm
         self.self_attn = BartAttention(config, heads, **init)
@@ -99,7 +102,7 @@ class BartEncoderLayer(BartLayer):
 
 
 class BartDecoderLayer(BartLayer):
-    def __init__(self, config: BartLikeConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: BartDecoderConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__(config, config.decoder_attention_heads, config.decoder_ffn_dim, **init)
         self.encoder_attn = BartAttention(config, config.decoder_attention_heads, crosses=True, **init)
         self.encoder_attn_layer_norm = layers.LayerNorm(config.d_model, NORM_EPS, **init)
@@ -170,12 +173,12 @@ class BartDecoder(BartStack):
 class BartPreTrainedModel(PreTrainedModel):
     """The base of all BART models: checks a call's arguments and passes them to the stacks."""
 
-    def _embed(self, ids: Any, embeds: Any, table: Any, prefix: str = "") -> Float[Tensor, "B T D"]:
-        """The scaled embeddings of ids, or the caller's embeddings, which are already scaled."""
+    def _embed(self, ids: Any, embeds: Any, table: Any, prefix: str = "") -> tuple[Any, Float[Tensor, "B T D"]]:
+        """The ids and their scaled embeddings, or None and the caller's embeddings, which are already scaled."""
         config, scale = self.config, self.config.embedding_scale
         scaled = table if scale == 1.0 else lambda ids: table(ids) * scale
         size, width = config.vocab_size, config.d_model
-        return self._boundary().words(ids, embeds, scaled, size=size, width=width, prefix=prefix)[1]
+        return self._boundary().words(ids, embeds, scaled, size=size, width=width, prefix=prefix)
 
     def _shift_right(self, name: str, ids: Any) -> Int[Tensor, "B T"]:
         """The decoder's inputs for predicting these ids: the ids shifted right."""
@@ -265,7 +268,7 @@ class BartModel(BartPreTrainedModel):
                 raise check.missing_argument(boundary.caller, "decoder_input_ids or decoder_inputs_embeds")
             decoder_input_ids = self._shift_right("input_ids", input_ids)
         table = self.decoder.embed_tokens if self.shared is None else self.shared
-        words = self._embed(decoder_input_ids, decoder_inputs_embeds, table, "decoder_")
+        _, words = self._embed(decoder_input_ids, decoder_inputs_embeds, table, "decoder_")
         mask = encoded.attention_mask if attention_mask is None else attention_mask
         encoder_states, past = (encoded.last_hidden_state, mask), (past_key_values, use_cache)
         output = self._decode(self.decoder, words, decoder_attention_mask, encoder_states, past, resolved, "decoder_")
@@ -278,7 +281,7 @@ class BartModel(BartPreTrainedModel):
         """Checks a batch of token sequences and runs the encoder on it."""
         boundary, limit = self._boundary(), self.config.max_position_embeddings
         table = self.encoder.embed_tokens if self.shared is None else self.shared
-        words = self._embed(input_ids, inputs_embeds, table)
+        _, words = self._embed(input_ids, inputs_embeds, table)
         size = (words.shape[0], words.shape[1])
         context = caching.begin(boundary, None, None, None, attention_mask, size)
         position_ids = caching.position_ids(boundary, None, 0, size, limit=limit)
@@ -457,7 +460,7 @@ class BartForCausalLM(GenerationMixin, BartPreTrainedModel):
         resolved = self._resolve_switches(switches)
         decoder: Any = self.model.decoder
         self._boundary().rngs(resolved["rngs"])
-        words = self._embed(input_ids, inputs_embeds, decoder.embed_tokens)
+        _, words = self._embed(input_ids, inputs_embeds, decoder.embed_tokens)
         encoder_states, past = (encoder_hidden_states, encoder_attention_mask), (past_key_values, use_cache)
         outputs = self._decode(decoder, words, attention_mask, encoder_states, past, resolved)
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)

@@ -130,6 +130,6 @@ class TrOCRForCausalLM(GenerationMixin, BartPreTrainedModel):
         outputs = decoder(embeddings, inputs, cache, output_hidden_states=switch)
         outputs = outputs.replace(past_key_values=caching.finish(outputs.past_key_values, size[1], use_cache))
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
-        head = self.output_projection
-        logits = decoder.embed_tokens.attend(states) if head is None else head(states)
+        words, head = decoder.embed_tokens, self.output_projection
+        logits = layers.tied_logits(states, words, config.vocab_size) if head is None else head(states)
         return self._with_head(CausalLMOutputWithCrossAttentions, outputs, logits, labels, token_loss, switches)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diptych.cli.options import Ignore, IgnoreConfig, Json
+from diptych.cli.options import Ignore, IgnoreConfig, Json, Revision, find_source
 from diptych.cli.printing import make_console
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def convert(
         list[str] | None,
         typer.Option(metavar="NAME", help="A parameter or a module that the source may lack; may be repeated."),
     ] = None,
+    revision: Revision = None,
     ignore: Ignore = None,
     ignore_config: IgnoreConfig = None,
     json: Json = False,
@@ -51,7 +52,7 @@ def convert(
     from diptych.conversion import convert
 
     report = convert(
-        source,
+        find_source(source, revision),
         destination,
         format=format,
         dtype=dtype,

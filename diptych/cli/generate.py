@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import IO, Annotated, Any
 
 import typer
 
 from diptych.cli.generation_flags import collect_options, parse_ids, with_flags
-from diptych.cli.options import Ignore, IgnoreConfig
+from diptych.cli.options import Ignore, IgnoreConfig, Revision, Set, find_source, parse_settings
 
 
 @with_flags
@@ -19,9 +20,12 @@ def generate(
             "--text",
             metavar="TEXT",
             help="A text to continue, or the input of an encoder, with the special tokens that the checkpoint's "
-            "tokenizer.json adds; - reads it from stdin; may be repeated.",
+            "tokenizer adds; @FILE reads it from a file, - from stdin, @@ begins a text with @; may be repeated.",
         ),
     ] = None,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Each line of a file or of stdin is a text of its own.")
+    ] = False,
     ids: Annotated[
         list[str] | None,
         typer.Option(metavar="ID[,ID…]", help="The same as token ids, used unchanged; may be repeated."),
@@ -35,15 +39,39 @@ def generate(
     dtype: Annotated[
         str | None, typer.Option(help="float64, float32, float16 or bfloat16; by default the checkpoint's.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu, cuda:1 or tpu:0; by default the framework's own choice.")
+    ] = None,
+    sharding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="replicated|split",
+            help="In JAX, over all devices: the whole model on each, or each parameter divided among them.",
+        ),
+    ] = None,
+    revision: Revision = None,
     seed: Annotated[int, typer.Option(help="Of the random choices of --do-sample.")] = 0,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Prompts to generate from at once; by default all of them.")
+    ] = None,
+    source_language: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Of the texts, for the tokenizers of MBart, such as de_DE.")
+    ] = None,
+    target_language: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Of the output: its token is forced as the first one.")
+    ] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the decoding step with torch; JAX always does.")
     ] = False,
     echo: Annotated[
         bool, typer.Option("--echo", help="Print the prompt too, or the start token of a decoder with an encoder.")
     ] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write to this file instead of stdout, batch by batch.")
+    ] = None,
     ignore: Ignore = None,
     ignore_config: IgnoreConfig = None,
+    set: Set = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON for each text: its ids, text and score.")
     ] = False,
@@ -51,7 +79,7 @@ def generate(
 ) -> None:
     """Generate text: a decoder continues a prompt, a model with an encoder generates text from its input.
 
-    Only new text is printed, without special tokens, or ids if there is no tokenizer.json. A single text without beams
+    Only new text is printed, without special tokens, or ids if there is no tokenizer. A single text without beams
     is printed while its tokens are generated. A flag takes precedence over the checkpoint's own option.
 
     Examples:
@@ -60,6 +88,8 @@ def generate(
 
       diptych generate bart-large-cnn --text - --num-beams 4 < article.txt
 
+      diptych generate bart-large-cnn --text @articles.txt --lines --batch-size 8 --output summaries.txt
+
       diptych generate gpt2 --ids 464,3290 --ids 464,3797 --json
     """
     from diptych.core.errors import InputError
@@ -67,34 +97,71 @@ def generate(
 
     if bool(text) is bool(ids):
         raise InputError("generate: one of --text and --ids is needed, and not both")
-    results = generate_text(
-        directory,
-        _read_texts(text) if text else [parse_ids("--ids", one) for one in ids or ()],
+    prompts = _read_texts(text, lines) if text else [parse_ids("--ids", one) for one in ids or ()]
+    written = _Output(output)
+    generate_text(
+        find_source(directory, revision),
+        prompts,
         backend=backend,
         dtype=dtype,
+        device=device,
+        sharding=sharding,
+        changes=parse_settings(set),
         seed=seed,
+        batch_size=batch_size,
+        source_language=source_language,
+        target_language=target_language,
         compile=compile,
         echo=echo,
-        show=None if json else _print_piece,
+        show=written.write,
+        as_json=json,
         ignore=tuple(ignore or ()),
         ignore_config=tuple(ignore_config or ()),
         **collect_options(options),
     )
-    for one in results if json else ():
-        typer.echo(one.to_json())
+    written.close()
 
 
-def _read_texts(given: Sequence[str]) -> list[str]:
-    """The texts, with - replaced by stdin without its last line break."""
+def _read_texts(given: Sequence[str], lines: bool) -> list[str]:
+    """The texts, with those of files and of stdin, without their last line break or as lines, in their places."""
     from diptych.core.errors import InputError
 
     if given.count("-") > 1:
         raise InputError("generate: stdin can be read once, so --text - can be given once")
-    try:
-        return [sys.stdin.read().removesuffix("\n") if text == "-" else text for text in given]
-    except UnicodeDecodeError as error:
-        raise InputError(f"generate: stdin is no text ({error})") from None
+    texts: list[str] = []
+    for text in given:
+        if text.startswith("@@"):
+            texts.append(text[1:])
+        elif text != "-" and not text.startswith("@"):
+            texts.append(text)
+        else:
+            name = "stdin" if text == "-" else text[1:]
+            try:
+                read = sys.stdin.read() if text == "-" else Path(name).read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(f"generate: {name} is no text ({error})") from None
+            texts += read.splitlines() if lines else [read.removesuffix("\n")]
+    return texts
 
 
-def _print_piece(text: str) -> None:
-    typer.echo(text, nl=False)
+class _Output:
+    """Where texts go: a file, which is opened for the first of them, or stdout."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.file: IO[str] | None = None
+
+    def write(self, text: str) -> None:
+        """Writes a piece of text at once."""
+        if self.path is None:
+            typer.echo(text, nl=False)
+            return
+        if self.file is None:
+            self.file = self.path.open("w", encoding="utf-8")
+        self.file.write(text)
+        self.file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self.file is not None:
+            self.file.close()

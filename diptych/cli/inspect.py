@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diptych.cli.options import IgnoreConfig, Json
+from diptych.cli.options import IgnoreConfig, Json, Revision, find_source
 from diptych.cli.printing import make_console
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 def inspect(
     directory: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
+    revision: Revision = None,
     ignore_config: IgnoreConfig = None,
     json: Json = False,
 ) -> None:
@@ -26,7 +27,7 @@ def inspect(
     """
     from diptych.conversion import inspect_checkpoint
 
-    inspection = inspect_checkpoint(directory, ignore_config=tuple(ignore_config or ()))
+    inspection = inspect_checkpoint(find_source(directory, revision), ignore_config=tuple(ignore_config or ()))
     typer.echo(inspection.to_json()) if json else _print_inspection(inspection)
 
 

@@ -1,6 +1,8 @@
 """Flags that several commands have."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -13,3 +15,59 @@ IgnoreConfig = Annotated[
     list[str] | None,
     typer.Option(metavar="FIELD", help="An unknown field of config.json to accept without checks; may be repeated."),
 ]
+Revision = Annotated[
+    str | None, typer.Option(help="A branch, tag or commit of the checkpoint on the Hugging Face hub.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A config field to change, or a keyword of the class's constructor, such as is_decoder=true; may be "
+        "repeated.",
+    ),
+]
+
+
+def find_source(name_or_path: str, revision: str | None) -> str | Path:
+    """A checkpoint's directory, downloaded if a revision is asked for; otherwise the name as it is.
+
+    Raises:
+        InputError: a directory is given, which has no revisions.
+        CheckpointError: the download failed.
+    """
+    if revision is None:
+        return name_or_path
+    from diptych.core.checkpoint.locate import locate
+    from diptych.core.errors import InputError
+
+    if Path(name_or_path).exists():
+        raise InputError(f"--revision {revision}: {name_or_path} is on the disk; only names on the hub have revisions")
+    return locate(name_or_path, revision=revision)
+
+
+def parse_settings(given: Sequence[str] | None) -> dict[str, Any]:
+    """The values of --set by name: JSON, or else plain text.
+
+    Raises:
+        InputError: one is not of the form NAME=VALUE, or another flag sets it.
+    """
+    import json
+
+    from diptych.core.errors import InputError
+
+    found: dict[str, Any] = {}
+    for one in given or ():
+        name, equals, value = one.partition("=")
+        if not equals or not name.isidentifier() or name in _HAVE_FLAGS:
+            flag = f"; --{name.replace('_', '-')} sets it" if name in _HAVE_FLAGS else ""
+            raise InputError(f"--set {one!r}: NAME=VALUE is needed, with a field of the config{flag}")
+        try:
+            found[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            found[name] = value
+    return found
+
+
+_HAVE_FLAGS = ("dtype", "device", "sharding", "ignore", "ignore_config")
+"""Keywords of `from_pretrained` that other flags are for."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diptych.cli.options import Json
+from diptych.cli.options import IgnoreConfig, Json, Revision, Set, find_source, parse_settings
 from diptych.cli.printing import make_console
 
 
@@ -27,6 +27,9 @@ def parity(
         str, typer.Option(help="float32, float16 or bfloat16, compared in addition to float64.")
     ] = "float64",
     gradients: Annotated[bool, typer.Option("--gradients/--no-gradients", help="Compare gradients too.")] = True,
+    revision: Revision = None,
+    ignore_config: IgnoreConfig = None,
+    set: Set = None,
     json: Json = False,
 ) -> None:
     """Compare two models point by point: every module's output, the final outputs, the gradient of every parameter.
@@ -38,12 +41,16 @@ def parity(
       diptych parity clip-vit-base-patch32 --against transformers --dtype float32
 
       diptych parity original fine-tuned --input batch.npz --no-gradients
+
+      diptych parity bert-without-pooler --set add_pooling_layer=false
     """
     from diptych.conversion import parity
 
     chosen: Any = {"against": against, "backend": backend, "progress": False if json else None}
     inputs = None if input is None else _load_arrays(input)
-    report = parity(reference, candidate, inputs=inputs, seed=seed, dtype=dtype, gradients=gradients, **chosen)
+    chosen |= {"ignore_config": tuple(ignore_config or ()), **parse_settings(set)}
+    source = find_source(reference, revision)
+    report = parity(source, candidate, inputs=inputs, seed=seed, dtype=dtype, gradients=gradients, **chosen)
     typer.echo(report.to_json()) if json else make_console().print(report)
     raise typer.Exit(0 if report.passed else 1)
 

@@ -6,11 +6,12 @@ out by many orders of magnitude; a narrower dtype is compared too if requested.
 
 import contextlib
 import copy
+import functools
 import hashlib
 import importlib.metadata
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,10 +29,11 @@ from diptych.core.calls import Switches
 from diptych.core.checkpoint.dialects import find_shifts
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
+from diptych.core.checkpoint.matching import names_of
 from diptych.core.composite import Composite
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
-from diptych.core.pretrained import PreTrained
+from diptych.core.pretrained import PreTrained, own_switches
 from diptych.core.random import generator
 from diptych.core.registry import architectures, families, read_config, within
 from diptych.core.semantics.losses import IGNORED
@@ -54,6 +56,7 @@ class Subject:
     name: str
     class_name: str
     framework: transfer.Framework
+    config: Any
     make: Callable[[str], Any]
 
     def run(self, inputs: Mapping[str, Any], dtype: str, *, seed: int, gradients: bool) -> tuple[Run, dict[str, str]]:
@@ -62,9 +65,18 @@ class Subject:
             model = self.make(dtype)
             if self.framework == "jax":
                 return run_jax(model, inputs, seed=seed, gradients=gradients), self._description(model)
-            published = _published_names(model, self.class_name) if self.framework == "transformers" else str
+            published = self._published_names(model) if self.framework == "transformers" else str
             run = run_torch(model, inputs, seed=seed, gradients=gradients, published=published)
             return run, self._description(model)
+
+    def _published_names(self, model: Any) -> Callable[[str], str]:
+        """Maps transformers' names in memory, which lack a prefix in some classes, to published names."""
+        home = importlib.import_module("diptych.backends.torch")
+        ours: PreTrained = getattr(home, self.class_name)(self.config, seed=None)
+        names = [name for name, _ in model.named_parameters()]
+        wanted = [slot.path for slot in ours._leaves()]
+        family = within(families()[architectures()[self.class_name]], self.config)
+        return shift_names(find_shifts(names, wanted, family))
 
     def _description(self, model: Any) -> dict[str, str]:
         packages = {**PACKAGES, "transformers": ("transformers", "torch")}
@@ -86,6 +98,8 @@ def parity(
     against: Literal["transformers"] | None = None,
     backend: BackendName | None = None,
     progress: bool | None = None,
+    ignore_config: Iterable[str] = (),
+    **loading: Any,
 ) -> Report:
     """Compares two models, point by point.
 
@@ -100,6 +114,9 @@ def parity(
         backend: that of the candidate, and of a reference directory other than the candidate's; by default the
             candidate is in JAX and the reference in torch.
         progress: whether to show a bar on stderr; by default if stderr is a terminal.
+        ignore_config: unknown fields of a directory's config.json to skip.
+        loading: for directories, what `from_pretrained` takes besides: config fields to change, keywords of the class's
+            constructor such as add_pooling_layer=False, `ignore` and `allow_fresh`.
 
     Raises:
         InputError: the two are of different classes, or an argument is invalid.
@@ -111,13 +128,13 @@ def parity(
         validate_name(backend, "parity: backend")
     if against is not None and candidate is not None:
         raise InputError("parity: against='transformers' takes the place of the candidate; give one of them")
-    first, second = _sides(reference, candidate, against, backend)
+    loading["ignore_config"] = names_of("ignore_config", ignore_config)
+    first, second = _sides(reference, candidate, against, backend, loading)
     if first.class_name != second.class_name:
         raise InputError(f"parity: the reference is a {first.class_name}, the candidate a {second.class_name}")
-    config = _config_of(reference, first.class_name)
     if inputs is None:
         family = families()[architectures()[first.class_name]]
-        inputs = family.example(config, first.class_name, generator(seed, "inputs"))
+        inputs = family.example(first.config, first.class_name, generator(seed, "inputs"))
     if not isinstance(inputs, Mapping):
         raise InputError(f"parity: inputs is a {type(inputs).__name__}, but a mapping of the call's keywords is needed")
     _check_names(first.class_name, inputs)
@@ -256,25 +273,33 @@ def _blind_spots(reference: Run, candidate: Run) -> dict[str, str]:
     return found
 
 
-def _sides(reference: Any, candidate: Any, against: str | None, backend: BackendName | None) -> tuple[Subject, Subject]:
+def _sides(
+    reference: Any, candidate: Any, against: str | None, backend: BackendName | None, loading: Mapping[str, Any]
+) -> tuple[Subject, Subject]:
+    load = functools.partial(_from_directory, loading=loading)
+    given = [name for name, value in loading.items() if value != ()]
+    if given and not _is_path(reference) and not _is_path(candidate):
+        raise InputError(f"parity: {', '.join(given)} must go with a directory, but no directory is loaded")
     if against is not None:
         if not _is_path(reference):
             raise InputError("parity: against='transformers' needs a checkpoint directory as reference")
-        return _from_directory(reference, "transformers"), _from_directory(reference, backend or "jax")
+        return load(reference, "transformers"), load(reference, backend or "jax")
     if candidate is not None:
         home = backend or "torch"
         return (
-            _from_directory(reference, home) if _is_path(reference) else _from_live_model(reference),
-            _from_directory(candidate, backend or "jax") if _is_path(candidate) else _from_live_model(candidate),
+            load(reference, home) if _is_path(reference) else _from_live_model(reference),
+            load(candidate, backend or "jax") if _is_path(candidate) else _from_live_model(candidate),
         )
     target: BackendName = backend or (
         "torch" if not _is_path(reference) and transfer.inspect_live_model(reference).framework == "jax" else "jax"
     )
     if _is_path(reference):
-        return _from_directory(reference, "torch" if target == "jax" else "jax"), _from_directory(reference, target)
+        return load(reference, "torch" if target == "jax" else "jax"), load(reference, target)
     first = _from_live_model(reference)
     twin = transfer.to_jax if target == "jax" else transfer.to_torch
-    return first, Subject("its twin", first.class_name, target, lambda dtype: _twin(twin, reference, dtype))
+    return first, Subject(
+        "its twin", first.class_name, target, first.config, lambda dtype: _twin(twin, reference, dtype)
+    )
 
 
 def _twin(transferred: Callable[..., Any], model: Any, dtype: str) -> Any:
@@ -299,26 +324,25 @@ def _is_path(thing: Any) -> bool:
     return isinstance(thing, str | os.PathLike)
 
 
-def _from_directory(path: str | os.PathLike[str], framework: transfer.Framework) -> Subject:
+def _from_directory(path: str | os.PathLike[str], framework: transfer.Framework, loading: Mapping[str, Any]) -> Subject:
     """A side that is loaded from a directory, once for each dtype."""
-    class_name = architecture_of(path)
-    if framework == "transformers":
-        return Subject(
-            str(path), class_name, framework, lambda dtype: _load_with_transformers(locate(path), class_name, dtype)
-        )
+    class_name = architecture_of(path, loading["ignore_config"])
 
     def make(dtype: str) -> Any:
+        if framework == "transformers":
+            changes = {name: value for name, value in loading.items() if name not in _OURS}
+            return _load_with_transformers(locate(path), class_name, dtype, changes)
         home = importlib.import_module(f"diptych.backends.{framework}")
-        return getattr(home, class_name).from_pretrained(path, dtype=dtype)
+        return getattr(home, class_name).from_pretrained(path, dtype=dtype, **loading)
 
-    return Subject(str(path), class_name, framework, make)
+    return Subject(str(path), class_name, framework, _read_config(path, class_name, loading), make)
 
 
 def _from_live_model(model: Any) -> Subject:
     """A side that is a model in memory; each dtype gets a copy of the object, with any changes made to it."""
     found = transfer.inspect_live_model(model)
     make = {"jax": _cast_jax, "torch": _cast_torch, "transformers": _cast_transformers}[found.framework]
-    return Subject("a live model", found.architecture, found.framework, lambda dtype: make(model, dtype))
+    return Subject("a live model", found.architecture, found.framework, found.config, lambda dtype: make(model, dtype))
 
 
 def _cast_torch(model: Any, dtype: str) -> Any:
@@ -364,7 +388,11 @@ def _cast_jax(model: Any, dtype: str) -> Any:
     return duplicate.gradient_checkpointing_disable().unfreeze().eval()
 
 
-def _load_with_transformers(directory: Path, class_name: str, dtype: str) -> Any:
+_OURS = ("ignore", "ignore_config", "allow_fresh")
+"""Keywords of `from_pretrained` that say what to accept, and that transformers does not have."""
+
+
+def _load_with_transformers(directory: Path, class_name: str, dtype: str, changes: Mapping[str, Any]) -> Any:
     try:
         import torch
         import transformers
@@ -375,7 +403,7 @@ def _load_with_transformers(directory: Path, class_name: str, dtype: str) -> Any
     transformers.logging.disable_progress_bar()
     try:
         model, info = cls.from_pretrained(
-            directory, dtype=getattr(torch, dtype), attn_implementation="sdpa", output_loading_info=True
+            directory, dtype=getattr(torch, dtype), attn_implementation="sdpa", output_loading_info=True, **changes
         )
     except OSError as error:
         raise CheckpointError(f"{directory}: transformers cannot load it ({str(error).splitlines()[0]})") from None
@@ -389,21 +417,12 @@ def _load_with_transformers(directory: Path, class_name: str, dtype: str) -> Any
     return _exact_loss(model.eval())
 
 
-def _published_names(model: Any, class_name: str) -> Callable[[str], str]:
-    """Maps transformers' names in memory, which lack a prefix in some classes, to published names."""
-    home = importlib.import_module("diptych.backends.torch")
-    config = transfer.inspect_live_model(model).config
-    ours: PreTrained = getattr(home, class_name)(config, seed=None)
-    names = [name for name, _ in model.named_parameters()]
-    wanted = [slot.path for slot in ours._leaves()]
-    return shift_names(find_shifts(names, wanted, within(families()[architectures()[class_name]], config)))
-
-
-def _config_of(thing: Any, class_name: str) -> Any:
-    if not _is_path(thing):
-        return transfer.inspect_live_model(thing).config
+def _read_config(path: str | os.PathLike[str], class_name: str, loading: Mapping[str, Any]) -> Any:
+    """The config of a class in a directory, with the caller's changes."""
     wanted = families()[architectures()[class_name]].classes[class_name]
-    return read_config(locate(thing), assume=wanted.model_type).part(wanted)
+    config: Any = read_config(locate(path), ignore=loading["ignore_config"], assume=wanted.model_type).part(wanted)
+    others = (*_OURS, *own_switches(getattr(names_backend(), class_name)))
+    return config.replace(**{name: value for name, value in loading.items() if name not in others})
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def refuse_foreign(caller: str, changes: Iterable[str]) -> None:
             raise TypeError(f"{caller} has no keyword {name}; it has {instead}")
 
 
-def _own_switches(model_class: type) -> list[str]:
+def own_switches(model_class: type) -> list[str]:
     """The keywords of a class's constructor that other classes do not have, such as add_pooling_layer."""
     parameters = inspect.signature(model_class.__init__).parameters
     return [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
@@ -94,7 +94,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         changes: Mapping[str, Any],
     ) -> Self:
         """Builds a model without values and fills it from a checkpoint, tensor by tensor; see `from_pretrained`."""
-        own = _own_switches(cls)  # keywords of the constructor, not fields of the config
+        own = own_switches(cls)  # keywords of the constructor, not fields of the config
         options = {**build, **{name: value for name, value in changes.items() if name in own}}
         changes = {name: value for name, value in changes.items() if name not in own}
         refuse_foreign(f"{cls.__name__}.from_pretrained", changes)
@@ -176,7 +176,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
     def _check_build(self, given: Iterable[str], known: Sequence[str]) -> None:
         unknown = sorted(set(given) - set(known))
         if unknown:
-            listed = ", ".join((*_own_switches(type(self)), *known))
+            listed = ", ".join((*own_switches(type(self)), *known))
             raise TypeError(f"{type(self).__name__} has no keyword {', '.join(unknown)}; it has {listed}")
 
     def _cache_shape(self, batch_size: int, max_length: int) -> CacheShape:

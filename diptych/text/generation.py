@@ -3,8 +3,8 @@
 import importlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
+from diptych.text.placement import placement
 from diptych.text.tokenizers import MissingTokenizerError, load_tokenizer
 
 
@@ -44,10 +45,17 @@ def generate_text(
     *,
     backend: str | None = None,
     dtype: Any = None,
+    device: str | None = None,
+    sharding: str | None = None,
+    changes: Mapping[str, Any] | None = None,
     seed: int = 0,
+    batch_size: int | None = None,
+    source_language: str | None = None,
+    target_language: str | None = None,
     compile: bool = False,
     echo: bool = False,
     show: Callable[[str], None] | None = None,
+    as_json: bool = False,
     ignore: Iterable[str] = (),
     ignore_config: Iterable[str] = (),
     **options: Any,
@@ -62,11 +70,18 @@ def generate_text(
         backend: jax or torch; by default that of `diptych.use` or DIPTYCH_BACKEND, or else the installed one, torch if
             both are. The tokens are the same.
         dtype: of the parameters; by default the file's.
+        device, sharding: where the parameters go; see `placement`.
+        changes: fields of the config and keywords of the model's constructor, as for `from_pretrained`.
         seed: of do_sample's random choices.
+        batch_size: the number of prompts that are generated from at once; by default all. Random choices of do_sample
+            depend on it.
+        source_language, target_language: codes such as "de_DE", for the tokenizers of MBart; by default those of the
+            checkpoint.
         compile: whether torch compiles the decoding step; JAX always does.
         echo: whether to include the tokens before the new ones: the prompt, or the decoder's start token.
         show: receives the output to print, with a line break after each text: piece by piece during generation for a
-            single text without beams, otherwise at the end.
+            single text without beams, otherwise after each batch.
+        as_json: whether it receives a line of JSON for each text instead.
         ignore, ignore_config: tensors of the file and fields of its config to skip.
         options: any of `GenerationConfig`; they take precedence over the checkpoint's.
 
@@ -78,47 +93,101 @@ def generate_text(
         CheckpointError, ConfigError: the checkpoint cannot be loaded, or has no tokenizer for given texts.
         ImportError: texts are given, and tokenizers is not installed.
     """
-    module = _backend(backend)
+    chosen = backends.choose("result", backend, argument="generate: backend")
     directory = locate(directory)
-    tokenizer = _tokenizer(directory, needed=any(isinstance(prompt, str) for prompt in prompts))
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"generate: batch_size={batch_size} must be 1 or more")
+    needed = target_language is not None or any(isinstance(prompt, str) for prompt in prompts)
+    tokenizer = _tokenizer(directory, source_language, needed=needed)
     rows = [_tokens(tokenizer, prompt) for prompt in prompts]
     empty = [str(number) for number, row in enumerate(rows, 1) if not row]
     if empty or not rows:
         raise InputError(f"generate: prompt {', '.join(empty) or 1} has no tokens")
-    name = architecture_of(directory, ignore_config)
-    model_class = getattr(module, name)
+    if target_language is not None and tokenizer is not None:
+        options["forced_bos_token_id"] = _language_id(tokenizer, target_language)
+    loading = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
+    model = _load(chosen, directory, {**(changes or {}), **loading, **placement(chosen, device, sharding)})
+    options["pad_token_id"] = _padding(model, rows, options)
+    writer = _Writer(model, tokenizer, options, compile=compile, echo=echo, show=show, as_json=as_json)
+    size, texts = batch_size or len(rows), list[Text]()
+    for start in range(0, len(rows), size):
+        live = len(rows) == 1
+        texts += writer.write(rows[start : start + size], seed + start, live=live)
+    return texts
+
+
+def _load(backend: str, directory: Path, options: Mapping[str, Any]) -> Any:
+    """The model of a directory.
+
+    Raises:
+        InputError: its class does not write text, or reads none.
+    """
+    name = architecture_of(directory, options["ignore_config"])
+    model_class = getattr(importlib.import_module(f"diptych.backends.{backend}"), name)
     if not hasattr(model_class, "generate"):
         raise InputError(f"{directory}: {name} writes no texts; a class with a language model's head is needed")
-    model = model_class.from_pretrained(directory, dtype=dtype, ignore=ignore, ignore_config=ignore_config)
-    has_encoder = bool(model.encoder_inputs)
+    model = model_class.from_pretrained(directory, **options)
     if "input_ids" not in [one.name for one in model.encoder_inputs or model.prompt_inputs]:
         raise InputError(f"{directory}: {name} reads no text, so it cannot start from prompts")
+    return model
+
+
+def _padding(model: Any, rows: Sequence[Sequence[int]], options: Mapping[str, Any]) -> int | None:
+    """The id of padding, which prompts of several lengths need; by default that of the end of a text."""
     asked = model.generation_config.resolve(**options)
-    eos, pad = asked.eos_token_id, asked.pad_token_id
-    ends = eos if isinstance(eos, tuple) else () if eos is None else (eos,)
-    if pad is None and len({len(row) for row in rows}) > 1:
-        if not ends:
-            raise InputError("generate: prompts of several lengths are padded; pad_token_id or eos_token_id is needed")
-        pad = options["pad_token_id"] = ends[0]
-    ids, mask = _batch(rows, pad or 0, left=not has_encoder)
+    if asked.pad_token_id is not None or len({len(row) for row in rows}) == 1:
+        return asked.pad_token_id
+    ends = _ends(asked.eos_token_id)
+    if not ends:
+        raise InputError("generate: prompts of several lengths are padded; pad_token_id or eos_token_id is needed")
+    return ends[0]
 
-    def decode(ids: Sequence[int]) -> str:
-        return _join(ids) if tokenizer is None else tokenizer.decode_batch([ids], skip_special_tokens=True)[0]
 
-    live = show is not None and len(rows) == asked.num_beams == asked.num_return_sequences == 1
-    printer = _Printer(decode, show, echo) if show is not None and live else None
-    output = model.generate(ids, attention_mask=mask, seed=seed, streamer=printer, compile=compile, **options)
-    start = 1 if has_encoder else len(ids[0])
-    scores = None if output.sequences_scores is None else output.sequences_scores.tolist()
-    texts: list[Text] = []
-    for number, row in enumerate(output.sequences.tolist()):
-        before = row[:1] if has_encoder else rows[number // asked.num_return_sequences]
-        tokens = (*(before if echo else ()), *_up_to_end(row[start:], ends))
-        text = None if tokenizer is None else decode(tokens)
-        texts.append(Text(tokens, text, None if scores is None else scores[number]))
-        if show is not None:
-            show(f"{str(texts[-1]).removeprefix(printer.text if printer else '')}\n")
-    return texts
+def _ends(eos: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    return eos if isinstance(eos, tuple) else () if eos is None else (eos,)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Generates texts from batches of prompts; the fields are as in `generate_text`."""
+
+    model: Any
+    tokenizer: Tokenizer | None
+    options: Mapping[str, Any]
+    _: KW_ONLY
+    compile: bool
+    echo: bool
+    show: Callable[[str], None] | None
+    as_json: bool
+
+    def write(self, rows: Sequence[Sequence[int]], seed: int, *, live: bool) -> list[Text]:
+        """The texts of a batch of prompts; a single text is shown as it is generated if asked for."""
+        asked = self.model.generation_config.resolve(**self.options)
+        has_encoder, ends = bool(self.model.encoder_inputs), _ends(asked.eos_token_id)
+        ids, mask = _batch(rows, asked.pad_token_id or 0, left=not has_encoder)
+        printer = None
+        if live and self.show is not None and not self.as_json and asked.num_beams == asked.num_return_sequences == 1:
+            printer = _Printer(self.decode, self.show, self.echo)
+        switches = {"seed": seed, "streamer": printer, "compile": self.compile}
+        output = self.model.generate(ids, attention_mask=mask, **switches, **self.options)
+        start = 1 if has_encoder else len(ids[0])
+        scores = None if output.sequences_scores is None else output.sequences_scores.tolist()
+        texts: list[Text] = []
+        for number, row in enumerate(output.sequences.tolist()):
+            before = row[:1] if has_encoder else rows[number // asked.num_return_sequences]
+            tokens = (*(before if self.echo else ()), *_up_to_end(row[start:], ends))
+            text = None if self.tokenizer is None else self.decode(tokens)
+            texts.append(Text(tokens, text, None if scores is None else scores[number]))
+            if self.show is not None:
+                line = texts[-1].to_json() if self.as_json else str(texts[-1])
+                self.show(f"{line.removeprefix(printer.text if printer else '')}\n")
+        return texts
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids without special tokens, or the ids themselves if there is no tokenizer."""
+        if self.tokenizer is None:
+            return _join(ids)
+        return self.tokenizer.decode_batch([ids], skip_special_tokens=True)[0]
 
 
 class _Printer:
@@ -145,19 +214,22 @@ class _Printer:
         """Does nothing: `generate_text` shows the rest."""
 
 
-def _backend(name: str | None) -> Any:
-    chosen = backends.choose("result", name, argument="generate: backend")
-    return importlib.import_module(f"diptych.backends.{chosen}")
-
-
-def _tokenizer(directory: Path, *, needed: bool) -> Tokenizer | None:
+def _tokenizer(directory: Path, source_language: str | None, *, needed: bool) -> Tokenizer | None:
     """The tokenizer of a directory; None if it is not needed, and files or the tokenizers library are missing."""
     try:
-        return load_tokenizer(directory)
+        return load_tokenizer(directory, source_language=source_language)
     except (MissingTokenizerError, ImportError):
         if needed:
             raise
         return None
+
+
+def _language_id(tokenizer: Tokenizer, language: str) -> int:
+    """The id with which a text in this language begins."""
+    found = tokenizer.token_to_id(language)
+    if found is None:
+        raise InputError(f"generate: target_language={language!r} is no token of the tokenizer; write it as in en_XX")
+    return found
 
 
 def _tokens(tokenizer: Tokenizer | None, prompt: str | Sequence[int]) -> list[int]:

@@ -11,6 +11,7 @@ import pytest
 
 import diptych
 from diptych import cli
+from diptych.core.errors import InputError
 from tests.conversion import checkpoints
 from tests.conversion.tiny import edit_config, files_of
 
@@ -77,6 +78,32 @@ def test_parity_of_a_checkpoint_in_both_backends(run, source):
     report = json.loads(out)
     assert (code, report["passed"], report["seed"], report["dtypes"]) == (0, True, 7, ["float64", "float32"])
     assert {point["kind"] for point in report["points"]} == {"module", "output"}
+
+
+def test_a_verb_passes_on_how_to_load(run, monkeypatch, tmp_path):
+    """Downloads are replaced, and what would be run with them."""
+    seen, given = [], []
+    located = importlib.import_module("diptych.core.checkpoint.locate")
+    monkeypatch.setattr(located, "locate", lambda name, revision: seen.append((name, revision)) or tmp_path)
+
+    def refuse(source, *_others, **options):
+        given.append((source, options.get("ignore_config"), options.get("add_pooling_layer")))
+        raise InputError("enough")
+
+    for name in ("inspect_checkpoint", "convert", "parity"):
+        monkeypatch.setattr(importlib.import_module("diptych.conversion"), name, refuse)
+    monkeypatch.setattr(importlib.import_module("diptych.text"), "generate_text", refuse)
+    common = ("--revision", "v2", "--ignore-config", "field")
+    for verb in (("inspect", "owner/name"), ("convert", "owner/name", "out"), ("generate", "owner/name", "--ids", "5")):
+        assert run(*verb, *common) == (2, "", "diptych: enough\n")
+    run("parity", "owner/name", *common, "--set", "add_pooling_layer=false")
+    assert seen == [("owner/name", "v2")] * 4
+    assert given == [*[(tmp_path, ("field",), None)] * 3, (tmp_path, ("field",), False)]
+    code, _, err = run("inspect", tmp_path, "--revision", "v2")
+    assert (code, err) == (
+        2,
+        f"diptych: --revision v2: {tmp_path} is on the disk; only names on the hub have revisions\n",
+    )
 
 
 def test_parity_against_transformers_on_inputs_of_ones_own(run, tmp_path, source):

@@ -18,6 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from diptych import text
 from diptych.backends import torch as in_torch
 from diptych.cli import generation_flags
+from diptych.core.errors import InputError
 from diptych.core.generation.options import GenerationConfig
 from diptych.text import generate_text
 from tests.assertions import assert_close
@@ -25,6 +26,7 @@ from tests.assertions import assert_close
 WORDS = ["[PAD]", "[START]", "[END]", "[UNK]", *(f"w{number}" for number in range(20))]
 PAD, START, END, UNKNOWN = range(4)
 BACKENDS = ("jax", "torch")
+SMALL = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 14}
 
 
 def word_level(template=None):
@@ -61,8 +63,7 @@ def checkpoints(tmp_path_factory):
     word_level("[START] $A [END]").save(str(folder / "bart" / text.TOKENIZER_FILE))
 
     in_torch.GPT2LMHeadModel(config.replace(eos_token_id=None), seed=3).save_pretrained(folder / "silent")
-    sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 14}
-    in_torch.BertModel(in_torch.BertConfig(vocab_size=9, **sizes)).save_pretrained(folder / "bert")
+    in_torch.BertModel(in_torch.BertConfig(vocab_size=9, **SMALL)).save_pretrained(folder / "bert")
     return folder
 
 
@@ -169,6 +170,68 @@ def test_stdin_is_a_text(run, gpt2, monkeypatch):
     assert run(*command, "--text", "w1", "--text", "-") == run(*command, "--text", "w1", "--text", "w4")
 
 
+def test_prompts_come_from_files_line_by_line(run, gpt2, tmp_path, monkeypatch):
+    command = ("generate", gpt2, "--backend", "torch", "--max-new-tokens", 3)
+    (tmp_path / "prompts").write_text("w1 w2\nw3\n")
+    assert run(*command, "--text", f"@{tmp_path / 'prompts'}") == run(*command, "--text", "w1 w2 w3")
+    texts = ("--text", "w5", "--text", f"@{tmp_path / 'prompts'}", "--text", "-", "--lines")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("w4"))
+    flags = [word for text in ("w5", "w1 w2", "w3", "w4") for word in ("--text", text)]
+    expected = run(*command, *flags, "--json")
+    assert run(*command, *texts, "--json") == expected
+    # in batches, and into a file
+    for options in (("--batch-size", 3), ("--batch-size", 1)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("w4"))
+        assert run(*command, *texts, "--json", *options, "--output", tmp_path / "out") == (0, "", "")
+        assert (tmp_path / "out").read_text() == expected[1]
+    assert run(*command, "--text", "w1", "--output", tmp_path / "out")[0] == 0
+    assert (tmp_path / "out").read_text() == run(*command, "--text", "w1")[1]
+    assert run(*command, "--text", "@@w1")[1] == run(*command, "--text", "unknown")[1]
+
+
+def test_batches_draw_their_own_tokens(gpt2):
+    options = {"backend": "torch", "max_new_tokens": 6, "do_sample": True, "temperature": 3.0, "batch_size": 2}
+    first, second = (text.ids for text in generate_text(gpt2, [[5], [5], [5], [5]], **options)[::2])
+    assert first != second
+
+
+def test_the_command_chooses_the_device(run, gpt2):
+    command = ("generate", gpt2, "--ids", "5,6,7", "--max-new-tokens", 4)
+    expected = run(*command, "--backend", "torch")
+    assert expected[0] == 0
+    assert run(*command, "--backend", "torch", "--device", "cpu") == expected
+    assert run(*command, "--backend", "jax", "--device", "cpu:0") == expected
+    assert run(*command, "--backend", "jax", "--sharding", "split") == expected
+
+
+def test_a_config_may_be_changed(run, tmp_path):
+    """RoBERTa and its like decode if their config says so."""
+    config = in_torch.BertConfig(vocab_size=9, **SMALL, initializer_range=1.0)
+    in_torch.BertLMHeadModel(config, seed=1).save_pretrained(tmp_path)
+    command = ("generate", tmp_path, "--backend", "torch", "--ids", "3,4", "--max-new-tokens", 3)
+    code, _, err = run(*command)
+    assert (code, err) == (
+        2,
+        "diptych: BertLMHeadModel.generate: the model is no decoder; its config needs is_decoder=True\n",
+    )
+    model = in_torch.BertLMHeadModel.from_pretrained(tmp_path, is_decoder=True, hidden_act="relu")
+    expected = model.generate([[3, 4]], max_new_tokens=3).sequences[0, 2:].tolist()
+    code, out, _ = run(*command, "--set", "is_decoder=true", "--set", "hidden_act=relu")
+    assert (code, out) == (0, " ".join(map(str, expected)) + "\n")
+
+
+def test_languages_go_to_tokenizer_and_options(gpt2, monkeypatch):
+    """MBart's ways, with another tokenizer in place of its own."""
+    seen = {}
+    tokenizer = text.load_tokenizer(gpt2)
+    monkeypatch.setattr(text.generation, "load_tokenizer", lambda directory, **given: seen.update(given) or tokenizer)
+    options = {"backend": "torch", "max_new_tokens": 2}
+    (found,) = generate_text(gpt2, ["w1"], source_language="de_DE", target_language="w7", **options)
+    assert (found.ids[0], seen) == (WORDS.index("w7"), {"source_language": "de_DE"})
+    with pytest.raises(InputError, match="target_language='xx' is no token of the tokenizer; write it as in en_XX"):
+        generate_text(gpt2, [[5]], target_language="xx", **options)
+
+
 def test_the_environment_chooses_the_backend(gpt2, monkeypatch):
     monkeypatch.setenv("DIPTYCH_BACKEND", "jax")
     seen = []
@@ -269,6 +332,17 @@ BAD = [
     ("gpt2", ("--ids", "5", "--max-new-tokens", 99), "max_length=100 means reading 99 tokens, but the decoder has"),
     ("gpt2", ("--ids", "5", "--backend", "mxnet"), "generate: backend='mxnet' is not known; known: jax, torch"),
     ("gpt2", ("--ids", "5", "--dtype", "int8"), "dtype='int8' is not supported"),
+    ("gpt2", ("--ids", "5", "--batch-size", 0), "generate: batch_size=0 must be 1 or more"),
+    ("gpt2", ("--ids", "5", "--device", "abacus"), "generate: device='abacus' is none that PyTorch finds here ("),
+    ("gpt2", ("--ids", "5", "--device", "cuda:99"), "generate: device='cuda:99' is none that PyTorch finds here ("),
+    ("gpt2", ("--ids", "5", "--sharding", "split"), "generate: sharding='split' needs backend='jax'; PyTorch takes"),
+    ("gpt2", ("--ids", "5", "--sharding", "odd"), "generate: sharding='odd' is not known; known: replicated, split"),
+    ("gpt2", ("--ids", "5", "--sharding", "split", "--device", "cpu"), "exclude each other; give one of them"),
+    ("gpt2", ("--ids", "5", "--set", "mystery=1"), "GPT2Config has no field mystery"),
+    ("gpt2", ("--ids", "5", "--set", "is_decoder"), "--set 'is_decoder': NAME=VALUE is needed, with a field of the"),
+    ("gpt2", ("--ids", "5", "--set", "dtype=float32"), "is needed, with a field of the config; --dtype sets it"),
+    ("gpt2", ("--text", "@nowhere.txt"), "No such file or directory: 'nowhere.txt'"),
+    ("gpt2", ("--ids", "5", "--output", "/proc/out/file"), "/proc/out/file"),
     (
         "silent",
         ("--text", "w1"),

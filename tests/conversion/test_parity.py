@@ -14,9 +14,10 @@ import transformers
 import diptych.backends.jax
 import diptych.backends.torch
 from diptych.conversion import parity, to_jax
-from diptych.core.errors import CheckpointError, InputError
+from diptych.core.errors import CheckpointError, ConfigError, InputError
 from diptych.core.models.bert import BertConfig
 from tests.conversion import checkpoints
+from tests.conversion.tiny import edit_config
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,25 @@ def test_a_directory_is_compared_in_both_backends(report: Any, directory: Path) 
     assert report.dtypes == ("float64", "float32")
     assert report.first_divergence is None
     assert report.matched == 1.0
+
+
+def test_a_directory_may_need_keywords(tmp_path: Path) -> None:
+    """Without a pooler, with a field that nobody knows, and the size of the inputs from a change."""
+    checkpoints.write(tmp_path, "BertModel")
+    model = diptych.backends.torch.BertModel.from_pretrained(tmp_path, add_pooling_layer=False)
+    model.save_pretrained(tmp_path)
+    edit_config(tmp_path, mystery=1)
+    keywords = {"ignore_config": ("mystery",), "add_pooling_layer": False, "output_hidden_states": True}
+    report = parity(tmp_path, against="transformers", gradients=False, **keywords)
+    assert report.passed, str(report)
+    outputs = {point.name for point in report.points if point.kind == "output"}
+    assert outputs == {"last_hidden_state", *(f"hidden_states[{layer}]" for layer in range(4))}
+    with pytest.raises(InputError, match="parity: add_pooling_layer must go with a directory, but no directory is"):
+        parity(model, add_pooling_layer=False)
+    with pytest.raises(InputError, match=r"ignore_config='mystery' must be a tuple of names"):
+        parity(tmp_path, ignore_config="mystery")
+    with pytest.raises(ConfigError, match="BertConfig has no field gradient"):
+        parity(tmp_path, gradient=False, ignore_config=("mystery",))
 
 
 def test_points_come_in_the_order_of_the_calls(report: Any) -> None:

@@ -1,0 +1,70 @@
+"""Where a model is loaded, as the command says it: the name of a device, or a way to divide it among all devices."""
+
+from typing import Any
+
+from diptych.core.errors import InputError
+
+SHARDINGS = ("replicated", "split")
+
+
+def placement(backend: str, device: str | None, sharding: str | None) -> dict[str, Any]:
+    """The keyword of the backend's `from_pretrained`; none if nothing is asked for.
+
+    Args:
+        backend: jax or torch.
+        device: such as "cpu", "cuda:1" or "tpu:0"; without a number the first of its kind.
+        sharding: in JAX, over all devices: "replicated" puts every parameter on each, "split" divides the longest axis
+            of each parameter that they can divide evenly.
+
+    Raises:
+        InputError: there is no such device, or the backend doesn't divide a model in this way.
+    """
+    if device is not None and sharding is not None:
+        raise InputError(f"generate: device={device!r} and sharding={sharding!r} exclude each other; give one of them")
+    if sharding is not None:
+        return {"sharding": _sharding(backend, sharding)}
+    if device is None:
+        return {}
+    return {"device": _torch_device(device)} if backend == "torch" else {"sharding": _jax_device(device)}
+
+
+def _torch_device(name: str) -> Any:
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"generate: device={name!r} is none that PyTorch finds here ({reason})") from None
+
+
+def _jax_device(name: str) -> Any:
+    import jax
+
+    kind, _, number = name.partition(":")
+    try:
+        return jax.devices(kind)[int(number or 0)]
+    except (RuntimeError, ValueError, IndexError):
+        found = ", ".join(f"{device.platform}:{device.id}" for device in jax.devices())
+        raise InputError(f"generate: device={name!r} is none that JAX finds here; it finds {found}") from None
+
+
+def _sharding(backend: str, name: str) -> Any:
+    if name not in SHARDINGS:
+        raise InputError(f"generate: sharding={name!r} is not known; known: {', '.join(SHARDINGS)}")
+    if backend != "jax":
+        raise InputError(f"generate: sharding={name!r} needs backend='jax'; PyTorch takes a device")
+    import jax
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+    count = len(jax.devices())
+    mesh = jax.make_mesh((count,), ("devices",), axis_types=(AxisType.Auto,))
+
+    def split(path: str, shape: tuple[int, ...]) -> NamedSharding:
+        fitting = [axis for axis, size in enumerate(shape) if size % count == 0]
+        longest = max(fitting, key=lambda axis: shape[axis], default=None)
+        return NamedSharding(
+            mesh, PartitionSpec(*("devices" if axis == longest else None for axis in range(len(shape))))
+        )
+
+    return split if name == "split" else NamedSharding(mesh, PartitionSpec())

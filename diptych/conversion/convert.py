@@ -3,21 +3,19 @@
 import functools
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diptych.conversion.slots import slots_of
-from diptych.core.checkpoint import loading
+from diptych.core.checkpoint import companions, loading
 from diptych.core.checkpoint.dialects import matches, resolver, spellings
 from diptych.core.checkpoint.directory import WRITABLE, new_directory, open_checkpoint, write_checkpoint
-from diptych.core.checkpoint.files import open_atomic, path_in_errors
+from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import FamilyPaths, Filling, Match, Target, match, names_of, top_modules
 from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
@@ -30,9 +28,6 @@ from diptych.core.registry import Family, architectures, families, relatives, wi
 
 Progress = bool | Callable[[int], None] | None
 
-# Other files to copy: tokenizer, processor and generation settings, the model card, the licence.
-_COMPANIONS = ("*.json", "*.txt", "*.md", "*.model", "*.jinja", "tokenizer*", "vocab*", "LICENSE*")
-_NO_COMPANIONS = ("config.json", "*.index.json", "*.safetensors", "*.msgpack", "*.bin", "*.h5")
 _STRIP = 1 << 20  # entries that are checked at a time
 
 
@@ -205,7 +200,8 @@ def convert(
         converted = _verify(partial, found.match, format, dtype, advance)
         dtypes = {tensor.dtype for tensor in converted}
         _write_config(directory, partial, origin.whole.model_type, architecture, dtypes)
-        copied = tuple(_copy_companions(directory, partial))
+        along = companions.find_companions(directory, companions.ALL)
+        companions.copy_companions(along, partial)
     return ConversionReport(
         source=str(directory),
         destination=str(destination),
@@ -217,15 +213,15 @@ def convert(
         ignored=found.match.ignored,
         missing=missing,
         files=tuple(file.name for file in files),
-        copied=copied,
+        copied=tuple(path.name for path in along),
     )
 
 
 def _refuse_foreign_files(destination: Path) -> None:
     """Raises an error if replacing the destination would delete files that are not part of a checkpoint."""
-    known = (*_COMPANIONS, *_NO_COMPANIONS)
+    known = (*companions.ALL, *companions.NEVER)
     entries = destination.iterdir() if destination.is_dir() else ()
-    foreign = [p.name for p in entries if p.is_dir() or not any(fnmatchcase(p.name, pattern) for pattern in known)]
+    foreign = [path.name for path in entries if path.is_dir() or not companions.is_companion(path.name, known)]
     if foreign:
         raise CheckpointError(
             f"{destination}: holds files that are not part of a checkpoint and would be lost: "
@@ -371,16 +367,6 @@ def _set_dtype(data: dict[str, Any], dtype: str, *, inner: bool = False) -> None
     for value in data.values():
         if isinstance(value, dict):
             _set_dtype(value, dtype, inner=True)
-
-
-def _copy_companions(source: Path, target: Path) -> Iterator[str]:
-    """Copies the other files of the checkpoint; yields their names."""
-    for path in sorted(source.iterdir()):
-        wanted = any(fnmatchcase(path.name, pattern) for pattern in _COMPANIONS)
-        if wanted and path.is_file() and not any(fnmatchcase(path.name, pattern) for pattern in _NO_COMPANIONS):
-            with path_in_errors(target / path.name):
-                shutil.copyfile(path, target / path.name)
-            yield path.name
 
 
 @contextmanager

@@ -146,7 +146,12 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
             for prefix, name, part in relatives(family, config)
         ]
 
-    def _save(self, directory: str | os.PathLike[str], max_shard_size: int | str | None) -> None:
+    def _save(
+        self,
+        directory: str | os.PathLike[str],
+        max_shard_size: int | str | None,
+        copy_from: str | os.PathLike[str] | None,
+    ) -> None:
         """Writes config.json, safetensors, and generation_config.json if the model has options of its own."""
         sources = self._sources()
         loading.save(
@@ -157,6 +162,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
             class_name=describe_class(type(self))[0],
             dtype=next(iter(sources.values())).dtype.name,
             max_shard_size=max_shard_size,
+            copy_from=copy_from,
         )
 
     def _draw(self, leaves: Mapping[Slot, Any], seed: int, placement: Any) -> None:

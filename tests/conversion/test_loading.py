@@ -306,6 +306,28 @@ def test_other_files_of_the_directory_stay(backend, saved, tmp_path):
     assert names == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
+def test_files_of_tokenizers_and_processors_are_copied_if_asked_for(backend, copy_of, tmp_path):
+    origin = copy_of("BertModel")
+    along = {"tokenizer_config.json", "vocab.txt", "spiece.model", "preprocessor_config.json", "chat_template.jinja"}
+    for name in (*along, "README.md", "generation_config.json", "pytorch_model.bin"):
+        (origin / name).write_text("{}" if name.endswith("json") else f"this is {name}")
+    model = backend.BertModel.from_pretrained(origin)
+    model.generation_config = None
+    model.save_pretrained(tmp_path / "bare")
+    model.save_pretrained(tmp_path / "whole", copy_from=origin)
+    assert {path.name for path in (tmp_path / "bare").iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in (tmp_path / "whole").iterdir()} == {"config.json", "model.safetensors", *along}
+    assert (tmp_path / "whole" / "vocab.txt").read_text() == "this is vocab.txt"
+    model.save_pretrained(origin, copy_from=origin)
+    for wrong, message in (
+        (tmp_path / "bare", "holds no files of a tokenizer or processor"),
+        ("nowhere/x/y", "nowhere"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            model.save_pretrained(tmp_path / "new", copy_from=wrong)
+    assert not (tmp_path / "new").exists()
+
+
 # Finding the class
 
 

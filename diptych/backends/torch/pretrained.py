@@ -133,7 +133,13 @@ class PreTrainedModel(nn.Module, PreTrained):
             changes=config_changes,
         )
 
-    def save_pretrained(self, directory: str | os.PathLike[str], *, max_shard_size: int | str | None = "5GB") -> None:
+    def save_pretrained(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        max_shard_size: int | str | None = "5GB",
+        copy_from: str | os.PathLike[str] | None = None,
+    ) -> None:
         """Writes config.json, safetensors and generation_config.json; transformers can load the directory.
 
         generation_config.json is written only if the model's options for `generate` were loaded from one or set; an
@@ -142,12 +148,14 @@ class PreTrainedModel(nn.Module, PreTrained):
         Args:
             directory: created if it is missing; an older checkpoint in it is replaced once the new one is complete.
             max_shard_size: the largest size of a file, in bytes or as in "5GB"; None for a single file.
+            copy_from: a checkpoint whose tokenizer and processor files are copied along: a directory, or a name on the
+                hub.
 
         Raises:
-            CheckpointError: the model has no values, or the directory is a file.
+            CheckpointError: the model has no values, the directory is a file, or copy_from has no such files.
             OSError: the disk is full or not writable; the directory is left unchanged.
         """
-        self._save(directory, max_shard_size)
+        self._save(directory, max_shard_size, copy_from)
 
     @staticmethod
     def _ops() -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.core.checkpoint import companions
 from diptych.core.checkpoint.directory import Checkpoint, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.locate import locate
@@ -143,13 +144,19 @@ def save(
     class_name: str,
     dtype: str,
     max_shard_size: int | str | None,
+    copy_from: str | os.PathLike[str] | None = None,
 ) -> None:
     """Writes config.json and safetensors; older weights are replaced only once the new ones are complete.
 
     A model's own options go into generation_config.json. If it has none, an older file is removed, since it belonged to
-    another model.
+    another model. The files of the tokenizer and processor of another checkpoint are copied last.
     """
     target = Path(directory)
+    along: list[Path] = []
+    if copy_from is not None:
+        along = companions.find_companions(origin := locate(copy_from), companions.PROCESSING)
+        if not along:
+            raise CheckpointError(f"copy_from={origin}: holds no files of a tokenizer or processor")
     if not os.fspath(directory):
         raise CheckpointError("the name of the directory to save in is empty")
     for name in ("config.json", GENERATION_FILE):
@@ -167,6 +174,7 @@ def save(
         (target / GENERATION_FILE).unlink(missing_ok=True)
     else:
         options.save_pretrained(target)
+    companions.copy_companions(along, target)
 
 
 def architecture_of(name_or_path: str | os.PathLike[str], ignore_config: Iterable[str] = ()) -> str:

@@ -1,0 +1,43 @@
+"""The small files of a checkpoint besides its config and weights: those of its tokenizer and its processor."""
+
+import shutil
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from diptych.core.checkpoint.files import path_in_errors
+
+PROCESSING = (
+    "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json",
+    "preprocessor_config.json", "processor_config.json", "chat_template*", "*.jinja",
+)  # fmt: skip
+"""Patterns of the files of tokenizers and processors."""
+ALL = ("*.json", "*.txt", "*.md", "LICENSE*", *PROCESSING)
+"""Patterns of every small file: also settings of generation, the model card and the licence."""
+NEVER = ("config.json", "*.index.json", "*.safetensors", "*.msgpack", "*.bin", "*.h5")
+"""Patterns of files that are no companions, although one of the others may match."""
+
+
+def find_companions(directory: Path, patterns: Iterable[str]) -> list[Path]:
+    """The files of a directory that match a pattern, by name."""
+    chosen = tuple(patterns)
+    return [
+        path
+        for path in sorted(directory.iterdir())
+        if path.is_file() and is_companion(path.name, chosen) and not is_companion(path.name, NEVER)
+    ]
+
+
+def is_companion(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a file's name matches a pattern."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def copy_companions(files: Iterable[Path], target: Path) -> None:
+    """Copies files into a directory, unless they are there already."""
+    for path in files:
+        copy = target / path.name
+        if copy.exists() and copy.samefile(path):
+            continue
+        with path_in_errors(copy):
+            shutil.copyfile(path, copy)

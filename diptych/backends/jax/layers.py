@@ -352,5 +352,5 @@ def parameter(shape: tuple[int, ...], **init: Unpack[Init]) -> Any:
 
 def value(free: Any, like: Array) -> Array:
     """The array of a free parameter or buffer in the dtype of another; a buffer gets no gradient."""
-    array = free[...].astype(like.dtype)
+    array = jnp.asarray(free[...], like.dtype)
     return jax.lax.stop_gradient(array) if isinstance(free, Buffer) else array

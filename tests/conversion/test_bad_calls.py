@@ -1,5 +1,7 @@
 """What a user may get wrong in a call: one clear error, the same in both backends, and nothing computed."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -341,14 +343,22 @@ def test_train_mode_without_a_key(architecture):
     jax.eval_shape(lambda: jax.tree.leaves(model(**given)))
 
 
-def test_a_stateful_source_of_keys(models):
+def test_what_is_no_key(models):
+    key, keys = jax.random.key(0), jax.random.split(jax.random.key(0))
+    needed, several = "but a key such as jax.random.key(0) is needed", "but a single key is needed; of several"
     for architecture, inputs in (("BertModel", IDS), ("CLIPTextModel", IDS), ("CLIPVisionModel", PIXELS)):
-        for rngs, kind in ((nnx.Rngs(0), "Rngs"), (3, "int"), ({"dropout": jax.random.key(0)}, "dict")):
-            with pytest.raises(InputError) as caught:
+        for rngs, message in (
+            (3, f"rngs is a int, {needed}"),
+            ({"dropout": key}, f"rngs is a dict, {needed}"),
+            ([key, key], f"rngs is a list, {needed}"),
+            (jnp.zeros(2), f"rngs is an array of float32, {needed}"),
+            (keys, f"rngs has shape (2,), {several}"),
+            (jax.random.key_data(keys), f"rngs has shape (2, 2), {several}"),
+            (nnx.Rngs(params=0), "rngs has no stream dropout or default, but params"),
+            (nnx.Rngs(), "rngs has no stream dropout or default, but none"),
+        ):
+            with pytest.raises(InputError, match=re.escape(f"{architecture}: {message}")):
                 models("jax", architecture)(inputs, rngs=rngs)
-            assert str(caught.value) == (
-                f"{architecture}: rngs is a {kind}, but a key such as jax.random.key(0) is needed"
-            )
 
 
 def test_torch_takes_no_key(models):

@@ -44,6 +44,7 @@ ONLY_HERE = {
         "Buffer": "torch's own",
         "Conv2d.returns_channels_last": "a bare call has each framework's layout; models call patches",
         "ForwardKey": "torch's global generator has a state",
+        "check_mesh": "torch's tensors don't say how results are sharded",
         "iterate": "torch's is named_modules",
         "without_gradient": "torch has requires_grad",
         "is_trainable": "torch has requires_grad",

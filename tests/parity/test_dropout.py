@@ -210,10 +210,23 @@ def test_train_mode_needs_a_key_in_jax_where_something_is_dropped(name: str) -> 
     getattr(diptych.backends.jax, name)(config).train()(**inputs(name))
 
 
-@pytest.mark.parametrize("name", ["BertModel", "CLIPModel"])
-def test_what_is_no_key_is_refused(name: str) -> None:
-    model = getattr(diptych.backends.jax, name)(CONFIGS[name]).train()
-    with pytest.raises(InputError, match=rf"^{name}: rngs is a Rngs, but a key such as jax\.random\.key\(0\)"):
-        model(**inputs(name), rngs=nnx.Rngs(0))
-    with pytest.raises(InputError, match=rf"^{name}: rngs=0, but torch draws from its global generator"):
-        getattr(diptych.backends.torch, name)(CONFIGS[name])(**inputs(name), rngs=0)
+def test_an_nnx_rngs_gives_one_key_a_call_outside_of_traces() -> None:
+    model = diptych.backends.jax.BertForMaskedLM(CONFIGS["BertForMaskedLM"]).train()
+    ids = inputs("BertForMaskedLM")["input_ids"]
+    both, stream = nnx.Rngs(1, dropout=5), nnx.Rngs(5).default
+    for rngs, drawn in ((nnx.Rngs(5), "default"), (both, "dropout"), (stream, None)):
+        twin = nnx.Rngs(5).default
+        for _ in range(2):
+            expected = model(ids, rngs=twin()).logits
+            assert np.array_equal(model(ids, rngs=rngs).logits, expected)
+        assert (rngs if drawn is None else vars(rngs)[drawn]).count[...] == 2
+    message = r"rngs is an nnx\.(Rngs|RngStream) inside a trace, as of jax\.jit, where every run would have the same"
+    traced = [
+        lambda rngs: jax.eval_shape(lambda rngs: model(ids, rngs=rngs), rngs),
+        lambda rngs: jax.eval_shape(lambda: model(ids, rngs=rngs)),
+        lambda rngs: nnx.jit(lambda rngs: model(ids, rngs=rngs))(rngs),
+    ]
+    for rngs in (nnx.Rngs(5), nnx.Rngs(5).default):
+        for call in traced:
+            with pytest.raises(InputError, match=message):
+                call(rngs)

@@ -1,10 +1,6 @@
 """A JAX model is a pytree of the ecosystem it lives in: jit, grad, nnx, optax, shardings."""
 
 import functools
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,47 +158,6 @@ def test_values_go_where_sharding_says(tmp_path: Path) -> None:
     known = "add_pooling_layer, seed, dtype, gradient_checkpointing, compute_dtype, sharding"
     with pytest.raises(TypeError, match=f"BertModel has no keyword device; it has {known}"):
         dp.BertModel(CONFIGS["BertModel"], device=device)
-
-
-TWO_DEVICES = """
-import json, sys
-import jax, numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-import diptych.backends.jax as dp
-
-mesh = Mesh(jax.devices(), ("x",))
-split, whole = NamedSharding(mesh, PartitionSpec(None, "x")), NamedSharding(mesh, PartitionSpec())
-place = lambda path, shape: split if path.endswith("query.weight") else whole
-model = dp.BertModel.from_pretrained(sys.argv[1], sharding=place)
-query = model.encoder.layer[0].attention.self.query.kernel[...]
-second = dp.BertModel.from_pretrained(sys.argv[1], sharding=jax.devices()[1])
-ids = np.arange(12).reshape(2, 6)
-run = jax.jit(lambda model, ids: model(ids).pooler_output)
-print(json.dumps({
-    "devices": len(jax.devices()),
-    "shards": sorted(shard.data.shape for shard in query.addressable_shards),
-    "second": sorted({device.id for leaf in jax.tree.leaves(second) for device in leaf.devices()}),
-    "sharded": run(model, ids).tolist(),
-    "single": run(second, ids).tolist(),
-}))
-"""
-
-
-def test_two_devices_hold_halves(tmp_path: Path) -> None:
-    model = built("BertModel", seed=4)
-    model.save_pretrained(tmp_path)
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, str(tmp_path)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    expected = np.asarray(jax.jit(lambda model, ids: model(ids))(model, np.arange(12).reshape(2, 6)).pooler_output)
-    expected = expected.astype(np.float64)
-    assert found["devices"] == 2 and found["second"] == [1]
-    assert found["shards"] == [[12, 6], [12, 6]]
-    assert_close(np.asarray(found["sharded"], np.float32), expected, kind="float32")
-    assert_close(np.asarray(found["single"], np.float32), expected, kind="float32")
 
 
 def test_float64_needs_x64() -> None:

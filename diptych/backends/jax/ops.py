@@ -11,8 +11,11 @@ from typing import Any, TypedDict
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from flax.errors import TraceContextError
 from jax import Array
 from jax.core import Tracer
+from jax.sharding import AxisType
 from jaxtyping import Bool, Float, Int
 
 from diptych.core import check
@@ -198,8 +201,26 @@ class _Draws:
 
 
 def forward_key(rngs: Any) -> Any:
-    """The key of a forward pass, from a caller's key; anything else as it is, for `check_rngs` to refuse."""
+    """The key of a forward pass, from a caller's key or one that an `nnx.Rngs` gives; `check_rngs` refuses the rest."""
+    if isinstance(rngs, nnx.Rngs | nnx.RngStream):
+        rngs = _next_key(rngs)
     return ForwardKey(rngs) if isinstance(rngs, Array) else rngs
+
+
+def _next_key(rngs: nnx.Rngs | nnx.RngStream) -> Any:
+    """The next key for dropout; the object itself inside a trace, which would see the same key on every run."""
+    stream = _dropout_stream(rngs)
+    if stream is None or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(stream)):
+        return rngs
+    try:
+        return stream()
+    except TraceContextError:
+        return rngs
+
+
+def _dropout_stream(rngs: nnx.Rngs | nnx.RngStream) -> nnx.RngStream | None:
+    """The stream that Flax's own dropout would draw from."""
+    return rngs if isinstance(rngs, nnx.RngStream) else vars(rngs).get("dropout", vars(rngs).get("default"))
 
 
 def resample_positions(
@@ -242,8 +263,9 @@ def top_k(values: Float[Array, "B V"], k: int) -> tuple[Float[Array, "B K"], Int
     """The `k` largest entries of each row and their indices, in descending order; ties are in order of index."""
     # jax.lax.top_k sorts 0 before -0, and NaN first or last by its sign
     values = jnp.where(jnp.isnan(values), jnp.nan, jnp.where(values == 0, 0.0, values))
-    found, places = jax.lax.optimization_barrier(jax.lax.top_k(values, k))  # without it, XLA sorts all for a slice
-    return found, places
+    found, places = jax.lax.top_k(values, k)
+    # Without barriers, XLA sorts all for a slice; one around the pair aborts its top-k rewriter over several devices.
+    return jax.lax.optimization_barrier(found), jax.lax.optimization_barrier(places)
 
 
 def membership_mask(ids: Int[Array, "B L"], chosen: Bool[Array, "B L"], size: int) -> Bool[Array, "B V"]:
@@ -268,8 +290,24 @@ def concrete_array(caller: str, name: str, value: Any) -> Any:
     """
     if not isinstance(value, Array):
         return check.numbers(caller, name, value)
+    check_mesh(caller, name, jax.typeof(value).sharding)
     wide = value.dtype.itemsize == 8 and not jax.config.read("jax_enable_x64")
     return np.asarray(value) if wide and not isinstance(value, Tracer) else value
+
+
+def check_mesh(caller: str, what: str, sharding: Any) -> None:
+    """Checks that XLA may choose the shardings of results: with explicit axes, each operation would have to say them.
+
+    Raises:
+        InputError: the mesh has explicit axes.
+    """
+    mesh = getattr(sharding, "mesh", None)
+    if mesh is not None and AxisType.Explicit in mesh.axis_types:
+        raise InputError(
+            f"{caller}: {what} is on a mesh with explicit axes, the default of jax.make_mesh, but the models need "
+            f"automatic ones: jax.make_mesh({mesh.axis_sizes}, {mesh.axis_names}, "
+            f"axis_types=(AxisType.Auto,) * {len(mesh.axis_names)})"
+        )
 
 
 def dtype_name(values: Any) -> str:
@@ -299,16 +337,28 @@ def on_device(values: Any, like: Any) -> Array:
 
 
 def check_rngs(caller: str, rngs: Any) -> None:
-    """Checks that the source of randomness is a key: a stateful one would repeat one mask under `jax.jit`.
+    """Checks that the source of randomness is a single key.
 
     Raises:
-        InputError: something else is given.
+        InputError: something else is given, or an `nnx.Rngs` inside a trace, where it would repeat one mask.
     """
+    if isinstance(rngs, nnx.Rngs | nnx.RngStream):
+        if isinstance(rngs, nnx.Rngs) and _dropout_stream(rngs) is None:
+            raise InputError(f"{caller}: rngs has no stream dropout or default, but {', '.join(rngs) or 'none'}")
+        raise InputError(
+            f"{caller}: rngs is an nnx.{type(rngs).__name__} inside a trace, as of jax.jit, where every run would have "
+            "the same masks; draw a key from it outside, and pass that as an argument"
+        )
     if rngs is not None and not isinstance(rngs, Array | ForwardKey):
         raise InputError(f"{caller}: rngs is a {type(rngs).__name__}, but a key such as jax.random.key(0) is needed")
     key = rngs.key if isinstance(rngs, ForwardKey) else rngs
     if key is not None:
-        wanted = () if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else (2,)
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if not typed and key.dtype != jnp.uint32:
+            raise InputError(
+                f"{caller}: rngs is an array of {key.dtype.name}, but a key such as jax.random.key(0) is needed"
+            )
+        wanted = () if typed else (2,)
         if key.shape != wanted:
             raise InputError(
                 f"{caller}: rngs has shape {key.shape}, but a single key is needed; of several, as of "
@@ -322,20 +372,27 @@ def concrete_length(length: Any) -> int | None:
 
 
 def first_columns(values: Any, count: int) -> Any:
-    """The first `count` columns of an array that a call returns; JAX would compile a program for every count."""
-    return values[:, :count] if isinstance(values, Tracer) else jnp.asarray(np.asarray(values)[:, :count])
+    """The first `count` columns of an array that a call returns, without a program for every count if possible."""
+    known = to_numpy(values)
+    return values[:, :count] if known is values else jnp.asarray(known[:, :count])
 
 
 def to_numpy(values: Any) -> Any:
-    """An array's values as a numpy array if they are known; anything else unchanged."""
-    return np.asarray(values) if isinstance(values, Array) and not isinstance(values, Tracer) else values
+    """An array's values as a numpy array if they are known and on one device; anything else unchanged.
+
+    An array over several devices stays there: its rows are computed where they are, and may be those of other hosts.
+    """
+    known = isinstance(values, Array) and not isinstance(values, Tracer)
+    return np.asarray(values) if known and len(values.sharding.device_set) == 1 else values
 
 
 def min_max(values: Any, ignored: int | None = None) -> tuple[int, int] | None:
     """The smallest and the largest integer, with 0 in place of ignored ones; None if the values aren't known."""
     if values.size == 0 or isinstance(values, Tracer):
         return None
-    numbers = np.asarray(values)  # inside a trace, JAX would trace even operations on known values
+    # inside a trace, JAX would trace even operations on known values; and each host checks what its devices hold
+    shards = [shard.data for shard in values.addressable_shards] if isinstance(values, Array) else [values]
+    numbers = np.concatenate([np.asarray(shard).ravel() for shard in shards])
     numbers = numbers if ignored is None else np.where(numbers != ignored, numbers, 0)
     return int(numbers.min()), int(numbers.max())
 

@@ -210,6 +210,9 @@ class PreTrainedModel(nnx.Module, PreTrained):
 
     def _like(self) -> Any:
         """A shape with the dtype of the model's inputs."""
+        leaf = next(slots.iterate(self))[1].get_value()
+        if isinstance(leaf, jax.Array):
+            ops.check_mesh(type(self).__name__, "the model", jax.typeof(leaf).sharding)
         return jax.ShapeDtypeStruct((), jnp.dtype(self._compute_dtype or self.dtype))
 
     def _submodules(self) -> Iterable[tuple[str, Any]]:
@@ -232,9 +235,21 @@ class PreTrainedModel(nnx.Module, PreTrained):
 
     @staticmethod
     def _put(slot: Slot, leaf: Any, values: np.ndarray, placement: Any) -> None:
-        target = placement(slot.path, values.shape) if callable(placement) else placement
-        # nothing else refers to the values, so the array may share their memory
-        leaf.set_value(jax.device_put(values, target, may_alias=True))
+        target = placement
+        if callable(placement) and not isinstance(placement, jax.sharding.Mesh):  # a mesh is a decorator too
+            target = placement(slot.path, values.shape)
+        if not isinstance(target, jax.Device | jax.sharding.Sharding | None):
+            raise InputError(
+                f"sharding: {slot.path} would go to {target!r}, but a device, a Sharding such as NamedSharding(mesh, "
+                "PartitionSpec()), or a function of path and shape that returns one is needed"
+            )
+        ops.check_mesh("sharding", slot.path, target)
+        try:
+            # nothing else refers to the values, so the array may share their memory
+            array = jax.device_put(values, target, may_alias=True)
+        except ValueError as error:
+            raise InputError(f"sharding: {slot.path} of shape {values.shape} as stored: {error}") from None
+        leaf.set_value(array)
 
     @staticmethod
     def _placement(leaf: Any) -> Any:

@@ -55,7 +55,7 @@ class InputReader:
         return arrays, sizes, tuple(switches)
 
     def _check_input(self, kind: ModelInput, sizes: Mapping[str, int], size: int = 0, field: str = "") -> Any:
-        """A caller's array, checked; a numpy array if its values are known and are not floats.
+        """A caller's array, checked; a numpy array if its values are known, on one device and no floats.
 
         Args:
             kind: its description.
@@ -82,19 +82,14 @@ class InputReader:
         if filler is None or not kind.counts_tokens:
             return values
         values = self.ops.to_numpy(values)
-        if kind.kind == "mask" and is_concrete(values):
+        if kind.kind == "mask" and not self.ops.is_traced(values):
             values = (values != 0).astype(np.int32)
         return pad_end(namespace(self.ops, values), values, width, filler)
 
 
-def is_concrete(values: Any) -> bool:
-    """Whether an array's values are known, unlike in a program that JAX traces."""
-    return isinstance(values, np.ndarray)
-
-
 def namespace(ops: Any, values: Any) -> Any:
     """The array namespace for these values, which may be None."""
-    return np if values is None or is_concrete(values) else ops.xp
+    return np if values is None or isinstance(values, np.ndarray) else ops.xp
 
 
 def position_ids(xp: Any, ids: Any, mask: Any, length: int) -> Any:

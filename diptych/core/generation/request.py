@@ -13,7 +13,7 @@ import numpy as np
 from diptych.core import caching, check, inputs
 from diptych.core.config import CacheShape
 from diptych.core.errors import InputError
-from diptych.core.generation.arguments import InputReader, is_concrete, namespace, pad_end, padding_id, position_ids
+from diptych.core.generation.arguments import InputReader, namespace, pad_end, padding_id, position_ids
 from diptych.core.generation.options import GenerationConfig
 from diptych.core.inputs import ATTENTION_MASK, DECODER_ATTENTION_MASK, DECODER_INPUT_IDS, ENCODER_OUTPUTS, ModelInput
 from diptych.core.outputs import encoder_output
@@ -237,7 +237,7 @@ class RequestBuilder(InputReader):
             if pads is not None:  # padding needs no position of its own
                 limit -= pads + 1
                 if main.kind == "ids":
-                    longest = int((values != pads).sum(1).max()) if is_concrete(values) else 0
+                    longest = 0 if self.ops.is_traced(values) else int((values != pads).sum(1).max())
             check.at_most(
                 self.caller, "the number of tokens to read", longest, limit, "the number of the encoder's positions"
             )
@@ -277,7 +277,7 @@ class RequestBuilder(InputReader):
     def _inferred_mask(self, ids: Any) -> Any:
         """The mask that transformers infers from pad_token_id; None if there is no padding or it isn't known."""
         pad = self.options.pad_token_id
-        if pad is None or pad in self.eos or not is_concrete(ids):
+        if pad is None or pad in self.eos or self.ops.is_traced(ids):
             return None
         pads = ids == pad
         return ~pads if pads.any() else None
@@ -301,10 +301,11 @@ class RequestBuilder(InputReader):
             mask = self._check_input(DECODER_ATTENTION_MASK, sizes)
         wanted, why = (batch, ids.shape[1]), ", as many rows as there are to read"
         check.shape(self.caller, DECODER_INPUT_IDS.name, ids.shape, wanted, why)
-        if self.model._prepends_start_token and is_concrete(ids) and (ids[:, 0] != start).all():
-            ids = np.concatenate([np.full_like(ids[:, :1], start), ids], axis=1)
+        if self.model._prepends_start_token and not self.ops.is_traced(ids) and (ids[:, 0] != start).all():
+            xp: Any = namespace(self.ops, ids)
+            ids = xp.concat([xp.full_like(ids[:, :1], start), ids], axis=1)
             if mask is not None:
-                xp: Any = namespace(self.ops, mask)
+                xp = namespace(self.ops, mask)
                 mask = xp.concat([xp.ones_like(mask[:, :1]), mask], axis=1)
         return ids, mask
 
@@ -314,7 +315,7 @@ class RequestBuilder(InputReader):
         Raises:
             InputError: there is padding, but no id for it.
         """
-        if mask is None or not is_concrete(mask):
+        if mask is None or self.ops.is_traced(mask):
             return mask
         if mask.all():
             return None
@@ -393,10 +394,10 @@ class RequestBuilder(InputReader):
         if self.cache is None:
             return 0
         caching.check_cache(self.boundary, self.model.config.cache_shape, self.cache, rows)
-        length = self.ops.to_numpy(self.cache.length)
-        if not isinstance(length, int | np.ndarray):
+        length = self.cache.length
+        if self.ops.is_traced(length):
             raise InputError(f"{self.caller}: past_key_values comes out of a trace, in which its length cannot be seen")
-        cached = int(cast(int, length))
+        cached = int(length)
         if cached >= lengths.context:
             raise InputError(
                 f"{self.caller}: past_key_values has seen {cached} tokens, but the prompt has {lengths.context}"

@@ -82,7 +82,7 @@ def output(
         layers: of each step, if requested.
     """
     ops, traced = model._ops(), request.traced
-    start, length = int(traced.prompt_length), ops.to_numpy(fields["length"])
+    start, length = int(traced.prompt_length), fields["length"]
     length = int(traced.max_length if ops.is_traced(length) else length)
     cut = {
         "sequences": ops.first_columns(fields["sequences"], length),

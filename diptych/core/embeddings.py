@@ -147,6 +147,7 @@ class EmbeddingsMixin(ConfigMixin):
                 if hasattr(sizes[module], name):
                     setattr(modules[module], name, getattr(sizes[module], name))
         self._share_config(config)
+        self._resized({slot.path: slot.shape for slot in resized})
 
     def _check_tables(self, caller: str, tables: WordEmbeddings, resized: set[str], modules: Mapping[str, Any]) -> None:
         present = [path for path in (*tables.inputs, tables.output) if modules.get(cast(str, path)) is not None]

@@ -1,7 +1,7 @@
 """The operations on models that differ between frameworks; the rest is written once, in terms of these."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,10 @@ class Hooks:
     @abstractmethod
     def _set_frozen(leaf: Any, frozen: bool) -> None:
         """Freezes a parameter, or makes it trainable again."""
+
+    @abstractmethod
+    def _resized(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Records the new shapes of resized parameters."""
 
     @abstractmethod
     def _source(self, slot: Slot, leaf: Any) -> TensorSource:

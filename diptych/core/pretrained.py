@@ -1,8 +1,10 @@
 """The base class of both backends' models: loading, saving and initial values."""
 
+import functools
 import inspect
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Self, TypeVar, cast
 
@@ -18,7 +20,7 @@ from diptych.core.checkpoint.strips import permute
 from diptych.core.config import CacheShape, ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.embeddings import EmbeddingsMixin
-from diptych.core.errors import InputError
+from diptych.core.errors import CheckpointError, InputError
 from diptych.core.freezing import Freezable
 from diptych.core.generation.options import GenerationConfig, OwnOptions
 from diptych.core.registry import Family, describe_class, relatives, within
@@ -49,12 +51,39 @@ def own_switches(model_class: type) -> list[str]:
     return [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
 
 
+@dataclass(frozen=True)
+class Constructed:
+    """The parameters that a model's constructor made: path -> shape.
+
+    Any two compare equal, so that models that differ only in them share compiled programs.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]], compare=False)
+
+
+def _recording(construct: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that records the parameters of the model; that of a subclass records its own layers too."""
+
+    @functools.wraps(construct)
+    def constructor(self: "PreTrained", *arguments: Any, **keywords: Any) -> None:
+        construct(self, *arguments, **keywords)
+        self._constructed = Constructed({slot.path: slot.shape for slot in self._leaves()})  # pyright: ignore[reportPrivateUsage]
+
+    return constructor
+
+
 class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
     """A model with a config, whose parameters have the names of its published checkpoints."""
 
     load_report: LoadReport = LoadReport()
     """What happened to each tensor of the checkpoint; empty if the model was not loaded."""
     _own_options: OwnOptions = OwnOptions()
+    _constructed: Constructed = Constructed()
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "__init__" in vars(cls):
+            cls.__init__ = _recording(cls.__init__)  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def generation_config(self) -> GenerationConfig:
@@ -153,6 +182,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         copy_from: str | os.PathLike[str] | None,
     ) -> None:
         """Writes config.json, safetensors, and generation_config.json if the model has options of its own."""
+        self._check_parameters()
         sources = self._sources()
         loading.save(
             directory,
@@ -164,6 +194,38 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
             max_shard_size=max_shard_size,
             copy_from=copy_from,
         )
+
+    def _check_parameters(self) -> None:
+        """Raises a CheckpointError if `from_pretrained` would refuse what the model has become."""
+        expected = self._expected_shapes()
+        found = {slot.path: slot.shape for slot in self._leaves()}
+        missing = [path for path in expected if path not in found]
+        foreign = [path for path in found if path not in expected]
+        misshapen = [
+            f"{path} has shape {shape}, not {expected[path]}"
+            for path, shape in found.items()
+            if path in expected and shape != expected[path]
+        ]
+        problems = {"missing": missing, "foreign": foreign, "of another shape": misshapen}
+        if any(problems.values()):
+            name = type(self).__name__
+            listed = ". ".join(f"{len(paths)} {what}: {', '.join(paths)}" for what, paths in problems.items() if paths)
+            raise CheckpointError(
+                f"{name}.save_pretrained: the parameters are not those that the constructor of {name} makes, so "
+                f"{name}.from_pretrained would refuse them. {listed}. Merge or remove what was added (adapters, "
+                "parametrizations), or make it in the constructor of a subclass"
+            )
+
+    def _resized(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._constructed = Constructed({**self._constructed.shapes, **shapes})
+
+    def _expected_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the parameters that `from_pretrained` expects; a composite's parts may have been resized."""
+        expected = dict(self._constructed.shapes)
+        for name in self._part_names:
+            inside: dict[str, tuple[int, ...]] = getattr(self, name)._expected_shapes()
+            expected |= {f"{name}.{path}": shape for path, shape in inside.items()}
+        return expected
 
     def _draw(self, leaves: Mapping[Slot, Any], seed: int, placement: Any) -> None:
         """Gives parameters their initial values, drawn in float32."""

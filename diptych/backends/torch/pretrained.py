@@ -152,7 +152,8 @@ class PreTrainedModel(nn.Module, PreTrained):
                 hub.
 
         Raises:
-            CheckpointError: the model has no values, the directory is a file, or copy_from has no such files.
+            CheckpointError: the model has no values or other parameters than its class has, which are listed, or the
+                directory is a file, or copy_from has no such files.
             OSError: the disk is full or not writable; the directory is left unchanged.
         """
         self._save(directory, max_shard_size, copy_from)

@@ -21,9 +21,10 @@ from diptych.core.checkpoint.matching import FamilyPaths, Filling, Match, Target
 from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
 from diptych.core.checkpoint.strips import permute
 from diptych.core.checkpoint.tensors import TensorSource, digest
-from diptych.core.config import config_path, parse_json_object, read_text
+from diptych.core.config import config_path
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
+from diptych.core.json_text import parse_config, read_text
 from diptych.core.registry import Family, architectures, families, relatives, within
 
 Progress = bool | Callable[[int], None] | None
@@ -349,7 +350,7 @@ def _verify(
 def _write_config(source: Path, target: Path, model_type: str, architecture: str, dtypes: set[str]) -> None:
     """Writes config.json: every field of the source's, with the model_type, architecture and dtype of the weights."""
     path = config_path(source)
-    data = parse_json_object(read_text(path), str(path))
+    data = parse_config(read_text(path), str(path))
     data["model_type"] = model_type
     if architecture not in (data.get("architectures") or ()):
         data["architectures"] = [architecture]

@@ -6,6 +6,7 @@ other field is refused by name.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, cast, dataclass_transf
 
 from diptych.core import check
 from diptych.core.errors import ConfigError
+from diptych.core.json_text import parse_config, read_text
 from diptych.core.ledger import ABSENT, HOUSEKEEPING
 
 Activation = Literal[
@@ -87,7 +89,30 @@ def config_class(cls: type[Config]) -> type[Config]:
     """Makes a frozen, keyword-only dataclass, whose assignment errors say how to change the config."""
     made = dataclass(frozen=True, kw_only=True)(cls)
     made.__setattr__ = _refuse_assignment  # pyright: ignore[reportAttributeAccessIssue]
+    construct = made.__init__
+
+    @functools.wraps(construct)
+    def constructor(self: Config, **values: Any) -> None:
+        construct(self, **_foreign_defaults(made, values), **values)
+
+    made.__init__ = constructor  # pyright: ignore[reportAttributeAccessIssue]
     return made
+
+
+def _foreign_defaults(cls: type[Any], values: Mapping[str, Any]) -> dict[str, None]:
+    """None for each default of a text model's token ids that lies outside of the vocabulary.
+
+    The defaults are those of one published checkpoint, and say nothing about a model with fewer tokens.
+    """
+    size = values.get("vocab_size", getattr(cls, "vocab_size", None))
+    if not isinstance(size, int) or not getattr(cls, "generates_text", False):
+        return {}
+    defaults = {name: getattr(cls, name) for name in ("bos_token_id", "eos_token_id", "decoder_start_token_id")}
+    return {
+        name: None
+        for name, default in defaults.items()
+        if name not in values and isinstance(default, int) and default >= size
+    }
 
 
 @dataclass(frozen=True)
@@ -113,6 +138,8 @@ class ModelConfig:
     """
 
     model_type: ClassVar[str] = ""
+    generates_text: ClassVar[bool] = False
+    """Whether its special token ids serve text generation alone; CLIP's find the end of a text."""
     accepted: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     """Undeclared fields of this family's files -> the values that have no effect; () means any value."""
     live: ClassVar[frozenset[str]] = frozenset({
@@ -282,7 +309,7 @@ class ModelConfig:
     @classmethod
     def from_json(cls, text: str, *, ignore: Iterable[str] = (), source: str = "config.json") -> Self:
         """A config from JSON text; see `from_dict`."""
-        return cls.from_dict(parse_json_object(text, source), ignore=ignore, source=source)
+        return cls.from_dict(parse_config(text, source), ignore=ignore, source=source)
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str], *, ignore: Iterable[str] = ()) -> Self:
@@ -332,6 +359,7 @@ class DecoderConfig(ModelConfig):
         ConfigError: add_cross_attention needs a decoder.
     """
 
+    generates_text: ClassVar[bool] = True
     always_decodes: ClassVar[bool] = False
     """Whether the models are causal even if `is_decoder` is False."""
     live: ClassVar[frozenset[str]] = ModelConfig.live | {"decoder_start_token_id"}
@@ -367,33 +395,6 @@ def config_path(directory: str | os.PathLike[str]) -> Path:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; a checkpoint directory holds config.json beside its weights")
     return path
-
-
-def read_text(path: Path) -> str:
-    """The text of a file.
-
-    Raises:
-        ConfigError: it is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({error})") from None
-
-
-def parse_json_object(text: str, source: str) -> dict[str, Any]:
-    """The JSON object that a text holds.
-
-    Raises:
-        ConfigError: it is not JSON, or not an object.
-    """
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:  # a ValueError also for numbers of too many digits
-        raise ConfigError(f"{source}: not JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{source}: holds a JSON {type(data).__name__}, but a config is a JSON object")
-    return cast(dict[str, Any], data)
 
 
 def _class_names(cls: type[ModelConfig], value: Any) -> dict[int, str]:

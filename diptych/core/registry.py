@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from diptych.core.checkpoint.slots import Slot
-from diptych.core.config import ModelConfig, config_path, parse_json_object, read_text
+from diptych.core.config import ModelConfig, config_path
 from diptych.core.errors import ConfigError
+from diptych.core.json_text import parse_config, read_text
 from diptych.core.random import Distribution
 
 _MODELS = Path(__file__).with_name("models")
@@ -123,7 +124,7 @@ def read_config(directory: str | Path, *, ignore: tuple[str, ...] = (), assume: 
         ConfigError: no config.json, an unknown model_type (the known ones are listed), or anything `from_dict` refuses.
     """
     path = config_path(directory)
-    data = parse_json_object(read_text(path), str(path))
+    data = parse_config(read_text(path), str(path))
     model_type = data.get("model_type", assume)
     known = config_classes()
     if not isinstance(model_type, str) or model_type not in known:

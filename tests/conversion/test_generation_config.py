@@ -252,3 +252,15 @@ def test_a_new_composite_has_what_its_config_states(backend, tmp_path):
 def test_the_name_is_found_everywhere():
     assert diptych.GenerationConfig is in_jax.GenerationConfig is in_torch.GenerationConfig is GenerationConfig
     assert all("GenerationConfig" in dir(module) for module in (diptych, in_jax, in_torch))
+
+
+def test_a_checkpoint_that_names_no_end_of_a_text(backend, tmp_path):
+    """The class's default, 50256, lies outside of its vocabulary."""
+    config = {"model_type": "gpt2", "vocab_size": 13, "n_embd": 8, "n_head": 2, "n_layer": 1, "n_positions": 16}
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(**config)).save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = backend.GPT2LMHeadModel.from_pretrained(tmp_path)
+    assert model.generate([[3, 4]], max_new_tokens=3, min_new_tokens=2).sequences.shape == (1, 5)
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["eos_token_id"] is None

@@ -173,4 +173,5 @@ def test_impossible_values_are_refused(values, message):
 
 def test_token_ids_outside_the_vocabulary():
     assert BartConfig().token_ids_outside() == {}
-    assert BartConfig(vocab_size=2).token_ids_outside() == {"eos_token_id": 2, "decoder_start_token_id": 2}
+    stated = BartConfig(vocab_size=2, eos_token_id=2, decoder_start_token_id=2)
+    assert stated.token_ids_outside() == {"eos_token_id": 2, "decoder_start_token_id": 2}

@@ -3,9 +3,11 @@ import math
 
 import pytest
 
-from diptych.core.config import CacheShape
+from diptych.core.config import CacheShape, DecoderConfig
 from diptych.core.errors import ConfigError
+from diptych.core.models.clip import CLIPTextConfig
 from diptych.core.models.gpt2 import GPT2Config
+from diptych.core.registry import config_classes
 
 # openai-community/gpt2 as it was published
 GPT2 = {
@@ -140,4 +142,26 @@ def test_impossible_values_are_refused(values, message):
 
 def test_token_ids_outside_the_vocabulary():
     assert GPT2Config().token_ids_outside() == {}
-    assert GPT2Config(vocab_size=50_256).token_ids_outside() == {"bos_token_id": 50_256, "eos_token_id": 50_256}
+    config = GPT2Config(vocab_size=50_256, bos_token_id=50_256, eos_token_id=50_256)
+    assert config.token_ids_outside() == {"bos_token_id": 50_256, "eos_token_id": 50_256}
+
+
+def test_defaults_outside_the_vocabulary_are_not_the_checkpoints_word():
+    """uer/gpt2-chinese-cluecorpussmall says neither bos nor eos, and has another vocabulary than gpt2."""
+    read = GPT2Config.from_dict({"model_type": "gpt2", "vocab_size": 21_128})
+    for config in (read, GPT2Config(vocab_size=21_128)):
+        assert (config.bos_token_id, config.eos_token_id) == (None, None)
+        assert config.token_ids_outside() == {}
+        assert GPT2Config.from_json(config.to_json()) == config
+    stated = GPT2Config.from_dict({"vocab_size": 21_128, "eos_token_id": 50_256})
+    assert (stated.bos_token_id, stated.eos_token_id) == (None, 50_256)
+    assert GPT2Config(vocab_size=50_257).eos_token_id == 50_256
+
+
+def test_no_default_of_a_text_model_lies_outside_of_a_small_vocabulary():
+    for cls in config_classes().values():
+        if issubclass(cls, DecoderConfig) and hasattr(cls, "vocab_size"):
+            config = cls(vocab_size=2)
+            named = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "decoder_start_token_id")}
+            assert all(value in (None, 0, 1) for value in named.values()), (cls, named)
+    assert CLIPTextConfig(vocab_size=99).eos_token_id == 49_407  # which finds the end of a text

@@ -287,6 +287,7 @@ def test_an_assignment_says_how_to_change_an_option():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('{"top_k": 3, "top_k": 4}', "has the same name twice: top_k"),
         ("{", r"not JSON \(Expecting"),
         ("[1]", "holds a JSON list, but a config is a JSON object"),
         ('{"num_beams": "four"}', "GenerationConfig: num_beams='four' must be int or null"),

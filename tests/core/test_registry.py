@@ -67,6 +67,8 @@ def test_a_file_without_a_model_type_is_what_the_reader_assumes(tmp_path):
     [
         (None, "no such file; a checkpoint directory holds config.json beside its weights"),
         (b"[]", "holds a JSON list, but a config is a JSON object"),
+        (b'{"model_type": "bert", "model_type": "gpt2"}', "has the same name twice: model_type; keep one of them"),
+        (b'{"model_type": "clip", "text_config": {"a": 1, "a": 1}}', "has the same name twice: a; keep one of them"),
         (b"{", "not JSON (Expecting property name enclosed in double quotes"),
         (b'{"model_type": "\xe4"}', "not UTF-8 text ("),
         (b"[" * 100_000, "not JSON (maximum recursion depth exceeded"),

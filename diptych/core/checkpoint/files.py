@@ -1,11 +1,9 @@
 """Memory-mapping files for reading, and writing them atomically."""
 
-import json
 import math
 import mmap
 import os
 import secrets
-from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from diptych.core.errors import CheckpointError
+from diptych.core.json_text import DuplicateNameError, load_json
 
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -54,18 +53,11 @@ def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
     Raises:
         CheckpointError: It is not valid JSON, not an object, or has duplicate keys.
     """
-
-    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        duplicates = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        if duplicates:
-            raise CheckpointError(f"{source}: has the same name twice: {', '.join(duplicates)}. Save it again")
-        return dict(pairs)
-
     try:
-        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=without_duplicates)
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError) as error:  # a ValueError also for numbers with too many digits
+        parsed = load_json(text.decode("utf-8"))
+    except DuplicateNameError as error:
+        raise CheckpointError(f"{source}: {error}. Save it again") from None
+    except ValueError as error:  # also for numbers with too many digits
         raise CheckpointError(f"{source}: is not valid JSON ({error}). Download or save the file again") from error
     if not isinstance(parsed, dict):
         raise CheckpointError(f"{source}: must be a JSON object, not {type(parsed).__name__}")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 import numpy as np
 
 from diptych.core.checkpoint.files import open_atomic
-from diptych.core.config import FrozenMap, ModelConfig, describe_type, has_type, parse_json_object, read_text, thaw_json
+from diptych.core.config import FrozenMap, ModelConfig, describe_type, has_type, thaw_json
 from diptych.core.errors import ConfigError, InputError
+from diptych.core.json_text import parse_config, read_text
 
 GENERATION_FILE = "generation_config.json"
 
@@ -149,7 +150,7 @@ class GenerationConfig:
     @classmethod
     def from_json(cls, text: str, *, source: str = GENERATION_FILE) -> Self:
         """The options of JSON text; see `from_dict`."""
-        return cls.from_dict(parse_json_object(text, source), source=source)
+        return cls.from_dict(parse_config(text, source), source=source)
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str]) -> Self:

@@ -42,6 +42,7 @@ _KINDS: Mapping[str, tuple[Any, str | None, Callable[[str, Any], Any] | None]] =
     "whole": (int, None, None),
     "real": (float, None, None),
     "switch": (bool, None, None),
+    "texts": (list[str], "TEXT", lambda flag, values: tuple(values)),
     "ids": (list[str], "ID[,ID…]", parse_ids),
     "json": (str, "JSON", _parse_json),
     "early": (str, "true|false|never", _parse_early_stopping),
@@ -54,6 +55,8 @@ FLAGS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "min_new_tokens": ("whole", "New tokens before a text may end."),
         "max_length": ("whole", "The most tokens of a text, its prompt included; --max-new-tokens takes precedence."),
         "min_length": ("whole", "Tokens of a text, its prompt included, before it may end."),
+        "stop_strings": ("texts", "Ends a text with the token that completes this string; may be repeated."),
+        "max_time": ("real", "Seconds after which no further token is generated."),
     },
     "Sampling": {
         "do_sample": ("switch", "Sample each token by its probability instead of taking the most probable."),

@@ -168,7 +168,7 @@ class _Writer:
         printer = None
         if live and self.show is not None and not self.as_json and asked.num_beams == asked.num_return_sequences == 1:
             printer = _Printer(self.decode, self.show, self.echo)
-        switches = {"seed": seed, "streamer": printer, "compile": self.compile}
+        switches = {"seed": seed, "streamer": printer, "compile": self.compile, "tokenizer": self.tokenizer}
         output = self.model.generate(ids, attention_mask=mask, **switches, **self.options)
         start = 1 if has_encoder else len(ids[0])
         scores = None if output.sequences_scores is None else output.sequences_scores.tolist()

@@ -393,6 +393,7 @@ def test_every_option_of_generation_has_a_flag_or_a_reason():
         bool | typing.Literal["never"]: "early",
         int | tuple[int, ...]: "ids",
         tuple[int, ...]: "ids",
+        str | tuple[str, ...]: "texts",
     }
     hints = typing.get_type_hints(GenerationConfig)
     for name, kind in flags().items():
@@ -425,6 +426,8 @@ GIVEN = {
     "sequence_bias": ([[[5, 6], -1.5]], "[[[5, 6], -1.5]]"),
     "exponential_decay_length_penalty": ([2, 1.5], "[2, 1.5]"),
     "renormalize_logits": (False,),
+    "stop_strings": (("w7", "w8"), "w7", "--stop-strings", "w8"),
+    "max_time": (2.5,),
     "bos_token_id": (1,),
     "eos_token_id": ((2, 20), "2 20"),
     "pad_token_id": (4,),

@@ -21,6 +21,7 @@ CNN = {
     "no_repeat_ngram_size": 3, "num_beams": 4, "pad_token_id": 1, "transformers_version": "4.27.0.dev0",
 }  # fmt: skip
 EVERY = {
+    "max_time": 0.5, "stop_strings": ["a", "b"],
     "max_length": 20, "max_new_tokens": 1, "min_length": 0, "min_new_tokens": 0, "do_sample": True, "num_beams": 4,
     "num_return_sequences": 2, "early_stopping": "never", "length_penalty": -0.5, "bos_token_id": 0,
     "eos_token_id": [2, 3], "pad_token_id": 1, "decoder_start_token_id": 2, "forced_bos_token_id": 4,
@@ -151,16 +152,16 @@ def test_an_unknown_option_is_named_with_the_nearest_one():
 
 
 def test_an_option_that_is_not_supported_is_refused_by_name_and_never_ignored():
-    message = r"^GenerationConfig: penalty_alpha=0\.6 is not supported; stop_strings=\['a'\] is not supported$"
+    message = r"^GenerationConfig: penalty_alpha=0\.6 is not supported; top_h=0\.5 is not supported$"
     for call in (GenerationConfig, GenerationConfig().replace, GenerationConfig().resolve):
         with pytest.raises(InputError, match=message):
-            call(penalty_alpha=0.6, stop_strings=["a"], num_beam_groups=1)
+            call(penalty_alpha=0.6, top_h=0.5, num_beam_groups=1)
 
 
 def test_an_option_that_is_not_supported_may_be_given_where_it_asks_for_nothing():
-    config = GenerationConfig(num_beam_groups=1, diversity_penalty=0.0, guidance_scale=np.float64(1), max_time=None)
+    config = GenerationConfig(num_beam_groups=1, diversity_penalty=0.0, guidance_scale=np.float64(1), top_h=None)
     assert config.resolve(epsilon_cutoff=0.0).num_beams == 1
-    assert config.to_dict() == {"diversity_penalty": 0.0, "guidance_scale": 1.0, "max_time": None, "num_beam_groups": 1}
+    assert config.to_dict() == {"diversity_penalty": 0.0, "guidance_scale": 1.0, "num_beam_groups": 1, "top_h": None}
 
 
 FILE = {"num_beams": 2, "penalty_alpha": 0.6, "watermarking_config": {"bias": [1]}, "num_beam_groups": 1,

@@ -67,8 +67,8 @@ def strict():
         yield
 
 
-def built(*, prompt_length=1, eos=(), source=None, source_length=None, first=None, **options):
-    extra = {"eos": eos, "source": source, "source_length": source_length, "first": first}
+def built(*, prompt_length=1, eos=(), source=None, source_length=None, first=None, constrained=False, **options):
+    extra = {"eos": eos, "source": source, "source_length": source_length, "first": first, "constrained": constrained}
     return logits.build_processors(SimpleNamespace(**{**NEUTRAL, **options}), prompt_length=prompt_length, **extra)
 
 
@@ -299,7 +299,7 @@ def test_what_is_left_has_probabilities_that_sum_to_one():
 
 
 def test_rules_stand_in_order():
-    before, after = built(**EVERYTHING, eos=(7,), source=SOURCE)
+    before, after = built(**EVERYTHING, eos=(7,), source=SOURCE, constrained=True)
     assert [rule.name for rule, _ in before] == [
         "sequence_bias",
         "repetition_penalty",
@@ -308,6 +308,7 @@ def test_rules_stand_in_order():
         "sequence_bias",
         "min_length",
         "min_length",
+        "allowed_tokens",
         "force_tokens",
         "force_tokens",
         "exponential_decay_length_penalty",

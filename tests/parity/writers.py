@@ -153,7 +153,7 @@ def small(backend: str, name: str = "GPT2LMHeadModel", dtype: str = "float64") -
     return getattr(BACKENDS[backend], name)(SMALL[name], seed=8, dtype=dtype)
 
 
-_PLAIN = {"_all_steps": {}, "_first_step": {}, "_next_step": {"donate_argnames": "cache"}}
+_PLAIN = {"_all_steps": {}, "_first_step": {}, "_next_step": {"donate_argnames": "cache"}, "_settle": {}}
 QUICK_PROGRAMS = {
     name: jax.jit(getattr(generation, name).__wrapped__, static_argnames="plan", compiler_options=QUICK, **options)
     for name, options in _PLAIN.items()

@@ -14,7 +14,7 @@ from diptych.core.generation.request import GenerationRequest, Prompt
 from diptych.core.generation.steps import Step, first_step, next_step, output
 from diptych.core.interfaces import Streamer
 from diptych.core.outputs import GenerateOutput
-from diptych.core.semantics.decoding import Plan, StepScores, TracedOptions, finish
+from diptych.core.semantics.decoding import Plan, Proposal, State, StepScores, TracedOptions, finish, settle
 
 
 class GenerationMixin(GenerationBase):
@@ -32,20 +32,28 @@ class GenerationMixin(GenerationBase):
 
     def _run(self, request: GenerationRequest, streamer: Streamer | None, compile: bool) -> GenerateOutput:
         plan, traced, prompt = request.plan, request.traced, request.prompt
-        if streamer is None and not plan.output_attentions and not plan.output_hidden_states:
+        watch = request.watch
+        if streamer is None and watch is None and not plan.output_attentions and not plan.output_hidden_states:
             fields, stacked, count = _all_steps(self, traced, prompt, plan=plan)
             count = plan.capacity - plan.prompt_width if isinstance(count, Tracer) else int(count)
             scores = StepScores(*(None if values is None else _unstack(values, count) for values in stacked))
             return output(self, request, fields, scores, [])
         if streamer is not None:
             streamer.put(np.repeat(ops.to_numpy(prompt.ids)[:, : traced.prompt_length], plan.copies, axis=0))
+        if watch is not None:
+            traced = watch.constrain_first(plan, traced, prompt.ids)
         step = _first_step(self, traced, prompt, plan=plan)
         each, layers = [step.scores], [step.layers]
         while True:
+            if watch is not None:
+                scores = tuple(one.scores for one in each) if plan.output_scores else None
+                step = step._replace(state=_settle(traced, step.state, watch.stopped_in(step.state, scores), plan=plan))
             if streamer is not None:
                 streamer.put(np.asarray(step.state.last_tokens))
             if not step.state.running:
                 break
+            if watch is not None:
+                traced = watch.constrain_next(plan, traced, step.state)
             step = _next_step(self, traced, prompt, step.state, step.context, step.cache, plan=plan)
             each.append(step.scores)
             layers.append(step.layers)
@@ -79,6 +87,11 @@ def _next_step(
 ) -> Step:
     before = Step(state, cache, context, StepScores(None, None), {})
     return next_step(model, plan, traced, prompt, before, _call_model)
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _settle(traced: TracedOptions, proposal: Proposal, stopped: Any, *, plan: Plan) -> State:
+    return settle(ops, plan, traced, proposal, stopped)
 
 
 @functools.partial(jax.jit, static_argnames="plan")

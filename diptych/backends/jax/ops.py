@@ -386,6 +386,11 @@ def to_numpy(values: Any) -> Any:
     return np.asarray(values) if known and len(values.sharding.device_set) == 1 else values
 
 
+def host_array(values: Any) -> Any:
+    """An array as a caller's Python sees it between steps: numpy's, so that no length is compiled."""
+    return np.asarray(values)
+
+
 def min_max(values: Any, ignored: int | None = None) -> tuple[int, int] | None:
     """The smallest and the largest integer, with 0 in place of ignored ones; None if the values aren't known."""
     if values.size == 0 or isinstance(values, Tracer):

@@ -15,7 +15,7 @@ from diptych.core.generation.request import GenerationRequest
 from diptych.core.generation.steps import Step, first_step, next_step, output
 from diptych.core.interfaces import Streamer
 from diptych.core.outputs import GenerateOutput
-from diptych.core.semantics.decoding import StepScores, finish
+from diptych.core.semantics.decoding import StepScores, finish, settle
 
 
 class GenerationMixin(GenerationBase):
@@ -36,13 +36,22 @@ class GenerationMixin(GenerationBase):
         if streamer is not None:
             start = prompt.ids[:, : traced.prompt_length].repeat_interleave(plan.copies, 0)
             streamer.put(start.cpu().numpy().copy())
+        watch = request.watch
+        if watch is not None:
+            traced = pytree.tree_map(to_device, watch.constrain_first(plan, traced, prompt.ids))
         step = first_step(self, plan, traced, prompt, _call_model)
         steps = [step]
         while True:
+            if watch is not None:
+                scores = _of_each_step(steps, "scores") if plan.output_scores else None
+                stopped = to_device(watch.stopped_in(step.state, scores))
+                step = step._replace(state=settle(ops, plan, traced, step.state, stopped))
             if streamer is not None:
                 streamer.put(step.state.last_tokens.cpu().numpy().copy())
             if not step.state.running:
                 break
+            if watch is not None:
+                traced = pytree.tree_map(to_device, watch.constrain_next(plan, traced, step.state))
             step = next_step(self, plan, traced, prompt, step, call)
             steps.append(step._replace(state=None, cache=None))
         if streamer is not None:

@@ -297,6 +297,11 @@ def to_numpy(values: Any) -> Any:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
 
 
+def host_array(values: Any) -> Any:
+    """A tensor as a caller's Python sees it between steps: the tensor itself."""
+    return values
+
+
 def min_max(values: Tensor, ignored: int | None = None) -> tuple[int, int] | None:
     """The smallest and the largest integer, with 0 in place of ignored ones; None if the values aren't known."""
     if values.numel() == 0 or values.is_meta or torch.compiler.is_compiling():

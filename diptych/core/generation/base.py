@@ -15,8 +15,9 @@ from diptych.core import inputs
 from diptych.core.errors import InputError
 from diptych.core.generation.options import GenerationConfig
 from diptych.core.generation.request import GenerationRequest, Prompt, RequestBuilder
+from diptych.core.generation.watching import AllowedTokens, StoppingCriterion, make_watch
 from diptych.core.inputs import ModelInput
-from diptych.core.interfaces import Streamer
+from diptych.core.interfaces import Streamer, Tokenizer
 from diptych.core.outputs import EncoderOutput, GenerateOutput
 from diptych.core.pretrained import PreTrained
 from diptych.core.semantics.decoding import CustomProcessor, Plan, TracedOptions
@@ -171,6 +172,9 @@ class GenerationBase(PreTrained):
         seed: int = 0,
         streamer: Streamer | None = None,
         logits_processors: Sequence[CustomProcessor] | None = (),
+        stopping_criteria: Sequence[StoppingCriterion] | None = (),
+        prefix_allowed_tokens_fn: AllowedTokens | None = None,
+        tokenizer: Tokenizer | None = None,
         compile: bool = False,
         **options: Any,
     ) -> GenerateOutput:
@@ -192,6 +196,12 @@ class GenerationBase(PreTrained):
             logits_processors: custom ones, `f(xp, input_ids (R, L), scores (R, V), length) -> scores`, applied before
                 temperature and the other sampling processors; columns of input_ids from `length` on are undefined.
                 JAX compiles a program for each object.
+            stopping_criteria: functions `f(input_ids (R, T), scores) -> (R,)` that say after each token which rows end;
+                for the candidates of a beam search too. Ids are a tensor in torch and a numpy array in JAX. scores are
+                those of all steps if output_scores asks for them, or else None. JAX runs one program per token.
+            prefix_allowed_tokens_fn: `f(number of the prompt, input_ids (T,)) -> ids`, the tokens that may come next;
+                ids as above, and one program per token in JAX.
+            tokenizer: the model's, for the option stop_strings.
             compile: whether torch compiles the decoding step; JAX always does.
             options: any of `GenerationConfig`; or other inputs of the model: decoder_input_ids and
                 decoder_attention_mask (B, P), the first tokens of a decoder with an encoder, token_type_ids and
@@ -203,6 +213,7 @@ class GenerationBase(PreTrained):
             TypeError: an option or an input is unknown to the model.
         """
         caller = f"{type(self).__name__}.generate"
+        _refuse_foreign(caller, options)
         arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         arguments |= {"pixel_values": pixel_values, "input_values": input_values, "encoder_outputs": encoder_outputs}
         names = {*inputs.STANDARD_NAMES, *inputs.by_name(self.encoder_inputs), *inputs.by_name(self.prompt_inputs)}
@@ -216,9 +227,35 @@ class GenerationBase(PreTrained):
         _check_call(caller, seed, streamer, compile)
         if streamer is not None and cast(int, settled.num_beams) > 1:
             raise InputError(f"{caller}: num_beams={settled.num_beams}, but a streamer needs num_beams=1")
+        own = {"criteria": stopping_criteria, "allowed": prefix_allowed_tokens_fn, "tokenizer": tokenizer}
+        watch = make_watch(caller, settled, self._ops(), self._vocabulary[0], **own)
         given = {name: value for name, value in arguments.items() if value is not None}
-        builder = RequestBuilder(self, caller, settled, given, past_key_values, int(seed), processors)
+        builder = RequestBuilder(self, caller, settled, given, past_key_values, int(seed), processors, watch)
         return self._run(builder.build(), streamer, compile)
+
+
+_INSTEAD: Mapping[str, str] = {
+    "logits_processor": "logits_processors=[…] takes functions f(xp, input_ids, scores, length) -> scores",
+    "inputs": "input_ids=… or another input by its name",
+    "params": "the model holds its parameters",
+    "prng_key": "seed=… is a whole number",
+    "trace": "it is always compiled",
+    "assistant_model": "there is no assisted generation",
+    "assistant_tokenizer": "there is no assisted generation",
+    "negative_prompt_ids": "there is no guidance by another prompt",
+    "negative_prompt_attention_mask": "there is no guidance by another prompt",
+    "synced_gpus": "there is no ZeRO stage 3",
+    "custom_generate": "a loop of one's own calls decode and init_cache",
+    "use_model_defaults": "the model's own options are always taken where the call gives none",
+}
+"""Keywords of `generate` in transformers that are not ours -> what there is instead."""
+
+
+def _refuse_foreign(caller: str, options: Mapping[str, Any]) -> None:
+    """Raises a TypeError for keywords of transformers that have another name here, or no counterpart."""
+    wrong = [f"{name} ({_INSTEAD[name]})" for name in options if name in _INSTEAD]
+    if wrong:
+        raise TypeError(f"{caller} has no keyword {', '.join(wrong)}")
 
 
 @functools.cache

@@ -22,7 +22,7 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "num_beam_groups": (1,), "diversity_penalty": (0,), "penalty_alpha": (0,), "dola_layers": (),
     "constraints": (), "force_words_ids": (), "guidance_scale": (1,), "epsilon_cutoff": (0,), "eta_cutoff": (0,),
     "top_h": (), "encoder_repetition_penalty": (1,), "remove_invalid_values": (False,), "watermarking_config": (),
-    "stop_strings": (), "max_time": (), "token_healing": (False,), "use_mtp": (False,), "speculation_type": (),
+    "token_healing": (False,), "use_mtp": (False,), "speculation_type": (),
     "prompt_lookup_num_tokens": (), "max_matching_ngram_size": (), "is_assistant": (False,),
     # 5.23's default and, if it differs, the one that older versions saved
     "num_assistant_tokens": (20, 5), "num_assistant_tokens_schedule": ("constant", "heuristic"),
@@ -76,6 +76,8 @@ class GenerationConfig:
         bad_words_ids: sequences of ids that are not generated.
         sequence_bias: sequences of ids and the amounts added to their scores; a mapping or a list of pairs.
         exponential_decay_length_penalty: a number of tokens after the prompt, and a factor for each further token.
+        stop_strings: strings that end a text with the token that completes one of them; a call needs a tokenizer then.
+        max_time: seconds after which no further token is generated.
         use_cache, cache_implementation: accepted and kept, but without effect.
         carried: other content of a file: options without effect here, and names unknown to transformers.
 
@@ -112,6 +114,8 @@ class GenerationConfig:
     begin_suppress_tokens: tuple[int, ...] | None = None
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] | None = None
     exponential_decay_length_penalty: tuple[int, float] | None = None
+    stop_strings: str | tuple[str, ...] | None = None
+    max_time: float | None = None
     renormalize_logits: bool | None = None
     output_scores: bool | None = None
     output_logits: bool | None = None
@@ -373,6 +377,10 @@ def _requirement(name: str, value: Any) -> str | None:
         return "above 0, and 1 at most"
     if name == "min_p" and not 0 <= value <= 1:
         return "from 0 to 1"
+    if name == "max_time" and value < 0:
+        return "0 or more"
+    if name == "stop_strings" and not all(_texts(value) or ("",)):
+        return "strings with one character at least"
     if name in ("temperature", "repetition_penalty") and value <= 0:
         return "above 0" + ("; do_sample=False takes the best token each time" if name == "temperature" else "")
     if name == "exponential_decay_length_penalty" and not 0 <= value[0] <= _LARGEST:
@@ -402,6 +410,11 @@ def _not_supported(options: Mapping[str, Any]) -> list[str]:
         for name, value in options.items()
         if value is not None and not (np.isscalar(value) and value in _UNSUPPORTED[name])
     ]
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """One text or several as a tuple."""
+    return (value,) if isinstance(value, str) else value
 
 
 def _flat(value: Any) -> Iterable[int]:

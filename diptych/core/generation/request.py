@@ -15,6 +15,7 @@ from diptych.core.config import CacheShape
 from diptych.core.errors import InputError
 from diptych.core.generation.arguments import InputReader, namespace, pad_end, padding_id, position_ids
 from diptych.core.generation.options import GenerationConfig
+from diptych.core.generation.watching import Watch
 from diptych.core.inputs import ATTENTION_MASK, DECODER_ATTENTION_MASK, DECODER_INPUT_IDS, ENCODER_OUTPUTS, ModelInput
 from diptych.core.outputs import encoder_output
 from diptych.core.semantics import logits, sampling
@@ -53,6 +54,8 @@ class GenerationRequest(NamedTuple):
     plan: Plan
     traced: TracedOptions
     prompt: Prompt
+    watch: Watch | None
+    """What the caller does between steps."""
     encoder_length: int | None
     """The number of a text encoder's input tokens, without padding to a standard width; None if unknown."""
 
@@ -96,6 +99,7 @@ class RequestBuilder(InputReader):
         cache: the caller's, or None.
         seed: of the random choices.
         processors: the caller's logits processors.
+        watch: what the caller does between steps, or None.
     """
 
     def __init__(
@@ -107,9 +111,10 @@ class RequestBuilder(InputReader):
         cache: Any,
         seed: int,
         processors: tuple[CustomProcessor, ...],
+        watch: Watch | None,
     ) -> None:
         super().__init__(model, caller, given)
-        self.options, self.cache, self.seed, self.processors = options, cache, seed, processors
+        self.options, self.cache, self.seed, self.processors, self.watch = options, cache, seed, processors, watch
         self.eos = _ids(options.eos_token_id)
 
     def build(self) -> GenerationRequest:
@@ -148,17 +153,18 @@ class RequestBuilder(InputReader):
             source=source,
             source_length=lengths.ids if encoder is None or encoder.length is None else encoder.length,
             first=first,
+            constrained=self.watch is not None and self.watch.allowed is not None,
         )
         plan = self._plan(before, after, lengths, cached, () if encoder is None else encoder.switches)
         traced = self._traced_options(before, after, lengths)
         ids = pad_end(xp, ids, lengths.ids_width + plan.capacity - plan.prompt_width, traced.pad_token_id)
         prompt = Prompt(ids, mask, positions, embeds, extras, cache=self.cache)
         if encoder is None:
-            return GenerationRequest(plan, traced, prompt, None)
+            return GenerationRequest(plan, traced, prompt, self.watch, None)
         prompt = prompt._replace(
             encoder_inputs=encoder.inputs, encoder_states=encoder.states, encoder_mask=encoder.mask
         )
-        return GenerationRequest(plan, traced, prompt, encoder.length)
+        return GenerationRequest(plan, traced, prompt, self.watch, encoder.length)
 
     @property
     def _copies(self) -> int:
@@ -440,6 +446,7 @@ class RequestBuilder(InputReader):
             cached=cached,
             shared=lengths.shared,
             padded=self.model._pads_lengths,
+            watched=self.watch is not None,
         )
 
     def _traced_options(self, before: Any, after: Any, lengths: _Lengths) -> TracedOptions:

@@ -11,7 +11,7 @@ from diptych.core.generation.request import GenerationRequest, Prompt
 from diptych.core.outputs import GenerateOutput
 from diptych.core.semantics import decoding
 from diptych.core.semantics.beams import BeamState
-from diptych.core.semantics.decoding import Plan, RowState, StepScores, TracedOptions
+from diptych.core.semantics.decoding import Plan, StepScores, TracedOptions
 
 ModelCall = Callable[..., Any]
 """Calls a model with keywords; a backend may compile it."""
@@ -20,7 +20,8 @@ ModelCall = Callable[..., Any]
 class Step(NamedTuple):
     """The result of a step: the state after its token, and the values to return."""
 
-    state: RowState | BeamState
+    state: Any
+    """A `State`, or a `Proposal` if the plan is watched and the step isn't settled."""
     cache: Any
     context: Mapping[str, Any]
     """Additional keywords of later calls, such as the mask of the encoder's states."""

@@ -55,6 +55,21 @@ class BeamOptions(NamedTuple):
     """(2,) int32, its `sampling.seed_words`."""
 
 
+class Candidates(NamedTuple):
+    """The best continuations of a step, of which some end, and the best others go on."""
+
+    ids: Any
+    """(B, C, L), the sequences with their new token."""
+    scores: Any
+    """(B, C), their summed log-probabilities."""
+    tokens: Any
+    """(B, C), the new tokens."""
+    rows: Any
+    """(B, C), the row, among all prompts' beams, that each continues."""
+    origins: Any
+    """(B, C, L) int32"""
+
+
 def start(ops: Any, ids: Any, length: Any, scores: Any, beams: int) -> BeamState:
     """The state before the first new token.
 
@@ -82,7 +97,12 @@ def start(ops: Any, ids: Any, length: Any, scores: Any, beams: int) -> BeamState
 
 
 def advance(ops: Any, options: BeamOptions, beams: BeamState, log_probabilities: Any) -> BeamState:
-    """The state after one more token.
+    """The state after one more token; for the arguments see `propose`."""
+    return settle(ops, options, beams, propose(ops, options, beams, log_probabilities))
+
+
+def propose(ops: Any, options: BeamOptions, beams: BeamState, log_probabilities: Any) -> Candidates:
+    """The candidates for the next token.
 
     Args:
         ops: the backend's functions.
@@ -110,8 +130,24 @@ def advance(ops: Any, options: BeamOptions, beams: BeamState, log_probabilities:
     row = source + ops.steps(batch, source)[:, None] * count
     new = (ops.steps(size, beams.ids) == beams.length - options.prompt_length)[None, None, :]
     origins = xp.where(new, xp.astype(row, xp.int32)[:, :, None], _take_rows(xp, beams.origins, source))
+    return Candidates(ids, scores, token, row, origins)
+
+
+def settle(ops: Any, options: BeamOptions, beams: BeamState, found: Candidates, stopped: Any = None) -> BeamState:
+    """The state after one more token.
+
+    Args:
+        ops: the backend's functions.
+        options: the options of the search.
+        beams: the state before.
+        found: the candidates.
+        stopped: (B, C), whether something besides the options ends a candidate; None if nothing does.
+    """
+    xp, count, candidates = ops.xp, beams.ids.shape[1], found.ids.shape[1]
+    ids, scores, token, row, origins = found
     length = beams.length + 1
     ended = xp.any(token[:, :, None] == options.eos[None, None, :], axis=2) | (length >= options.max_length)
+    ended = ended if stopped is None else ended | stopped
 
     running_scores, order = ops.top_k(xp.where(ended, scores + _EXCLUDED, scores), count)
 

@@ -52,6 +52,8 @@ class Plan(NamedTuple):
     """A lower bound of the prompts' length: columns of the cache that all beams of a prompt have in common."""
     padded: bool
     """Whether prompts may be padded at the end to a standard width."""
+    watched: bool
+    """Whether something outside of the program looks at each new token before it is settled."""
 
 
 class TracedOptions(NamedTuple):
@@ -90,6 +92,18 @@ class RowState(NamedTuple):
     """Whether decoding continues, a scalar."""
 
 
+class BeamProposal(NamedTuple):
+    """A step of a beam search that is not settled: the state before, and the candidates."""
+
+    before: BeamState
+    candidates: beams.Candidates
+
+
+State = RowState | BeamState
+Proposal = RowState | BeamProposal
+"""A step that is not settled: rows are, but for what ends them from outside."""
+
+
 class StepScores(NamedTuple):
     """The returned scores of a step, each (R, V); None if not requested."""
 
@@ -97,7 +111,7 @@ class StepScores(NamedTuple):
     scores: Any
 
 
-def start(ops: Any, plan: Plan, traced: TracedOptions, ids: Any, like: Any) -> RowState | BeamState:
+def start(ops: Any, plan: Plan, traced: TracedOptions, ids: Any, like: Any) -> State:
     """The state before the first new token.
 
     Args:
@@ -117,9 +131,9 @@ def start(ops: Any, plan: Plan, traced: TracedOptions, ids: Any, like: Any) -> R
 
 
 def advance(
-    ops: Any, plan: Plan, traced: TracedOptions, state: RowState | BeamState, values: Any
-) -> tuple[RowState | BeamState, StepScores]:
-    """The state after one more token, and the scores from which it was chosen.
+    ops: Any, plan: Plan, traced: TracedOptions, state: State, values: Any
+) -> tuple[State | Proposal, StepScores]:
+    """The state after one more token, or a proposal if the plan is watched; and the scores from which it was chosen.
 
     Args:
         ops: the backend's functions.
@@ -138,7 +152,38 @@ def advance(
     step_scores = StepScores(values if plan.output_logits else None, scores if plan.output_scores else None)
     if not isinstance(state, BeamState):
         return _advance_rows(ops, plan, traced, state, scores), step_scores
-    options = beams.BeamOptions(
+    proposal = BeamProposal(state, beams.propose(ops, _beam_options(plan, traced), state, scores))
+    return proposal if plan.watched else settle(ops, plan, traced, proposal, None), step_scores
+
+
+def proposed_ids(proposal: Proposal) -> tuple[Any, Any]:
+    """The sequences with their new token, (R, L) or the candidates of a beam search (B, C, L), and their length."""
+    if isinstance(proposal, RowState):
+        return proposal.ids, proposal.length
+    return proposal.candidates.ids, proposal.before.length + 1
+
+
+def settle(ops: Any, plan: Plan, traced: TracedOptions, proposal: Proposal, stopped: Any) -> State:
+    """The state after a proposed step.
+
+    Args:
+        ops: the backend's functions.
+        plan, traced: the options.
+        proposal: the step.
+        stopped: booleans, whether each of the `proposed_ids` ends with its new token; None if only the options decide.
+    """
+    if isinstance(proposal, BeamProposal):
+        before, candidates = proposal
+        if stopped is not None:
+            stopped = ops.xp.reshape(stopped, candidates.scores.shape)
+        return beams.settle(ops, _beam_options(plan, traced), before, candidates, stopped)
+    finished = proposal.finished if stopped is None else proposal.finished | stopped
+    running = ~ops.xp.all(finished) & (proposal.length < traced.max_length)
+    return proposal._replace(finished=finished, running=running)
+
+
+def _beam_options(plan: Plan, traced: TracedOptions) -> beams.BeamOptions:
+    return beams.BeamOptions(
         early_stopping=plan.early_stopping,
         do_sample=plan.do_sample,
         length_penalty=traced.length_penalty,
@@ -147,10 +192,9 @@ def advance(
         eos=traced.eos_token_ids,
         seed=traced.seed,
     )
-    return beams.advance(ops, options, state, scores), step_scores
 
 
-def finish(ops: Any, plan: Plan, traced: TracedOptions, state: RowState | BeamState) -> dict[str, Any]:
+def finish(ops: Any, plan: Plan, traced: TracedOptions, state: State) -> dict[str, Any]:
     """The fields of the output, including trailing padding, and `length`, that of the longest sequence.
 
     Args:
@@ -182,7 +226,8 @@ def _advance_rows(ops: Any, plan: Plan, traced: TracedOptions, state: RowState, 
     else:
         token = xp.argmax(scores, axis=1)
     token = xp.astype(token, state.ids.dtype)
-    token = xp.where(state.finished, xp.zeros_like(token) + traced.pad_token_id, token)
+    if traced.eos_token_ids.shape[0]:  # as in transformers, rows go on otherwise until all are stopped
+        token = xp.where(state.finished, xp.zeros_like(token) + traced.pad_token_id, token)
     here = (ops.steps(state.ids.shape[1], state.ids) == length)[None, :]
     finished = state.finished | xp.any(token[:, None] == traced.eos_token_ids[None, :], axis=1)
     running = ~xp.all(finished) & (length + 1 < traced.max_length)

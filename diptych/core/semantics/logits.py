@@ -26,6 +26,8 @@ class LogitsProcessor(NamedTuple):
 Values = dict[str, Any]
 """A processor's other arguments by name, which may be traced: Python values and arrays."""
 
+ALLOWED_TOKENS = "allowed_tokens"
+"""The name of the processor whose values the caller gives before each token."""
 _ANY = -1
 """Pads the front of sequences that are shorter than the longest; matches every token."""
 
@@ -62,6 +64,11 @@ def encoder_no_repeat_ngram(ops: Any, ids: Any, scores: Any, length: Any, *, siz
 def min_length(ops: Any, ids: Any, scores: Any, length: Any, *, below: Any, tokens: Any) -> Any:
     """Forbids `tokens` (E,) while the sequence is shorter than `below`."""
     return _if(ops.xp, length < below, lambda: suppress_tokens(ops, ids, scores, length, tokens=tokens), scores)
+
+
+def allowed_tokens(ops: Any, ids: Any, scores: Any, length: Any, *, allowed: Any) -> Any:
+    """Forbids all but the `allowed` (B, V) tokens."""
+    return _forbid(ops.xp, scores, ~allowed)
 
 
 def force_tokens(ops: Any, ids: Any, scores: Any, length: Any, *, at: Any, tokens: Any) -> Any:
@@ -169,6 +176,7 @@ PROCESSORS: dict[str, Callable[..., Any]] = {
         no_repeat_ngram,
         encoder_no_repeat_ngram,
         min_length,
+        allowed_tokens,
         force_tokens,
         exponential_decay_length_penalty,
         suppress_tokens,
@@ -214,6 +222,7 @@ def build_processors(
     source: Any = None,
     source_length: int | None = None,
     first: Any = None,
+    constrained: bool = False,
 ) -> tuple[tuple[tuple[LogitsProcessor, Values], ...], tuple[tuple[LogitsProcessor, Values], ...]]:
     """The processors that the options select, in transformers' order: before the caller's own, and after them.
 
@@ -225,6 +234,7 @@ def build_processors(
         source: (R, S), the encoder's input ids, or the prompts if there is no encoder; None if there are none.
         source_length: the number of its columns that are not padding; all if None.
         first: (R,), the number of padding tokens at the front of each row; None if there is none.
+        constrained: whether the caller says before each token which ones are allowed.
     """
     before: list[tuple[LogitsProcessor, Values]] = []
     after: list[tuple[LogitsProcessor, Values]] = []
@@ -249,6 +259,8 @@ def build_processors(
         add(before, "min_length", {"below": options.min_length, "tokens": _ids(eos)})
     if options.min_new_tokens and eos:
         add(before, "min_length", {"below": prompt_length + options.min_new_tokens, "tokens": _ids(eos)})
+    if constrained:
+        add(before, ALLOWED_TOKENS, {"allowed": None})  # filled in before each token
     if options.forced_bos_token_id is not None:
         add(before, "force_tokens", {"at": 1, "tokens": _ids(options.forced_bos_token_id)})
     if options.forced_eos_token_id is not None:

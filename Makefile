@@ -42,7 +42,7 @@ format: $(VENV)/.installed-test ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-bench ## run every benchmark; each prints a table of ratios
+bench: $(VENV)/.installed-bench ## run every benchmark's default rows (less than an hour); each prints a table of ratios
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean: ## remove caches and builds; .venv stays

@@ -43,8 +43,9 @@ RECOMPILES = "transformers flax"
 UNREAD = ("wte", "wpe", "embed_positions", "crossattention.c_attn", "encoder_attn.k_proj", "encoder_attn.v_proj")
 """Tensors that a step doesn't read as a whole: embeddings, and projections of the encoder's states."""
 
-TIE = 1e-4
-"""Rounding may swap two scores whose difference, relative to the largest score, is at most this."""
+UNITS = 16.0
+"""As in parity checks: a side's scores may differ from float64 by this multiple of what the reference's own do, and its
+token may fall short of the best in float64 by this multiple of what the side's scores differ."""
 
 
 @dataclass(frozen=True)
@@ -189,11 +190,14 @@ def measured(row: Row, options: Any) -> dict[str, Any]:
 def agree(row: Row, texts: dict[str, np.ndarray], workers: list[peers.Worker], found: dict[str, Any]) -> None:
     """Counts the sequences that equal those of transformers or, without it, of the first contestant.
 
+    Where greedy sequences first differ, both sides are judged by their distance from float64.
+
     Raises:
-        RuntimeError: greedy sequences differ, and not because of a tie.
+        RuntimeError: greedy sequences differ by more than the rounding of the two sides.
     """
     reference = next((name for name in TRANSFORMERS if name in texts), next(iter(texts)))
     judge = next((worker for worker in workers if CONTESTANTS[worker.side][1] == "torch"), None)
+    by_name = {worker.side: worker for worker in workers}
     for name, written in texts.items():
         differ = (written != texts[reference]).any(axis=1)
         found[name]["equal"] = int((~differ).sum())
@@ -201,13 +205,23 @@ def agree(row: Row, texts: dict[str, np.ndarray], workers: list[peers.Worker], f
             continue
         for index in np.flatnonzero(differ):
             place = int((written[index] != texts[reference][index]).argmax())
-            one, other = int(written[index, place]), int(texts[reference][index, place])
-            apart = judge("margin", row=int(index), beginning=written[index, :place].tolist(), one=one, other=other)
-            if not apart <= TIE:
-                raise RuntimeError(
-                    f"{row}: token {place} of sequence {index} is {one} in {name} and {other} in {reference}, "
-                    f"although their scores differ by {apart:.1e} of the largest score"
-                )
+            here = {"row": int(index), "beginning": written[index, :place].tolist()}
+            exact = np.array(judge("scores", **here, exact=True))
+            apart = {side: distance(by_name[side], here, exact) for side in (name, reference)}
+            for side, sequence in ((name, written), (reference, texts[reference])):
+                token = int(sequence[index, place])
+                short = float(exact.max() - exact[token])
+                if apart[side] > UNITS * apart[reference] or short > UNITS * apart[side]:
+                    raise RuntimeError(
+                        f"{row}: token {place} of sequence {index} is {token} in {side}, whose score in float64 is "
+                        f"{short:.1e} below the best; its scores differ from float64 by {apart[side]:.1e}, those of "
+                        f"{reference} by {apart[reference]:.1e}"
+                    )
+
+
+def distance(worker: peers.Worker, here: dict[str, Any], exact: np.ndarray) -> float:
+    """The largest difference of a side's scores of the next token from those in float64."""
+    return float(np.abs(np.array(worker("scores", **here, exact=False)) - exact).max())
 
 
 def spread(values: list[float], digits: int = 0) -> str:
@@ -292,21 +306,30 @@ def tables(results: list[tuple[Row, dict[str, Any]]]) -> list[Table]:
 def main() -> None:
     parser = peers.arguments(__doc__)
     parser.add_argument("--rounds", type=int, help="calls per contestant, at least 2")
-    parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--tokens", type=int, nargs="+", help="number of new tokens, at least 2")
-    parser.add_argument("--batches", type=int, nargs="+")
-    parser.add_argument("--modes", nargs="+", choices=list(BEAMS), default=list(BEAMS))
-    parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
+    parser.add_argument("--all", action="store_true", help="every row that is not named otherwise; takes hours")
+    parser.add_argument("--models", nargs="+", choices=list(CASES), help="by default gpt2")
+    parser.add_argument("--tokens", type=int, nargs="+", help="number of new tokens, at least 2; by default 32")
+    parser.add_argument("--batches", type=int, nargs="+", help="by default 1 and 8")
+    parser.add_argument("--modes", nargs="+", choices=list(BEAMS), help="by default greedy")
+    parser.add_argument(
+        "--contestants", nargs="+", choices=list(CONTESTANTS), help=f"by default all but {RECOMPILES}, which takes long"
+    )
     parser.add_argument("--threads", type=int, help="number of cores that each contestant may use")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
+    options.models = options.models or (list(CASES) if options.all else ["gpt2"])
+    options.modes = options.modes or (list(BEAMS) if options.all else ["greedy"])
+    options.contestants = options.contestants or [name for name in CONTESTANTS if options.all or name != RECOMPILES]
     if options.threads:  # workers inherit it, and both frameworks take their thread count from it
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     facts = peers.session() | {"cores used": len(os.sched_getaffinity(0))}
 
     console = Console(width=140)
     results = list[tuple[Row, dict[str, Any]]]()
-    tokens, batches = options.tokens or ([4] if options.quick else [32, 128]), options.batches or [1, 8]
+    tokens, batches = (
+        options.tokens or ([4] if options.quick else [32, 128] if options.all else [32]),
+        options.batches or [1, 8],
+    )
     for row in (Row(*parts) for parts in product(options.models, tokens, batches, options.modes)):
         result = measured(row, options)
         results.append((row, result))

@@ -1,5 +1,6 @@
 """One side of bench_generation.py: times text generation, and products of a vector with matrices."""
 
+import copy
 import sys
 import time
 import warnings
@@ -52,16 +53,17 @@ class Torch:
 
         return write
 
-    def scores(self, row: int, beginning: list[int]) -> np.ndarray:
-        """The logits of the next token after the beginning of a sequence."""
+    def scores(self, row: int, beginning: list[int], exact: bool) -> np.ndarray:
+        """The logits of the next token after the beginning of a sequence, in float64 if they are to be exact."""
         begun = self.torch.tensor([beginning])
         if self.reads:
             inputs = {name: values[row : row + 1] for name, values in self.inputs.items()}
             inputs["decoder_input_ids"] = begun
         else:
             inputs = {"input_ids": begun}
+        model = copy.deepcopy(self.model).double() if exact else self.model
         with self.torch.inference_mode():
-            return self.model(**inputs).logits[0, -1].numpy()
+            return model(**inputs).logits[0, -1].numpy()
 
     def put(self, values: np.ndarray) -> Any:
         return self.torch.from_numpy(values)
@@ -91,6 +93,7 @@ class Jax:
 
     def load(self, directory: str, architecture: str, generation: dict[str, Any]) -> None:
         self.composite = architecture == "EncoderDecoderModel"
+        self.reads = "decoder_start_token_id" in generation
         if self.ours:
             import diptych.backends.jax as library
 
@@ -106,6 +109,7 @@ class Jax:
 
     def writer(self, inputs: dict[str, np.ndarray], beams: int) -> Callable[[int], Any]:
         arrays = {name: self.jax.device_put(values) for name, values in inputs.items()}
+        self.inputs = arrays
         if self.ours:
             return lambda tokens: np.asarray(
                 self.model.generate(**arrays, max_new_tokens=tokens, num_beams=beams).sequences
@@ -120,6 +124,15 @@ class Jax:
 
         write = self.jax.jit(write, static_argnums=2) if self.jit else write
         return lambda tokens: np.asarray(write(self.model.params, arrays, tokens))
+
+    def scores(self, row: int, beginning: list[int], exact: bool) -> np.ndarray:
+        """The logits of the next token after the beginning of a sequence."""
+        begun = np.array([beginning])
+        inputs: dict[str, Any] = {"input_ids": begun}
+        if self.reads:
+            inputs = {name: values[row : row + 1] for name, values in self.inputs.items()}
+            inputs["decoder_input_ids"] = begun
+        return np.asarray(self.model(**inputs).logits[0, -1])
 
     def put(self, values: np.ndarray) -> Any:
         return self.jax.device_put(values)
@@ -156,10 +169,9 @@ class Measured:
         """Seconds of one call."""
         return _timed(self.write, tokens)[0]
 
-    def margin(self, row: int, beginning: list[int], one: int, other: int) -> float:
-        """The difference between the logits of two candidates for the next token, relative to the largest logit."""
-        scores = self.side.scores(row, beginning)
-        return float(abs(scores[one] - scores[other]) / np.abs(scores).max())
+    def scores(self, row: int, beginning: list[int], exact: bool) -> list[float]:
+        """The logits of the next token after the beginning of a sequence."""
+        return self.side.scores(row, beginning, exact).tolist()
 
     def prepare_products(self, shapes: list[tuple[int, int, int]]) -> dict[str, int]:
         """Creates chains of products from width to inner width and back, with more matrices than fit in the CPU cache.
@@ -233,7 +245,7 @@ if __name__ == "__main__":
         {
             "first": worker.first,
             "steady": worker.steady,
-            "margin": worker.margin,
+            "scores": worker.scores,
             "prepare_products": worker.prepare_products,
             "time_products": worker.time_products,
             "versions": peers.versions,

@@ -55,6 +55,7 @@ def parse_settings(given: Sequence[str] | None) -> dict[str, Any]:
     import json
 
     from diptych.core.errors import InputError
+    from diptych.core.pretrained import refuse_foreign
 
     found: dict[str, Any] = {}
     for one in given or ():
@@ -66,6 +67,10 @@ def parse_settings(given: Sequence[str] | None) -> dict[str, Any]:
             found[name] = json.loads(value)
         except (ValueError, RecursionError):
             found[name] = value
+    try:
+        refuse_foreign("--set", found)
+    except TypeError as error:
+        raise InputError(str(error)) from None
     return found
 
 

@@ -33,16 +33,26 @@ def _bar(tensors: Collection[Item], what: str) -> Iterable[Item]:
     return tqdm(tensors, desc=what, unit="tensor", delay=2, disable=None, leave=False)
 
 
-_FOREIGN = ("attn_implementation", "_attn_implementation", "torch_dtype", "dtype")
-"""Keywords of transformers' loaders that are also fields of its config files, where they have no effect."""
+_ANY_FORMAT = "it finds the format of the weights by itself"
+_FOREIGN: Mapping[str, str] = {
+    **dict.fromkeys(("torch_dtype", "dtype"), "it has dtype="),
+    **dict.fromkeys(("attn_implementation", "_attn_implementation"), "it has no choice of an attention"),
+    **dict.fromkeys(("from_pt", "from_flax", "from_tf", "use_safetensors"), _ANY_FORMAT),
+    "device_map": "it has device= in PyTorch, and sharding= in JAX",
+    "low_cpu_mem_usage": "it never holds more than the model and one tensor",
+    "_do_init": "the constructor builds a model without values with seed=None",
+    "output_loading_info": "the model has a load_report",
+    "ignore_mismatched_sizes": "it has ignore= and allow_fresh=, for the same tensors",
+    "trust_remote_code": "it runs no code of a checkpoint",
+}
+"""Keywords of transformers' loaders, some of which are fields of its config files -> what there is instead."""
 
 
 def refuse_foreign(caller: str, changes: Iterable[str]) -> None:
-    """Raises a TypeError for changes of a config that would have no effect."""
+    """Raises a TypeError for keywords of transformers' loaders, and for changes of a config without effect."""
     for name in changes:
         if name in _FOREIGN:
-            instead = "dtype=" if name.endswith("dtype") else "no choice of an attention"
-            raise TypeError(f"{caller} has no keyword {name}; it has {instead}")
+            raise TypeError(f"{caller} has no keyword {name}; {_FOREIGN[name]}")
 
 
 def own_switches(model_class: type) -> list[str]:

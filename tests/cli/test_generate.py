@@ -340,6 +340,7 @@ BAD = [
     ("gpt2", ("--ids", "5", "--sharding", "split", "--device", "cpu"), "exclude each other; give one of them"),
     ("gpt2", ("--ids", "5", "--set", "mystery=1"), "GPT2Config has no field mystery"),
     ("gpt2", ("--ids", "5", "--set", "is_decoder"), "--set 'is_decoder': NAME=VALUE is needed, with a field of the"),
+    ("gpt2", ("--ids", "5", "--set", "device_map=auto"), "--set has no keyword device_map; it has device= in PyTorch"),
     ("gpt2", ("--ids", "5", "--set", "dtype=float32"), "is needed, with a field of the config; --dtype sets it"),
     ("gpt2", ("--text", "@nowhere.txt"), "No such file or directory: 'nowhere.txt'"),
     ("gpt2", ("--ids", "5", "--output", "/proc/out/file"), "/proc/out/file"),

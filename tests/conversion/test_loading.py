@@ -221,6 +221,16 @@ def test_config_changes(backend, saved):
         backend.BertModel.from_pretrained(saved("BertModel"), hidden_size=21)
 
 
+def test_keywords_of_transformers_lead_to_ours(backend, saved):
+    for name, message in (
+        ("from_pt", "finds the format"),
+        ("torch_dtype", "it has dtype="),
+        ("device_map", "it has device="),
+    ):
+        with pytest.raises(TypeError, match=rf"BertModel\.from_pretrained has no keyword {name}; .*{message}"):
+            backend.BertModel.from_pretrained(saved("BertModel"), **{name: True})
+
+
 def test_where_parameters_go(saved):
     asked = []
 

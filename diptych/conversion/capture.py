@@ -45,7 +45,7 @@ def run_torch(
     *,
     seed: int,
     gradients: bool,
-    published: Callable[[str], str] = lambda name: name,
+    published: Callable[[str], str | None] = lambda name: name,
 ) -> Run:
     """Runs a torch model, ours or of transformers.
 
@@ -54,16 +54,18 @@ def run_torch(
         inputs: numpy arrays and plain values by keyword.
         seed: keys the weights of the outputs.
         gradients: whether to differentiate.
-        published: returns a module's or parameter's published name.
+        published: returns a module's or parameter's published name; None for a module that has none, which is then not
+            captured.
     """
     import torch
 
     device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
+    names = {name: str(published(name)) for name, _ in model.named_parameters()}
     captured: dict[str, Any] = {}
     hooks = [
-        module.register_forward_hook(_torch_hook(captured, published(path)))
+        module.register_forward_hook(_torch_hook(captured, name))
         for path, module in model.named_modules()
-        if path and next(module.parameters(), None) is not None
+        if path and next(module.parameters(), None) is not None and (name := published(path)) is not None
     ]
     given = {name: _torch_input(value, device, dtype) for name, value in inputs.items()}
     if "use_cache" in inspect.signature(model.forward).parameters:
@@ -85,7 +87,7 @@ def run_torch(
                 parameters = dict(model.named_parameters())
                 grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
                 for (name, parameter), gradient in zip(parameters.items(), grads, strict=True):
-                    found[published(name)] = _numpy(torch.zeros_like(parameter) if gradient is None else gradient)
+                    found[names[name]] = _numpy(torch.zeros_like(parameter) if gradient is None else gradient)
     finally:
         for hook in hooks:
             hook.remove()
@@ -93,7 +95,7 @@ def run_torch(
         {name: _numpy(value) for name, value in captured.items()},
         {name: _numpy(value) for name, value in named.items()},
         found,
-        {published(name): tuple(parameter.shape) for name, parameter in model.named_parameters()},
+        {names[name]: tuple(parameter.shape) for name, parameter in model.named_parameters()},
     )
 
 

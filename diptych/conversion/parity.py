@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from diptych.conversion import transfer
 from diptych.conversion.capture import Run, run_jax, run_torch, shift_names
+from diptych.conversion.published_names import published_names
 from diptych.conversion.report import Point, PointKind, Report
 from diptych.conversion.slots import names_backend
 from diptych.core.backends import PACKAGES, BackendName, validate_name
@@ -163,8 +164,8 @@ def parity(
         inputs={name: f"{list(value.shape)} {value.dtype}" for name, value in arrays.items()},
         input_hash=_hash(arrays),
         points=tuple(points),
-        only_reference=tuple(name for name in one.modules if name not in other.modules),
-        only_candidate=tuple(name for name in other.modules if name not in one.modules),
+        only_reference=_called_alone(one, other),
+        only_candidate=_called_alone(other, one),
         blind=_blind_spots(one, other) if gradients else dict.fromkeys(["every parameter"], _UNKNOWN),
     )
 
@@ -252,6 +253,13 @@ def _point(
 
 def _largest(array: np.ndarray) -> float:
     return float(np.abs(array.astype(np.float64)).max(initial=0.0))
+
+
+def _called_alone(run: Run, other: Run) -> tuple[str, ...]:
+    """The modules that the other run did not call, but for those that only group others, which may be compared."""
+    groups = {name[:end] for name in run.modules for end in range(len(name)) if name[end] == "."}
+    groups -= {name.rpartition(".")[0] for name in run.shapes}
+    return tuple(name for name in run.modules if name not in other.modules and name.split("#")[0] not in groups)
 
 
 def _blind_spots(reference: Run, candidate: Run) -> dict[str, str]:
@@ -415,6 +423,18 @@ def _load_with_transformers(directory: Path, class_name: str, dtype: str, change
             f"{directory}: transformers finds no tensors for {', '.join(sorted(info['missing_keys']))}"
         )
     return _exact_loss(model.eval())
+
+
+def _published_names(model: Any, class_name: str) -> Callable[[str], str | None]:
+    """Maps transformers' names in memory to those in files, and adds the prefix that some classes lack there."""
+    home = importlib.import_module("diptych.backends.torch")
+    config = transfer.inspect_live_model(model).config
+    ours: PreTrained = getattr(home, class_name)(config, seed=None)
+    known = published_names(model)
+    names = [known[name] for name, _ in model.named_parameters()]
+    wanted = [slot.path for slot in ours._leaves()]
+    shift = shift_names(find_shifts(names, wanted, within(families()[architectures()[class_name]], config)))
+    return lambda name: shift(known[name]) if name in known else None
 
 
 def _read_config(path: str | os.PathLike[str], class_name: str, loading: Mapping[str, Any]) -> Any:

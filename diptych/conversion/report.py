@@ -55,7 +55,8 @@ class Report:
         input_hash: sha256 of the inputs.
         points: every compared tensor: modules in the order in which the reference finished calling them, then outputs,
             then gradients.
-        only_reference, only_candidate: modules that only one side called under this name.
+        only_reference, only_candidate: modules that only one side called under this name, but for those that only
+            group others.
         blind: parameters on which no output depends here -> why a fault in them would not show.
     """
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
+from diptych.conversion.published_names import published_names
 from diptych.conversion.slots import options_of
 from diptych.core.backends import BackendName
 from diptych.core.checkpoint.matching import Match, NamedTensors, Target, match
@@ -131,11 +132,14 @@ def _inspect_transformers(model: Any, architecture: str) -> LiveModel:
     saved = model.state_dict()
     # named_parameters lists tied parameters once; buffers that are not in state_dict are in no checkpoint
     buffers = [pair for pair in model.named_buffers() if pair[0] in saved and pair[1].is_floating_point()]
+    published = published_names(model)
     for name, parameter in [*model.named_parameters(), *buffers]:
         if parameter.is_meta:
             raise CheckpointError(f"{named}: {name} has no values (it is on the meta device)")
         read = functools.partial(as_array, parameter)
-        tensors[name] = TensorSource(tuple(parameter.shape), FLOATS[float_name(parameter.dtype)], read, named)
+        tensors[published[name]] = TensorSource(
+            tuple(parameter.shape), FLOATS[float_name(parameter.dtype)], read, named
+        )
     own = OwnOptions.of_live(getattr(model, "generation_config", None), config)
     return LiveModel("transformers", named, architecture, config, tensors, model.training, own)
 

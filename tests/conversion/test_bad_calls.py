@@ -238,6 +238,22 @@ def test_pixels_of_any_size(models):
     assert text == "CLIPVisionModel: pixel_values' height is 8, but patch_size=9"
 
 
+def test_masked_patches(models):
+    pixels, masked = np.zeros((2, 2, 28, 28), np.float32), np.ones((2, 16))
+    assert refused_call(models, "ViTModel", pixels, masked) == (
+        "ViTModel: bool_masked_pos is given, but the model has no mask token; make or load it with use_mask_token=True"
+    )
+    masking = "ViTForMaskedImageModeling"
+    assert refused_call(models, masking, pixels, masked[:, 1:]) == (
+        "ViTModel: bool_masked_pos has shape (2, 15), but (2, 16) is needed, a number for each patch"
+    )
+    text = refusals(InputError, lambda name: models(name, masking, encoder_stride=5)(pixels, masked))
+    assert text == (
+        f"{masking}: the patches of bool_masked_pos cover (28, 28) pixels, but with the config's encoder_stride "
+        "(20, 20) are reconstructed"
+    )
+
+
 @pytest.mark.parametrize("kind", ["float64", "float16", "bfloat16", "jax", "torch", "jax bfloat16"])
 def test_pixels_of_any_float_and_framework_are_taken(models, kind):
     pixels = {

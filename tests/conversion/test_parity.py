@@ -214,3 +214,26 @@ def test_what_cannot_be_compared(directory: Path, tmp_path: Path) -> None:
         parity(tmp_path / "no_such")
     with pytest.raises(InputError, match="is not a known model class"):
         parity(torch.nn.Linear(2, 2))
+
+
+def test_names_in_memory_that_are_not_those_of_files() -> None:
+    """5.23 calls ViT's layers otherwise in memory, and groups them otherwise."""
+    config = transformers.ViTConfig(
+        hidden_size=12, intermediate_size=20, num_hidden_layers=1, num_attention_heads=3, image_size=8, patch_size=4,
+        num_channels=2,
+    )  # fmt: skip
+    model = transformers.ViTForImageClassification(config)
+    report = parity(model)
+    assert report.passed, str(report)
+    assert report.matched == 1.0
+    compared = {point.name for point in report.points if point.kind == "module"}
+    assert {"vit.encoder.layer.0.attention.attention.query", "vit.encoder.layer.0.attention"} <= compared
+    assert {"vit.encoder.layer.0", "vit.embeddings.patch_embeddings", "vit.encoder.layer.0.output.dense"} <= compared
+    assert not {"vit.encoder.layer.0.output", "vit.layers.0.mlp"} & compared
+    assert report.only_reference == report.only_candidate == ()
+    twin = to_jax(model)
+    with torch.no_grad():
+        model.vit.layers[0].mlp.fc2.bias[3] += 1.0
+    report = parity(model, twin)
+    assert report.first_divergence is not None
+    assert report.first_divergence.name == "vit.encoder.layer.0.output.dense"

@@ -14,6 +14,8 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 from transformers.models.trocr.modeling_trocr import TrOCRSinusoidalPositionalEmbedding
 
+from diptych.conversion.published_names import published_names
+
 EXACT = "exact"
 """The attention that returns its probabilities, as "eager" does, which rounds CLIP's to float32 on the way."""
 
@@ -108,7 +110,8 @@ def published(model: Any, values: Mapping[str, Any]) -> dict[str, Any]:
         if words in names - found.keys():  # XLM-RoBERTa and CamemBERT make their head first, where they are tied
             found[words] = found.pop(head)
     prefix = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}.get(type(model).__name__, "")
-    return {prefix + name: value for name, value in found.items()}
+    on_disk = published_names(model)
+    return {prefix + on_disk[name]: value for name, value in found.items()}
 
 
 def unread(model: Any) -> set[str]:

@@ -24,6 +24,6 @@ def torch_model(name: str, config: Any = None) -> Any:
 
 def corrupted(values: np.ndarray) -> np.ndarray:
     """The values transposed if they are square, else in reverse order; a single number with its sign changed."""
-    if values.ndim >= 2 and values.shape[0] == values.shape[1]:
+    if values.ndim >= 2 and values.shape[0] == values.shape[1] > 1:
         return values.swapaxes(0, 1)
     return -values if values.size == 1 else values.ravel()[::-1].reshape(values.shape)

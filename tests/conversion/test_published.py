@@ -151,7 +151,10 @@ def trocr(parameters, *, sinusoids, **sizes):
 
 def vit(name, model_type, parameters, head, **sizes):
     """Where a file has a head, it lacks the pooler."""
-    fresh = {f"{name}{other}": ("classifier",) for other in ("ForImageClassification",) if other != head}
+    heads = {"ForImageClassification": ("classifier",)}
+    if model_type == "deit":
+        heads["ForImageClassificationWithTeacher"] = ("cls_classifier", "distillation_classifier")
+    fresh = {f"{name}{other}": modules for other, modules in heads.items() if other != head}
     fresh |= {f"{name}ForMaskedImageModeling": ("decoder", f"{model_type}.embeddings.mask_token")}
     return Published(
         {"model_type": model_type, "num_labels": 1000} | sizes,
@@ -267,6 +270,7 @@ PUBLISHED = {
     "google/vit-base-patch16-224-in21k": vit("ViT", "vit", 86_389_248, "Model"),
     "google/vit-base-patch16-224": vit("ViT", "vit", 86_567_656, "ForImageClassification"),
     "google/vit-large-patch16-384": vit("ViT", "vit", 304_715_752, "ForImageClassification", **LARGE, image_size=384),
+    "facebook/deit-base-distilled-patch16-224": vit("DeiT", "deit", 87_338_192, "ForImageClassificationWithTeacher"),
     "patrickvonplaten/bert2bert_cnn_daily_mail": composite(
         UNCASED, UNCASED, "cls.predictions.decoder", "bert.embeddings.word_embeddings"
     ),

@@ -19,6 +19,7 @@ SIZES = {"hidden_size": 12, "intermediate_size": 17, "num_hidden_layers": 1, "nu
 # class -> the table of positions, and the rows of it that are no patch's
 TABLES = {
     "CLIPVisionModel": ("vision_model.embeddings.position_embedding.weight", 1),
+    "DeiTModel": ("embeddings.position_embeddings", 2),
     "ViTModel": ("embeddings.position_embeddings", 1),
 }
 PIXELS = np.random.default_rng(3).standard_normal((2, 3, 23, 12))

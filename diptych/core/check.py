@@ -93,6 +93,12 @@ def has_tokens(caller: str, length: int) -> None:
         raise InputError(f"{caller}: the sequences have no tokens, but at least 1 is needed")
 
 
+def has_pixels(caller: str, name: str, height: int, width: int) -> None:
+    """Images must not be empty."""
+    if height < 1 or width < 1:
+        raise InputError(f"{caller}: {name}' images have {height} x {width} pixels, but at least 1 x 1 is needed")
+
+
 def integer_dtype(caller: str, name: str, dtype: str) -> None:
     """Ids must be integers; the dtype is given by its name."""
     if not dtype.startswith(("int", "uint")):

@@ -164,6 +164,24 @@ def vit(name, model_type, parameters, head, **sizes):
     )
 
 
+def swin(name, model_type, parameters, head, *, depths, **sizes):
+    """Each layer's file has the places in its table, as numbers in a buffer."""
+    prefix = "" if head == "Model" else "swin."
+    places = (sizes["window_size"] ** 2,) * 2
+    buffers: Shapes = {
+        f"{prefix}encoder.layers.{stage}.blocks.{block}.attention.self.relative_position_index": places
+        for stage, depth in enumerate(depths)
+        for block in range(depth)
+    }
+    return Published(
+        {"model_type": model_type, "depths": depths} | sizes,
+        file=f"{name}{head}",
+        parameters=parameters,
+        buffers=buffers,
+        fresh={f"{name}ForImageClassification": ("classifier",)} if head == "Model" else {},
+    )
+
+
 def composite(encoder, decoder, head, words):
     """Files of before transformers 4.31: what is tied stands there twice, and positions are buffers.
 
@@ -202,6 +220,7 @@ BASE = {
     "decoder_attention_heads": 12,
     "decoder_ffn_dim": 3072,
 }
+SWIN_BASE = {"depths": [2, 2, 18, 2], "embed_dim": 128, "num_heads": [4, 8, 16, 32]}
 OPENAI = {"hidden_act": "quick_gelu", "eos_token_id": 2}
 DECODER = {"add_cross_attention": True, "is_decoder": True}
 # the parts of composites
@@ -267,6 +286,12 @@ PUBLISHED = {
     ),
     "microsoft/trocr-base-handwritten's decoder": trocr(None, sinusoids=True, cross_attention_hidden_size=768),
     "microsoft/trocr-large-printed's decoder": trocr(None, sinusoids=True, cross_attention_hidden_size=1024),
+    "microsoft/swin-tiny-patch4-window7-224": swin(
+        "Swin", "swin", 28_288_354, "ForImageClassification", depths=[2, 2, 6, 2], window_size=7, num_labels=1000
+    ),
+    "microsoft/swin-base-patch4-window7-224-in22k": swin(
+        "Swin", "swin", 109_130_249, "ForImageClassification", window_size=7, num_labels=21_841, **SWIN_BASE
+    ),
     "google/vit-base-patch16-224-in21k": vit("ViT", "vit", 86_389_248, "Model"),
     "google/vit-base-patch16-224": vit("ViT", "vit", 86_567_656, "ForImageClassification"),
     "google/vit-large-patch16-384": vit("ViT", "vit", 304_715_752, "ForImageClassification", **LARGE, image_size=384),

@@ -34,10 +34,19 @@ def test_every_dropout_is_where_transformers_has_it(name: str, tmp_path: Path, m
     def in_jax(self: Any, values: Any, rngs: Any = None) -> Any:
         return values if self.deterministic else bent(values, self.rate)
 
+    def whole_branch(self: Any, values: Any, rngs: Any = None) -> Any:
+        return bent(values, self.rate) if self.training else values
+
     monkeypatch.setattr(torch.nn.functional, "dropout", in_torch)
-    monkeypatch.setattr(jax_layers.Dropout, "__call__", in_jax)
+    monkeypatch.setattr(torch_layers.StochasticDepth, "forward", whole_branch)
+    for layer in (jax_layers.Dropout, jax_layers.StochasticDepth):
+        monkeypatch.setattr(layer, "__call__", in_jax)
     call = {**wide(inputs(name)), "output_attentions": True, "output_hidden_states": True}
     oracle = Oracle(name, theirs(CONFIGS[name]))
+    for module in oracle.model.modules():
+        if type(module).__name__.endswith("DropPath"):
+            module.rate = module.drop_prob
+            monkeypatch.setattr(type(module), "forward", whole_branch)
     still = oracle.outputs(call, exact=True)
     oracle.model.train()
     expected = oracle.outputs(call, exact=True)

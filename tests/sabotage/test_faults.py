@@ -10,7 +10,7 @@ import torch
 from diptych.backends.jax import ops as jax_ops
 from diptych.backends.torch import ops as torch_ops
 from diptych.conversion import parity, to_jax
-from diptych.core.semantics import masks
+from diptych.core.semantics import masks, windows
 from tests.sabotage.subjects import torch_model
 
 SIDES = ["jax", "torch"]
@@ -107,6 +107,32 @@ def test_a_mask_that_sees_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(masks, "causal_padding", only_padding)
     assert first(parity(reference, candidate, gradients=False)) == "text_model.encoder.layers.0.self_attn.out_proj"
+
+
+def test_windows_that_are_not_shifted(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, candidate = pair("SwinModel", "jax")
+    original = windows.partition
+
+    def unshifted(ops: Any, states: Any, tiling: Any, shift: int) -> Any:
+        return original(ops, states, tiling, shift if ops is torch_ops else 0)
+
+    monkeypatch.setattr(windows, "partition", unshifted)
+    assert first(parity(reference, candidate, gradients=False)).startswith("encoder.layers.0.blocks.1.attention.self.")
+
+
+def test_patches_merged_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, candidate = pair("SwinModel", "jax")
+    original = windows.merge_patches
+
+    def by_row(ops: Any, states: Any, grid: Any) -> Any:
+        merged = original(ops, states, grid)
+        if ops is torch_ops:
+            return merged
+        first, lower, right, last = ops.xp.split(merged, 4, axis=-1)
+        return ops.xp.concat([first, right, lower, last], axis=-1)
+
+    monkeypatch.setattr(windows, "merge_patches", by_row)
+    assert first(parity(reference, candidate, gradients=False)) == "encoder.layers.0.downsample.norm"
 
 
 def test_a_gradient_that_is_stopped_shows_only_in_the_gradients() -> None:

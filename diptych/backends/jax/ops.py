@@ -232,9 +232,20 @@ def resample_positions(
     return resampled.reshape(-1, table.shape[-1])
 
 
+def pad_end(values: Array, shape: tuple[int, ...]) -> Array:
+    """The values with zeros after them along each axis, up to the shape."""
+    missing = [wanted - found for wanted, found in zip(shape, values.shape, strict=True)]
+    return jnp.pad(values, [(0, after) for after in missing]) if any(missing) else values
+
+
 def constant(values: np.ndarray, like: Array) -> Array:
     """A numpy array as an array of another's dtype."""
     return jnp.asarray(values, like.dtype)
+
+
+def indices(values: np.ndarray, like: Any) -> Int[Array, "*B"]:
+    """A numpy array of indices as an array."""
+    return jnp.asarray(values)
 
 
 def steps(count: int, like: Any) -> Int[Array, "T"]:

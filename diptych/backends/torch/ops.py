@@ -176,9 +176,20 @@ def resample_positions(
     return torch.einsum("Yy,Xx,yxd->YXd", constant(rows, grid), constant(columns, grid), grid).flatten(0, 1)
 
 
+def pad_end(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The values with zeros after them along each axis, up to the shape."""
+    missing = [wanted - found for wanted, found in zip(shape, values.shape, strict=True)]
+    return F.pad(values, [size for after in reversed(missing) for size in (0, after)]) if any(missing) else values
+
+
 def constant(values: np.ndarray, like: Tensor) -> Tensor:
     """A numpy array as a tensor of another's dtype and device."""
     return torch.from_numpy(values).to(like)
+
+
+def indices(values: np.ndarray, like: Tensor) -> Int[Tensor, "*B"]:
+    """A numpy array of indices as a tensor on another's device."""
+    return torch.from_numpy(values).to(like.device)
 
 
 def steps(count: int, like: Tensor) -> Int[Tensor, "T"]:

@@ -1,0 +1,126 @@
+"""What Swin does where transformers 5.23 fails or remembers an earlier call: compared with a model in which it doesn't.
+
+Such a model has the same parameters, but for those that are computed here: tables of biases cut to a smaller window,
+and positions resampled by PyTorch.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import diptych.backends.jax
+import diptych.backends.torch
+from diptych.core.errors import InputError
+from tests.assertions import assert_close
+from tests.parity import oracle
+from tests.parity.tiny import made
+from tests.parity.writers import array
+
+BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+FIELDS: dict[str, Any] = {
+    "embed_dim": 12,
+    "depths": [2],
+    "num_heads": [3],
+    "patch_size": 2,
+    "window_size": 3,
+    "num_channels": 1,
+}
+
+
+def theirs(**fields: Any) -> Any:
+    """A model of transformers with random weights."""
+    return oracle.built("SwinModel", transformers.SwinConfig(**{**FIELDS, **fields}))
+
+
+def alike(model: Any, changed: dict[str, Tensor], **fields: Any) -> Any:
+    """Another one with the same weights, but for the changed ones."""
+    other = theirs(**{**model.config.to_dict(), **fields})
+    other.load_state_dict({**model.state_dict(), **changed})
+    return other
+
+
+def pixels(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).standard_normal((2, 1, height, width))
+
+
+def assert_states(backend: str, directory: Path, expected: Any, images: np.ndarray, **switches: Any) -> None:
+    """Our model of a directory returns what theirs does."""
+    with jax.enable_x64(True):
+        model = BACKENDS[backend].SwinModel.from_pretrained(directory)
+        found = array(model(images, **switches).last_hidden_state)
+    assert_close(found, expected.last_hidden_state.detach().numpy(), name="last_hidden_state")
+
+
+@each_backend
+def test_a_grid_smaller_than_the_window_is_one_row_of_smaller_windows(backend: str, tmp_path: Path) -> None:
+    """5.23 fails, since its bias is that of the whole window: the smaller window's table is the middle of it."""
+    model = theirs(window_size=4)
+    middle = {
+        name: table.unflatten(0, (7, 7))[1:-1, 1:-1].flatten(0, 1)
+        for name, table in model.state_dict().items()
+        if name.endswith("relative_position_bias_table")
+    }
+    smaller = alike(model, middle, window_size=3)
+    images = pixels(6, 10)  # 3 x 5 patches
+    with pytest.raises(RuntimeError, match="must match the size"):
+        model(torch.from_numpy(images))
+    assert_states(backend, oracle.saved(model, tmp_path), smaller(torch.from_numpy(images)), images)
+
+
+def test_an_image_does_not_change_what_the_next_one_gives(tmp_path: Path) -> None:
+    """5.23 keeps it in the model that a grid was no larger than a window, and never shifts windows again."""
+    model, images = theirs(), torch.from_numpy(pixels(9, 13))
+    expected = model(images)
+    model(torch.from_numpy(pixels(6, 6)))
+    assert not torch.allclose(model(images).last_hidden_state, expected.last_hidden_state)
+    ours = diptych.backends.torch.SwinModel.from_pretrained(oracle.saved(model, tmp_path))
+    ours(pixels(6, 6))
+    assert_close(array(ours(images).last_hidden_state), array(expected.last_hidden_state), name="last_hidden_state")
+
+
+@pytest.mark.parametrize(
+    ("backend", "image_size", "table", "images", "grid"),
+    [
+        ("torch", [12, 8], (6, 4), (12, 8), None),  # its own size
+        ("torch", [12, 8], (6, 4), (8, 18), (4, 9)),  # which 5.23 takes for a square
+        ("torch", 12, (6, 6), (11, 15), (6, 8)),
+        ("torch", 13, (6, 6), (13, 13), (7, 7)),  # an incomplete patch has no position of its own
+        ("jax", 13, (6, 6), (13, 13), (7, 7)),
+    ],
+)
+def test_positions_of_any_grid(
+    backend: str, image_size: Any, table: tuple[int, int], images: Any, grid: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    model = theirs(image_size=image_size, use_absolute_embeddings=True)
+    positions = model.embeddings.position_embeddings.detach().unflatten(1, table).permute(0, 3, 1, 2)
+    rows, columns = grid or table
+    if grid is not None:
+        positions = nn.functional.interpolate(positions, grid, mode="bicubic", align_corners=False)
+    other = alike(
+        model,
+        {"embeddings.position_embeddings": positions.flatten(2).mT},
+        image_size=[2 * rows, 2 * columns],
+    )
+    given = pixels(*images)
+    padded = np.pad(given, [(0, 0), (0, 0), (0, 2 * rows - images[0]), (0, 2 * columns - images[1])])
+    switches = {} if images == tuple(np.broadcast_to(image_size, 2)) else {"interpolate_pos_encoding": True}
+    assert_states(backend, oracle.saved(model, tmp_path), other(torch.from_numpy(padded)), given, **switches)
+
+
+def test_images_that_have_no_pixels_or_need_resampling() -> None:
+    model = diptych.backends.torch.SwinModel(made("SwinModel", **FIELDS, image_size=12, use_absolute_embeddings=True))
+    with pytest.raises(
+        InputError, match=r"^SwinModel: pixel_values has shape \(2, 1, 14, 12\), but \(2, 1, 12, 12\) is"
+    ):
+        model(pixels(14, 12))
+    with pytest.raises(
+        InputError, match=r"^SwinModel: pixel_values' images have 0 x 12 pixels, but at least 1 x 1 is needed$"
+    ):
+        model(pixels(0, 12), interpolate_pos_encoding=True)

@@ -151,6 +151,13 @@ def test_every_class_is_in_the_table_of_models() -> None:
     assert rows == list(architectures())
 
 
+def test_classes_that_replace_others_exist() -> None:
+    text = (ROOT / "docs/migrating.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(?!Flax)(\w+(?:Model|ForCausalLM|Classification))`", text)
+    assert len(named) > 5
+    assert set(named) <= set(architectures())
+
+
 def _prose(document: str) -> str:
     """A document without its examples, whose files are made by them."""
     return re.sub(

@@ -17,9 +17,12 @@ from torch import Tensor
 
 from diptych.core import check
 from diptych.core.errors import InputError
+from diptych.core.semantics.tables import each_table
 
 xp: Any = array_api_compat.torch
 """The array namespace in which `core.semantics` is computed."""
+
+each_table(torch.compiler.assume_constant_result)
 
 
 class Init(TypedDict, total=False):

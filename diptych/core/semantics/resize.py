@@ -1,14 +1,15 @@
 """Resampling of position tables, as matrices for both backends."""
 
-import functools
 from typing import Any
 
 import numpy as np
 
+from diptych.core.semantics.tables import cached_table
+
 _A = -0.75  # PyTorch's cubic coefficient; other libraries use -0.5
 
 
-@functools.cache
+@cached_table
 def bicubic(source: int, target: int) -> np.ndarray:
     """The (target, source) float64 matrix of PyTorch's bicubic resampling to a given size, without antialiasing.
 
@@ -26,7 +27,7 @@ def bicubic(source: int, target: int) -> np.ndarray:
     return matrix
 
 
-@functools.cache
+@cached_table
 def bilinear(source: int, target: int) -> np.ndarray:
     """The (target, source) float64 matrix of PyTorch's bilinear resampling to a given size, without antialiasing.
 

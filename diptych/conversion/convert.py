@@ -60,6 +60,7 @@ class ConversionReport:
         architecture: the class whose names the tensors have.
         tensors: all converted tensors.
         other_classes: the tensors that only other classes of the family own, such as the heads of a pretraining file.
+        left_out: tensors of published classes that diptych does not have, which are not converted.
         ignored: tensors of the source that are not parameters, are duplicates, or were to be ignored.
         missing: parameters of the class that the source does not have, as allowed.
         files: the weight files written.
@@ -73,6 +74,7 @@ class ConversionReport:
     architecture: str
     tensors: tuple[ConvertedTensor, ...]
     other_classes: tuple[str, ...]
+    left_out: tuple[str, ...]
     ignored: tuple[str, ...]
     missing: tuple[str, ...]
     files: tuple[str, ...]
@@ -105,6 +107,7 @@ class ConversionReport:
         ]
         for what, names in (
             ("only in other classes of the family", self.other_classes),
+            ("of unsupported classes, left out", self.left_out),
             ("ignored", self.ignored),
             ("missing, as allowed", self.missing),
             ("copied along", self.copied),
@@ -144,8 +147,8 @@ def convert(
     """Converts a checkpoint to another format, tensor by tensor, and verifies it before it appears at the destination.
 
     Every tensor that any class of the family owns is kept, under its present published name; old spellings and prefixes
-    become those of the class that config.json names. Only one tensor is in memory at a time, and a run that fails or is
-    killed leaves nothing at the destination.
+    become those of the class that config.json names. Tensors of published classes that diptych does not have are left
+    out. Only one tensor is in memory at a time, and a run that fails or is killed leaves nothing at the destination.
 
     Args:
         source: a directory, or a name on the Hugging Face hub.
@@ -211,6 +214,7 @@ def convert(
         architecture=architecture,
         tensors=converted,
         other_classes=tuple(f.slot.path for f in found.match.fillings if f.slot.path in found.others),
+        left_out=found.match.left_out,
         ignored=found.match.ignored,
         missing=missing,
         files=tuple(file.name for file in files),

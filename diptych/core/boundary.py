@@ -13,6 +13,7 @@ import numpy as np
 
 from diptych.core import check
 from diptych.core.errors import InputError
+from diptych.core.semantics import labels as patch_labels
 from diptych.core.semantics import losses, masks
 
 Size = tuple[int, int]
@@ -198,6 +199,22 @@ class Boundary:
         values = self.ops.concrete_array(self.caller, name, value)
         check.shape(self.caller, name, values.shape, size, ", a number for each patch")
         return self.ops.on_device(values, self.like) != 0
+
+    def patch_labels(self, name: str, value: Any, logits: Any, masked: Any) -> Any:
+        """Labels (B, P) of patches, from those of the masked ones alone; -100 is ignored in the loss.
+
+        Args:
+            name, value: the argument, (M,) class ids, row by row.
+            logits: (B, P, V).
+            masked: Bool (B, P), True for M patches.
+        """
+        labels = self._integers(name, value)
+        check.rank(self.caller, name, labels.shape, "masked patches")
+        count = self.ops.min_max(self.xp.sum(self.xp.astype(masked, self.xp.int32))[None])
+        if count is not None:
+            check.shape(self.caller, name, labels.shape, (count[0],), ", one for each masked patch")
+        labels = self._in_vocabulary(name, labels, logits.shape[-1], "the output")
+        return patch_labels.of_patches(self.xp, labels, masked)
 
     def sound(self, name: str, value: Any, *, least: int = 1) -> Any:
         """Audio samples (B, samples), at least `least` of them, the length of one frame."""

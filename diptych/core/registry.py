@@ -55,6 +55,8 @@ class Family:
             the model itself has is not renamed.
         superseded: old names in `renamed` that are ignored if the file has the present name too.
         optional: patterns of tensors that a file may lack; they then keep their initial constant.
+        unsupported: patterns of tensors that only a published class outside of `classes` has -> that class; they are
+            left out, as those of other classes are.
         initial: returns the initial distribution of a parameter, given config and slot.
         example: returns small inputs that reach every part of a model, given config, architecture name and random
             generator: the keywords of a call, as numpy arrays and plain values.
@@ -76,6 +78,7 @@ class Family:
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
     superseded: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    unsupported: Mapping[str, str] = field(default_factory=dict[str, str])
     encoders: Mapping[InputKind, tuple[str, ...]] = field(default_factory=dict[InputKind, tuple[str, ...]])
     decoders: tuple[str, ...] = ()
     grown: tuple[str, ...] = ()
@@ -181,6 +184,10 @@ def within(family: Family, config: ModelConfig) -> Family:
             renamed={**family.renamed, **{f"{path}.{old}": f"{path}.{new}" for old, new in inner.renamed.items()}},
             superseded=(*family.superseded, *(f"{path}.{name}" for name in inner.superseded)),
             optional=(*family.optional, *(f"{path}.{pattern}" for pattern in inner.optional)),
+            unsupported={
+                **family.unsupported,
+                **{f"{path}.{pattern}": name for pattern, name in inner.unsupported.items()},
+            },
             part_prefixes={
                 **family.part_prefixes,
                 path: inner.prefixes,

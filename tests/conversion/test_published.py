@@ -210,6 +210,27 @@ def composite(encoder, decoder, head, words):
     )
 
 
+def beit(file, *, fresh, shared=False, counted=None, **fields):
+    """The numbers of the distances are buffers, one for each table."""
+    side = fields.get("image_size", 224) // 16
+    tables = ["encoder"] if shared else [f"encoder.layer.{layer}.attention.attention" for layer in range(12)]
+    shape = (side**2 + 1, side**2 + 1)
+    return Published(
+        {
+            "model_type": "beit",
+            "use_relative_position_bias": not shared,
+            "use_shared_relative_position_bias": shared,
+            "use_mask_token": shared,
+            "out_indices": [3, 5, 7, 11],
+        }
+        | fields,
+        file=file,
+        counted=counted,
+        buffers={f"beit.{table}.relative_position_bias.relative_position_index": shape for table in tables},
+        fresh=fresh,
+    )
+
+
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
 BASE = {
     "d_model": 768,
@@ -296,6 +317,25 @@ PUBLISHED = {
     "google/vit-base-patch16-224": vit("ViT", "vit", 86_567_656, "ForImageClassification"),
     "google/vit-large-patch16-384": vit("ViT", "vit", 304_715_752, "ForImageClassification", **LARGE, image_size=384),
     "facebook/deit-base-distilled-patch16-224": vit("DeiT", "deit", 87_338_192, "ForImageClassificationWithTeacher"),
+    "microsoft/beit-base-patch16-224-pt22k-ft22k": beit(
+        "BeitForImageClassification", num_labels=21_841, fresh={"BeitForMaskedImageModeling": ("layernorm", "lm_head")}
+    ),
+    "microsoft/beit-base-patch16-224-pt22k": beit(
+        "BeitForMaskedImageModeling",
+        shared=True,
+        fresh={"BeitModel": ("pooler",), "BeitForImageClassification": ("beit.pooler", "classifier")},
+    ),
+    "microsoft/beit-base-finetuned-ade-640-640": beit(
+        "BeitForSemanticSegmentation",
+        image_size=640,
+        num_labels=150,
+        counted="BeitModel",
+        fresh={
+            "BeitModel": ("pooler",),
+            "BeitForMaskedImageModeling": ("layernorm", "lm_head"),
+            "BeitForImageClassification": ("beit.pooler", "classifier"),
+        },
+    ),
     "patrickvonplaten/bert2bert_cnn_daily_mail": composite(
         UNCASED, UNCASED, "cls.predictions.decoder", "bert.embeddings.word_embeddings"
     ),

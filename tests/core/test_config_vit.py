@@ -59,7 +59,8 @@ def test_derived_values():
     [
         ({"num_attention_heads": 7}, "ViTConfig: hidden_size=768 must be a positive multiple of num_attention_heads=7"),
         ({"num_hidden_layers": 0}, "ViTConfig: num_hidden_layers=0 must be 1 or more"),
-        ({"intermediate_size": 0, "encoder_stride": -2}, "ViTConfig: intermediate_size=0, encoder_stride=-2 must be 1"),
+        ({"intermediate_size": 0}, "ViTConfig: intermediate_size=0 must be 1 or more"),
+        ({"encoder_stride": -2}, "ViTConfig: encoder_stride=-2 must be 1 or more"),
         ({"pooler_output_size": 0}, "ViTConfig: pooler_output_size=0 must be 1 or more"),
         ({"num_channels": 0}, "ViTConfig: num_channels=0 must be 1 or more"),
         ({"image_size": (16, 0)}, r"ViTConfig: image_size=\(16, 0\) must be 1 or more"),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -6,8 +8,11 @@ from diptych.core.checkpoint.matching import LoadReport, NamedTensors, Target, m
 from diptych.core.checkpoint.slots import FLAX_LEAVES, Slot, flax_axes, published_axes
 from diptych.core.checkpoint.tensors import from_array
 from diptych.core.errors import CheckpointError, InputError
+from diptych.core.models.beit import FAMILY as BEIT
+from diptych.core.models.beit import BeitConfig
 from diptych.core.models.bert import FAMILY as BERT
 from diptych.core.models.clip import FAMILY as CLIP
+from diptych.core.registry import within
 
 WORDS, DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
 NORM = "bert.embeddings.LayerNorm"
@@ -162,6 +167,18 @@ def test_what_other_classes_own_is_left_out():
     # with the prefix missing as well
     bare = {name.removeprefix("bert."): source for name, source in file_of(MODEL, **extra).items()}
     assert matched(MODEL, bare).left_out == ("pooler.dense.weight", "classifier.bias")
+
+
+def test_what_an_unsupported_class_owns_is_left_out():
+    family = replace(BERT, unsupported={"qa_outputs": "BertForQuestionAnswering", "*.extra": "BertOfSomeone"})
+    extra = {name: tensor(name, (2,), np.int64) for name in ("qa_outputs.bias", "bert.layer.extra")}
+    found = matched(MODEL, file_of(MODEL, **extra), family=family, known=never)
+    assert found.left_out == ("qa_outputs.bias", "bert.layer.extra") and len(found.fillings) == len(MODEL)
+    outer = replace(family, parts=lambda config: {"encoder": ("BeitModel", BeitConfig())})
+    assert within(outer, BeitConfig()).unsupported == {
+        **family.unsupported,
+        **{f"encoder.{pattern}": name for pattern, name in BEIT.unsupported.items()},
+    }
 
 
 def test_what_no_class_owns_is_refused_and_all_is_listed():

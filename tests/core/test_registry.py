@@ -58,7 +58,7 @@ def test_an_unknown_model_type_lists_the_known(tmp_path, model_type):
 def test_a_file_without_a_model_type_is_what_the_reader_assumes(tmp_path):
     write(tmp_path, hidden_size=24)
     assert registry.read_config(tmp_path, assume="bert") == BertConfig(hidden_size=24)
-    with pytest.raises(ConfigError, match="model_type=None is not known; known: bart, bert, bert-generation, "):
+    with pytest.raises(ConfigError, match="model_type=None is not known; known: bart, beit, bert, bert-generation, "):
         registry.read_config(tmp_path)
 
 

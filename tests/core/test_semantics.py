@@ -277,6 +277,17 @@ def test_only_masked_patches_are_reconstructed():
 # Patches
 
 
+def test_the_labels_of_masked_patches_go_where_these_are():
+    masked = np.array([[0, 1, 0, 1], [0, 0, 1, 0]], bool)
+    found = labels.of_patches(xp, np.array([5, -100, 7]), masked)
+    np.testing.assert_array_equal(found, [[-100, 5, -100, -100], [-100, -100, 7, -100]])
+    for wrong in ([5, 6], [5, 6, 7, 8], []):  # a loss of these labels is NaN
+        found = labels.of_patches(xp, np.array(wrong, int), masked)
+        np.testing.assert_array_equal(found, np.where(masked, -1, -100))
+    nothing = labels.of_patches(xp, np.array([], int), np.zeros((2, 4), bool))
+    np.testing.assert_array_equal(nothing, np.full((2, 4), -100))
+
+
 def test_a_sequence_of_patches_becomes_an_image():
     sequence = drawn(2, 6, 5)
     image = patches.as_image(xp, sequence, (3, 2))
@@ -293,6 +304,24 @@ def test_pixels_of_patches_are_joined():
         np.testing.assert_array_equal(
             joined[:, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2], sequence[:, 2 * y + x].reshape(2, 3, 2, 2)
         )
+
+
+def test_the_distances_between_patches():
+    rows, columns = 3, 2
+    numbers = positions.patch_distances(rows, columns)
+    places = list(np.ndindex(rows, columns))
+    every = [(y, x) for y in range(1 - rows, rows) for x in range(1 - columns, columns)]
+    assert len(every) == positions.distance_count(rows, columns)
+    for query, key in np.ndindex(6, 6):
+        (y, x), (other_y, other_x) = places[query], places[key]
+        assert every[numbers[query, key]] == (y - other_y, x - other_x)
+
+
+def test_the_distances_of_a_class_token_come_last():
+    numbers = positions.patch_distances_with_class_token(3, 2)
+    np.testing.assert_array_equal(numbers[1:, 1:], positions.patch_distances(3, 2))
+    assert numbers[0].tolist() == [17, *6 * [15]] and numbers[1:, 0].tolist() == 6 * [16]
+    assert positions.CLASS_TOKEN_DISTANCES == 3 and numbers.max() + 1 == positions.distance_count(3, 2) + 3
 
 
 # Resampling

@@ -23,7 +23,7 @@ from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("mask", "encoder_hidden_states", "encoder_mask", "bias", "rngs"),
-    meta_fields=("causal", "output_attentions"),
+    meta_fields=("grid", "causal", "output_attentions"),
 )
 @dataclass(frozen=True, kw_only=True)
 class LayerInputs:
@@ -34,6 +34,7 @@ class LayerInputs:
         encoder_hidden_states: (B, U, D), for cross-attention; None if there is no encoder, or a cache has the keys.
         encoder_mask: Bool (K, 1, 1, U), over the encoder's tokens.
         bias: (B, N, T, S) or broadcastable, added to the scores of self-attention.
+        grid: rows and columns of the patches of an image, for biases that depend on their distance.
         causal: if there is no mask, whether a token sees only itself and earlier ones.
         output_attentions: whether attention probabilities are returned.
         rngs: in JAX a key for dropout; in torch None.
@@ -43,6 +44,7 @@ class LayerInputs:
     encoder_hidden_states: Array | None = None
     encoder_mask: Array | None = None
     bias: Array | None = None
+    grid: tuple[int, int] | None = None
     causal: bool = False
     output_attentions: bool = False
     rngs: Any = None
@@ -89,18 +91,25 @@ def self_attention(
     value: Float[Array, "B M T H"],
     inputs: LayerInputs,
     past: LayerCache | None,
+    *,
+    bias: Float[Array, "#B #N #T S"] | None = None,
     **options: Any,
 ) -> AttentionOutput:
-    """Attention of new tokens to one another and to those in the cache, if any; options as for `ops.attention`."""
+    """Attention of new tokens to one another and to those in the cache, if any.
+
+    Args:
+        query, key, value: as `ops.split_heads` returns them.
+        inputs: of the layer.
+        past: the layer's part of the cache, if any.
+        bias: the layer's own, added to that of `inputs`.
+        options: as for `ops.attention`.
+    """
     if past is not None:
         past, key, value = past.append(key, value)
     if inputs.bias is not None:
-        options["bias"] = inputs.bias
-    weights, causal = inputs.output_attentions, inputs.causal
-    return AttentionOutput(
-        *ops.attention(query, key, value, inputs.mask, causal=causal, rngs=inputs.rngs, weights=weights, **options),
-        past,
-    )
+        bias = inputs.bias if bias is None else bias + inputs.bias
+    options |= {"bias": bias, "causal": inputs.causal, "rngs": inputs.rngs, "weights": inputs.output_attentions}
+    return AttentionOutput(*ops.attention(query, key, value, inputs.mask, **options), past)
 
 
 def cross_attention(

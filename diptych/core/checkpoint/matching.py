@@ -21,7 +21,7 @@ class LoadReport:
     Attributes:
         directory: where the weights came from.
         loaded: number of tensors loaded.
-        left_out: tensors of the file that other classes of the family own.
+        left_out: tensors of the file that other classes of the family own, unsupported ones included.
         ignored: tensors of the file that are not parameters, or that the call said to ignore.
         fresh: parameters that the file does not have and that were newly drawn, as allowed.
     """
@@ -94,7 +94,7 @@ class Match:
     Attributes:
         fillings: the slots that have a tensor.
         fresh: the slots that have none and are newly drawn, as allowed.
-        left_out: tensors that other classes of the family own.
+        left_out: tensors that other classes of the family own, unsupported ones included.
         ignored: tensors that are not parameters, are duplicates, or were to be ignored.
         constant: slots that files may lack and that keep their initial constant.
     """
@@ -208,6 +208,8 @@ class Matching:
                 self._fill(path, name)
         elif matches(spelling, self.family.ignored):
             self.ignored.append(name)
+        elif matches(spelling, self.family.unsupported):
+            self.left_out.append(name)
         else:
             self.without_slot.append(name)
 

@@ -14,12 +14,8 @@ from diptych.core.semantics.losses import example_targets
 
 
 @config_class
-class ViTConfig(ImageEncoderConfig):
-    """Defaults are google/vit-base-patch16-224-in21k; field names are those of its config.json."""
-
-    model_type: ClassVar[str] = "vit"
-    special_tokens: ClassVar[int] = 1
-    """The number of tokens before the patches: the class token, and DeiT's distillation token."""
+class ViTStackConfig(ImageEncoderConfig):
+    """The fields of a stack of ViT's layers over patches; defaults are those of ViT-base."""
 
     hidden_size: int = 768
     intermediate_size: int = 3_072
@@ -30,6 +26,23 @@ class ViTConfig(ImageEncoderConfig):
     attention_probs_dropout_prob: float = 0.0
     hidden_dropout_prob: float = 0.0
     initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check.positive(self, "num_hidden_layers", "intermediate_size")
+        check.divides(self, "num_attention_heads", "hidden_size")
+        check.probability(self, "attention_probs_dropout_prob", "hidden_dropout_prob")
+        check.not_negative(self, "layer_norm_eps", "initializer_range")
+
+
+@config_class
+class ViTConfig(ViTStackConfig):
+    """Defaults are google/vit-base-patch16-224-in21k; field names are those of its config.json."""
+
+    model_type: ClassVar[str] = "vit"
+    special_tokens: ClassVar[int] = 1
+    """The number of tokens before the patches: the class token, and DeiT's distillation token."""
+
     qkv_bias: bool = True
     pooler_act: Activation = "tanh"
     pooler_output_size: int | None = None
@@ -37,12 +50,9 @@ class ViTConfig(ImageEncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check.positive(self, "num_hidden_layers", "intermediate_size", "encoder_stride")
+        check.positive(self, "encoder_stride")
         if self.pooler_output_size is not None:
             check.positive(self, "pooler_output_size")
-        check.divides(self, "num_attention_heads", "hidden_size")
-        check.probability(self, "attention_probs_dropout_prob", "hidden_dropout_prob")
-        check.not_negative(self, "layer_norm_eps", "initializer_range")
 
     @property
     def num_positions(self) -> int:

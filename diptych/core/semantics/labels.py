@@ -1,4 +1,4 @@
-"""Decoder inputs from labels, for training."""
+"""Decoder inputs from labels, for training, and labels of masked patches."""
 
 from typing import Any
 
@@ -35,3 +35,21 @@ def wrap_tokens_right(xp: Any, labels: Any, pad_token_id: int) -> Any:
     count = xp.sum(xp.where(ids == pad_token_id, xp.zeros_like(ids), ones), axis=1, keepdims=True)
     last = xp.take_along_axis(ids, xp.where(count == 0, count, count - 1), axis=1)
     return xp.concat([xp.astype(last, ids.dtype), ids[:, :-1]], axis=1)
+
+
+def of_patches(xp: Any, labels: Any, masked: Any) -> Any:
+    """(M,) labels of the masked patches alone, row by row -> (B, P) labels of all patches, -100 for the others.
+
+    If the number of masked patches, which a compiler doesn't know, is not M, they all get a label that is no class.
+
+    Args:
+        xp: the array namespace.
+        labels: (M,).
+        masked: Bool (B, P), True for M patches.
+    """
+    flat = xp.reshape(masked, (-1,))
+    counted = xp.cumsum(xp.astype(flat, labels.dtype), axis=0, dtype=labels.dtype)
+    behind = xp.full_like(counted, labels.shape[0])
+    place = xp.where(xp.logical_and(flat, counted[-1:] == labels.shape[0]), counted - 1, behind)
+    found = xp.take(xp.concat([labels, xp.full_like(counted[:1], -1)], axis=0), place, axis=0)
+    return xp.reshape(xp.where(flat, found, xp.full_like(found, IGNORED)), masked.shape)

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from diptych.core.semantics.tables import cached_table
+
 SINUSOIDAL_LIMIT = 2**24
 """The number of positions that float32 counts exactly."""
 
@@ -100,3 +102,33 @@ def sinusoidal(xp: Any, position_ids: Any, frequencies: Any, like: Any, padding_
     parts = (xp.sin(angles), xp.cos(angles), xp.zeros_like(angles[..., : like.shape[-1] % 2]))
     found = xp.where((position_ids != padding_idx)[:, :, None], xp.concat(parts, axis=-1), 0.0)
     return xp.astype(found, like.dtype)
+
+
+CLASS_TOKEN_DISTANCES = 3
+"""The distances with a class token: from it to a patch, from a patch to it, and from it to itself."""
+
+
+def distance_count(rows: int, columns: int) -> int:
+    """The number of distances between the patches of a grid, in rows and columns."""
+    return (2 * rows - 1) * (2 * columns - 1)
+
+
+@cached_table
+def patch_distances(rows: int, columns: int) -> np.ndarray:
+    """(P, P): the number of the distance from each patch of a grid to each patch, P = rows * columns.
+
+    A distance is the query's place minus the key's. They are numbered row by row, from (1 - rows, 1 - columns).
+    """
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    down = row[:, None] - row[None, :] + rows - 1
+    right = column[:, None] - column[None, :] + columns - 1
+    return down * (2 * columns - 1) + right
+
+
+@cached_table
+def patch_distances_with_class_token(rows: int, columns: int) -> np.ndarray:
+    """(P + 1, P + 1): as `patch_distances`, with a class token before the patches, whose distances come last."""
+    count = distance_count(rows, columns)
+    numbers = np.pad(patch_distances(rows, columns), ((1, 0), (1, 0)))
+    numbers[0, :], numbers[:, 0], numbers[0, 0] = count, count + 1, count + 2
+    return numbers

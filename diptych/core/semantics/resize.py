@@ -51,3 +51,20 @@ def position_table(ops: Any, table: Any, source: tuple[int, int], target: tuple[
         return table
     rows, columns = (bicubic(*sizes) for sizes in zip(source, target, strict=True))
     return ops.xp.concat([table[:special], ops.resample_positions(table[special:], rows, columns)], axis=0)
+
+
+def distance_table(ops: Any, table: Any, source: tuple[int, int], target: tuple[int, int], *, special: int) -> Any:
+    """A table of the distances between patches, resampled from one grid of patches to another with `bilinear`.
+
+    Args:
+        ops: the backend's functions.
+        table: ((2 rows - 1) * (2 columns - 1) + special, N).
+        source: the rows and columns of the table's grid.
+        target: those of the grid that is needed.
+        special: the number of distances after those of the patches, which stay as they are.
+    """
+    if source == target:
+        return table
+    count = table.shape[0] - special
+    rows, columns = (bilinear(2 * old - 1, 2 * new - 1) for old, new in zip(source, target, strict=True))
+    return ops.xp.concat([ops.resample_positions(table[:count], rows, columns), table[count:]], axis=0)

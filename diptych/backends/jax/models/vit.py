@@ -11,7 +11,7 @@ from diptych.backends.jax.pretrained import Build, PreTrainedModel
 from diptych.backends.jax.stacks import AttentionOutput, LayerInputs, LayerOutput, run_layers, self_attention
 from diptych.core.calls import Switches, passes_through, reconstruction_loss
 from diptych.core.inputs import INTERPOLATE_POS_ENCODING, PIXEL_VALUES, ModelInput
-from diptych.core.models.vit import ViTConfig
+from diptych.core.models.vit import ViTConfig, ViTStackConfig
 from diptych.core.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     BaseModelOutputWithPooling,
@@ -39,7 +39,7 @@ class ViTSelfAttention(nnx.Module):
 class ViTOutput(nnx.Module):
     """The output of attention or an MLP, before the residual: a linear layer and dropout."""
 
-    def __init__(self, config: ViTConfig, features: int, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: ViTStackConfig, features: int, **init: Unpack[ops.Init]) -> None:
         self.dense = layers.Linear(features, config.hidden_size, **init)
         self.dropout = layers.Dropout(config.hidden_dropout_prob)
 
@@ -58,7 +58,7 @@ class ViTAttention(nnx.Module):
 
 
 class ViTIntermediate(nnx.Module):
-    def __init__(self, config: ViTConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: ViTStackConfig, **init: Unpack[ops.Init]) -> None:
         self.activation = ops.ACTIVATIONS[config.hidden_act]
         self.dense = layers.Linear(config.hidden_size, config.intermediate_size, **init)
 
@@ -99,7 +99,7 @@ class ViTEncoder(nnx.Module):
 
 
 class ViTPatchEmbeddings(nnx.Module):
-    def __init__(self, config: ViTConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: ViTStackConfig, **init: Unpack[ops.Init]) -> None:
         patch = config.patch_shape
         self.projection = layers.Conv2d(config.num_channels, config.hidden_size, patch, stride=patch, **init)
 

@@ -10,7 +10,7 @@ from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.backends.torch.stacks import AttentionOutput, LayerInputs, LayerOutput, run_layers, self_attention
 from diptych.core.calls import Switches, passes_through, reconstruction_loss
 from diptych.core.inputs import INTERPOLATE_POS_ENCODING, PIXEL_VALUES, ModelInput
-from diptych.core.models.vit import ViTConfig
+from diptych.core.models.vit import ViTConfig, ViTStackConfig
 from diptych.core.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     BaseModelOutputWithPooling,
@@ -39,7 +39,7 @@ class ViTSelfAttention(nn.Module):
 class ViTOutput(nn.Module):
     """The output of attention or an MLP, before the residual: a linear layer and dropout."""
 
-    def __init__(self, config: ViTConfig, features: int, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: ViTStackConfig, features: int, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.dense = layers.Linear(features, config.hidden_size, **init)
         self.dropout = layers.Dropout(config.hidden_dropout_prob)
@@ -60,7 +60,7 @@ class ViTAttention(nn.Module):
 
 
 class ViTIntermediate(nn.Module):
-    def __init__(self, config: ViTConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: ViTStackConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         self.activation = ops.ACTIVATIONS[config.hidden_act]
         self.dense = layers.Linear(config.hidden_size, config.intermediate_size, **init)
@@ -104,7 +104,7 @@ class ViTEncoder(nn.Module):
 
 
 class ViTPatchEmbeddings(nn.Module):
-    def __init__(self, config: ViTConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: ViTStackConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         patch = config.patch_shape
         self.projection = layers.Conv2d(config.num_channels, config.hidden_size, patch, stride=patch, **init)

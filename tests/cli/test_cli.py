@@ -83,16 +83,18 @@ def test_parity_of_a_checkpoint_in_both_backends(run, source):
 def test_a_verb_passes_on_how_to_load(run, monkeypatch, tmp_path):
     """Downloads are replaced, and what would be run with them."""
     seen, given = [], []
-    located = importlib.import_module("diptych.core.checkpoint.locate")
-    monkeypatch.setattr(located, "locate", lambda name, revision: seen.append((name, revision)) or tmp_path)
 
     def refuse(source, *_others, **options):
         given.append((source, options.get("ignore_config"), options.get("add_pooling_layer")))
         raise InputError("enough")
 
-    for name in ("inspect_checkpoint", "convert", "parity"):
-        monkeypatch.setattr(importlib.import_module("diptych.conversion"), name, refuse)
+    for home, name in (("inspect", "inspect_checkpoint"), ("convert", "convert"), ("parity", "parity")):
+        monkeypatch.setattr(importlib.import_module(f"diptych.conversion.{home}"), name, refuse)
     monkeypatch.setattr(importlib.import_module("diptych.text"), "generate_text", refuse)
+    located = importlib.import_module(
+        "diptych.core.checkpoint.locate"
+    )  # last: the others keep the one that they import
+    monkeypatch.setattr(located, "locate", lambda name, revision: seen.append((name, revision)) or tmp_path)
     common = ("--revision", "v2", "--ignore-config", "field")
     for verb in (("inspect", "owner/name"), ("convert", "owner/name", "out"), ("generate", "owner/name", "--ids", "5")):
         assert run(*verb, *common) == (2, "", "diptych: enough\n")

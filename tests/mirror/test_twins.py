@@ -67,6 +67,7 @@ ONLY_HERE = {
         "Conv1d.reset_parameters": "torch.nn's constructor calls it",
         "Conv2d.reset_parameters": "torch.nn's constructor calls it",
         "PreTrainedModel.device": "a JAX model may live on many",
+        "is_transformed": "a JAX tracer",
         "as_tensor": "numpy knows JAX's bfloat16",
         "as_array": "numpy knows JAX's bfloat16",
     },

@@ -80,6 +80,47 @@ def test_a_stack_of_models_runs_at_once() -> None:
         assert_close(together[index].detach(), model(ids).pooler_output.detach().double(), kind="float32")
 
 
+OF_ONE_ROW = ["BartForSequenceClassification", "BertForMaskedLM", "CLIPTextModel", "GPT2LMHeadModel", "RobertaModel"]
+
+
+@pytest.mark.parametrize("name", OF_ONE_ROW)
+def test_gradients_for_each_row_at_once(name: str) -> None:
+    model, call = built(name), tensors(name)
+    if "labels" in model.call_keywords:
+        call["labels"] = torch.as_tensor(labels_for(name)["labels"])
+
+    def total(parameters: dict[str, torch.Tensor], row: dict[str, torch.Tensor]) -> torch.Tensor:
+        output = functional_call(model, parameters, (), {key: value[None] for key, value in row.items()})
+        return output[0].square().sum()
+
+    parameters = dict(model.named_parameters())
+    with sdpa_kernel(SDPBackend.MATH):  # torch warns that its fused one runs row by row
+        together = vmap(grad(total), in_dims=(None, 0))(parameters, call)
+    for index in range(len(call["input_ids"])):
+        model.zero_grad()
+        total(parameters, {key: value[index] for key, value in call.items()}).backward()
+        for path, parameter in parameters.items():
+            expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            assert_close(together[path][index].detach(), expected.double(), kind="float32", largest=1e2, name=path)
+
+
+@pytest.mark.parametrize("name", ["BartForCausalLM", "GPT2LMHeadModel"])
+def test_decoding_with_a_cache_for_each_row_at_once(name: str) -> None:
+    model = built(name)
+    ids, mask = torch.tensor([[5, 6, 7, 8], [9, 4, 3, 5]]), torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])
+
+    def last(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        first = model(ids[None, :2], mask[None, :2], use_cache=True)
+        return model(ids[None, 2:], mask[None], past_key_values=first.past_key_values).logits[0]
+
+    for recorded in (True, False):
+        with torch.set_grad_enabled(recorded), sdpa_kernel(SDPBackend.MATH):
+            together = vmap(last)(ids, mask)
+            for index in range(2):
+                expected = last(ids[index], mask[index]).detach().double()
+                assert_close(together[index].detach(), expected, kind="float32")
+
+
 @pytest.mark.parametrize("name", RATES)
 def test_one_step_lowers_the_loss(name: str) -> None:
     call = tensors(name) | ({"return_loss": True} if name == "CLIPModel" else {"labels": tensors(name)["input_ids"]})

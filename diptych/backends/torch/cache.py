@@ -45,7 +45,7 @@ class LayerCache:
             The layer's cache with them appended, and all keys and values to attend to.
         """
         end = self.length + key.shape[2]
-        key, value = self._write(self.key, key), self._write(self.value, value)
+        key, value = _write(self.key, self.length, key), _write(self.value, self.length, value)
         layer = LayerCache(
             key=key, value=value, cross_key=self.cross_key, cross_value=self.cross_value, length=self.length
         )
@@ -55,18 +55,23 @@ class LayerCache:
         """A copy that stores the keys and values of the encoder's tokens."""
         return replace(self, cross_key=key, cross_value=value)
 
-    def _write(self, stored: Tensor, new: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and (stored.requires_grad or new.requires_grad):
-            stored = stored.clone()
-        stored[:, :, self.length : self.length + new.shape[2]] = new
-        return stored
+
+def _write(stored: Tensor, start: int, new: Tensor) -> Tensor:
+    """Keys or values with those of new tokens from `start` on: in place, unless a gradient or a transform is needed."""
+    end = start + new.shape[2]
+    recorded = torch.is_grad_enabled() and (stored.requires_grad or new.requires_grad)
+    if recorded or ops.is_transformed(new):
+        return torch.cat((stored[:, :, :start], new, stored[:, :, end:]), 2)
+    stored[:, :, start:end] = new
+    return stored
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
     """The keys and values of the tokens so far, layer by layer; a pytree.
 
-    New tokens are written into the arrays in place, unless gradients are needed, so only the newest cache may be used.
+    New tokens are written into the arrays in place, unless gradients or transforms of torch.func need the old ones, so
+    only the newest cache may be used.
 
     Attributes:
         keys, values: one (B, N, S, H) for each layer.
@@ -132,13 +137,13 @@ class Cache:
 
     def attend_to(self, attention_mask: Tensor | None, count: int) -> "Cache":
         """A copy with the mask of new tokens, (B, T), or of all tokens up to and including them, (B, at most S)."""
-        mask = self.mask.clone()
         if attention_mask is None:
+            mask = self.mask.clone()
             mask[:, self.length : self.length + count] = True
-        else:
-            start = self.length if attention_mask.shape[1] == count else 0
-            mask[:, start : start + attention_mask.shape[1]] = attention_mask != 0
-        return replace(self, mask=mask)
+            return replace(self, mask=mask)
+        start = self.length if attention_mask.shape[1] == count else 0
+        later = self.mask[:, start + attention_mask.shape[1] :]
+        return replace(self, mask=torch.cat((self.mask[:, :start], attention_mask != 0, later), 1))
 
     def visible(self, count: int) -> Bool[Tensor, "B 1 T S"]:
         """A mask of the cached tokens that each new token may attend to, itself included."""

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from diptych.core import check
 from diptych.core.errors import InputError
@@ -318,7 +319,7 @@ def host_array(values: Any) -> Any:
 
 def min_max(values: Tensor, ignored: int | None = None) -> tuple[int, int] | None:
     """The smallest and the largest integer, with 0 in place of ignored ones; None if the values aren't known."""
-    if values.numel() == 0 or values.is_meta or torch.compiler.is_compiling():
+    if values.numel() == 0 or is_traced(values):
         return None
     if values.is_cuda and torch.cuda.is_current_stream_capturing():
         return None
@@ -333,5 +334,16 @@ def is_array(value: Any) -> bool:
 
 
 def is_traced(value: Any) -> bool:
-    """Whether an array is being traced, so that its values aren't known."""
-    return isinstance(value, Tensor) and (value.is_meta or torch.compiler.is_compiling())
+    """Whether an array is being traced or transformed, so that its values aren't known."""
+    return isinstance(value, Tensor) and (
+        value.is_meta
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or isinstance(value, FakeTensor)
+        or is_transformed(value)
+    )
+
+
+def is_transformed(value: Tensor) -> bool:
+    """Whether a tensor stands for others inside a transform of torch.func, such as the rows of a vmap."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(value)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,9 +1,11 @@
 """The command `diptych`: each subcommand parses its arguments, calls one public function and prints the result.
 
-Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted. Nothing heavy is imported
-unless needed.
+Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted, 143 terminated. Nothing
+heavy is imported unless needed.
 """
 
+import signal
+import sys
 import traceback
 from collections.abc import Sequence
 from typing import Annotated
@@ -17,7 +19,8 @@ app = typer.Typer(
     name="diptych",
     help="The same transformer models in JAX and PyTorch: convert and inspect checkpoints, prove models "
     "equal, generate text.",
-    epilog="Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted, "
+    "143 terminated.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -30,6 +33,8 @@ for verb in (convert.convert, inspect.inspect, parity.parity, generate.generate)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits; bad input is reported in one line on stderr."""
+    # by default, SIGTERM would end the process without removing what is incomplete
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app(args=None if arguments is None else list(arguments), prog_name="diptych")
     except (ImportError, OSError, ValueError) as error:
@@ -41,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception:  # Python's own exit code for it is 1, which says "not equal" here
         traceback.print_exc()
         raise SystemExit(3) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_ours(error: ValueError) -> bool:

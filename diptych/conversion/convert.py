@@ -19,7 +19,6 @@ from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import FamilyPaths, Filling, Match, Target, match, names_of, top_modules
 from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
-from diptych.core.checkpoint.strips import permute
 from diptych.core.checkpoint.tensors import TensorSource, digest
 from diptych.core.config import config_path
 from diptych.core.dtypes import FLOATS, float_name
@@ -28,8 +27,6 @@ from diptych.core.json_text import parse_config, read_text
 from diptych.core.registry import Family, architectures, families, relatives, within
 
 Progress = bool | Callable[[int], None] | None
-
-_STRIP = 1 << 20  # entries that are checked at a time
 
 
 @dataclass(frozen=True)
@@ -182,9 +179,11 @@ def convert(
     elif architecture not in architectures():
         raise InputError(f"convert: architecture={architecture!r} is not known; known: {', '.join(architectures())}")
     family = families()[architectures()[architecture]]
+    ignore, allow_missing = names_of("ignore", ignore), names_of("allow_missing", allow_missing)
     origin = loading.open_source(directory, wanted=family.classes[architecture], ignore_config=ignore_config)
-    found = _match_family(origin, architecture, within(family, origin.whole), names_of("ignore", ignore))
-    missing = _missing_parameters(origin, architecture, found, names_of("allow_missing", allow_missing))
+    loading.warn_of_unused(origin, (), (), ignore, ignore_config)
+    found = _match_family(origin, architecture, within(family, origin.whole), ignore)
+    missing = _missing_parameters(origin, architecture, found, allow_missing)
     tensors = {
         _output_name(filling.slot, format): _output_tensor(filling, format, dtype)
         for filling in sorted(found.match.fillings, key=lambda filling: _output_name(filling.slot, format).split("."))
@@ -313,19 +312,7 @@ def _read(filling: Filling, axes: tuple[int, ...], dtype: np.dtype[Any]) -> np.n
     values = filling.source.read()
     if dtype == values.dtype and axes == tuple(range(len(axes))):
         return values
-    with np.errstate(over="ignore"):
-        copy = permute(values, axes, dtype)
-    if dtype != values.dtype and _infinities(copy) != _infinities(values):
-        raise CheckpointError(
-            f"{filling.source.origin}: {filling.name} holds {values.dtype} values that are too large for {dtype}; "
-            "choose a wider dtype"
-        )
-    return copy
-
-
-def _infinities(values: np.ndarray) -> int:
-    flat = values.reshape(-1)
-    return sum(int(np.count_nonzero(np.isinf(flat[start : start + _STRIP]))) for start in range(0, flat.size, _STRIP))
+    return filling.read(axes, dtype)
 
 
 def _verify(

@@ -11,7 +11,6 @@ from diptych.conversion.published_names import published_names
 from diptych.conversion.slots import options_of
 from diptych.core.backends import BackendName
 from diptych.core.checkpoint.matching import Match, NamedTensors, Target, match
-from diptych.core.checkpoint.strips import permute
 from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
@@ -151,7 +150,7 @@ def _twin(source: LiveModel, backend: ModuleType, dtype: Any, placement: Any, bu
     leaves = twin._leaves()
     for filling in found.fillings:
         slot = filling.slot
-        values = permute(filling.source.read(), twin._stored_axes(slot), FLOATS[found_dtype])
+        values = filling.read(twin._stored_axes(slot), FLOATS[found_dtype])
         twin._put(slot, leaves[slot], values, placement)
     twin._draw({slot: leaves[slot] for slot in found.constant}, 0, placement)
     twin._own_options = source.own_options

@@ -18,19 +18,25 @@ LARGEST: dict[str, int] = dict.fromkeys(["num_hidden_layers", "n_layer", "encode
 
 
 def positive(config: object, *fields: str) -> None:
-    """The fields must be 1 or more, and at most what `LARGEST` allows; so must every number of a tuple."""
+    """The fields, or the entries of each, must be 1 or more, and at most what `LARGEST` allows."""
     values = {name: getattr(config, name) for name in fields}
-    wrong = [f"{name}={value}" for name, value in values.items() if np.min(value) < 1]
+    wrong = [f"{name}={value}" for name, value in values.items() if min(_entries(value), default=0) < 1]
     if wrong:
         raise ConfigError(f"{_name(config)}: {', '.join(wrong)} must be 1 or more")
     for name, value in values.items():
-        if np.max(value) > (largest := LARGEST.get(name, 2**24)):
+        if max(_entries(value)) > (largest := LARGEST.get(name, 2**24)):
             raise ConfigError(f"{_name(config)}: {name}={value} must be {largest} at most")
 
 
+def _entries(value: Any) -> tuple[Any, ...]:
+    """The entries of a field that holds a tuple, or its only value."""
+    return value if isinstance(value, tuple) else (value,)  # pyright: ignore[reportUnknownVariableType]
+
+
 def not_negative(config: object, *fields: str) -> None:
-    """The fields must be 0 or more."""
-    wrong = [f"{name}={getattr(config, name)}" for name in fields if getattr(config, name) < 0]
+    """The fields, or the entries of each, must be 0 or more."""
+    values = {name: getattr(config, name) for name in fields}
+    wrong = [f"{name}={value}" for name, value in values.items() if any(entry < 0 for entry in _entries(value))]
     if wrong:
         raise ConfigError(f"{_name(config)}: {', '.join(wrong)} must be 0 or more")
 

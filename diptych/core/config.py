@@ -105,14 +105,10 @@ def _foreign_defaults(cls: type[Any], values: Mapping[str, Any]) -> dict[str, No
     The defaults are those of one published checkpoint, and say nothing about a model with fewer tokens.
     """
     size = values.get("vocab_size", getattr(cls, "vocab_size", None))
-    if not isinstance(size, int) or not getattr(cls, "generates_text", False):
+    if not isinstance(size, int) or not cls.generates_text:
         return {}
-    defaults = {name: getattr(cls, name) for name in ("bos_token_id", "eos_token_id", "decoder_start_token_id")}
-    return {
-        name: None
-        for name, default in defaults.items()
-        if name not in values and isinstance(default, int) and default >= size
-    }
+    unstated = {"bos_token_id", "eos_token_id", "decoder_start_token_id"} - values.keys()
+    return {name: None for name in unstated if isinstance(getattr(cls, name), int) and getattr(cls, name) >= size}
 
 
 @dataclass(frozen=True)
@@ -138,6 +134,8 @@ class ModelConfig:
     """
 
     model_type: ClassVar[str] = ""
+    architecture: ClassVar[str] = ""
+    """What config classes share whose models differ in nothing but the name; "" if there are no others."""
     generates_text: ClassVar[bool] = False
     """Whether its special token ids serve text generation alone; CLIP's find the end of a text."""
     accepted: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
@@ -292,8 +290,22 @@ class ModelConfig:
         return self
 
     def part(self, wanted: type["ModelConfig"]) -> "ModelConfig | None":
-        """The config itself or its part of the wanted class; None if there is none."""
-        return next((part for part in (self, *vars(self).values()) if isinstance(part, wanted)), None)
+        """The config itself or its part as one of the wanted class; None if there is none.
+
+        A config of another class with the same `architecture` becomes one of the wanted class.
+        """
+        for part in (self, *vars(self).values()):
+            if isinstance(part, ModelConfig) and part.serves_as(wanted):
+                if part.model_type == wanted.model_type:
+                    return part
+                return wanted(**{f.name: getattr(part, f.name) for f in dataclasses.fields(wanted)})
+        return None
+
+    def serves_as(self, wanted: type["ModelConfig"]) -> bool:
+        """Whether models of the wanted class can be built from this config: it is one, or has its `architecture`."""
+        if self.model_type == wanted.model_type:
+            return isinstance(self, wanted)
+        return self.architecture != "" and self.architecture == wanted.architecture
 
     @classmethod
     def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ _REASONS: Mapping[str, str] = {
     "where the checkpoint comes from and how its text was tokenised": """
         _name_or_path name_or_path _commit_hash transformers_version tokenizer_class prefix task_specific_params
         finetuning_task model_card auto_map sep_token_id cls_token_id mask_token_id unk_token_id language license
-        processor_class feature_extractor_type""",
+        processor_class feature_extractor_type author created_date kobart_version""",
     "how another library stores or runs the model; the mathematics stays the same": """
         torch_dtype dtype use_bfloat16 torchscript tf_legacy_loss xla_device use_return_dict gradient_checkpointing
         chunk_size_feed_forward use_cache output_past return_legacy_cache attn_implementation _attn_implementation

@@ -79,7 +79,7 @@ class ConfigMixin(Hooks):
 
     def _check_config(self, config: object) -> None:
         name, wanted = type(self).__name__, describe_class(type(self))[2]
-        if not isinstance(config, wanted):
+        if not isinstance(config, ModelConfig) or not config.serves_as(wanted):
             raise ConfigError(f"{name}: config is a {type(config).__name__}, {wanted.__name__} is needed")
         if self._part_of is not None:
             raise ConfigError(

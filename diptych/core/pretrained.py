@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from diptych.core import random
 from diptych.core.calls import CallMixin
 from diptych.core.checkpoint import loading
-from diptych.core.checkpoint.matching import LoadReport, Match
+from diptych.core.checkpoint.matching import LoadReport, Match, names_of
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permute
 from diptych.core.config import CacheShape, ModelConfig
@@ -133,6 +133,8 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         changes: Mapping[str, Any],
     ) -> Self:
         """Builds a model without values and fills it from a checkpoint, tensor by tensor; see `from_pretrained`."""
+        allow_fresh, ignore = names_of("allow_fresh", allow_fresh), names_of("ignore", ignore)
+        ignore_config = names_of("ignore_config", ignore_config)
         own = own_switches(cls)  # keywords of the constructor, not fields of the config
         options = {**build, **{name: value for name, value in changes.items() if name in own}}
         changes = {name: value for name, value in changes.items() if name not in own}
@@ -145,6 +147,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         guess = source.dtype_name if dtype is None else float_name(dtype)
         model = construct(source.config, seed=None, dtype=guess, **options)
         leaves = model._leaves()
+        loading.warn_of_unused(source, [*leaves], allow_fresh, ignore, ignore_config)
         found = loading.match_source(
             source,
             [*leaves],
@@ -168,7 +171,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         for filling in _bar(found.fillings, "loading"):
             slot = filling.slot
             axes = tuple(filling.axes[axis] for axis in self._stored_axes(slot))
-            self._put(slot, leaves[slot], permute(filling.source.read(), axes, dtype), placement)
+            self._put(slot, leaves[slot], filling.read(axes, dtype), placement)
         self._draw({slot: leaves[slot] for slot in (*found.fresh, *found.constant)}, 0, placement)
 
     @property

@@ -257,6 +257,25 @@ def test_a_killed_run_leaves_nothing_new_at_the_destination(tmp_path, source, ov
     assert set(files_of(destination)) == {"config.json", "model.safetensors"}
 
 
+def test_a_terminated_command_cleans_up(tmp_path, source):
+    code = (
+        "import sys, time\n"
+        "import diptych.conversion as module\n"
+        "from diptych import cli\n"
+        "convert = module.convert\n"
+        "def slow(size): print('written', flush=True); time.sleep(0.05)\n"
+        "module.convert = lambda *names, **options: convert(*names, **(options | {'progress': slow}))\n"
+        "cli.main(['convert', *sys.argv[1:]])\n"
+    )
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 143
+    assert os.listdir(tmp_path) == ["source"]
+
+
 def test_an_interrupted_run_cleans_up(tmp_path, source):
     def interrupt(_size):
         raise KeyboardInterrupt

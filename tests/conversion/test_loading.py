@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import huggingface_hub
 import jax
@@ -13,6 +14,7 @@ import transformers
 import diptych
 import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
+from diptych.conversion import to_jax, to_torch
 from diptych.core.errors import CheckpointError, ConfigError
 from tests.conversion.tiny import (
     ARCHITECTURES,
@@ -22,6 +24,7 @@ from tests.conversion.tiny import (
     edit_config,
     holds,
     inputs_of,
+    rewrite,
     stored,
     theirs,
 )
@@ -379,3 +382,60 @@ def test_a_name_on_the_hub(backend, saved, tmp_path, monkeypatch):
     assert digests(model) == stored(saved("BertModel"))
     assert [name for name, _ in asked] == ["someone/bert-tiny"]
     assert type(backend.load("bert-tiny")) is backend.BertModel
+
+
+@pytest.mark.parametrize(
+    ("source", "asked"), [("RobertaModel", "XLMRobertaModel"), ("XLMRobertaModel", "RobertaModel")]
+)
+def test_the_same_architecture_under_another_name(source, asked, backend, saved, tmp_path):
+    model = getattr(backend, asked).from_pretrained(saved(source))
+    assert type(model.config) is config_class(asked)
+    assert digests(model) == digests(getattr(backend, source).from_pretrained(saved(source)))
+    assert getattr(backend, asked)(config_of(source), seed=None).config == config_of(source)
+    model.save_pretrained(tmp_path)
+    assert type(backend.load(tmp_path)) is getattr(backend, asked)
+    with pytest.raises(ConfigError, match="has no part of model_type 'bert', which BertConfig reads"):
+        backend.BertModel.from_pretrained(saved(source))
+
+
+def test_names_that_match_nothing_are_one_warning_for_each_argument(backend, saved, caplog):
+    directory = saved("BertModel")
+    names = {"ignore": ("pooler.dense.bias", "poolr"), "allow_fresh": ("poler", "pooler"), "ignore_config": ("vocab",)}
+    backend.BertModel.from_pretrained(directory, **names)
+    assert warnings_of(caplog)[:3] == [
+        f"{directory}: ignore_config=('vocab',) matches nothing",
+        f"{directory}: allow_fresh=('poler',) matches nothing",
+        f"{directory}: ignore=('poolr',) matches nothing",
+    ]
+
+
+def test_values_that_are_too_large_for_a_dtype(backend, copy_of):
+    directory = copy_of("BertModel")
+    rewrite(directory, lambda tensors: tensors["pooler.dense.weight"].__setitem__((0, 1), -7e4))
+    message = r"model\.safetensors: pooler\.dense\.weight holds float32 values that are too large for float16; choose a"
+    with pytest.raises(CheckpointError, match=message):
+        backend.BertModel.from_pretrained(directory, dtype="float16")
+    model = backend.BertModel.from_pretrained(directory)
+    copied = to_torch if backend is in_jax else to_jax
+    with pytest.raises(
+        CheckpointError, match=r"pooler\.dense\.weight holds float32 values that are too large for float16"
+    ):
+        copied(model, dtype="float16")
+    rewrite(directory, lambda tensors: tensors["pooler.dense.weight"].__setitem__((0, 1), -np.inf))
+    assert backend.BertModel.from_pretrained(directory, dtype="float16").load_report.loaded
+
+
+def test_a_shape_error_names_the_way_out(backend, saved):
+    directory = saved("BertForSequenceClassification")
+    with pytest.raises(CheckpointError) as caught:
+        backend.BertForSequenceClassification.from_pretrained(directory, num_labels=9)
+    way_out = (
+        r"\(ignore=\('classifier\.\w+', 'classifier\.\w+'\) leaves them unread, and with it "
+        r"allow_fresh=\('classifier\.\w+', 'classifier\.\w+'\) in from_pretrained draws them anew\)$"
+    )
+    assert re.search(way_out, str(caught.value))
+    names = ("classifier.weight", "classifier.bias")
+    model = backend.BertForSequenceClassification.from_pretrained(
+        directory, num_labels=9, ignore=names, allow_fresh=names
+    )
+    assert model.fresh_parameters == tuple(sorted(names))

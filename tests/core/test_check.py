@@ -36,6 +36,14 @@ def test_sizes():
     check.not_negative(Sizes(0), "width")
     with raises(ConfigError, "Sizes: heads=-0.5 must be 0 or more"):
         check.not_negative(Sizes(heads=-0.5), "width", "heads")
+    check.positive(Sizes((512, 10), (1,)), "width", "heads")
+    check.not_negative(Sizes((0, 1)), "width")
+    with raises(ConfigError, r"Sizes: width=\(5, 0\), heads=\(\) must be 1 or more"):
+        check.positive(Sizes((5, 0), ()), "width", "heads")
+    with raises(ConfigError, r"Sizes: width=\(5, 16777217\) must be 16777216 at most"):
+        check.positive(Sizes((5, 2**24 + 1)), "width")
+    with raises(ConfigError, r"Sizes: width=\(0, -1\) must be 0 or more"):
+        check.not_negative(Sizes((0, -1)), "width")
     check.divides(Sizes(), "heads", "width")
     for width, heads in ((12, 5), (0, 4), (-12, 4), (12, 0), (12, -4), (3, 4)):
         with raises(ConfigError, f"Sizes: width={width} must be a positive multiple of heads={heads}"):

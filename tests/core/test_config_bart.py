@@ -38,6 +38,15 @@ MNLI = BASE | _LARGE | {
     "id2label": {"0": "contradiction", "1": "neutral", "2": "entailment"},
     "label2id": {"contradiction": 0, "entailment": 2, "neutral": 1}, "output_past": False,
 }  # fmt: skip
+# hyunwoongko/kobart, in the fields that say anything new
+KOBART = BASE | {
+    "author": "Heewon Jeon(madjakarta@gmail.com)", "created_date": "2021-01-01", "decoder_attention_heads": 16,
+    "decoder_ffn_dim": 3072, "decoder_start_token_id": 1, "do_blenderbot_90_layernorm": False,
+    "encoder_attention_heads": 16, "encoder_ffn_dim": 3072, "eos_token_id": 1, "extra_pos_embeddings": 2,
+    "force_bos_token_to_be_generated": False, "forced_eos_token_id": 1, "kobart_version": 1.0,
+    "max_position_embeddings": 1026, "pad_token_id": 3, "static_position_embeddings": False,
+    "tokenizer_class": "PreTrainedTokenizerFast", "vocab_size": 30000,
+}  # fmt: skip
 DISTILLED = CNN | {"decoder_layers": 6}
 MBART50 = BASE | _LARGE | {
     "_name_or_path": "mbart-50-large", "_num_labels": 3, "activation_dropout": 0.0, "add_final_layer_norm": True,
@@ -57,6 +66,7 @@ PUBLISHED = {
     "bart-large-cnn": (BartConfig, CNN),
     "bart-large-mnli": (BartConfig, MNLI),
     "distilbart": (BartConfig, DISTILLED),
+    "kobart": (BartConfig, KOBART),
     "mbart-large-50": (MBartConfig, MBART50),
     "xls-r": (MBartConfig, SPEECH),
 }

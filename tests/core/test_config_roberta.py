@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from diptych.core.config import CacheShape
+from diptych.core.config import CacheShape, config_class
 from diptych.core.errors import ConfigError
+from diptych.core.models.bert import BertConfig
 from diptych.core.models.camembert import CamembertConfig
 from diptych.core.models.roberta import RobertaConfig
 from diptych.core.models.xlm_roberta import XLMRobertaConfig
@@ -154,3 +155,24 @@ def test_there_may_be_room_for_one_token_alone():
 def test_token_ids_outside_the_vocabulary():
     assert CamembertConfig.from_dict(CAMEMBERT).token_ids_outside() == {}
     assert CamembertConfig.from_dict(CAMEMBERT | {"vocab_size": 6}).token_ids_outside() == {"eos_token_id": 6}
+
+
+def test_the_same_architecture_under_another_name():
+    read = XLMRobertaConfig(vocab_size=99, hidden_size=24, num_attention_heads=2, eos_token_id=7, architectures=("A",))
+    for wanted in CLASSES:
+        part = read.part(wanted)
+        assert type(part) is wanted
+        assert part.to_dict() == read.to_dict() | {"model_type": wanted.model_type}
+    assert read.part(XLMRobertaConfig) is read
+    assert read.part(BertConfig) is None and BertConfig().part(RobertaConfig) is None
+
+
+def test_a_class_that_derives_from_another_family_is_not_the_same():
+    @config_class
+    class DistilledConfig(RobertaConfig):
+        model_type = "distilled"
+        architecture = ""
+
+    assert DistilledConfig().part(RobertaConfig) is None
+    assert RobertaConfig().part(DistilledConfig) is None
+    assert type(DistilledConfig().part(DistilledConfig)) is DistilledConfig

@@ -19,7 +19,8 @@ class Hub:
     def snapshot_download(self, repo_id, **options):
         self.calls.append((repo_id, options))
         for name in self.files:
-            if any(fnmatch(name, pattern) for pattern in options["allow_patterns"]):
+            ignored = any(fnmatch(name, pattern) for pattern in options["ignore_patterns"])
+            if not ignored and any(fnmatch(name, pattern) for pattern in options["allow_patterns"]):
                 (self.root / name).parent.mkdir(parents=True, exist_ok=True)
                 (self.root / name).touch()
         return str(self.root)
@@ -38,11 +39,15 @@ def hub(tmp_path, monkeypatch):
     return hub
 
 
-COMMON = ["config.json", "tokenizer.json", "preprocessor_config.json", "generation_config.json", "vocab.txt"]
+COMMON = [
+    *("config.json", "tokenizer.json", "preprocessor_config.json", "generation_config.json", "vocab.txt"),
+    *("README.md", "LICENSE", "LICENSE.md", "spiece.model", "chat_template.jinja", "processor_config.json"),
+]
 OTHER = [
     "tf_model.h5",
-    "README.md",
     "onnx/model.onnx",
+    "onnx/config.json",
+    "training.log",
     "vae/model.safetensors",
     "model.fp16.safetensors",
 ]
@@ -101,7 +106,7 @@ def test_the_options_are_passed_on(hub, tmp_path):
     hub.files = ["model.safetensors"]
     locate("a/b", revision="refs/pr/1", cache_dir=tmp_path, local_files_only=True, token="secret")
     ((name, options),) = hub.calls
-    options.pop("allow_patterns")
+    del options["allow_patterns"], options["ignore_patterns"]
     assert (name, options) == (
         "a/b",
         {"revision": "refs/pr/1", "cache_dir": tmp_path, "local_files_only": True, "token": "secret"},

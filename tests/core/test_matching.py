@@ -234,8 +234,9 @@ def test_every_problem_is_in_one_error():
         "dir does not fit BertForMaskedLM: 1 tensor is missing: cls.predictions.bias (allow_fresh=('cls',) draws "
         "them anew). 1 tensor belongs to no class of the family: lora.a (ignore=('lora.a',) leaves them unread; "
         f"patterns may have *). 2 tensors have another shape: {WORDS} has shape (3, 5), BertForMaskedLM needs (5, 3); "
-        f"{NORM}.weight has shape (4,), BertForMaskedLM needs (3,). 1 tensor has a dtype other than float64, "
-        f"float32, float16, bfloat16: {NORM}.bias (int8)"
+        f"{NORM}.weight has shape (4,), BertForMaskedLM needs (3,) (ignore=({WORDS!r}, '{NORM}.weight') leaves "
+        f"them unread, and with it allow_fresh=({WORDS!r}, '{NORM}.weight') in from_pretrained draws them anew). "
+        f"1 tensor has a dtype other than float64, float32, float16, bfloat16: {NORM}.bias (int8)"
     )
 
 
@@ -282,7 +283,7 @@ def test_a_flax_tree_has_its_own_names_and_layouts():
 def test_shapes_of_a_flax_tree_are_reported_as_they_are_there():
     shapes = FLAX_SHAPES | {"bert.dense.kernel": (4, 3), "bert.conv.kernel": (6, 7, 2)}
     message = refused(LAYERS, {name: tensor(name, shape) for name, shape in shapes.items()}, flax=True)
-    assert message.endswith(
+    assert message.partition(" (ignore=")[0].endswith(
         "2 tensors have another shape: bert.dense.kernel has shape (4, 3), BertForMaskedLM needs (3, 4); "
         "bert.conv.kernel has shape (6, 7, 2), BertForMaskedLM needs (6, 7, 2, 5)"
     )

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.core.checkpoint.strips import aligned_empty, permute
+from diptych.core.checkpoint.strips import aligned_empty, count_infinities, permute
 from diptych.core.checkpoint.tensors import DTYPES
+from diptych.core.dtypes import FLOATS
 
 
 def random_bits(shape, dtype, offset=0):
@@ -112,3 +113,12 @@ def test_a_source_that_cannot_be_written_or_is_not_contiguous_is_copied():
     np.testing.assert_array_equal(permute(array.T, (1, 0)), array)
     np.testing.assert_array_equal(permute(array[::2, ::-3], (1, 0)), array[::2, ::-3].T)
     assert permute(array, (0, 1)).flags.writeable
+
+
+@pytest.mark.parametrize("dtype", FLOATS.values(), ids=str)
+def test_infinities_are_counted(dtype):
+    values = np.zeros((3, 5), dtype)
+    assert count_infinities(values) == 0
+    values[0, 1], values[2, 4], values[1, 1], values[1, 2] = np.inf, -np.inf, np.nan, ml_dtypes.finfo(dtype).max
+    assert count_infinities(values) == count_infinities(values.T) == 2
+    assert count_infinities(np.full(3, np.inf, dtype)[1:]) == 2

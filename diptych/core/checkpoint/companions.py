@@ -12,7 +12,7 @@ PROCESSING = (
     "preprocessor_config.json", "processor_config.json", "chat_template*", "*.jinja",
 )  # fmt: skip
 """Patterns of the files of tokenizers and processors."""
-ALL = ("*.json", "*.txt", "*.md", "LICENSE*", *PROCESSING)
+ALL = ("*.json", "*.txt", "*.md", "LICENSE*", "NOTICE*", *PROCESSING)
 """Patterns of every small file: also settings of generation, the model card and the licence."""
 NEVER = ("config.json", "*.index.json", "*.safetensors", "*.msgpack", "*.bin", "*.h5")
 """Patterns of files that are no companions, although one of the others may match."""

@@ -5,13 +5,21 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diptych.core.checkpoint import companions
 from diptych.core.checkpoint.directory import Checkpoint, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.locate import locate
-from diptych.core.checkpoint.matching import LoadReport, Match, NamedTensors, Target, match, names_of
+from diptych.core.checkpoint.matching import (
+    LoadReport,
+    Match,
+    NamedTensors,
+    Target,
+    match,
+    names_of,
+    unused_names,
+)
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import ModelConfig
@@ -93,6 +101,29 @@ def match_source(
     """Matches a source's tensors with a model's slots; see `matching.match` for the arguments and errors."""
     target = Target(class_name, slots, family, known, family.copied(source.whole, [slot.path for slot in slots]))
     return match(source.tensors, target, allow_fresh=allow_fresh, ignore=ignore)
+
+
+def warn_of_unused(
+    source: Source,
+    slots: Sequence[Slot],
+    allow_fresh: Iterable[str],
+    ignore: Iterable[str],
+    ignore_config: Iterable[str],
+) -> None:
+    """Logs one warning for each argument with names that match nothing, such as misspelt ones."""
+    given = {"ignore_config": [name for name in ignore_config if not _has_field(source.whole.to_dict(), name)]}
+    given |= unused_names(source.tensors, slots, allow_fresh, ignore)
+    for argument, names in given.items():
+        if names:
+            logger.warning("%s: %s=%s matches nothing", source.directory, argument, tuple(names))
+
+
+def _has_field(data: Any, name: str) -> bool:
+    """Whether an object, or one inside it, has a field."""
+    if isinstance(data, Mapping):
+        values = cast(Mapping[str, Any], data)
+        return name in values or any(_has_field(value, name) for value in values.values())
+    return False
 
 
 def dtype_of(source: Source, found: Match, asked: Any) -> str:

@@ -6,21 +6,9 @@ from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 
+from diptych.core.checkpoint import companions
 from diptych.core.errors import CheckpointError
 
-_DESCRIPTION = (
-    "config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-)
 # Not "*.safetensors": many repositories hold more copies of the weights, under other names for other programs.
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 _TORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
@@ -78,16 +66,17 @@ def locate(
                 cache_dir=None if cache_dir is None else Path(cache_dir),
                 local_files_only=local_files_only,
                 token=token,
-                allow_patterns=list(patterns),
+                allow_patterns=[*companions.ALL, *patterns],
+                ignore_patterns=["*/*"],  # the same model for other programs, training logs
             )
         )
 
     try:
-        directory = download(*_DESCRIPTION, *_SAFETENSORS)
+        directory = download(*_SAFETENSORS)
         for before, weights in pairwise((_SAFETENSORS, _TORCH, _FLAX)):
             if any(found for pattern in before for found in directory.glob(pattern)):
                 break
-            directory = download(*_DESCRIPTION, *weights)
+            directory = download(*weights)
     except Exception as error:  # the hub, its client and its network layers have no common base class
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise

@@ -3,9 +3,13 @@
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from diptych.core.checkpoint.dialects import find_shifts, matches, resolver, respell, spellings
 from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
+from diptych.core.checkpoint.strips import count_infinities, permute
 from diptych.core.checkpoint.tensors import TensorSource, read_bytes
 from diptych.core.dtypes import FLOATS
 from diptych.core.errors import CheckpointError, InputError
@@ -85,6 +89,22 @@ class Filling:
     source: TensorSource
     name: str
     axes: tuple[int, ...]
+
+    def read(self, axes: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """A copy of the tensor with its axes permuted and its dtype converted.
+
+        Raises:
+            CheckpointError: it has values that are too large for the dtype.
+        """
+        values = self.source.read()
+        with np.errstate(over="ignore"):
+            copy = permute(values, axes, dtype)
+        if dtype != values.dtype and (found := count_infinities(copy)) and found != count_infinities(values):
+            raise CheckpointError(
+                f"{self.source.origin}: {self.name} holds {values.dtype} values that are too large for {dtype}; "
+                "choose a wider dtype"
+            )
+        return copy
 
 
 @dataclass(frozen=True)
@@ -269,10 +289,10 @@ class Matching:
     def _refuse(self, missing: list[str], fillings: tuple[Filling, ...]) -> None:
         """Raises one error that lists everything that does not fit."""
         class_name, flax = self.target.class_name, self.tensors.flax
+        others = [f for f in fillings if tuple(f.source.shape[axis] for axis in f.axes) != f.slot.shape]
         misshapen = [
             f"{f.name} has shape {f.source.shape}, {class_name} needs {f.slot.flax_shape if flax else f.slot.shape}"
-            for f in fillings
-            if tuple(f.source.shape[axis] for axis in f.axes) != f.slot.shape
+            for f in others
         ]
         not_floating = [f"{f.name} ({f.source.dtype})" for f in fillings if f.source.dtype not in FLOATS.values()]
         unexpected, problems = self.unexpected, list[str]()
@@ -286,12 +306,28 @@ class Matching:
                 f"(ignore=({', '.join(map(repr, unexpected[:3]))},) leaves them unread; patterns may have *)"
             )
         if misshapen:
-            problems.append(f"{_count(misshapen, 'has', 'have')} another shape: {'; '.join(misshapen)}")
+            problems.append(
+                f"{_count(misshapen, 'has', 'have')} another shape: {'; '.join(misshapen)} "
+                f"(ignore={_first_three(f.name for f in others)} leaves them unread, and with it "
+                f"allow_fresh={_first_three(f.slot.path for f in others)} in from_pretrained draws them anew)"
+            )
         if not_floating:
             count = _count(not_floating, "has", "have")
             problems.append(f"{count} a dtype other than {', '.join(FLOATS)}: {', '.join(not_floating)}")
         if problems:
             raise CheckpointError(f"{self.tensors.source} does not fit {class_name}: " + ". ".join(problems))
+
+
+def unused_names(
+    tensors: NamedTensors, slots: Iterable[Slot], allow_fresh: Iterable[str], ignore: Iterable[str]
+) -> dict[str, list[str]]:
+    """The names given to `allow_fresh` and `ignore` that match nothing, such as misspelt ones."""
+    names = [spelling for name in tensors.by_name for spelling in (name, respell(name, flax=tensors.flax))]
+    paths = [slot.path for slot in slots]
+    return {
+        "allow_fresh": [given for given in allow_fresh if not any(matches(path, (given,)) for path in paths)],
+        "ignore": [given for given in ignore if not any(matches(name, (given,)) for name in names)],
+    }
 
 
 def names_of(argument: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -308,6 +344,10 @@ def names_of(argument: str, names: Iterable[str]) -> tuple[str, ...]:
 def _count(names: Sequence[str], one: str, several: str) -> str:
     """The number of tensors, with the verb that follows."""
     return f"1 tensor {one}" if len(names) == 1 else f"{len(names)} tensors {several}"
+
+
+def _first_three(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(names)[:3]
 
 
 def _suggestion(missing: list[str]) -> str:

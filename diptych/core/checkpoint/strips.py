@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+_CHECKED = 1 << 20  # entries that are checked at a time
 _RUN = 16  # elements written in one run; 16 elements of 4 bytes fill a cache line
 
 
@@ -38,6 +39,15 @@ def permute(array: np.ndarray, axes: tuple[int, ...], dtype: np.dtype[Any] | str
     if copy.size:
         _fill(target, array, axes)
     return copy
+
+
+def count_infinities(array: np.ndarray) -> int:
+    """The number of infinite entries of an array of floats."""
+    bits = np.dtype(f"u{array.dtype.itemsize}")
+    magnitude, infinity = np.iinfo(bits).max >> 1, np.array(np.inf, array.dtype).view(bits)
+    flat = np.asarray(array, order="C").reshape(-1).view(bits)
+    strips = (flat[start : start + _CHECKED] for start in range(0, flat.size, _CHECKED))
+    return sum(int(np.count_nonzero((strip & bits.type(magnitude)) == infinity)) for strip in strips)
 
 
 def _fill(target: np.ndarray, source: np.ndarray, axes: tuple[int, ...]) -> None:

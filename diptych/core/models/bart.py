@@ -128,6 +128,7 @@ class BartLikeConfig(BartDecoderConfig):
         "add_bias_logits": (False,),
         "add_final_layer_norm": (False,),
         "classif_dropout": (),
+        "do_blenderbot_90_layernorm": (False,),
         "extra_pos_embeddings": (2,),
         "force_bos_token_to_be_generated": (),
         "normalize_before": (False,),

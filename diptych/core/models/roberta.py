@@ -20,6 +20,7 @@ class RobertaConfig(BertLikeConfig):
     """
 
     model_type: ClassVar[str] = "roberta"
+    architecture: ClassVar[str] = "roberta"
 
     vocab_size: int = 50_265
     bos_token_id: int | None = 0

@@ -59,7 +59,8 @@ class Family:
         choices: a class -> the choices that a test of its own makes, one after the other.
         draw: a model of a class and one call of it.
         spell: neutral sizes (see TINY) in the family's field names, with further fields; None for composites.
-        half: the family as a part of composites.
+        half: the family as a part of composites of texts, or as the decoder of others.
+        looks: the family as the encoder of images: a config of transformers (draws, heads, width).
         tiny: class -> fields of a small config with dropout everywhere, each rate another.
         inputs: a call of a tiny model (class, config, source of numbers).
         labels: what gives a tiny model a loss (class, source of numbers).
@@ -84,6 +85,7 @@ class Family:
     draw: Callable[[Drawn, str], Case]
     spell: Callable[..., Config] | None = None
     half: Half | None = None
+    looks: Callable[[Drawn, int, int], Any] | None = None
     tiny: Mapping[str, Config]
     inputs: Callable[[str, Any, np.random.Generator], Inputs]
     labels: Callable[[str, np.random.Generator], Inputs]

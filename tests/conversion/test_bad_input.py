@@ -270,6 +270,12 @@ def test_assigning_a_config_of_another_class(models):
 
 
 POOLED = ("BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel")
+OWN = {
+    **dict.fromkeys(POOLED, "add_pooling_layer, "),
+    **dict.fromkeys(("ViTModel", "DeiTModel"), "add_pooling_layer, use_mask_token, "),
+    **dict.fromkeys(("EncoderDecoderModel", "VisionEncoderDecoderModel"), "encoder_add_pooling_layer, "),
+}
+"""The keywords of constructors that others lack."""
 
 
 def test_an_unknown_keyword_of_the_constructor():
@@ -280,8 +286,7 @@ def test_an_unknown_keyword_of_the_constructor():
         for architecture in ARCHITECTURES:
             with pytest.raises(TypeError) as caught:
                 getattr(BACKENDS[name], architecture)(config_of(architecture), sede=3, colour=1)
-            own = {"EncoderDecoderModel": "encoder_add_pooling_layer, "}.get(architecture, "")
-            own = "add_pooling_layer, " if architecture in POOLED else own
+            own = OWN.get(architecture, "")
             assert str(caught.value) == f"{architecture} has no keyword colour, sede; it has {own}{known}"
 
 

@@ -231,6 +231,31 @@ def beit(file, *, fresh, shared=False, counted=None, **fields):
     )
 
 
+def captions(decoder, head, words, **encoder):
+    """A composite with ViT, whose file has what is tied twice, and positions or masks as buffers."""
+    buffers: Shapes = {"decoder.bert.embeddings.position_ids": (1, 512)} if decoder["model_type"] == "bert" else {}
+    if decoder["model_type"] == "gpt2":
+        for layer in range(12):
+            for attention in ("attn", "crossattention"):
+                buffers[f"decoder.transformer.h.{layer}.{attention}.bias"] = (1, 1, 1024, 1024)
+                buffers[f"decoder.transformer.h.{layer}.{attention}.masked_bias"] = ()
+    copies = {f"decoder.{head}.weight": f"decoder.{words}.weight"}
+    if head.endswith(".decoder"):
+        copies[f"decoder.{head}.bias"] = f"decoder.{head.removesuffix('.decoder')}.bias"
+    return Published(
+        {
+            "model_type": "vision-encoder-decoder",
+            "encoder": {"model_type": "vit"} | encoder,
+            "decoder": decoder | DECODER,
+            "pad_token_id": 0,
+            "decoder_start_token_id": 1,
+        },
+        file="VisionEncoderDecoderModel",
+        copies=copies,
+        buffers=buffers,
+    )
+
+
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
 BASE = {
     "d_model": 768,
@@ -335,6 +360,15 @@ PUBLISHED = {
             "BeitForMaskedImageModeling": ("layernorm", "lm_head"),
             "BeitForImageClassification": ("beit.pooler", "classifier"),
         },
+    ),
+    "nlpconnect/vit-gpt2-image-captioning": captions({"model_type": "gpt2"}, "lm_head", "transformer.wte"),
+    "kha-white/manga-ocr-base": captions(
+        UNCASED | {"vocab_size": 6144, "num_hidden_layers": 2},
+        "cls.predictions.decoder",
+        "bert.embeddings.word_embeddings",
+    ),
+    "a captioner of ViT large and BERT, whose widths differ": captions(
+        UNCASED, "cls.predictions.decoder", "bert.embeddings.word_embeddings", **LARGE, image_size=384
     ),
     "patrickvonplaten/bert2bert_cnn_daily_mail": composite(
         UNCASED, UNCASED, "cls.predictions.decoder", "bert.embeddings.word_embeddings"

@@ -57,7 +57,7 @@ def inputs_of(model: Any) -> dict[str, Any]:
     """The same for a model of transformers, in its dtype."""
     architecture = type(model).__name__
     given = example_of(architecture)
-    if architecture == "EncoderDecoderModel":
+    if architecture.endswith("EncoderDecoderModel"):
         del given["labels"]  # given them, transformers warns of how it once took its loss
     tensors = {name: torch.as_tensor(value) for name, value in given.items()}
     inputs = {name: t.to(model.dtype) if t.is_floating_point() else t for name, t in tensors.items()}

@@ -159,8 +159,11 @@ def _text_config(drawn: Drawn, projection: int) -> Any:
 
 
 def _vision_config(drawn: Drawn, projection: int) -> Any:
+    return _looks(drawn, *drawn.heads(), projection)
+
+
+def _looks(drawn: Drawn, heads: int, width: int, projection: int = 5) -> Any:
     layers = drawn.size(1, 3)
-    heads, width = drawn.heads()
     patch = drawn.high(1, 4)
     return drawn.config(
         "clip_vision_model",
@@ -324,6 +327,7 @@ FAMILY = Family(
     configs={"CLIPConfig": "CLIPModel", "CLIPTextConfig": "CLIPTextModel", "CLIPVisionConfig": "CLIPVisionModel"},
     choices=CHOICES.__getitem__,
     draw=_draw,
+    looks=_looks,
     tiny={name: _part(name, _TINY_TEXT, _TINY_VISION, _TINY) for name in CHOICES},
     inputs=_inputs,
     labels=_labels,

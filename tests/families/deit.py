@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,7 @@ FAMILY = Family(
     in_flax=False,
     choices=CHOICES.__getitem__,
     draw=_draw,
+    looks=functools.partial(vit.looks, model_type="deit"),
     tiny={name: vit.tiny(name) for name in CHOICES},
     inputs=vit.inputs,
     labels=vit.labels,

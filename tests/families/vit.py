@@ -119,6 +119,10 @@ def square(drawn: Drawn) -> Config:
     return {"patch_size": patch, "image_size": drawn.high(patch, 4 * patch + 1), "num_channels": drawn.size(1, 8)}
 
 
+def looks(drawn: Drawn, heads: int, width: int, model_type: str = "vit") -> Any:
+    return drawn_config(drawn, model_type, heads, width, **square(drawn))
+
+
 def _oblong(drawn: Drawn) -> Config:
     """The same with other heights than widths."""
     height, width = drawn.high(2, 4), drawn.high(1, 3)
@@ -227,6 +231,7 @@ FAMILY = Family(
     configs={"ViTConfig": "ViTModel"},
     choices=CHOICES.__getitem__,
     draw=draw,
+    looks=looks,
     tiny={name: tiny(name) for name in CHOICES},
     inputs=inputs,
     labels=labels,

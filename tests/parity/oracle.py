@@ -1,5 +1,6 @@
 """transformers 5.23 in float64: the independent code that the models are compared with."""
 
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,7 +112,10 @@ def published(model: Any, values: Mapping[str, Any]) -> dict[str, Any]:
             found[words] = found.pop(head)
     prefix = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}.get(type(model).__name__, "")
     on_disk = published_names(model)
-    return {prefix + on_disk[name]: value for name, value in found.items()}
+    found = {prefix + on_disk[name]: value for name, value in found.items()}
+    if type(getattr(model, "encoder", None)).__name__ == "CLIPVisionModel":  # whose files on the hub have its prefix
+        found = {re.sub(r"^encoder\.", "encoder.vision_model.", name): value for name, value in found.items()}
+    return found
 
 
 def unread(model: Any) -> set[str]:

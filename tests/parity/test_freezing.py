@@ -23,7 +23,8 @@ from tests.parity.tiny import CONFIGS, inputs, labels_for
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 EACH = pytest.mark.parametrize("backend", BACKENDS)
 
-STEPS = 5
+STEPS = {"VisionEncoderDecoderModel": 20}
+"""Class -> steps of training, if not 5."""
 # the epsilon is large on purpose, as in test_training: Adam would turn the rounding of a zero gradient into steps
 RATE, BETAS, EPSILON, DECAY = 1e-2, (0.9, 0.98), 1e-3, 0.1
 
@@ -33,6 +34,7 @@ FROZEN: dict[str, tuple[str, ...]] = {
     "BartForConditionalGeneration": ("model.encoder", "model.shared.weight"),
     "CLIPModel": ("vision_model", "logit_scale"),
     "EncoderDecoderModel": ("encoder",),
+    "VisionEncoderDecoderModel": ("encoder",),
 }
 
 
@@ -66,7 +68,7 @@ def trained_in_torch(name: str) -> dict[str, np.ndarray]:
     call = {
         key: torch.tensor(value) if isinstance(value, np.ndarray) else value for key, value in call_of(name).items()
     }
-    for _ in range(STEPS):
+    for _ in range(STEPS.get(name, 5)):
         optimizer.zero_grad()
         model(**call).loss.backward()
         for _, parameter in model.trainable_parameters():  # torch leaves alone what has no gradient, which optax decays
@@ -108,7 +110,7 @@ def trained_in_jax(name: str, how: Callable[[Any], tuple[Any, Any]]) -> dict[str
         arrays = {key: value for key, value in call_of(name).items() if isinstance(value, np.ndarray)}
         switches = {key: value for key, value in call_of(name).items() if key not in arrays}
         compiled = jax.jit(lambda model, state, call: step(model, state, call, switches), compiler_options=QUICK)
-        for _ in range(STEPS):
+        for _ in range(STEPS.get(name, 5)):
             model, state = compiled(model, state, arrays)
         return values_of(model)
 

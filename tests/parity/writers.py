@@ -26,7 +26,9 @@ from diptych.core.generation.options import GenerationConfig
 from diptych.core.models.bart import BartConfig
 from diptych.core.models.bert import BertConfig
 from diptych.core.models.gpt2 import GPT2Config
+from diptych.core.registry import part_architectures
 from tests.assertions import assert_close
+from tests.families import vision_encoder_decoder
 from tests.families.encoder_decoder import halves, pairs
 from tests.family import CROSSES, Family, Sizes, families
 from tests.parity import oracle
@@ -45,6 +47,8 @@ ABOUT = tuple(name for name, family in _GENERATES.items() if family.encodes_and_
 """Classes that write about a text."""
 PAIRS = tuple(" ".join(pair) for pair in pairs())
 """Composites, by the families of their encoder and their decoder: each once."""
+LOOKING = tuple(" ".join(pair) for pair in vision_encoder_decoder.pairs())
+"""The same of those that write about images."""
 NAMES = (*ALONE, *ABOUT, *PAIRS)
 
 
@@ -56,10 +60,25 @@ def _config(family: Family, name: str, sizes: Sizes = SIZES, **options: Any) -> 
     return transformers.AutoConfig.for_model(family.model_type, **fields)
 
 
+def _looking(first: str, second: str) -> Any:
+    """A config of a model that writes about images of one channel."""
+    looks, writes = vision_encoder_decoder.encoders()[first], halves()[second]
+    encoder = part_architectures("encoder", "image")
+    kind, name = next((cls, name) for cls, name in encoder.items() if name in looks.classes)
+    fields = looks.tiny[name] | {"num_channels": 1, "image_size": 10, "patch_size": 5}
+    crosses = {} if writes.encoder_decoder else CROSSES
+    return transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.AutoConfig.for_model(kind.model_type, **fields),
+        _config(writes, next(iter(writes.generates)), **crosses),
+    )
+
+
 def theirs(name: str) -> Any:
     """A model of transformers."""
     if name in _GENERATES:
         architecture, config = name, _config(_GENERATES[name], name)
+    elif name in LOOKING:
+        architecture, config = "VisionEncoderDecoderModel", _looking(*name.split())
     else:
         first, second = (halves()[kind] for kind in name.split())
         # BERT is as wide as the decoders, so that nothing is projected

@@ -42,8 +42,10 @@ class GenerationBase(PreTrained):
 
     # Families may override these.
 
-    _prepends_start_token: ClassVar[bool] = True
-    """Whether decoder_start_token_id is prepended to decoder_input_ids, unless a row begins with it."""
+    @property
+    def _prepends_start_token(self) -> bool:
+        """Whether decoder_start_token_id is prepended to decoder_input_ids, unless a row begins with it."""
+        return True
 
     @property
     def encoder_inputs(self) -> tuple[ModelInput, ...]:

@@ -230,7 +230,8 @@ class ViTForMaskedImageModeling(PreTrainedModel):
         pixels = boundary.images(given["pixel_values"], channels=config.num_channels, size=None)
         grid = config.patch_grid_of(*pixels.shape[2:])
         states = patches.as_image(ops.xp, outputs.last_hidden_state[:, config.special_tokens :], grid)
-        made = patches.join_pixels(ops.xp, self.decoder[0].patches(states), grid, config.encoder_stride)
+        head: Any = self.decoder[0]
+        made = patches.join_pixels(ops.xp, head.patches(states), grid, config.encoder_stride)
         if (masked := given.get("bool_masked_pos")) is not None:
             wanted = (pixels.shape[0], grid[0] * grid[1])
             masked = boundary.masked_patches(masked, wanted, self._base().embeddings.mask_token)

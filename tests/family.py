@@ -54,6 +54,7 @@ class Family:
         checkpoints: the classes of its tiny checkpoints.
         config: the config.json of such a checkpoint, without what all have.
         shapes: the names and shapes of its tensors, written down by hand from published files.
+        constants: a checkpoint -> the tables of integers that published files have besides the parameters.
         configs: config class -> the checkpoint that its tiny config comes from.
         in_flax: whether transformers 4.57 had Flax classes of these checkpoints.
         choices: a class -> the choices that a test of its own makes, one after the other.
@@ -79,6 +80,7 @@ class Family:
     checkpoints: tuple[str, ...]
     config: Callable[[str], Config]
     shapes: Callable[[str], Shapes]
+    constants: Callable[[str], dict[str, np.ndarray]] = lambda name: {}
     configs: Mapping[str, str]
     in_flax: bool = True
     choices: Callable[[str], Sequence[Choices]]

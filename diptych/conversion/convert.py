@@ -19,7 +19,7 @@ from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import FamilyPaths, Filling, Match, Target, match, names_of, top_modules
 from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
-from diptych.core.checkpoint.tensors import TensorSource, digest
+from diptych.core.checkpoint.tensors import TensorSource, digest, from_array
 from diptych.core.config import config_path
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
@@ -182,16 +182,21 @@ def convert(
     ignore, allow_missing = names_of("ignore", ignore), names_of("allow_missing", allow_missing)
     origin = loading.open_source(directory, wanted=family.classes[architecture], ignore_config=ignore_config)
     loading.warn_of_unused(origin, (), (), ignore, ignore_config)
-    found = _match_family(origin, architecture, within(family, origin.whole), ignore)
+    family = within(family, origin.whole)
+    found = _match_family(origin, architecture, family, ignore)
     missing = _missing_parameters(origin, architecture, found, allow_missing)
     tensors = {
         _output_name(filling.slot, format): _output_tensor(filling, format, dtype)
         for filling in sorted(found.match.fillings, key=lambda filling: _output_name(filling.slot, format).split("."))
     }
+    written = sum(tensor.nbytes for tensor in tensors.values())
+    if format == "safetensors":
+        constants = family.constants({path: tensor.shape for path, tensor in tensors.items()})
+        tensors |= {name: from_array(table) for name, table in constants.items()}
     if overwrite:
         _refuse_foreign_files(Path(destination))
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    with new_directory(destination, overwrite) as partial, _progress_meter(progress, 2 * total) as advance:
+    total = written + sum(tensor.nbytes for tensor in tensors.values())
+    with new_directory(destination, overwrite) as partial, _progress_meter(progress, total) as advance:
         files = write_checkpoint(
             partial,
             tensors,

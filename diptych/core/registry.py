@@ -66,6 +66,8 @@ class Family:
             heads and poolers.
         parts: returns the parts of a composite's config: path -> architecture and config.
         part_prefixes: path of a composite's part -> the base-model prefixes of its family; `within` fills it in.
+        constants: given the shapes of the parameters by path, returns the tables of integers that other libraries
+            expect in a file besides them; they are written, and ignored when a file is read.
         copied: given a composite's config and paths, returns path -> path of the parameter with its stored values.
         embeddings: architecture name -> its word embeddings; classes that take no token ids are left out.
     """
@@ -84,6 +86,7 @@ class Family:
     grown: tuple[str, ...] = ()
     parts: Callable[[Any], "Parts"] = lambda config: {}
     part_prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    constants: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, np.ndarray]] = lambda shapes: {}
     copied: Callable[[Any, Collection[str]], Mapping[str, str]] = lambda config, paths: {}
     embeddings: Mapping[str, WordEmbeddings] = field(default_factory=dict[str, WordEmbeddings])
 
@@ -188,6 +191,7 @@ def within(family: Family, config: ModelConfig) -> Family:
                 **family.unsupported,
                 **{f"{path}.{pattern}": name for pattern, name in inner.unsupported.items()},
             },
+            constants=functools.partial(_constants_of_both, family, inner, path),
             part_prefixes={
                 **family.part_prefixes,
                 path: inner.prefixes,
@@ -195,6 +199,16 @@ def within(family: Family, config: ModelConfig) -> Family:
             },
         )
     return family
+
+
+def _constants_of_both(
+    family: Family, part: Family, path: str, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """The constants of a family and those of its part at a path."""
+    prefix = f"{path}."
+    inside = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+    found = {f"{prefix}{name}": values for name, values in part.constants(inside).items()}
+    return {**family.constants(shapes), **found}
 
 
 def relatives(family: Family, config: ModelConfig) -> Iterator[tuple[str, str, ModelConfig]]:

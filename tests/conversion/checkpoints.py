@@ -62,4 +62,5 @@ def write(directory: Path, name: str, *, seed: int = 0) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config(name), indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tensors = {tensor: values(tensor, shape, seed=seed) for tensor, shape in shapes(name).items()}
+    tensors |= family_of(name).constants(name)
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})

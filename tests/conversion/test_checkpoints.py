@@ -6,6 +6,7 @@ import transformers
 from safetensors.numpy import load_file
 
 from tests.conversion import checkpoints
+from tests.family import family_of
 
 
 @pytest.mark.parametrize("name", checkpoints.NAMES)
@@ -15,6 +16,10 @@ def test_transformers_reads_the_checkpoint_and_writes_it_again(tmp_path, name):
     assert not any(info.values()), info
     model.save_pretrained(tmp_path / "again")
     recipe, again = (load_file(tmp_path / part / "model.safetensors") for part in ("recipe", "again"))
-    assert {tensor: array.shape for tensor, array in again.items()} == checkpoints.shapes(name)
-    for tensor, array in recipe.items():
-        assert np.array_equal(again[tensor], array), tensor
+    # of tables of integers, 5.23 writes some no longer
+    constants = family_of(name).constants(name).keys()
+    assert {tensor: array.shape for tensor, array in again.items() if tensor not in constants} == checkpoints.shapes(
+        name
+    )
+    for tensor in recipe.keys() - (constants - again.keys()):
+        assert np.array_equal(again[tensor], recipe[tensor]), tensor

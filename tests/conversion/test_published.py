@@ -267,6 +267,7 @@ BASE = {
     "decoder_ffn_dim": 3072,
 }
 SWIN_BASE = {"depths": [2, 2, 18, 2], "embed_dim": 128, "num_heads": [4, 8, 16, 32]}
+DONUT = SWIN_BASE | {"depths": [2, 2, 14, 2], "hidden_size": 1024}
 OPENAI = {"hidden_act": "quick_gelu", "eos_token_id": 2}
 DECODER = {"add_cross_attention": True, "is_decoder": True}
 # the parts of composites
@@ -370,6 +371,12 @@ PUBLISHED = {
     "a captioner of ViT large and BERT, whose widths differ": captions(
         UNCASED, "cls.predictions.decoder", "bert.embeddings.word_embeddings", **LARGE, image_size=384
     ),
+    "naver-clova-ix/donut-base's encoder": swin(
+        "DonutSwin", "donut-swin", None, "Model", window_size=10, image_size=[2560, 1920], **DONUT
+    ),
+    "facebook/nougat-base's encoder, and nougat-small's": swin(
+        "DonutSwin", "donut-swin", None, "Model", window_size=7, image_size=[896, 672], **DONUT
+    ),
     "patrickvonplaten/bert2bert_cnn_daily_mail": composite(
         UNCASED, UNCASED, "cls.predictions.decoder", "bert.embeddings.word_embeddings"
     ),
@@ -420,7 +427,8 @@ def saved_by_transformers(name, architecture):
         model = their_class(config)
     tied = model.all_tied_weights_keys  # a tied name -> the name that holds it
     on_disk = published_names(model)
-    return {on_disk[key]: tuple(tensor.shape) for key, tensor in model.state_dict().items() if key not in tied}
+    kept = {key: tensor for key, tensor in model.state_dict().items() if key not in tied and tensor.is_floating_point()}
+    return {on_disk[key]: tuple(tensor.shape) for key, tensor in kept.items()}
 
 
 def file_of(name):

@@ -69,7 +69,8 @@ def test_every_field_is_read_and_written(cls):
             "hidden_act": "relu6", "problem_type": "regression", "architectures": ("A", "B"),
             "num_attention_heads": 4, "hidden_size": 3 * 4 * 8 * 12, "image_size": 96, "patch_size": 5,
             "n_head": 4, "n_embd": 24, "d_model": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
-            "activation_function": "relu6", "pooler_act": "relu6",
+            "activation_function": "relu6", "pooler_act": "relu6", "embed_dim": 192, "depths": (1, 2, 3, 1),
+            "num_heads": (4, 8, 16, 32), "window_size": 5,
         }.get(f.name)  # fmt: skip
         if other is None:
             match value:

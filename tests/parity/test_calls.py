@@ -196,5 +196,7 @@ def test_a_class_of_another_name_has_nothing_of_its_own(name: str) -> None:
         cls = getattr(backend, name)
         assert vars(cls).keys() <= {"__module__", "__doc__", "__parameters__"} | vars(cls.__base__).keys()
         own = {key for key, value in vars(cls).items() if callable(value) and value.__qualname__.startswith(f"{name}.")}
-        assert own == set()
-        assert cls.__base__.__name__ == name.replace("XLMRoberta", "Roberta").replace("Camembert", "Roberta")
+        # Donut's encoder stands in its classifier under a name of its own
+        assert own == ({"__init__", "_base"} if name == "DonutSwinForImageClassification" else set())
+        base = name.replace("XLMRoberta", "Roberta").replace("Camembert", "Roberta").replace("DonutSwin", "Swin")
+        assert cls.__base__.__name__ == base

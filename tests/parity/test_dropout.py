@@ -16,7 +16,7 @@ from diptych.backends.torch import layers as torch_layers
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.parity.sides import QUICK, Jax, Oracle, Torch
-from tests.parity.tiny import CONFIGS, inputs, theirs, wide
+from tests.parity.tiny import CONFIGS, RENAMED, inputs, theirs, wide
 
 WHERE = ("name", list(CONFIGS))
 
@@ -26,7 +26,7 @@ def bent(values: Any, rate: float) -> Any:
     return values * (1 + rate * (values * (values - 0.5)))
 
 
-@pytest.mark.parametrize(*WHERE)
+@pytest.mark.parametrize("name", [*CONFIGS, "DonutSwinModel"])  # whose rates stand in other places than Swin's
 def test_every_dropout_is_where_transformers_has_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def in_torch(values: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
         return bent(values, p) if training else values
@@ -42,7 +42,7 @@ def test_every_dropout_is_where_transformers_has_it(name: str, tmp_path: Path, m
     for layer in (jax_layers.Dropout, jax_layers.StochasticDepth):
         monkeypatch.setattr(layer, "__call__", in_jax)
     call = {**wide(inputs(name)), "output_attentions": True, "output_hidden_states": True}
-    oracle = Oracle(name, theirs(CONFIGS[name]))
+    oracle = Oracle(name, theirs((CONFIGS | RENAMED)[name]))
     for module in oracle.model.modules():
         if type(module).__name__.endswith("DropPath"):
             module.rate = module.drop_prob

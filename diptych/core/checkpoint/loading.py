@@ -21,12 +21,12 @@ from diptych.core.checkpoint.matching import (
     unused_names,
 )
 from diptych.core.checkpoint.slots import Slot
-from diptych.core.checkpoint.tensors import TensorSource
+from diptych.core.checkpoint.tensors import TensorSource, from_array
 from diptych.core.config import ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, ConfigError
 from diptych.core.generation.options import GENERATION_FILE, GenerationConfig
-from diptych.core.registry import Family, architectures, read_config
+from diptych.core.registry import Family, architectures, families, read_config, within
 
 logger = logging.getLogger("diptych")
 
@@ -198,6 +198,9 @@ def save(
     housekeeping = {name: value for name, value in config.housekeeping.items() if name != "torch_dtype"}
     config = config.replace(housekeeping=type(config.housekeeping)({**housekeeping, "dtype": dtype}))
     config = config.replace(architectures=(class_name,))
+    family = within(families()[architectures()[class_name]], config)
+    constants = family.constants({path: source.shape for path, source in tensors.items()})
+    tensors = {**tensors, **{name: from_array(table) for name, table in constants.items()}}
     write_checkpoint(target, tensors, format="safetensors", max_shard_size=max_shard_size)
     with open_atomic(target / "config.json") as handle:
         handle.write(config.to_json().encode())

@@ -1,5 +1,7 @@
 """Swin (Liu et al. 2021, arXiv:2103.14030): config, records and published files."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -13,6 +15,7 @@ from diptych.core.image_config import ImageEncoderConfig, ImageSize
 from diptych.core.outputs import ModelOutput
 from diptych.core.random import Constant, Distribution, Normal
 from diptych.core.registry import Family
+from diptych.core.semantics import windows
 from diptych.core.semantics.losses import example_targets
 
 
@@ -190,6 +193,16 @@ def example(config: SwinLikeConfig, architecture: str, random: np.random.Generat
     return inputs
 
 
+def constants(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The place of each pair of patches in the tables of biases, which transformers reads from files."""
+    table, places = "relative_position_bias_table", "relative_position_index"
+    return {
+        path.removesuffix(table) + places: windows.relative_positions(math.isqrt(shape[0]) // 2 + 1)
+        for path, shape in shapes.items()
+        if path.endswith(table)
+    }
+
+
 IGNORED = {"*.relative_position_index": "places in the table of relative positions, a buffer"}
 
 FAMILY = Family(
@@ -199,4 +212,5 @@ FAMILY = Family(
     prefixes=("swin.",),
     ignored=IGNORED,
     encoders={"image": ("SwinModel",)},
+    constants=constants,
 )

@@ -3,6 +3,7 @@
 Letters of the shapes: B batch, W windows of an image, S patches of a window, T patches of an image, D width, N heads.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,18 +93,28 @@ def merge_patches(ops: Any, states: Any, grid: Grid) -> Any:
     return xp.reshape(squares, (batch, rows * columns, 4 * width))
 
 
+def relative_positions(size: int, side: int | None = None) -> np.ndarray:
+    """(S, S), for each pair of patches of a window: the row of a table, by the rows and columns between them.
+
+    Args:
+        size: M, of a table with (2 M - 1)^2 rows: from M - 1 rows and columns up and left to as many down and right.
+        side: rows and columns of the window, M at most and by default.
+    """
+    side = size if side is None else side
+    rows, columns = np.divmod(np.arange(side * side), side)
+    down, right = (steps[:, None] - steps[None, :] + size - 1 for steps in (rows, columns))
+    return down * (2 * size - 1) + right
+
+
 def relative_bias(ops: Any, table: Any, side: int) -> Any:
-    """The bias (1, N, S, S) of each pair of patches of a window, which depends on the rows and columns between them.
+    """The bias (1, N, S, S) of each pair of patches of a window.
 
     Args:
         ops: the backend's functions.
-        table: ((2 M - 1)^2, N), from M - 1 rows and columns up and left to as many down and right.
-        side: rows and columns of the window, at most M.
+        table: ((2 M - 1)^2, N), in the order of `relative_positions`.
+        side: rows and columns of the window, M at most.
     """
-    largest = round(table.shape[0] ** 0.5) // 2
-    rows, columns = np.divmod(np.arange(side * side), side)
-    down, right = (steps[:, None] - steps[None, :] + largest for steps in (rows, columns))
-    index = ops.indices(down * (2 * largest + 1) + right, table)
+    index = ops.indices(relative_positions(math.isqrt(table.shape[0]) // 2 + 1, side), table)
     return ops.xp.permute_dims(table[index], (2, 0, 1))[None]
 
 

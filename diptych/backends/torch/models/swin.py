@@ -317,6 +317,9 @@ class SwinForImageClassification(PreTrainedModel):
         self.classifier = layers.Linear(config.hidden_size, config.num_labels, **init) if config.num_labels else None
         self._finish(build)
 
+    def _base(self) -> SwinModel:
+        return self.swin
+
     @passes_through(SwinModel, without=("bool_masked_pos",))
     def forward(self, *inputs: Any, labels: Any = None, **keywords: Any) -> SwinImageClassifierOutput | tuple[Any, ...]:
         """As `SwinModel`, and:
@@ -324,6 +327,6 @@ class SwinForImageClassification(PreTrainedModel):
         Args:
             labels: (B,) class ids; (B, num_labels) floats for multi-label; (B,) or (B, num_labels) for regression.
         """
-        outputs: Any = self.swin(**self._base_keywords(inputs, keywords))
+        outputs: Any = self._base()(**self._base_keywords(inputs, keywords))
         logits = outputs.pooler_output if self.classifier is None else self.classifier(outputs.pooler_output)
         return self._with_head(SwinImageClassifierOutput, outputs, logits, labels, self._class_loss, keywords)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diptych.core.config import parse_json_object, read_text
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.interfaces import Tokenizer
+from diptych.core.json_text import parse_config, read_text
 from diptych.text.sentencepiece import SentencePieceModel, read_model
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -95,7 +95,7 @@ class _Settings:
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.directory / name
-        return parse_json_object(read_text(path), str(path)) if path.is_file() else {}
+        return parse_config(read_text(path), str(path)) if path.is_file() else {}
 
     def _class_name(self) -> str:
         config = self._read("config.json")

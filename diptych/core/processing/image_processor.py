@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 
 from diptych.core.checkpoint.files import open_atomic
-from diptych.core.config import parse_json_object, read_text
 from diptych.core.errors import CheckpointError, InputError
+from diptych.core.json_text import parse_config, read_text
 from diptych.core.processing.features import Features, Tensors
 from diptych.core.processing.image_config import ImageProcessorConfig, Size
 from diptych.core.processing.pictures import ChannelAxis, flat, pillow, to_picture
@@ -62,9 +62,9 @@ class ImageProcessor:
         path, nested = Path(directory) / CONFIG_FILE, Path(directory) / PROCESSOR_FILE
         ignore = tuple(ignore_config)
         if path.is_file():
-            data = parse_json_object(read_text(path), str(path))
+            data = parse_config(read_text(path), str(path))
             return cls(ImageProcessorConfig.from_dict(data, ignore=ignore, source=str(path)))
-        data = parse_json_object(read_text(nested), str(nested)) if nested.is_file() else {}
+        data = parse_config(read_text(nested), str(nested)) if nested.is_file() else {}
         if not isinstance(data.get("image_processor"), dict):
             raise CheckpointError(
                 f"{directory}: has no {CONFIG_FILE}, nor a {PROCESSOR_FILE} with an image_processor, so it does not "

@@ -229,7 +229,7 @@ def _models(backend: str) -> dict[str, type]:
             size = None if interpolate_pos_encoding else (config.image_size, config.image_size)
             least = (config.patch_size, config.patch_size)
             pixels = boundary.images(pixel_values, channels=3, size=size, least=least)
-            states = self.patches.patches(pixels)
+            states = layers.patches(self.patches, pixels)
             steps = ops.steps(states.shape[1], states)
             distance = ops.xp.astype(ops.xp.abs(steps[:, None] - steps[None, :]), states.dtype)
             outputs = self.run_layers(states, resolved, bias=-0.3 * distance[None, None])

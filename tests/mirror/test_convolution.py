@@ -7,6 +7,7 @@ import torch
 
 from diptych.backends.jax import layers as jax_layers
 from diptych.backends.torch import layers as torch_layers
+from diptych.backends.torch import products
 from tests.assertions import assert_close
 
 
@@ -30,8 +31,10 @@ def test_convolutions_are_those_of_pytorch(size, stride, bias):
             ours.bias = torch.nn.Parameter(torch.from_numpy(shift))
             twin.bias.set_value(jax.numpy.asarray(shift))
         channels_last = np.asarray(twin(jax.numpy.asarray(pixels.transpose(0, 2, 3, 1))))
-        sequence = np.asarray(twin.patches(jax.numpy.asarray(pixels)))
+        sequence = np.asarray(jax_layers.patches(twin, jax.numpy.asarray(pixels)))
 
     assert_close(ours(torch.from_numpy(pixels)).detach().numpy(), expected, name="torch")
+    with torch.no_grad(), products.fast([ours]):
+        assert_close(ours(torch.from_numpy(pixels)).numpy(), expected, name="torch without gradients")
     assert_close(channels_last.transpose(0, 3, 1, 2), expected, name="jax")
     assert_close(sequence, expected.reshape(2, 6, -1).swapaxes(1, 2), name="patches")

@@ -55,17 +55,10 @@ ONLY_HERE = {
     },
     "torch": {
         "Build.device": "JAX has shardings",
-        "Linear.reset_parameters": "torch.nn's constructor calls it",
-        "Linear.call": "JAX's is nnx.Linear's",
         "LinearInOut.call": "JAX's is nnx.Linear's",
         "GroupNorm.call": "JAX's is nnx.GroupNorm's, which has channels last",
         "LinearInOut.extra_repr": "nnx prints every layer's attributes",
-        "Embedding.reset_parameters": "torch.nn's constructor calls it",
-        "LayerNorm.reset_parameters": "torch.nn's constructor calls it",
-        "GroupNorm.reset_parameters": "torch.nn's constructor calls it",
-        "RMSNorm.reset_parameters": "torch.nn's constructor calls it",
-        "Conv1d.reset_parameters": "torch.nn's constructor calls it",
-        "Conv2d.reset_parameters": "torch.nn's constructor calls it",
+        "PreTrainedModel.call": "XLA picks a JAX model's matrix products",
         "PreTrainedModel.device": "a JAX model may live on many",
         "is_transformed": "a JAX tracer",
         "as_tensor": "numpy knows JAX's bfloat16",
@@ -127,6 +120,9 @@ def signatures(source: str) -> dict[str, str]:
             found[prefix + node.name] = "class"
             for child in node.body:
                 add(child, f"{prefix}{node.name}.")
+        elif isinstance(node, ast.FunctionDef) and node.name[0].isupper():  # makes one of the framework's own layers
+            node.args.args.insert(0, ast.arg("self"))
+            found[prefix + node.name], found[f"{prefix}{node.name}.__init__"] = "class", _parameters(node.args)
         elif isinstance(node, ast.FunctionDef):
             name = "call" if node.name in ("forward", "__call__") else node.name
             found.setdefault(prefix + name, _parameters(node.args))

@@ -260,10 +260,11 @@ class Conv2d(nnx.Conv):
         options |= {"feature_group_count": groups, "use_bias": bias, "conv_general_dilated": _convolution}
         super().__init__(in_features, out_features, _pair(kernel_size), _pair(stride), **options, **_flax(init))
 
-    def patches(self, pixel_values: Float[Array, "B C Y X"]) -> Float[Array, "B P D"]:
-        """The output as a sequence of patches, row by row."""
-        output = self(pixel_values.transpose(0, 2, 3, 1))
-        return output.reshape(output.shape[0], -1, output.shape[-1])
+
+def patches(convolution: Any, pixel_values: Float[Array, "B C Y X"]) -> Float[Array, "B P D"]:
+    """The output of a convolution as a sequence of patches, row by row."""
+    output = convolution(pixel_values.transpose(0, 2, 3, 1))
+    return output.reshape(output.shape[0], -1, output.shape[-1])
 
 
 class RandomLayer(nnx.Module):

@@ -3,13 +3,14 @@
 import functools
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from diptych.backends.torch import ops
+from diptych.backends.torch import ops, products
 from diptych.core.generation.base import GenerationBase
 from diptych.core.generation.request import GenerationRequest
 from diptych.core.generation.steps import Step, first_step, next_step, output
@@ -29,6 +30,10 @@ class GenerationMixin(GenerationBase):
 
     @torch.no_grad()
     def _run(self, request: GenerationRequest, streamer: Streamer | None, compile: bool) -> GenerateOutput:
+        with nullcontext() if compile else products.fast([self]):
+            return self._generate(request, streamer, compile)
+
+    def _generate(self, request: GenerationRequest, streamer: Streamer | None, compile: bool) -> GenerateOutput:
         to_device = functools.partial(_to_device, device=self._like().device)
         request = request._replace(**pytree.tree_map(to_device, request._asdict()))
         plan, traced, prompt = request.plan, request.traced, request.prompt

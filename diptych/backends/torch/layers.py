@@ -15,18 +15,9 @@ from diptych.backends.torch.ops import Init, steps
 ModuleList = nn.ModuleList
 
 
-class Linear(nn.Linear):
+def Linear(in_features: int, out_features: int, *, bias: bool = True, **init: Unpack[Init]) -> nn.Linear:
     """x W^T + b, with W of shape (out, in)."""
-
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = True, **init: Unpack[Init]) -> None:
-        super().__init__(in_features, out_features, bias=bias, device="meta", **init)
-
-    def reset_parameters(self) -> None:
-        """Leaves the parameters without values."""
-
-    def forward(self, input: Float[Tensor, "*B D"]) -> Float[Tensor, "*B F"]:
-        """The product for every row."""
-        return products.linear_product(input, self.weight, self.bias)
+    return nn.Linear(in_features, out_features, bias=bias, device="meta", **init)
 
 
 class LinearInOut(nn.Module):
@@ -47,16 +38,11 @@ class LinearInOut(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-class Embedding(nn.Embedding):
+def Embedding(
+    num_embeddings: int, features: int, *, padding_idx: int | None = None, **init: Unpack[Init]
+) -> nn.Embedding:
     """An embedding table; looking up row `padding_idx` gives it no gradient."""
-
-    def __init__(
-        self, num_embeddings: int, features: int, *, padding_idx: int | None = None, **init: Unpack[Init]
-    ) -> None:
-        super().__init__(num_embeddings, features, padding_idx=padding_idx, device="meta", **init)
-
-    def reset_parameters(self) -> None:
-        """Leaves the parameters without values."""
+    return nn.Embedding(num_embeddings, features, padding_idx=padding_idx, device="meta", **init)
 
 
 def embedding_rows(embedding: Any, size: int, like: Tensor) -> Float[Tensor, "V D"]:
@@ -77,14 +63,9 @@ def tied_logits(states: Float[Tensor, "*B D"], embedding: Any, size: int) -> Flo
     return products.linear_product(states, embedding_rows(embedding, size, states))
 
 
-class LayerNorm(nn.LayerNorm):
+def LayerNorm(features: int, eps: float, **init: Unpack[Init]) -> nn.LayerNorm:
     """Layer norm over the last axis, with the variance computed in two passes."""
-
-    def __init__(self, features: int, eps: float, **init: Unpack[Init]) -> None:
-        super().__init__(features, eps, device="meta", **init)
-
-    def reset_parameters(self) -> None:
-        """Leaves the parameters without values."""
+    return nn.LayerNorm(features, eps, device="meta", **init)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -94,9 +75,6 @@ class GroupNorm(nn.GroupNorm):
 
     def __init__(self, groups: int, features: int, eps: float, **init: Unpack[Init]) -> None:
         super().__init__(groups, features, eps, device="meta", **init)
-
-    def reset_parameters(self) -> None:
-        """Leaves the parameters without values."""
 
     def forward(self, states: Float[Tensor, "B *T C"]) -> Float[Tensor, "B *T C"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The states with mean 0 and variance 1 in each group, scaled and shifted."""
@@ -111,9 +89,6 @@ class RMSNorm(nn.RMSNorm):
 
     def __init__(self, features: int, eps: float, **init: Unpack[Init]) -> None:
         super().__init__(features, eps, device="meta", **init)
-
-    def reset_parameters(self) -> None:
-        """Leaves the parameters without values."""
 
     def forward(self, hidden_states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The states scaled to a mean square of 1, times the weight."""
@@ -160,9 +135,6 @@ class Conv1d(nn.Conv1d):
         options: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
         super().__init__(in_features, out_features, kernel_size, stride, padding, **options, **init)
 
-    def reset_parameters(self) -> None:
-        """Leaves the parameters without values."""
-
     def forward(self, states: Float[Tensor, "B T C"]) -> Float[Tensor, "B L F"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The features at every step of the kernel, L = (T + 2 padding - kernel) // stride + 1."""
         return super().forward(states.mT).mT
@@ -203,43 +175,28 @@ class WeightNormConv1d(nn.Module):
         return nn.functional.conv1d(states.mT, weight, self.bias, **options).mT
 
 
-class Conv2d(nn.Conv2d):
+def Conv2d(
+    in_features: int,
+    out_features: int,
+    kernel_size: int | tuple[int, int],
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    groups: int = 1,
+    bias: bool = True,
+    **init: Unpack[Init],
+) -> nn.Conv2d:
     """A convolution over images, (batch, channels, height, width); what remains after the last whole step is dropped.
 
     Kernel, stride and padding are (height, width), or one number for both.
     """
+    options: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
+    return nn.Conv2d(in_features, out_features, kernel_size, stride, padding, **options, **init)
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        kernel_size: int | tuple[int, int],
-        *,
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        groups: int = 1,
-        bias: bool = True,
-        **init: Unpack[Init],
-    ) -> None:
-        options: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
-        super().__init__(in_features, out_features, kernel_size, stride, padding, **options, **init)
 
-    def reset_parameters(self) -> None:
-        """Leaves the parameters without values."""
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        size = self.kernel_size
-        if self.stride != size or self.padding != (0, 0) or self.groups != 1:
-            return super()._conv_forward(input, weight, bias)
-        # windows that tile the image: one matrix product, three times as fast for a single image
-        rows, columns = input.shape[2] // size[0], input.shape[3] // size[1]
-        covered = input[..., : rows * size[0], : columns * size[1]]
-        tiles = covered.unflatten(3, (columns, size[1])).unflatten(2, (rows, size[0])).permute(0, 2, 4, 1, 3, 5)
-        return products.linear_product(tiles.flatten(3), weight.flatten(1), bias).permute(0, 3, 1, 2)
-
-    def patches(self, pixel_values: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B P D"]:
-        """The output as a sequence of patches, row by row."""
-        return self(pixel_values).flatten(2).mT
+def patches(convolution: Any, pixel_values: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B P D"]:
+    """The output of a convolution as a sequence of patches, row by row."""
+    return convolution(pixel_values).flatten(2).mT
 
 
 class RandomLayer(nn.Module):
@@ -250,12 +207,12 @@ class RandomLayer(nn.Module):
         self.rate = rate
 
 
-class Dropout(RandomLayer):
+class Dropout(nn.Dropout):
     """Zeroes entries with probability `rate` in train mode and scales up the rest."""
 
-    def forward(self, values: Float[Tensor, "*B"], rngs: None = None) -> Float[Tensor, "*B"]:
+    def forward(self, values: Float[Tensor, "*B"], rngs: None = None) -> Float[Tensor, "*B"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The values, with dropout in train mode."""
-        return nn.functional.dropout(values, self.rate, self.training)
+        return super().forward(values)
 
 
 class LayerDrop(RandomLayer):

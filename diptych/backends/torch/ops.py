@@ -113,7 +113,7 @@ def attention(
         return states.unflatten(1, (shared, length)).flatten(0, 1), probabilities
     scale = 1.0 / math.sqrt(width) if scale is None else scale
     if not weights and not upcast:
-        rate = dropout.rate if dropout.training else 0.0  # pyright: ignore[reportFunctionMemberAccess]
+        rate = dropout.p if dropout.training else 0.0  # pyright: ignore[reportFunctionMemberAccess]
         attn_mask = mask
         if bias is not None:
             attn_mask = bias.to(query.dtype)
@@ -338,7 +338,7 @@ def is_traced(value: Any) -> bool:
     return isinstance(value, Tensor) and (
         value.is_meta
         or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or torch._C._is_tracing()
         or isinstance(value, FakeTensor)
         or is_transformed(value)
     )

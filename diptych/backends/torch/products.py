@@ -1,8 +1,14 @@
 """Matrix products on a CPU that are faster than torch's own if no gradient is needed; torch computes all others.
 
 The choice of algorithm was measured on AMD Zen 4 with torch 2.13. JAX needs none of this: XLA chooses its own.
+
+A model's layers are exactly torch.nn's, since tools look for these types. Only while the model is called without
+gradients, its nn.Linear and nn.Conv2d layers are of subclasses that use these products: inside `fast`.
 """
 
+from collections.abc import Generator, Iterable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -115,3 +121,66 @@ def _is_eligible(values: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and torch._C._len_torch_function_stack() == 0
         and torch._C._get_mkldnn_enabled()
     )
+
+
+class _Linear(nn.Linear):
+    """An nn.Linear inside `fast`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear_product(input, self.weight, self.bias)
+
+
+class _Conv2d(nn.Conv2d):
+    """An nn.Conv2d inside `fast`."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        size = self.kernel_size
+        if self.stride != size or self.padding != (0, 0) or self.dilation != (1, 1) or self.groups != 1:
+            return super()._conv_forward(input, weight, bias)
+        # windows that tile the image: one matrix product, three times as fast for a single image
+        rows, columns = input.shape[2] // size[0], input.shape[3] // size[1]
+        covered = input[..., : rows * size[0], : columns * size[1]]
+        tiles = covered.unflatten(3, (columns, size[1])).unflatten(2, (rows, size[0])).permute(0, 2, 4, 1, 3, 5)
+        return linear_product(tiles.flatten(3), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+_FAST: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: _Linear, nn.Conv2d: _Conv2d}
+
+_inside: ContextVar[bool] = ContextVar("inside", default=False)
+"""Whether the caller is inside `fast` already, so that a call of a model in a model has nothing to do."""
+
+
+def fast(modules: Iterable[Any]) -> AbstractContextManager[None]:
+    """A scope in which layers inside the modules compute their products here; it is empty where gradients are recorded.
+
+    Two threads may use it for one model: whichever leaves first gives the layers back to torch for both.
+    """
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch._C._is_tracing() or _inside.get():
+        return nullcontext()
+    return _fast(modules)
+
+
+@contextmanager
+def _fast(modules: Iterable[Any]) -> Generator[None]:
+    token = _inside.set(True)
+    layers = [(layer, type(layer)) for layer in _with_children(modules) if type(layer) in _FAST]
+    try:
+        for layer, exact in layers:
+            _set_class(layer, _FAST[exact])
+        yield
+    finally:
+        for layer, exact in layers:
+            _set_class(layer, exact)
+        _inside.reset(token)
+
+
+def _with_children(modules: Iterable[Any]) -> list[nn.Module]:
+    """All modules inside the given ones, in half the time of nn.Module's own walk, which small models notice."""
+    found = [module for module in modules if isinstance(module, nn.Module)]
+    for each in found:
+        found.extend(child for child in each._modules.values() if child is not None)
+    return found
+
+
+def _set_class(module: nn.Module, kind: type[nn.Module]) -> None:
+    object.__setattr__(module, "__class__", kind)  # nn.Module's own looks for parameters and submodules first

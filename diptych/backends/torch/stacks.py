@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from diptych.backends.torch import ops
+from diptych.backends.torch import ops, products
 from diptych.backends.torch.cache import Cache, LayerCache
 from diptych.core.caching import AttentionContext
 from diptych.core.calls import ResolvedSwitches
@@ -154,15 +154,16 @@ def run_layers(
     attentions: list[Tensor | None] = []
     crosses: list[Tensor | None] = []
     pasts: list[Any] = []
-    for index, layer in enumerate(layers):
-        if output_hidden_states:
-            states.append(hidden_states)
-        past = None if cache is None else cache.layer(index)
-        call = with_checkpointing(layer, gradient_checkpointing)
-        hidden_states, attention, cross, past = call(hidden_states, inputs, past)
-        attentions.append(attention)
-        crosses.append(cross)
-        pasts.append(past)
+    with products.fast(layers):
+        for index, layer in enumerate(layers):
+            if output_hidden_states:
+                states.append(hidden_states)
+            past = None if cache is None else cache.layer(index)
+            call = with_checkpointing(layer, gradient_checkpointing)
+            hidden_states, attention, cross, past = call(hidden_states, inputs, past)
+            attentions.append(attention)
+            crosses.append(cross)
+            pasts.append(past)
     if final is not None:
         hidden_states = final(hidden_states)
     weights = inputs.output_attentions

@@ -104,7 +104,7 @@ class CLIPVisionEmbeddings(nnx.Module):
 
     def __call__(self, pixel_values: Float[Array, "B C Y X"], grid: tuple[int, int]) -> Float[Array, "B P D"]:
         """The class token and the patches, of which there are `grid` (rows, columns)."""
-        patches = self.patch_embedding.patches(pixel_values)
+        patches = layers.patches(self.patch_embedding, pixel_values)
         first = ops.xp.broadcast_to(
             layers.value(self.class_embedding, patches), (patches.shape[0], 1, patches.shape[2])
         )

@@ -1,5 +1,6 @@
 """BART (Lewis et al. 2019, arXiv:1910.13461), as published in facebook/bart-large."""
 
+from collections.abc import Callable
 from typing import Any, Unpack
 
 from jaxtyping import Float, Int
@@ -73,11 +74,11 @@ class BartLayer(nn.Module):
         self.dropout = layers.Dropout(config.dropout)
         self.final_layer_norm = layers.LayerNorm(config.d_model, NORM_EPS, **init)
 
-    def before(self, norm: layers.LayerNorm, hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def before(self, norm: Callable[[Tensor], Tensor], hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """The input of a block: normalised in MBart."""
         return norm(hidden_states) if self.pre_norm else hidden_states
 
-    def after(self, norm: layers.LayerNorm, hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def after(self, norm: Callable[[Tensor], Tensor], hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """The sum of a block's output and its residual: normalised in BART."""
         return hidden_states if self.pre_norm else norm(hidden_states)
 

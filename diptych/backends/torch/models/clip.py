@@ -109,7 +109,7 @@ class CLIPVisionEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Float[Tensor, "B C Y X"], grid: tuple[int, int]) -> Float[Tensor, "B P D"]:
         """The class token and the patches, of which there are `grid` (rows, columns)."""
-        patches = self.patch_embedding.patches(pixel_values)
+        patches = layers.patches(self.patch_embedding, pixel_values)
         first = ops.xp.broadcast_to(
             layers.value(self.class_embedding, patches), (patches.shape[0], 1, patches.shape[2])
         )

@@ -197,7 +197,7 @@ class SwinPatchEmbeddings(nnx.Module):
     def __call__(self, pixel_values: Float[Array, "B C Y X"], grid: Grid) -> Float[Array, "B P D"]:
         """The patches of a grid, with zeros where it reaches beyond the images."""
         height, width = (count * size for count, size in zip(grid, self.patch, strict=True))
-        return self.projection.patches(ops.pad_end(pixel_values, (*pixel_values.shape[:2], height, width)))
+        return layers.patches(self.projection, ops.pad_end(pixel_values, (*pixel_values.shape[:2], height, width)))
 
 
 class SwinEmbeddings(nnx.Module):

@@ -104,7 +104,7 @@ class ViTPatchEmbeddings(nnx.Module):
         self.projection = layers.Conv2d(config.num_channels, config.hidden_size, patch, stride=patch, **init)
 
     def __call__(self, pixel_values: Float[Array, "B C Y X"]) -> Float[Array, "B P D"]:
-        return self.projection.patches(pixel_values)
+        return layers.patches(self.projection, pixel_values)
 
 
 class ViTEmbeddings(nnx.Module):

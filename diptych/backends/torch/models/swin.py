@@ -206,7 +206,7 @@ class SwinPatchEmbeddings(nn.Module):
     def forward(self, pixel_values: Float[Tensor, "B C Y X"], grid: Grid) -> Float[Tensor, "B P D"]:
         """The patches of a grid, with zeros where it reaches beyond the images."""
         height, width = (count * size for count, size in zip(grid, self.patch, strict=True))
-        return self.projection.patches(ops.pad_end(pixel_values, (*pixel_values.shape[:2], height, width)))
+        return layers.patches(self.projection, ops.pad_end(pixel_values, (*pixel_values.shape[:2], height, width)))
 
 
 class SwinEmbeddings(nn.Module):

@@ -110,7 +110,7 @@ class ViTPatchEmbeddings(nn.Module):
         self.projection = layers.Conv2d(config.num_channels, config.hidden_size, patch, stride=patch, **init)
 
     def forward(self, pixel_values: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B P D"]:
-        return self.projection.patches(pixel_values)
+        return layers.patches(self.projection, pixel_values)
 
 
 class ViTEmbeddings(nn.Module):

@@ -60,6 +60,8 @@ ONLY_HERE = {
         "LinearInOut.extra_repr": "nnx prints every layer's attributes",
         "PreTrainedModel.call": "XLA picks a JAX model's matrix products",
         "PreTrainedModel.device": "a JAX model may live on many",
+        "PreTrainedModel.load_state_dict": "torch's own takes the model's names alone",
+        "is_sharded": "a JAX array knows its parts",
         "is_transformed": "a JAX tracer",
         "as_tensor": "numpy knows JAX's bfloat16",
         "as_array": "numpy knows JAX's bfloat16",

@@ -11,6 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from diptych.backends.torch import ops, products
+from diptych.core.errors import InputError
 from diptych.core.generation.base import GenerationBase
 from diptych.core.generation.request import GenerationRequest
 from diptych.core.generation.steps import Step, first_step, next_step, output
@@ -30,6 +31,11 @@ class GenerationMixin(GenerationBase):
 
     @torch.no_grad()
     def _run(self, request: GenerationRequest, streamer: Streamer | None, compile: bool) -> GenerateOutput:
+        if ops.is_sharded(self._like()):
+            raise InputError(
+                f"{type(self).__name__}.generate: the parameters are sharded by FSDP2, which gathers them in forward() "
+                'alone; call torch.distributed.fsdp.register_fsdp_forward_method(model, "generate") first'
+            )
         with nullcontext() if compile else products.fast([self]):
             return self._generate(request, streamer, compile)
 

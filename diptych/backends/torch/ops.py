@@ -347,3 +347,8 @@ def is_traced(value: Any) -> bool:
 def is_transformed(value: Tensor) -> bool:
     """Whether a tensor stands for others inside a transform of torch.func, such as the rows of a vmap."""
     return torch._C._functorch.is_functorch_wrapped_tensor(value)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def is_sharded(value: Tensor) -> bool:
+    """Whether several processes hold a part of a tensor each, as FSDP2's parameters outside of `forward`."""
+    return hasattr(value, "full_tensor")

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self, TypedDict
 
 import numpy as np
@@ -14,12 +14,14 @@ from diptych.backends.torch import ops, products, slots
 from diptych.backends.torch.cache import Cache
 from diptych.backends.torch.ops import Init
 from diptych.core import outputs
+from diptych.core.checkpoint.matching import NamedTensors, Target, match
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.config import ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
-from diptych.core.errors import CheckpointError
+from diptych.core.errors import CheckpointError, InputError
 from diptych.core.pretrained import PreTrained
+from diptych.core.registry import describe_class, within
 
 
 class Build(TypedDict, total=False):
@@ -148,7 +150,8 @@ class PreTrainedModel(nn.Module, PreTrained):
         """Writes config.json, safetensors and generation_config.json; transformers can load the directory.
 
         generation_config.json is written only if the model's options for `generate` were loaded from one or set; an
-        older one in the directory is removed otherwise.
+        older one in the directory is removed otherwise. If processes share the model's parameters (FSDP2), all of them
+        have to call this, and the first one writes.
 
         Args:
             directory: created if it is missing; an older checkpoint in it is replaced once the new one is complete.
@@ -161,7 +164,32 @@ class PreTrainedModel(nn.Module, PreTrained):
                 directory is a file, or copy_from has no such files.
             OSError: the disk is full or not writable; the directory is left unchanged.
         """
+        if ops.is_sharded(self._like()) and torch.distributed.get_rank() != 0:
+            self._sources()  # takes part in gathering what the first process writes
+            return
         self._save(directory, max_shard_size, copy_from)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As nn.Module's; if `strict`, a dict with other spellings of the published names is taken too.
+
+        So the dict of the same class in transformers fits, whose tied layers have names of their own.
+        """
+        if strict and state_dict.keys() != self.state_dict().keys():
+            state_dict = self._respelled(state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _respelled(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A dict under the model's own names, if it has a tensor for each of them; otherwise the same dict."""
+        if not all(isinstance(value, Tensor) for value in state_dict.values()):
+            return state_dict
+        tensors = {name: _tensor_source(value) for name, value in state_dict.items()}
+        name, family, _ = describe_class(type(self))
+        target = Target(name, [*self._leaves()], within(family, self.config))
+        try:
+            found = match(NamedTensors("the dict", tensors), target)
+        except CheckpointError:
+            return state_dict
+        return {filling.slot.path: state_dict[filling.name] for filling in found.fillings}
 
     @staticmethod
     def _ops() -> Any:
@@ -233,15 +261,30 @@ def _torch_dtype(dtype: Any) -> torch.dtype:
 
 
 def as_tensor(values: np.ndarray, device: Any = None) -> Tensor:
-    """A tensor that may share the memory of an array to which nothing else refers; bfloat16 keeps its bits."""
+    """A tensor that may share the memory of an array to which nothing else refers; bfloat16 keeps its bits.
+
+    Raises:
+        InputError: this build of torch has no such device.
+    """
+    device = torch.get_default_device() if device is None else _check_device(device)
     if values.dtype.name == "bfloat16":
-        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16).to(device or torch.get_default_device())
-    return torch.from_numpy(values).to(device or torch.get_default_device())
+        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16).to(device)
+    return torch.from_numpy(values).to(device)
+
+
+def _check_device(device: Any) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+        own = torch.accelerator.current_accelerator()
+        known = "cpu" if own is None else f"cpu and {own.type}"
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise InputError(f"device={device!r}: {reason}; this build of torch computes on {known}") from error
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
     """A tensor's values in host memory, without a copy if they are on the CPU; bfloat16 keeps its bits."""
-    tensor = tensor.detach().cpu().contiguous()
+    tensor = _gather(tensor).detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(FLOATS["bfloat16"])
     return tensor.numpy()
@@ -250,7 +293,19 @@ def as_array(tensor: Tensor) -> np.ndarray:
 def _source(slot: Slot, tensor: Tensor, name: str) -> TensorSource:
     if tensor.is_meta:
         raise CheckpointError(f"{name}: {slot.path} has no values (the model was built with seed=None)")
-    return TensorSource(slot.shape, FLOATS[float_name(tensor.dtype)], lambda: as_array(tensor), "memory")
+    if ops.is_sharded(tensor):  # at once: all processes have to gather in one order
+        tensor = _gather(tensor).cpu()
+    return _tensor_source(tensor)
+
+
+def _tensor_source(tensor: Tensor) -> TensorSource:
+    name = ops.dtype_name(tensor)
+    return TensorSource(tuple(tensor.shape), np.dtype(FLOATS.get(name, name)), lambda: as_array(tensor), "memory")
+
+
+def _gather(tensor: Any) -> Tensor:
+    """The whole of a tensor of which several processes may hold a part each; they all have to call this."""
+    return tensor.full_tensor() if ops.is_sharded(tensor) else tensor
 
 
 def _register(record: type[outputs.ModelOutput]) -> None:

@@ -231,7 +231,7 @@ class ViTForMaskedImageModeling(PreTrainedModel):
         grid = config.patch_grid_of(*pixels.shape[2:])
         states = patches.as_image(ops.xp, outputs.last_hidden_state[:, config.special_tokens :], grid)
         head: Any = self.decoder[0]
-        made = patches.join_pixels(ops.xp, head.patches(states), grid, config.encoder_stride)
+        made = patches.join_pixels(ops.xp, layers.patches(head, states), grid, config.encoder_stride)
         if (masked := given.get("bool_masked_pos")) is not None:
             wanted = (pixels.shape[0], grid[0] * grid[1])
             masked = boundary.masked_patches(masked, wanted, self._base().embeddings.mask_token)

@@ -8,6 +8,8 @@ adjacent in time. Each side is also compared with the time that its framework ta
 import json
 import statistics
 import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,18 +39,44 @@ COMPARED = (
 TOLERANCE = 1e-3  # relative to the largest entry; all sides must compute the same function
 
 
-@dataclass(frozen=True)
-class Case:
+@dataclass(frozen=True, kw_only=True)
+class Case(ABC):
     """A row of the table: a model and the form of its inputs.
 
     Attributes:
-        towers: (tokens, width, feed-forward width, heads, layers) of each encoder.
+        title: in the table.
+        name: of the cached checkpoint.
+        architecture: the class of the model.
+        fields: of its config, apart from the defaults.
+        sides: those that have the model.
     """
 
     title: str
     name: str
     architecture: str
     fields: dict[str, Any]
+    sides: Sequence[str] = tuple(SIDES)
+
+    @abstractmethod
+    def inputs(self, batch: int) -> dict[str, np.ndarray]:
+        """A batch as a tokenizer or an image processor returns it."""
+
+    @abstractmethod
+    def products(self, batch: int) -> list[dict[str, Any]]:
+        """The shapes of the matrix products in a forward pass, and how often each occurs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCase(Case):
+    """A model that reads texts, and perhaps images.
+
+    Attributes:
+        vocabulary: the number of token ids, of which the last ends a text.
+        length: tokens of each text.
+        patch: the number of patches of an image and their width; None if the model reads no images.
+        towers: (tokens, width, feed-forward width, heads, layers) of each encoder.
+    """
+
     vocabulary: int
     length: int
     towers: tuple[tuple[int, int, int, int, int], ...]
@@ -83,37 +111,45 @@ class Case:
 
 
 FULL = (
-    Case(
-        "BERT-base, 128 tokens",
-        "bert-base",
-        "BertModel",
-        checkpoints.BERT_BASE,
-        30_522,
-        128,
-        ((128, 768, 3072, 12, 12),),
+    TextCase(
+        title="BERT-base, 128 tokens",
+        name="bert-base",
+        architecture="BertModel",
+        fields=checkpoints.BERT_BASE,
+        vocabulary=30_522,
+        length=128,
+        towers=((128, 768, 3072, 12, 12),),
     ),
-    Case(
-        "CLIP ViT-B/32, 77 tokens + image",
-        "clip-vit-b32",
-        "CLIPModel",
-        checkpoints.CLIP_B32,
-        49_408,
-        77,
-        ((77, 512, 2048, 8, 12), (50, 768, 3072, 12, 12)),
-        (49, 768),
+    TextCase(
+        title="CLIP ViT-B/32, 77 tokens + image",
+        name="clip-vit-b32",
+        architecture="CLIPModel",
+        fields=checkpoints.CLIP_B32,
+        vocabulary=49_408,
+        length=77,
+        towers=((77, 512, 2048, 8, 12), (50, 768, 3072, 12, 12)),
+        patch=(49, 768),
     ),
 )
 QUICK = (
-    Case("small BERT", "small-bert", "BertModel", checkpoints.SMALL_BERT, 30_522, 128, ((128, 96, 384, 4, 2),)),
-    Case(
-        "small CLIP",
-        "small-clip",
-        "CLIPModel",
-        checkpoints.SMALL_CLIP,
-        49_408,
-        77,
-        ((77, 96, 384, 4, 2), (50, 96, 384, 4, 2)),
-        (49, 96),
+    TextCase(
+        title="small BERT",
+        name="small-bert",
+        architecture="BertModel",
+        fields=checkpoints.SMALL_BERT,
+        vocabulary=30_522,
+        length=128,
+        towers=((128, 96, 384, 4, 2),),
+    ),
+    TextCase(
+        title="small CLIP",
+        name="small-clip",
+        architecture="CLIPModel",
+        fields=checkpoints.SMALL_CLIP,
+        vocabulary=49_408,
+        length=77,
+        towers=((77, 96, 384, 4, 2), (50, 96, 384, 4, 2)),
+        patch=(49, 96),
     ),
 )
 
@@ -178,17 +214,23 @@ def tables(results: list[dict[str, Any]], sides: list[str]) -> list[Table]:
     for result in results:
         found = result["sides"]
         head = result["model"], str(result["batch"])
-        ratios.add_row(*head, *(ratio(found[ours]["steady"], found[peer]["steady"]) for ours, peer in pairs))
-        times.add_row(
+        compared = [
+            ratio(found[ours]["steady"], found[peer]["steady"]) if {ours, peer} <= found.keys() else ""
+            for ours, peer in pairs
+        ]
+        ratios.add_row(*head, *compared)
+        times.add_row(*head, *(milliseconds(found[side]) if side in found else "" for side in sides))
+        shares.add_row(
             *head,
-            *(
-                f"{statistics.median(found[side]['steady']) * 1e3:.0f}, {min(found[side]['steady']) * 1e3:.0f}; "
-                f"{found[side]['first']:.1f} s"
-                for side in sides
-            ),
+            *(share(found[side]["products"], found[side]["steady"]) if side in found else "" for side in sides),
         )
-        shares.add_row(*head, *(share(found[side]["products"], found[side]["steady"]) for side in sides))
     return [ratios, times, shares]
+
+
+def milliseconds(measurements: dict[str, Any]) -> str:
+    """Milliseconds of a call: median and fastest; and the seconds of the first one."""
+    steady = measurements["steady"]
+    return f"{statistics.median(steady) * 1e3:.0f}, {min(steady) * 1e3:.0f}; {measurements['first']:.1f} s"
 
 
 def share(products: list[float], steady: list[float]) -> str:
@@ -196,14 +238,21 @@ def share(products: list[float], steady: list[float]) -> str:
     return f"{statistics.median(products) / statistics.median(steady):.0%}, {min(products) / min(steady):.0%}"
 
 
-def main() -> None:
-    parser = peers.arguments(__doc__)
+def main(description: str | None = __doc__, full: Sequence[Case] = FULL, quick: Sequence[Case] = QUICK) -> None:
+    """Measures the rows that the command line asks for, and prints the tables.
+
+    Args:
+        description: of the benchmark.
+        full: its rows.
+        quick: its rows with --quick.
+    """
+    parser = peers.arguments(description)
     parser.add_argument("--rounds", type=int, help="calls per side")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
     parser.add_argument("--case", help="run only the models whose title contains this")
     options = parser.parse_args()
-    cases = QUICK if options.quick else FULL
+    cases = quick if options.quick else full
     rounds = options.rounds or (5 if options.quick else 31)
     facts = peers.session()
 
@@ -212,8 +261,9 @@ def main() -> None:
     for case in cases:
         if options.case and options.case not in case.title:
             continue
+        sides = [side for side in options.sides if side in case.sides]
         for batch in options.batch:
-            found = measured(case, batch, options.sides, rounds, options.flax_environment)
+            found = measured(case, batch, sides, rounds, options.flax_environment)
             facts |= {f"versions, {side}": values.pop("versions") for side, values in found.items()}
             results.append({"model": case.title, "batch": batch, "sides": found})
             done = ", ".join(f"{side} {statistics.median(v['steady']) * 1e3:.0f}" for side, v in found.items())

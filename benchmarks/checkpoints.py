@@ -67,8 +67,8 @@ def checkpoint(name: str, architecture: str, fields: dict[str, Any]) -> Path:
     def built() -> Any:
         import transformers
 
-        config_class = transformers.BertConfig if architecture == "BertModel" else transformers.CLIPConfig
-        return getattr(transformers, architecture)(config_class(**fields))
+        model_class = getattr(transformers, architecture)
+        return model_class(model_class.config_class(**fields))
 
     return _saved(name, built)
 

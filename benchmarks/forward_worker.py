@@ -1,4 +1,4 @@
-"""One side of bench_forward.py: loads a model, and times its calls and the matrix products in them."""
+"""One side of bench_forward.py or bench_images.py: loads a model, and times its calls and their matrix products."""
 
 import sys
 import time
@@ -90,7 +90,7 @@ class Measured:
         arrays = dict(np.load(inputs))
         self.call = self.side.call(self.side.load(directory, name), arrays)
         seconds, output = _timed(self.call)
-        states = output["logits_per_image"] if "pixel_values" in arrays else output["last_hidden_state"]
+        states = output["logits_per_image" if "logits_per_image" in output else "last_hidden_state"]
         return {"seconds": seconds, "output": np.asarray(states, np.float64).ravel()[:2000].tolist()}
 
     def steady(self, calls: int) -> list[float]:

@@ -128,7 +128,9 @@ def test_missing_unexpected_misshaped_and_integer_tensors_are_listed_together(ch
         f"{checkpoint} does not fit BertModel: 2 tensors are missing: embeddings.LayerNorm.weight, "
         "encoder.layer.1.output.dense.bias (allow_fresh=('embeddings', 'encoder.layer',) draws them anew). 1 tensor "
         "belongs to no class of the family: adapter.down.weight (ignore=('adapter.down.weight',) leaves them unread; "
-        "patterns may have *). 1 tensor has another shape: pooler.dense.bias has shape (3,), BertModel needs (20,). "
+        "patterns may have *). 1 tensor has another shape: pooler.dense.bias has shape (3,), BertModel needs (20,) "
+        "(ignore=('pooler.dense.bias',) leaves them unread, and with it allow_fresh=('pooler.dense.bias',) in "
+        "from_pretrained draws them anew). "
         "1 tensor has a dtype other than float64, float32, float16, bfloat16: encoder.layer.0.output.dense.bias "
         "(int32)"
     )

@@ -1,5 +1,6 @@
 """What encoders of images do where transformers 5.23 fails: oblong tables of positions, masked patches of any image."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,8 +10,9 @@ import torch
 
 import diptych.backends.jax
 import diptych.backends.torch
+from diptych.conversion import parity
 from tests.assertions import assert_close
-from tests.parity.tiny import made
+from tests.parity.tiny import CONFIGS, made
 from tests.parity.writers import array
 
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
@@ -44,6 +46,13 @@ def test_oblong_positions_are_resampled_as_such(backend: str, name: str) -> None
         ours = BACKENDS[backend].__getattr__(name)(config, seed=1, dtype="float64")
         found = ours(PIXELS, interpolate_pos_encoding=True)
         assert_close(array(found.last_hidden_state), array(expected.last_hidden_state), name=name)
+
+
+@pytest.mark.parametrize("name", ["ViTForMaskedImageModeling", "DeiTForImageClassificationWithTeacher"])
+def test_a_checkpoint_is_compared_with_transformers(name: str, tmp_path: Path) -> None:
+    diptych.backends.torch.__getattr__(name)(CONFIGS[name], seed=1).save_pretrained(tmp_path)
+    report = parity(tmp_path, against="transformers", backend="torch")
+    assert report.passed and report.matched == 1.0, str(report)
 
 
 @each_backend

@@ -219,7 +219,7 @@ def test_an_encoder_of_another_kind_is_refused() -> None:
     bert, image = BertConfig(num_hidden_layers=1), stubs.StubImageConfig()
     with pytest.raises(
         ConfigError,
-        match="encoder: 'bert' cannot be the image encoder of a composite, since it encodes text; model_types that "
+        match=r"encoder: 'bert' cannot be the image encoder of a composite, since it encodes text; model_types that "
         r"can: .*clip_vision_model, .*stub-image",
     ):
         stubs.StubImageToTextConfig(encoder=bert, decoder=GPT2)

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
 from diptych.backends.jax import generation
+from diptych.conversion import parity
 from diptych.core.errors import ConfigError, InputError
 from diptych.core.models.bert import BertConfig
 from diptych.core.models.encoder_decoder import EncoderDecoderConfig
@@ -127,6 +128,9 @@ def test_two_checkpoints_become_one_model_that_transformers_reads(backend: str, 
     call = {"pixel_values": torch.tensor(pixels), "decoder_input_ids": torch.tensor(ids)}
     found = model(pixel_values=pixels, decoder_input_ids=ids).logits
     np.testing.assert_allclose(array(found), theirs(**call).logits.detach().numpy(), atol=1e-5)
+    if backend == "torch":
+        report = parity(tmp_path / "saved", against="transformers", backend=backend)
+        assert report.passed and report.only_candidate == (), str(report)
 
 
 @each_backend
@@ -147,6 +151,9 @@ def test_clips_tower_looks_in_either_spelling(backend: str, tmp_path: Path) -> N
     save_file(flat, tmp_path / "latest" / "model.safetensors", metadata={"format": "pt"})
     for directory in ("hub", "latest"):
         assert digests(made.from_pretrained(tmp_path / directory)) == digests(model)
+    if backend == "torch":
+        report = parity(tmp_path / "latest", against="transformers", backend=backend)
+        assert report.passed and report.only_candidate == (), str(report)
 
 
 @each_backend

@@ -10,7 +10,7 @@ import torch
 from diptych.backends.jax import ops as jax_ops
 from diptych.backends.torch import ops as torch_ops
 from diptych.conversion import parity, to_jax
-from diptych.core.semantics import masks, windows
+from diptych.core.semantics import masks, resize, windows
 from tests.sabotage.subjects import torch_model
 
 SIDES = ["jax", "torch"]
@@ -133,6 +133,29 @@ def test_patches_merged_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(windows, "merge_patches", by_row)
     assert first(parity(reference, candidate, gradients=False)) == "encoder.layers.0.downsample.norm"
+
+
+def test_a_mask_token_that_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, candidate = pair("ViTForMaskedImageModeling", "jax")
+    embeddings = type(candidate.vit.embeddings)
+    original = embeddings.__call__
+    monkeypatch.setattr(
+        embeddings, "__call__", lambda self, pixels, masked, *others: original(self, pixels, None, *others)
+    )
+    assert first(parity(reference, candidate, gradients=False)) == "vit.embeddings"
+
+
+@pytest.mark.parametrize("name", ["ViTModel", "DeiTModel"])
+def test_positions_that_are_off_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, candidate = pair(name, "jax")
+    original = resize.position_table
+
+    def shifted(ops: Any, table: Any, *others: Any, **keywords: Any) -> Any:
+        moved = table if ops is torch_ops else ops.xp.roll(table, 1, axis=0)
+        return original(ops, moved, *others, **keywords)
+
+    monkeypatch.setattr(resize, "position_table", shifted)
+    assert first(parity(reference, candidate, gradients=False)) == "embeddings"
 
 
 def test_a_gradient_that_is_stopped_shows_only_in_the_gradients() -> None:

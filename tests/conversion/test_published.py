@@ -178,7 +178,9 @@ def swin(name, model_type, parameters, head, *, depths, **sizes):
         file=f"{name}{head}",
         parameters=parameters,
         buffers=buffers,
-        fresh={f"{name}ForImageClassification": ("classifier",)} if head == "Model" else {},
+        fresh={f"{name}ForImageClassification": ("classifier",)}
+        if head == "Model"
+        else {f"{name}ForMaskedImageModeling": ("decoder", "swin.embeddings.mask_token")},
     )
 
 

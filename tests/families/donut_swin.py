@@ -22,7 +22,7 @@ def _config(name: str) -> Config:
 def _shapes(name: str) -> Shapes:
     if name == "DonutSwinModel":
         return swin.encoder("")
-    positions: Shapes = {"donut.embeddings.position_embeddings": (1, 50, 10)}
+    positions: Shapes = {"donut.embeddings.position_embeddings": (1, 65, 10)}
     return swin.encoder("donut.") | positions | affine("classifier", 6, 20)
 
 
@@ -41,5 +41,5 @@ FAMILY = Family(
     tiny={name: {**swin.TINY, "num_labels": 7} for name in CHOICES},
     inputs=swin.inputs,
     labels=swin.labels,
-    large=lambda name: swin.LARGE,
+    large=lambda name: {field: value for field, value in swin.LARGE.items() if field != "encoder_stride"},
 )

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 # Tiny checkpoints
 
-# 7 x 7 and 4 x 4 patches; 2 heads of 5, then 4 of 5
+# 8 x 8 and 4 x 4 patches; 2 heads of 5, then 4 of 5
 SIZES: Config = {
-    "image_size": 28,
+    "image_size": 32,
     "patch_size": 4,
     "num_channels": 3,
     "embed_dim": 10,
@@ -33,7 +33,7 @@ def config(name: str) -> Config:
         **SIZES,
         "attention_probs_dropout_prob": 0.1,
         "drop_path_rate": 0.1,
-        "encoder_stride": 32,
+        "encoder_stride": 8,
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.1,
         "hidden_size": 20,
@@ -79,7 +79,10 @@ def constants(prefix: str) -> dict[str, np.ndarray]:
 def _shapes(name: str) -> Shapes:
     if name == "SwinModel":
         return encoder("") | affine("layernorm", 20)
-    positions: Shapes = {"swin.embeddings.position_embeddings": (1, 49, 10)}
+    if name == "SwinForMaskedImageModeling":
+        decoder: Shapes = {**affine("decoder.0", 3 * 8 * 8, 20, 1, 1), "swin.embeddings.mask_token": (1, 1, 10)}
+        return encoder("swin.") | affine("swin.layernorm", 20) | decoder
+    positions: Shapes = {"swin.embeddings.position_embeddings": (1, 64, 10)}
     return encoder("swin.") | affine("swin.layernorm", 20) | positions | affine("classifier", 6, 20)
 
 
@@ -89,6 +92,7 @@ POSITIONS = ("none", "absolute", "resampled")
 
 CHOICES: dict[str, Sequence[Choices]] = {
     "SwinModel": [{"positions": kind} for kind in ("none", "resampled")],
+    "SwinForMaskedImageModeling": [{}],
     "SwinForImageClassification": [{"positions": "absolute"}],
 }
 
@@ -97,7 +101,7 @@ def draw_config(drawn: Drawn, model_type: str, positions: str, **fields: Any) ->
     """A config and the size of the images of a call, which transformers computes too.
 
     There the grid of a stage can't be smaller than a window, and absolute positions need images of whole patches, to
-    which a square of positions is resampled.
+    which a square of positions is resampled. Only squares are reconstructed.
     """
     heads, width = drawn.heads()
     window = drawn.high(2, 3)
@@ -107,7 +111,10 @@ def draw_config(drawn: Drawn, model_type: str, positions: str, **fields: Any) ->
     patch = drawn.high(1, 3)
     patches = (patch, patch if positions == "resampled" else drawn.high(1, 3))
     images = (rows * patches[0], columns * patches[1])
-    image_size: Any = images
+    if positions == "square":  # in each stage
+        side = drawn.high(window, window + 2) * 2 ** (len(depths) - 1) * patch
+        images, patches = (side, side), (patch, patch)
+    image_size: Any = images[0] if positions == "square" else images
     if positions == "resampled":
         image_size = patch * drawn.high(least, least + 5)
     if positions == "none":
@@ -126,7 +133,7 @@ def draw_config(drawn: Drawn, model_type: str, positions: str, **fields: Any) ->
         qkv_bias=drawn.often(),
         hidden_act=drawn.activation("hidden_act"),
         layer_norm_eps=drawn.choice("layer_norm_eps", EPSILONS),
-        use_absolute_embeddings=positions != "none",
+        use_absolute_embeddings=positions in ("absolute", "resampled"),
         hidden_dropout_prob=0.1,  # eval mode leaves them out
         attention_probs_dropout_prob=0.1,
         drop_path_rate=0.1,
@@ -166,6 +173,14 @@ def draw(drawn: Drawn, name: str) -> Case:
         if classes["num_labels"]:
             inputs["labels"] = drawn.targets(len(inputs["pixel_values"]), *classes.values())
         return Case(name, config, inputs)
+    if name.endswith("ForMaskedImageModeling"):
+        config, images = draw_config(drawn, model_type, "square")
+        config.encoder_stride = config.patch_size * 2 ** (len(config.depths) - 1)
+        inputs = draw_images(drawn, config, images, "none")
+        if drawn.often():
+            # from integers, the loss is rounded to float32
+            inputs["bool_masked_pos"] = draw_mask(drawn, config, inputs).astype(np.float64)
+        return Case(name, config, inputs)
     config, images = draw_config(drawn, model_type, positions)
     inputs = draw_images(drawn, config, images, positions)
     keywords = {"add_pooling_layer": drawn.often(), "use_mask_token": not drawn.often()}
@@ -198,6 +213,7 @@ LARGE: Config = {
     "window_size": 4,
     "initializer_range": 0.07,
     "num_labels": 130,
+    "encoder_stride": 16,
     "use_absolute_embeddings": True,
 }
 
@@ -209,7 +225,9 @@ def inputs(name: str, config: Any, random: np.random.Generator) -> Inputs:
 
 
 def labels(name: str, random: np.random.Generator) -> Inputs:
-    """The classes of two images."""
+    """The classes of two images, or their masked patches."""
+    if name.endswith("ForMaskedImageModeling"):
+        return {"bool_masked_pos": (random.random((2, 36)) < 0.5).astype(np.float32)}
     return {"labels": np.array([2, 5])} if name.endswith("ForImageClassification") else {}
 
 
@@ -224,7 +242,8 @@ FAMILY = Family(
     in_flax=False,
     choices=CHOICES.__getitem__,
     draw=draw,
-    tiny={name: {**TINY, "num_labels": 7} for name in CHOICES},
+    tiny={name: {**TINY, "num_labels": 7} for name in CHOICES}
+    | {"SwinForMaskedImageModeling": {**TINY, "image_size": 12, "encoder_stride": 4}},
     inputs=inputs,
     labels=labels,
     whole=("SwinForImageClassification",),

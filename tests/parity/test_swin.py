@@ -21,6 +21,7 @@ from diptych.core.errors import InputError
 from tests import stubs
 from tests.assertions import assert_close
 from tests.parity import oracle
+from tests.parity.sides import QUICK
 from tests.parity.tiny import made
 from tests.parity.writers import array
 
@@ -131,6 +132,31 @@ def test_donut_has_positions_too(backend: str, tmp_path: Path) -> None:
         for switches in ({}, {"interpolate_pos_encoding": True}):
             found = array(ours(images.numpy(), **switches).last_hidden_state)
             assert_close(found, array(model(images).last_hidden_state), name="last_hidden_state")
+
+
+def test_an_oblong_image_is_reconstructed() -> None:
+    """5.23 takes the last grid for a square. Pixels beyond the image don't count, and all of a stage's patches do."""
+    name, images, masked = "SwinForMaskedImageModeling", pixels(11, 14), np.random.default_rng(0).random((2, 42)) < 0.5
+    config = made(name, **FIELDS | {"depths": [1, 1], "num_heads": [3, 2]}, encoder_stride=4)
+    model = diptych.backends.torch.SwinForMaskedImageModeling(config, seed=1, dtype="float64")
+    found = model(images, bool_masked_pos=masked)
+    states = model.swin(images, bool_masked_pos=masked).last_hidden_state
+    blocks = states @ model.decoder[0].weight[:, :, 0, 0].mT + model.decoder[0].bias
+    expected = array(blocks).reshape(2, 3, 4, 4, 4).swapaxes(2, 3).reshape(2, 1, 12, 16)
+    assert_close(array(found.reconstruction), expected, name="reconstruction")
+    counted = masked.reshape(2, 1, 6, 7).repeat(2, 2).repeat(2, 3)[:, :, :11]
+    errors = np.abs(images - expected[:, :, :11, :14])[counted]
+    assert_close(array(found.loss), errors.sum() / (counted.sum() + 1e-5), name="loss")
+    with jax.enable_x64(True):
+        twin = diptych.backends.jax.SwinForMaskedImageModeling(config, seed=1, dtype="float64")
+        call = jax.jit(lambda model: model(images, bool_masked_pos=masked), compiler_options=QUICK)
+        for field, value in call(twin).items():
+            assert_close(array(value), array(found[field]), name=field)
+    coarse = diptych.backends.torch.SwinForMaskedImageModeling(config.replace(encoder_stride=8))
+    with pytest.raises(
+        InputError, match=r"cover \(12, 14\) pixels, but .* encoder_stride \(24, 32\) are reconstructed"
+    ):
+        coarse(images, masked)
 
 
 @pytest.mark.usefixtures("without_type_checks")

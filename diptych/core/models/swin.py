@@ -172,6 +172,19 @@ class SwinImageClassifierOutput(ModelOutput):
     reshaped_hidden_states: tuple[Any, ...] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class SwinMaskedImageModelingOutput(ModelOutput):
+    """The output of a model that reconstructs masked patches of images."""
+
+    loss: Any = None
+    """Mean absolute error over the pixels of the masked patches, a scalar; None without `bool_masked_pos`."""
+    reconstruction: Any = None
+    """(B, C, Y, X): `encoder_stride` pixels for each row and column of the last stage."""
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+    reshaped_hidden_states: tuple[Any, ...] | None = None
+
+
 def initial(config: SwinLikeConfig, slot: Slot) -> Distribution:
     """The initial distribution of a parameter: biases, positions and the mask token are zeros."""
     if slot.kind == "norm":
@@ -180,16 +193,19 @@ def initial(config: SwinLikeConfig, slot: Slot) -> Distribution:
 
 
 def example(config: SwinLikeConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:
-    """Two images with labels; no larger than it takes for windows to move in the last stage, if any size will do."""
+    """Two images, with classes or masked patches; as small as windows that move in the last stage allow."""
     moving = 2 ** (len(config.depths) - 1) * (config.window_size + 1)
     sizes = zip(config.image_shape, config.patch_shape, strict=True)
-    size = tuple(image if config.use_absolute_embeddings else min(image, patch * moving) for image, patch in sizes)
+    fixed = config.use_absolute_embeddings or architecture.endswith("ForMaskedImageModeling")
+    size = tuple(image if fixed else min(image, patch * moving) for image, patch in sizes)
     inputs: dict[str, Any] = {"pixel_values": random.standard_normal((2, config.num_channels, *size))}
     if architecture.endswith("ForImageClassification") and config.num_labels > 0:
         inputs["labels"] = example_targets(config.num_labels, config.problem_type, random)
     if architecture.endswith("ForMaskedImageModeling"):
         rows, columns = config.padded_grid_of(size[0], size[1])
-        inputs["bool_masked_pos"] = random.random((2, rows * columns)) < 0.5
+        masked = random.permutation(2 * rows * columns).reshape(2, -1) % 2
+        # floats, since from integers transformers computes the loss in float32
+        inputs["bool_masked_pos"] = masked.astype(np.float64)
     return inputs
 
 
@@ -206,7 +222,7 @@ def constants(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 IGNORED = {"*.relative_position_index": "places in the table of relative positions, a buffer"}
 
 FAMILY = Family(
-    classes=dict.fromkeys(("SwinModel", "SwinForImageClassification"), SwinConfig),
+    classes=dict.fromkeys(("SwinModel", "SwinForMaskedImageModeling", "SwinForImageClassification"), SwinConfig),
     initial=initial,
     example=example,
     prefixes=("swin.",),

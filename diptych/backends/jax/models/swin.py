@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float
 from diptych.backends.jax import layers, ops
 from diptych.backends.jax.pretrained import Build, PreTrainedModel
 from diptych.backends.jax.stacks import AttentionOutput, LayerInputs, LayerOutput, run_layers
-from diptych.core.calls import Switches, passes_through
+from diptych.core.calls import Switches, passes_through, reconstruction_loss
 from diptych.core.inputs import INTERPOLATE_POS_ENCODING, PIXEL_VALUES, ModelInput
 from diptych.core.models.swin import (
     SwinConfig,
     SwinImageClassifierOutput,
     SwinLikeConfig,
+    SwinMaskedImageModelingOutput,
     SwinModelOutput,
 )
 from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, with_head
@@ -296,6 +297,44 @@ class SwinModel(PreTrainedModel):
         pooled = ops.xp.mean(states, axis=1) if self.add_pooling_layer else None
         head = {"last_hidden_state": states, "pooler_output": pooled, "reshaped_hidden_states": images}
         return self._format_output(with_head(SwinModelOutput, outputs, **head), switches.get("return_dict"))
+
+
+class SwinForMaskedImageModeling(PreTrainedModel):
+    """The encoder with a linear layer that reconstructs pixels (SimMIM, Xie et al. 2021, arXiv:2111.09886)."""
+
+    def __init__(self, config: SwinConfig, **build: Unpack[Build]) -> None:
+        init = self._begin(config, build)
+        self.swin = SwinModel(config, add_pooling_layer=False, use_mask_token=True, seed=None, **init)
+        pixels = config.encoder_stride**2 * config.num_channels
+        self.decoder = layers.ModuleList([layers.Conv2d(config.hidden_size, pixels, 1, **init)])
+        self._finish(build)
+
+    @passes_through(SwinModel)
+    def __call__(self, *inputs: Any, **keywords: Any) -> SwinMaskedImageModelingOutput | tuple[Any, ...]:
+        """As `SwinModel`; with `bool_masked_pos`, the loss of the masked patches is computed.
+
+        Raises:
+            InputError: as in `SwinModel`, or there are masked patches and the reconstruction has another size.
+        """
+        given = self._base_keywords(inputs, keywords)
+        outputs: Any = self.swin(**given)
+        boundary, config, loss = self._boundary(), self.config, None
+        decoder: Any = self.decoder[0]
+        pixels = boundary.images(given["pixel_values"], channels=config.num_channels, size=None)
+        grids = windows.stage_grids(config.padded_grid_of(*pixels.shape[2:]), len(config.depths))
+        states = patches.as_image(ops.xp, outputs.last_hidden_state, grids[-1])
+        made = patches.join_pixels(ops.xp, decoder.patches(states), grids[-1], config.encoder_stride)
+        if (masked := given.get("bool_masked_pos")) is not None:
+            wanted = (pixels.shape[0], math.prod(grids[0]))
+            masked = boundary.masked_patches(masked, wanted, self.swin.embeddings.mask_token)
+            (rows, height), (columns, width) = zip(grids[0], config.patch_shape, strict=True)
+            covered = made
+            if height == width and config.encoder_stride == height * 2 ** (len(config.depths) - 1):
+                covered = made[:, :, : rows * height, : columns * width]  # without what merging filled up
+            masked = ops.xp.reshape(masked, (-1, rows, columns))
+            loss = reconstruction_loss(boundary, pixels, covered, masked, config.patch_shape)
+        output = with_head(SwinMaskedImageModelingOutput, outputs, loss=loss, reconstruction=made)
+        return self._format_output(output, keywords.get("return_dict"))
 
 
 class SwinForImageClassification(PreTrainedModel):

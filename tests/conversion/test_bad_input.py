@@ -62,7 +62,10 @@ def test_a_config_that_is_not_there_or_no_config(checkpoint):
     for content, message in (
         ("[]", "holds a JSON list, but a config is a JSON object"),
         ("{", "not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
-        ('{"model_type": "gpt9"}', "model_type='gpt9' is not known; known: bart, bert, bert-generation, camembert, c"),
+        (
+            '{"model_type": "gpt9"}',
+            "model_type='gpt9' is not known; known: bart, beit, bert, bert-generation, camembert, c",
+        ),
         ('{"model_type": "bert", "hidden_size": 21}', "BertConfig: hidden_size=21 must be a positive multiple of num_"),
         ('{"model_type": "bert", "hidden_act": "gelu_10"}', "BertConfig: hidden_act='gelu_10' (str) must be one of ge"),
         ('{"model_type": "bert", "colour": 1, "width": 2}', "BertConfig does not know colour, width; it knows "),
@@ -273,8 +276,8 @@ def test_assigning_a_config_of_another_class(models):
 
 POOLED = ("BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel")
 OWN = {
-    **dict.fromkeys(POOLED, "add_pooling_layer, "),
-    **dict.fromkeys(("ViTModel", "DeiTModel"), "add_pooling_layer, use_mask_token, "),
+    **dict.fromkeys((*POOLED, "BeitModel"), "add_pooling_layer, "),
+    **dict.fromkeys(("ViTModel", "DeiTModel", "SwinModel", "DonutSwinModel"), "add_pooling_layer, use_mask_token, "),
     **dict.fromkeys(("EncoderDecoderModel", "VisionEncoderDecoderModel"), "encoder_add_pooling_layer, "),
 }
 """The keywords of constructors that others lack."""

@@ -313,7 +313,10 @@ def test_parts_that_do_not_fit_together_are_refused(parts, message):
 def test_the_parts_of_a_file_must_be_configs():
     for data, message in (
         ({}, "encoder must be the JSON object of a config, not None; decoder must be"),
-        ({"encoder": 1, "decoder": {"model_type": "t5"}}, "decoder: model_type='t5' is not known; known: bart, bert, "),
+        (
+            {"encoder": 1, "decoder": {"model_type": "t5"}},
+            "decoder: model_type='t5' is not known; known: bart, beit, bert, ",
+        ),
     ):
         with pytest.raises(ConfigError, match=f"^here: .*{message}"):
             EncoderDecoderConfig.from_dict(data, source="here")

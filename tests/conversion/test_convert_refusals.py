@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -225,7 +226,7 @@ def test_a_disk_that_fills_up_with_the_small_files_leaves_nothing(tmp_path, sour
     def full(_source, _target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module.shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*vocab\.txt'"):
         convert(source, tmp_path / "out")
     assert os.listdir(tmp_path) == ["source"]

@@ -64,7 +64,7 @@ def test_a_config_that_is_not_there_or_no_config(checkpoint):
         ("{", "not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
         (
             '{"model_type": "gpt9"}',
-            "model_type='gpt9' is not known; known: bart, beit, bert, bert-generation, camembert, c",
+            "model_type='gpt9' is not known; known: bart, beit, bert, bert-generation, c",
         ),
         ('{"model_type": "bert", "hidden_size": 21}', "BertConfig: hidden_size=21 must be a positive multiple of num_"),
         ('{"model_type": "bert", "hidden_act": "gelu_10"}', "BertConfig: hidden_act='gelu_10' (str) must be one of ge"),

@@ -33,7 +33,7 @@ def test_the_first_bert_files(backend, saved, copy_of):
         assert digests(model) == digests(getattr(backend, name).from_pretrained(saved("BertForPreTraining")))
         assert "bert.embeddings.position_ids" in model.load_report.ignored
     assert len(backend.BertForPreTraining.from_pretrained(directory).load_report.ignored) == 3
-    with pytest.raises(ConfigError, match="model_type=None is not known; known: bart, beit, bert, "):
+    with pytest.raises(ConfigError, match="model_type=None is not known; known: bart, beit, b"):
         backend.load(directory)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-_CHECKED = 1 << 18  # entries that are checked at a time
+_CHECKED = 1 << 16  # entries that are checked at a time
 _RUN = 16  # elements written in one run; 16 elements of 4 bytes fill a cache line
 
 

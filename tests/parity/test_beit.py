@@ -14,6 +14,7 @@ from transformers.models.beit import modeling_beit
 
 import diptych.backends.jax
 import diptych.backends.torch
+from diptych.conversion import parity
 from diptych.core.errors import InputError
 from diptych.core.models.beit import BeitConfig
 from tests.family import Case
@@ -60,6 +61,20 @@ def test_an_oblong_grid(size: tuple[int, int], tmp_path: Path, monkeypatch: pyte
     compare_in_torch(case, tmp_path)
     if size != config.image_size:
         compare_in_both(case, tmp_path)
+
+
+def test_parity_compares_every_module() -> None:
+    """Also the biases, which 5.23 has elsewhere in memory than in files."""
+    config: Any = transformers.AutoConfig.for_model(
+        "beit", image_size=8, patch_size=4, num_channels=2, hidden_size=15, num_attention_heads=3, intermediate_size=14,
+        num_hidden_layers=1, vocab_size=5, use_relative_position_bias=True, use_shared_relative_position_bias=True,
+        use_mask_token=True,
+    )  # fmt: skip
+    report = parity(transformers.BeitForMaskedImageModeling(config))
+    assert report.passed, str(report)
+    assert report.matched == 1.0
+    bias, compared = "relative_position_bias", {point.name for point in report.points if point.kind == "module"}
+    assert {f"beit.encoder.{bias}", f"beit.encoder.layer.0.attention.attention.{bias}", "layernorm"} <= compared
 
 
 CONFIG = BeitConfig(

@@ -232,7 +232,7 @@ class BeitForMaskedImageModeling(PreTrainedModel):
         """
         given = self._base_keywords(inputs, keywords)
         outputs: Any = self.beit(**given)
-        logits = self.lm_head(self.layernorm(outputs.last_hidden_state[:, 1:]))
+        logits = self.lm_head(self.layernorm(outputs.last_hidden_state)[:, 1:])
         masked = given.get("bool_masked_pos")
 
         def loss(boundary: Boundary, logits: Any, labels: Any) -> Any:

@@ -14,9 +14,10 @@ from diptych.core import backends as _backends
 if TYPE_CHECKING:
     from diptych.backends.torch import load as load
     from diptych.core.generation.options import GenerationConfig as GenerationConfig
+    from diptych.processing import load_processor as load_processor
 
 __version__ = "0.1.0"
-__all__ = ["GenerationConfig", "__version__", "backend", "load", "use"]
+__all__ = ["GenerationConfig", "__version__", "backend", "load", "load_processor", "use"]
 
 
 def use(name: str) -> ModuleType:
@@ -42,12 +43,16 @@ def backend() -> ModuleType:
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_") or name in ("backends", "conversion", "core", "cli", "demo", "text"):
+    if name.startswith("_") or name in ("backends", "conversion", "core", "cli", "demo", "processing", "text"):
         raise AttributeError(f"module 'diptych' has no attribute {name!r}")
     if name == "GenerationConfig":
         from diptych.core.generation.options import GenerationConfig
 
         return GenerationConfig
+    if name == "load_processor":
+        from diptych.processing import load_processor
+
+        return load_processor
     if name != "load":
         from diptych.core import registry
 

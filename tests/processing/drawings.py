@@ -24,9 +24,10 @@ def photo(height: int, width: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels(height, width, seed=seed))
 
 
-def page(height: int, width: int, *, margin: int = 9) -> Image.Image:
-    """Dark writing on light paper with a margin, for Nougat."""
-    paper = np.full((height, width, 3), 235, np.uint8)
-    written = pixels(height - 2 * margin, width - 3 * margin) // 2
-    paper[margin : height - margin, margin : width - 2 * margin] = written
+def page(height: int, width: int, *, margin: int = 11) -> Image.Image:
+    """Dark writing on paper that is the lighter the farther away it is, for Nougat."""
+    rows, columns = np.mgrid[:height, :width]
+    inside = np.minimum(np.minimum(rows, height - 1 - rows), np.minimum(columns, width - 1 - columns))
+    paper = np.repeat((235 - 8 * np.minimum(inside, margin))[..., None], 3, axis=2).astype(np.uint8)
+    paper[margin:-margin, margin:-margin] = pixels(height - 2 * margin, width - 2 * margin) // 2
     return Image.fromarray(paper)

@@ -210,6 +210,8 @@ class ImageProcessorConfig:
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, in any of the spellings that files have.
 
+        So a bare pair for Donut's `size` is width and height, as in its first files.
+
         Raises:
             ConfigError: a name is unknown, or a value is invalid.
         """

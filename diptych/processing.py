@@ -1,0 +1,178 @@
+"""The processor of a checkpoint: its image processor, and the tokenizer beside it."""
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.core.checkpoint.files import path_in_errors
+from diptych.core.checkpoint.locate import locate
+from diptych.core.config import parse_json_object, read_text
+from diptych.core.errors import CheckpointError, InputError
+from diptych.core.interfaces import Tokenizer
+from diptych.core.processing.features import Features, Tensors
+from diptych.core.processing.image_processor import ImageProcessor
+from diptych.text import TOKENIZER_FILE, _tokenizer
+
+_TOKENIZER_FILES = (
+    "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+"""Patterns of the files of a tokenizer."""
+_WRITES_LABELS = ("TrOCRProcessor", "DonutProcessor", "NougatProcessor")
+"""Processors whose text, beside images, is what the model is to write."""
+
+
+def load_processor(
+    name_or_path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    ignore_config: Iterable[str] = (),
+) -> "Processor":
+    """The processor of a checkpoint that reads images; what it returns goes into the models of both backends.
+
+    Args:
+        name_or_path: the checkpoint's directory, or its name on the Hugging Face hub.
+        revision, cache_dir, local_files_only, token: of a download.
+        ignore_config: unknown fields of preprocessor_config.json to skip.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, it does not say how images are processed, or its tokenizer is
+            damaged.
+        ConfigError: the type of the image processor or fields are unknown, or a value is invalid.
+    """
+    directory = locate(name_or_path, revision, cache_dir, local_files_only, token)
+    images = ImageProcessor.from_pretrained(directory, ignore_config=ignore_config)
+    return Processor(images, _tokenizer(directory / TOKENIZER_FILE, needed=False), directory)
+
+
+class Processor:
+    """Images to `pixel_values`, and texts to ids and back, called as the processors of transformers are.
+
+    Attributes:
+        image_processor: for images.
+        tokenizer: a `tokenizers.Tokenizer`; None if the checkpoint has none, or tokenizers is not installed.
+    """
+
+    def __init__(self, image_processor: ImageProcessor, tokenizer: Tokenizer | None, directory: Path) -> None:
+        self.image_processor = image_processor
+        self.tokenizer = tokenizer
+        self.directory = directory
+
+    def __repr__(self) -> str:
+        return f"Processor({str(self.directory)!r}, {self.image_processor!r})"
+
+    @property
+    def model_input_names(self) -> tuple[str, ...]:
+        """The names of what a call may return."""
+        words = () if self.tokenizer is None else ("input_ids", "attention_mask")
+        return (*self.image_processor.model_input_names, *words)
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        *,
+        return_tensors: Tensors | None = None,
+        add_special_tokens: bool | None = None,
+        **options: Any,
+    ) -> Features:
+        """The inputs of a model for images, texts or both.
+
+        Args:
+            images: an image, or a list of images; see `ImageProcessor.preprocess`.
+            text: a text, or a list of texts, padded on the right to one length.
+            return_tensors: "np", "pt" or "jax"; by default numpy.
+            add_special_tokens: whether the tokenizer adds its special tokens; by default it does, except to what
+                Donut's model is to write.
+            options: of the images, see `ImageProcessor.preprocess`.
+
+        Returns:
+            `pixel_values`; `input_ids` and `attention_mask`; of a processor of TrOCR, Donut or Nougat for both, the ids
+            as `labels`.
+
+        Raises:
+            InputError: neither is given; images cannot be read; a text is not valid; or there is no padding token.
+            CheckpointError: a text is given, but the checkpoint has no tokenizer.
+            ImportError: Pillow or the framework of `return_tensors` is not installed.
+        """
+        if images is None and text is None:
+            raise InputError("processor: images or text is needed, got neither")
+        found = Features() if images is None else self.image_processor(images, **options)
+        name = self.image_processor.config.housekeeping.get("processor_class")
+        if text is not None:
+            writes = images is not None and name in _WRITES_LABELS
+            if add_special_tokens is None:
+                add_special_tokens = not (writes and name == "DonutProcessor")
+            ids, mask = self._encode([text] if isinstance(text, str) else list(text), add_special_tokens)
+            found |= {"labels": ids} if writes else {"input_ids": ids, "attention_mask": mask}
+        return found.to_tensors(return_tensors)
+
+    def _encode(self, texts: list[str], add_special_tokens: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (B, T) of texts, padded on the right, and their mask."""
+        rows = [
+            list(one.ids) for one in self._needed_tokenizer().encode_batch(texts, add_special_tokens=add_special_tokens)
+        ]
+        width = max(map(len, rows), default=0)
+        if width == 0:
+            raise InputError("processor: the texts have no tokens")
+        pad = self._pad_token_id() if any(len(row) < width for row in rows) else 0
+        ids = np.full((len(rows), width), pad, np.int64)
+        mask = np.zeros_like(ids)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)], mask[index, : len(row)] = row, 1
+        return ids, mask
+
+    def _needed_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            self.tokenizer = _tokenizer(self.directory / TOKENIZER_FILE, needed=True)
+        assert self.tokenizer is not None  # `needed` says so
+        return self.tokenizer
+
+    def _pad_token_id(self) -> int:
+        path = self.directory / "tokenizer_config.json"
+        token = parse_json_object(read_text(path), str(path)).get("pad_token") if path.is_file() else None
+        token = token.get("content") if isinstance(token, dict) else token
+        found = self._needed_tokenizer().token_to_id(token) if isinstance(token, str) else None
+        if found is None:
+            raise InputError(
+                f"processor: texts of several lengths are padded, but {path} names no pad_token of the tokenizer; "
+                "process them one by one"
+            )
+        return found
+
+    def batch_decode(self, sequences: Any, *, skip_special_tokens: bool = False) -> list[str]:
+        """The texts of sequences of ids (B, T), such as the output of `generate`.
+
+        Raises:
+            CheckpointError: the checkpoint has no tokenizer.
+        """
+        rows = [[int(token) for token in row] for row in sequences]
+        return list(self._needed_tokenizer().decode_batch(rows, skip_special_tokens=skip_special_tokens))
+
+    def decode(self, ids: Any, *, skip_special_tokens: bool = False) -> str:
+        """The text of a sequence of ids (T,); errors as for `batch_decode`."""
+        return self.batch_decode([ids], skip_special_tokens=skip_special_tokens)[0]
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes preprocessor_config.json, and copies the tokenizer's files beside it.
+
+        Raises:
+            CheckpointError: the directory is a file.
+            OSError: a file cannot be written.
+        """
+        target = Path(directory)
+        if target.is_file():
+            raise CheckpointError(f"{target}: is a file, but a directory is needed")
+        self.image_processor.save_pretrained(target)
+        for pattern in _TOKENIZER_FILES:
+            for path in self.directory.glob(pattern):
+                copy = target / path.name
+                if path.is_file() and not (copy.exists() and copy.samefile(path)):
+                    with path_in_errors(copy):
+                        shutil.copyfile(path, copy)

@@ -1,26 +1,21 @@
 """The processor of a checkpoint: its image processor, and the tokenizer beside it."""
 
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diptych.core.checkpoint.files import path_in_errors
+from diptych.core.checkpoint import companions
 from diptych.core.checkpoint.locate import locate
-from diptych.core.config import parse_json_object, read_text
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.interfaces import Tokenizer
+from diptych.core.json_text import parse_config, read_text
 from diptych.core.processing.features import Features, Tensors
 from diptych.core.processing.image_processor import ImageProcessor
-from diptych.text import TOKENIZER_FILE, _tokenizer
+from diptych.text.tokenizers import MissingTokenizerError, load_tokenizer
 
-_TOKENIZER_FILES = (
-    "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json",
-)  # fmt: skip
-"""Patterns of the files of a tokenizer."""
 _WRITES_LABELS = ("TrOCRProcessor", "DonutProcessor", "NougatProcessor")
 """Processors whose text, beside images, is what the model is to write."""
 
@@ -48,7 +43,11 @@ def load_processor(
     """
     directory = locate(name_or_path, revision, cache_dir, local_files_only, token)
     images = ImageProcessor.from_pretrained(directory, ignore_config=ignore_config)
-    return Processor(images, _tokenizer(directory / TOKENIZER_FILE, needed=False), directory)
+    try:
+        tokenizer = load_tokenizer(directory)
+    except (MissingTokenizerError, ImportError):  # raised again when a text needs it
+        tokenizer = None
+    return Processor(images, tokenizer, directory)
 
 
 class Processor:
@@ -130,13 +129,12 @@ class Processor:
 
     def _needed_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
-            self.tokenizer = _tokenizer(self.directory / TOKENIZER_FILE, needed=True)
-        assert self.tokenizer is not None  # `needed` says so
+            self.tokenizer = load_tokenizer(self.directory)
         return self.tokenizer
 
     def _pad_token_id(self) -> int:
         path = self.directory / "tokenizer_config.json"
-        token = parse_json_object(read_text(path), str(path)).get("pad_token") if path.is_file() else None
+        token = parse_config(read_text(path), str(path)).get("pad_token") if path.is_file() else None
         token = token.get("content") if isinstance(token, dict) else token
         found = self._needed_tokenizer().token_to_id(token) if isinstance(token, str) else None
         if found is None:
@@ -170,9 +168,5 @@ class Processor:
         if target.is_file():
             raise CheckpointError(f"{target}: is a file, but a directory is needed")
         self.image_processor.save_pretrained(target)
-        for pattern in _TOKENIZER_FILES:
-            for path in self.directory.glob(pattern):
-                copy = target / path.name
-                if path.is_file() and not (copy.exists() and copy.samefile(path)):
-                    with path_in_errors(copy):
-                        shutil.copyfile(path, copy)
+        files = companions.find_companions(self.directory, companions.PROCESSING)
+        companions.copy_companions([path for path in files if "processor_config" not in path.name], target)

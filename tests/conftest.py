@@ -23,6 +23,7 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # transformers asks the hub library about its own bars
 os.environ["HF_HUB_OFFLINE"] = "1"  # the suite needs no network: a test that asks for it fails at once
 os.environ["OMP_NUM_THREADS"] = "1"  # several threads take longer for what is so small
+os.environ["DIPTYCH_TORCH_PRODUCTS"] = "torch"  # what is fastest differs from run to run
 # Most programs run once, so that compiling them is what takes time. What a test measures says so itself.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # A second run finds what took long to compile; where each run starts from nothing, writing it is wasted.

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import diptych.backends.torch as dp
 from diptych.backends.torch import layers, products
+from diptych.core.errors import InputError
 from diptych.core.models.bert import BertConfig
 from diptych.core.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from tests.assertions import assert_close
 
 ONEDNN = "mkldnn::_linear_pointwise"
 
-# all are large enough; 512 and 272 are multiples of 16, 1552 is too wide for a product with two columns
+# all are large enough; 512, 272 and 1552 are multiples of 16
 SHAPES = [(512, 272), (387, 347), (1552, 96), (1601, 83), (2**17, 1)]
 ROWS = [*range(10), 16, 33]
 
@@ -86,6 +87,13 @@ def assert_own(kind: str, operations: set[str]) -> None:
     assert own in operations and not operations & {ONEDNN, "aten::bmm"}, sorted(operations)
 
 
+@pytest.fixture(autouse=True)
+def pinned() -> Iterator[None]:
+    """One way that applies to every product, unless a test says another."""
+    with products.pinned("onednn"):
+        yield
+
+
 @needs_onednn
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,36 +101,76 @@ def test_numbers_without_a_gradient_are_those_of_the_product(kind: str, shape: t
     layer = made(kind, shape)
     for rows in ROWS:
         values = torch.randn(rows, shape[0])
-        with torch.no_grad():
-            found, operations = called(lambda values=values: layer(values))
-        assert ONEDNN in operations or (0 < rows <= 4 and "aten::linear" not in operations), (rows, sorted(operations))
-        assert_close(found, truth(layer, values), kind="float32", name=f"{rows} rows")
-        assert found.is_contiguous()
+        for way in ("torch", "onednn", "columns", "parts") if rows <= 4 else ("torch", "onednn"):
+            with torch.no_grad(), products.pinned(way):
+                found = layer(values)
+            assert_close(found, truth(layer, values), kind="float32", name=f"{rows} rows, {way}")
+            assert found.is_contiguous() and found.shape == (rows, shape[1])
 
 
 @needs_onednn
 @pytest.mark.parametrize(
-    ("kind", "shape", "rows", "way"),
+    ("kind", "shape", "rows", "pin", "way"),
     [
-        ("Linear", (512, 272), 1, {"aten::cat", "aten::addmm"}),
-        ("Linear", (512, 272), 4, {"aten::addmm"}),
-        ("Linear", (512, 272), 5, {ONEDNN}),
-        ("Linear", (1552, 96), 1, {"aten::bmm"}),
-        ("Linear", (1552, 96), 2, {ONEDNN}),
-        ("Linear", (1552, 90), 1, {ONEDNN}),
-        ("Linear without bias", (512, 272), 1, {"aten::cat", "aten::mm"}),
-        ("Embedding", (512, 272), 4, {"aten::mm"}),
-        ("LinearInOut", (512, 272), 1, {"aten::bmm"}),
-        ("LinearInOut", (512, 272), 3, {"aten::bmm"}),
-        ("LinearInOut", (512, 272), 4, {ONEDNN}),
-        ("LinearInOut", (387, 347), 1, {ONEDNN}),
+        ("Linear", (512, 272), 1, "columns", {"aten::cat", "aten::addmm"}),
+        ("Linear", (512, 272), 4, "columns", {"aten::addmm"}),
+        ("Linear", (512, 272), 5, "columns", {"aten::linear", "aten::addmm"}),
+        ("Linear", (512, 272), 5, "onednn", {ONEDNN}),
+        ("Linear", (512, 272), 5, "torch", {"aten::linear", "aten::addmm"}),
+        ("Linear", (1552, 96), 1, "parts", {"aten::bmm"}),
+        ("Linear", (1552, 96), 2, "parts", {"aten::linear", "aten::addmm"}),
+        ("Linear", (1552, 90), 1, "parts", {"aten::linear", "aten::addmm"}),
+        ("Linear without bias", (512, 272), 1, "columns", {"aten::cat", "aten::mm"}),
+        ("Embedding", (512, 272), 4, "columns", {"aten::mm"}),
+        ("LinearInOut", (512, 272), 3, "parts", {"aten::bmm"}),
+        ("LinearInOut", (512, 272), 4, "parts", {"aten::addmm"}),
+        ("LinearInOut", (387, 347), 1, "parts", {"aten::addmm"}),
+        ("LinearInOut", (512, 272), 0, "onednn", {"aten::addmm"}),
     ],
 )
-def test_the_way_follows_from_rows_and_width(kind: str, shape: tuple[int, int], rows: int, way: set[str]) -> None:
+def test_a_pinned_way_is_taken_where_it_applies(
+    kind: str, shape: tuple[int, int], rows: int, pin: str, way: set[str]
+) -> None:
     layer, values = made(kind, shape), torch.randn(rows, shape[0])
-    with torch.no_grad():
+    with torch.no_grad(), products.pinned(pin):
         _, operations = called(lambda: layer(values))
     assert operations & {"aten::linear", "aten::cat", "aten::mm", "aten::addmm", "aten::bmm", ONEDNN} == way
+
+
+def test_a_process_can_be_pinned() -> None:
+    assert products._OF_PROCESS == "torch"  # as conftest.py says
+    assert products._pin_in({}) is products._pin_in({"DIPTYCH_TORCH_PRODUCTS": ""}) is None
+    with pytest.raises(InputError, match="DIPTYCH_TORCH_PRODUCTS='fast', but it must be one of torch, onednn, columns"):
+        products._pin_in({"DIPTYCH_TORCH_PRODUCTS": "fast"})
+
+
+def test_the_fastest_way_is_measured_once_for_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls, seconds = 0.0, [], {"torch": 1.0, "other": 0.8, "third": 0.7}
+
+    def way(name: str) -> Callable[..., Tensor]:
+        def compute(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            nonlocal now
+            now += seconds[name]
+            calls.append((name, len(values)))
+            return nn.functional.linear(values, weight, bias)
+
+        return compute
+
+    ways = {name: way(name) for name in seconds}
+    monkeypatch.setattr(products, "_linear_ways", lambda rows, weight: ways)
+    monkeypatch.setattr(products, "_fastest", {})
+    monkeypatch.setattr(products.time, "perf_counter", lambda: now)
+    layer = made("Linear")
+    with torch.no_grad(), products.pinned(None):
+        for rows, measured in ((50, 32), (60, 0), (33, 0), (3, 3), (2, 2), (3, 0), (7, 7), (5, 0)):
+            calls.clear()
+            layer(torch.randn(rows, 512))
+            assert len(calls) == (1 + 2 * len(ways) if measured else 1), rows  # two rounds, since they take long
+            assert calls[-1] == ("third", rows)
+            assert {count for _, count in calls[:-1]} == ({measured} if measured else set())
+        seconds.update(other=0.95, third=0.91)  # which may be noise
+        layer(torch.randn(1, 512))
+        assert calls[-1] == ("torch", 1)
 
 
 @needs_onednn
@@ -134,11 +182,12 @@ def test_values_may_have_any_axes_and_strides(kind: str, lead: tuple[int, ...]) 
     turned = torch.randn(width, *reversed(lead)).permute(*reversed(range(len(lead) + 1)))
     stepped = torch.randn(*lead, 2 * width)[..., ::2]
     for values in (torch.randn(*lead, width), turned, stepped):
-        with torch.no_grad():
-            found, operations = called(lambda values=values: layer(values))
-        assert "aten::linear" not in operations
-        assert_close(found, truth(layer, values), kind="float32")
-        assert found.is_contiguous()
+        for way in products.WAYS:
+            with torch.no_grad(), products.pinned(way):
+                found, operations = called(lambda values=values: layer(values))
+            assert_close(found, truth(layer, values), kind="float32")
+            assert found.is_contiguous()
+            assert (ONEDNN in operations) == (way == "onednn" and values.numel() > 0)
 
 
 def test_a_tiling_convolution_goes_the_same_way() -> None:

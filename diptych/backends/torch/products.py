@@ -1,12 +1,17 @@
 """Matrix products on a CPU that are faster than torch's own if no gradient is needed; torch computes all others.
 
-The choice of algorithm was measured on AMD Zen 4 with torch 2.13. JAX needs none of this: XLA chooses its own.
+There are several ways to compute a product. For each shape, the fastest one is measured at its first use in a process.
+The environment variable DIPTYCH_TORCH_PRODUCTS pins one instead, with which every process computes the same bits:
+"torch", "onednn", "columns" or "parts". JAX needs none of this: XLA chooses its own products.
 
 A model's layers are exactly torch.nn's, since tools look for these types. Only while the model is called without
 gradients, its nn.Linear and nn.Conv2d layers are of subclasses that use these products: inside `fast`.
 """
 
-from collections.abc import Generator, Iterable
+import math
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -15,6 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+
+from diptych.core.errors import InputError
 
 _PRIVATE_NAMES = (
     "_is_tracing",
@@ -36,58 +43,159 @@ _SMALLEST_WEIGHT = 2**17
 """The number of weight entries from which the products below are faster; each call costs up to 15 µs more."""
 
 _SPLITS = 16
-"""Parts into which a product for one row is split, since torch gives each thread whole products of a batch."""
+"""Parts into which a product for few rows is split, since torch gives each thread whole products of a batch."""
 
-_LARGEST_INPUT = 3072
-"""The most entries of the rows with which a product of few columns runs as fast as the weight can be read."""
+_SAMPLE = 32
+"""The most rows with which ways are compared."""
+
+_GAIN = 0.9
+"""The part of the time of torch's own product that another way must not exceed to be taken."""
+
+WAYS = ("torch", "onednn", "columns", "parts")
+"""The names of the ways to compute a product; not all of them apply to each."""
+
+
+def _pin_in(environment: Mapping[str, str]) -> str | None:
+    """The way that an environment pins for the whole process; None if ways are measured."""
+    name = environment.get(variable := "DIPTYCH_TORCH_PRODUCTS") or None
+    if name is not None and name not in WAYS:
+        raise InputError(f"{variable}={name!r}, but it must be one of {', '.join(WAYS)}, or not set")
+    return name
+
+
+_OF_PROCESS = _pin_in(os.environ)
+
+_pinned: ContextVar[str | None] = ContextVar("pinned", default=_OF_PROCESS)
+"""The way that is taken wherever it applies; None if ways are measured."""
+
+Way = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Computes the product of values (*B, D), a weight and a bias."""
+
+_fastest: dict[tuple[Any, ...], Way] = {}
+"""The way that was fastest, by kind of product, rows, shape of the weight, bias and number of threads."""
 
 
 def linear_product(
     values: Float[Tensor, "*B D"], weight: Float[Tensor, "F D"], bias: Float[Tensor, "F"] | None = None
 ) -> Float[Tensor, "*B F"]:
-    """x W^T + b for every row; if no gradient is needed, with the product that was fastest on a CPU.
-
-    Torch uses MKL, which takes up to twice the time for many rows, and up to five times for few, where it does not read
-    W at the speed of the memory.
-    """
+    """x W^T + b for every row; if no gradient is needed, in the way that was measured to be fastest on this CPU."""
     if (
         not _is_eligible(values, weight, bias)
         or values.shape[-1:] != weight.shape[1:]
         or not (bias is None or bias.shape == weight.shape[:1])
     ):
         return nn.functional.linear(values, weight, bias)
-    outputs, inputs = weight.shape
-    rows = values.numel() // inputs
-    shape = (*values.shape[:-1], outputs)
-    if 1 <= rows <= 4 and max(rows, 2) * inputs <= _LARGEST_INPUT:
-        few = values.reshape(rows, inputs)
-        few = torch.cat((few, few)) if rows == 1 else few  # two columns take less time than one
-        columns = weight @ few.T if bias is None else torch.addmm(bias.unsqueeze(1), weight, few.T)
-        return columns.T[:rows].contiguous().view(shape)
-    if rows == 1 and outputs % _SPLITS == 0:
-        repeated = values.reshape(1, 1, inputs).expand(_SPLITS, 1, inputs)
-        product = torch.bmm(repeated, weight.view(_SPLITS, -1, inputs).mT).view(shape)
-        return product if bias is None else product.add_(bias)
-    return _onednn_linear(values, weight, bias, "none", [], "")
+    return _way(_linear_ways, values, weight, bias)(values, weight, bias)
 
 
 def column_product(
     values: Float[Tensor, "*B D"], weight: Float[Tensor, "D F"], bias: Float[Tensor, "F"]
 ) -> Float[Tensor, "*B F"]:
-    """x W + b for every row, as `linear_product`; W's columns are strided, so few rows are split into parts instead."""
-    shape = (*values.shape[:-1], weight.shape[-1])
+    """x W + b for every row, as `linear_product`."""
     if (
         not _is_eligible(values, weight, bias)
         or values.shape[-1:] != weight.shape[:-1]
         or bias.shape != weight.shape[1:]
     ):
-        return torch.addmm(bias, values.reshape(-1, weight.shape[0]), weight).view(shape)
-    inputs, outputs = weight.shape
-    rows = values.numel() // inputs
-    if 1 <= rows <= 3 and inputs % _SPLITS == 0:
-        parts = values.reshape(rows, _SPLITS, -1).transpose(0, 1)
-        return torch.bmm(parts, weight.view(_SPLITS, -1, outputs)).sum(0).add_(bias).view(shape)
+        return _addmm(values, weight, bias)
+    return _way(_column_ways, values, weight, bias)(values, weight, bias)
+
+
+def _linear_ways(rows: int, weight: Tensor) -> dict[str, Way]:
+    """The ways to compute x W^T + b by name, torch's own first."""
+    ways: dict[str, Way] = {"torch": nn.functional.linear, "onednn": _onednn}
+    if rows <= 4:
+        ways["columns"] = _linear_as_columns
+    if rows == 1 and weight.shape[0] % _SPLITS == 0:
+        ways["parts"] = _linear_in_parts
+    return ways
+
+
+def _column_ways(rows: int, weight: Tensor) -> dict[str, Way]:
+    """The ways to compute x W + b by name, torch's own first."""
+    ways: dict[str, Way] = {"torch": _addmm, "onednn": _onednn_of_columns}
+    if rows <= 3 and weight.shape[0] % _SPLITS == 0:
+        ways["parts"] = _columns_in_parts
+    return ways
+
+
+@contextmanager
+def pinned(way: str | None) -> Generator[None]:
+    """A scope in which one way is taken wherever it applies, and torch's own elsewhere; None measures them."""
+    token = _pinned.set(way)
+    try:
+        yield
+    finally:
+        _pinned.reset(token)
+
+
+def _way(ways_for: Callable[[int, Tensor], dict[str, Way]], values: Tensor, weight: Tensor, bias: Tensor | None) -> Way:
+    """The way to take: the pinned one, torch's own where that doesn't apply, or the fastest, which is found here once.
+
+    Which one that is depends on the chip: MKL is slow for few rows on AMD, and hard to beat on Intel.
+    """
+    rows = values.numel() // values.shape[-1]
+    if rows == 0:
+        return ways_for(rows, weight)["torch"]
+    if (pin := _pinned.get()) is not None:
+        ways = ways_for(rows, weight)
+        return ways.get(pin, ways["torch"])
+    rows = rows if rows <= 4 else min(1 << (rows - 1).bit_length(), _SAMPLE)
+    key = (ways_for, rows, weight.shape, bias is None, torch.get_num_threads())
+    way = _fastest.get(key)
+    if way is None:
+        ways = ways_for(rows, weight)
+        way = _fastest[key] = ways[_measure(ways, values.reshape(-1, values.shape[-1])[:rows], weight, bias)]
+    return way
+
+
+def _measure(ways: dict[str, Way], values: Tensor, weight: Tensor, bias: Tensor | None) -> str:
+    """The name of the fastest way, or torch's own if nothing is much faster."""
+    seconds = dict.fromkeys(ways, math.inf)
+    begun = time.perf_counter()
+    for index in range(4):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way(values, weight, bias)
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+        if index > 0 and time.perf_counter() - begun > 0.1:
+            break
+    best = min(seconds, key=lambda name: seconds[name])
+    return best if seconds[best] < _GAIN * seconds["torch"] else "torch"
+
+
+def _addmm(values: Tensor, weight: Tensor, bias: Any) -> Tensor:
+    return torch.addmm(bias, values.reshape(-1, weight.shape[0]), weight).view(*values.shape[:-1], weight.shape[1])
+
+
+def _onednn(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _onednn_linear(values, weight, bias, "none", [], "")
+
+
+def _onednn_of_columns(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _onednn_linear(values, weight.T, bias, "none", [], "")
+
+
+def _linear_as_columns(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    few = values.reshape(-1, weight.shape[1])
+    rows = few.shape[0]
+    few = torch.cat((few, few)) if rows == 1 else few  # two columns take less time than one
+    columns = weight @ few.T if bias is None else torch.addmm(bias.unsqueeze(1), weight, few.T)
+    return columns.T[:rows].contiguous().view(*values.shape[:-1], weight.shape[0])
+
+
+def _linear_in_parts(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    outputs, inputs = weight.shape
+    repeated = values.reshape(1, 1, inputs).expand(_SPLITS, 1, inputs)
+    product = torch.bmm(repeated, weight.view(_SPLITS, -1, inputs).mT).view(*values.shape[:-1], outputs)
+    return product if bias is None else product.add_(bias)
+
+
+def _columns_in_parts(values: Tensor, weight: Tensor, bias: Any) -> Tensor:
+    inputs, outputs = weight.shape
+    parts = values.reshape(-1, _SPLITS, inputs // _SPLITS).transpose(0, 1)
+    product = torch.bmm(parts, weight.view(_SPLITS, -1, outputs)).sum(0)
+    return product.add_(bias).view(*values.shape[:-1], outputs)
 
 
 def _is_eligible(values: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -1,0 +1,153 @@
+"""What the training examples share: steps in JAX and in PyTorch, the loop over them, and the plot of the losses."""
+
+import json
+import time
+from collections.abc import Iterator
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from diptych.core.config import ModelConfig
+
+IGNORED = -100
+"""The label of positions that don't count."""
+RATE, WARM_UP = 1e-3, 200
+ADAMW: dict[str, Any] = {"b1": 0.9, "b2": 0.99, "eps": 1e-8, "weight_decay": 0.01}
+
+Batch = dict[str, np.ndarray]
+
+
+class Backend(StrEnum):
+    """The framework to train in."""
+
+    jax = "jax"
+    torch = "torch"
+
+
+def model_class(backend: Backend, name: str) -> Any:
+    """A class of models in a framework, which is imported only now."""
+    return getattr(import_module(f"diptych.backends.{backend}"), name)
+
+
+class Torch:
+    """Training in PyTorch with torch.optim.AdamW."""
+
+    def __init__(self, name: str, config: ModelConfig, seed: int) -> None:
+        import torch
+
+        self.model = model_class(Backend.torch, name)(config, seed=seed).train()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            RATE,
+            betas=(ADAMW["b1"], ADAMW["b2"]),
+            eps=ADAMW["eps"],
+            weight_decay=ADAMW["weight_decay"],
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: min(1.0, (step + 1) / WARM_UP))
+
+    def step(self, batch: Batch) -> float:
+        """One training step on a batch; returns its loss."""
+        self.optimizer.zero_grad()
+        loss = self.model(**batch).loss
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        return loss.item()
+
+
+class Jax:
+    """Training in JAX with optax.adamw; a step is one compiled function of model and optimizer state."""
+
+    def __init__(self, name: str, config: ModelConfig, seed: int) -> None:
+        import jax
+        import optax
+
+        self.model = model_class(Backend.jax, name)(config, seed=seed).train()
+        optimizer = optax.adamw(optax.linear_schedule(RATE / WARM_UP, RATE, WARM_UP - 1), **ADAMW)
+        self.state = optimizer.init(self.model)
+
+        def step(model: Any, state: Any, batch: Any) -> Any:
+            loss, gradients = jax.value_and_grad(lambda model: model(**batch).loss)(model)
+            updates, state = optimizer.update(gradients, state, model)
+            return optax.apply_updates(model, updates), state, loss
+
+        self._step = jax.jit(step, donate_argnums=(0, 1))
+
+    def step(self, batch: Batch) -> float:
+        """One training step on a batch; returns its loss."""
+        self.model, self.state, loss = self._step(self.model, self.state, batch)
+        return float(loss)
+
+
+def generated(model: Any, batch: Batch) -> np.ndarray:
+    """The generated tokens for each row of a batch, padded after the end to the width of the labels."""
+    inputs = {name: values for name, values in batch.items() if name != "labels"}
+    length = batch["labels"].shape[1]
+    output = model.eval().generate(**inputs, max_new_tokens=length)
+    model.train()
+    tokens = np.asarray(output.sequences)[:, 1:]  # without the start token
+    return np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])), constant_values=model.config.pad_token_id)
+
+
+def matches(tokens: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """For each row, whether all tokens are correct up to the end."""
+    return np.all((tokens == labels) | (labels == IGNORED), axis=1)
+
+
+class Run(NamedTuple):
+    """The results of training."""
+
+    losses: list[float]
+    tokens: np.ndarray
+    """Those generated for the test set, (B, T)."""
+    correct: np.ndarray
+    """Whether each row of them is correct, (B,)."""
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of the test set that came out correctly."""
+        return float(self.correct.mean())
+
+
+def train(
+    training: Torch | Jax, batches: Iterator[Batch], test_set: Batch, *, steps: int, target: float, every: int
+) -> Run:
+    """Trains until the accuracy on the test set, computed every so many steps, reaches the target."""
+    losses: list[float] = []
+    start = time.perf_counter()
+    tokens = correct = np.empty(0)
+    with tqdm(zip(range(steps), batches, strict=False), total=steps, disable=None) as bar:
+        for step, batch in bar:
+            losses.append(training.step(batch))
+            if (step + 1) % every == 0 or step + 1 == steps:
+                tokens = generated(training.model, test_set)
+                correct = matches(tokens, test_set["labels"])
+                bar.set_postfix(loss=f"{losses[-1]:.4f}", accuracy=f"{correct.mean():.1%}")
+                if correct.mean() >= target:
+                    break
+    return Run(losses, tokens, correct, time.perf_counter() - start)
+
+
+def plot_losses(out: Path, backend: Backend, losses: list[float], title: str) -> Path:
+    """Saves a run's losses in the folder and plots those of all backends there; returns the path of the image."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    Path(out, f"losses-{backend}.json").write_text(json.dumps(losses))
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for file, style in zip(sorted(out.glob("losses-*.json")), ("-", "--"), strict=False):
+        curve = json.loads(file.read_text())
+        axes.plot(curve, style, label=f"{file.stem.removeprefix('losses-')}, {len(curve)} steps", linewidth=1)
+    axes.set(xlabel="step", ylabel="cross-entropy", yscale="log", title=title)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    picture = out / "losses.png"
+    figure.savefig(picture, dpi=150)
+    return picture

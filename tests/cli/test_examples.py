@@ -1,4 +1,4 @@
-"""The example trains: alike in both backends, with a picture of it, and an error where it does not reach its target."""
+"""The examples train: alike in both backends, with pictures, and an error where one does not reach its target."""
 
 import json
 import re
@@ -13,23 +13,34 @@ from PIL import Image
 
 from tests.assertions import assert_close
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "train_seq2seq.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 BACKENDS = ("jax", "torch")
 STEPS = 3
+SAYS = {
+    "train_seq2seq": ("test strings correct", 13),
+    "train_captioner": ("unseen images described correctly", 22),
+}
+"""Example -> what its score counts, and the size of its vocabulary."""
+
+Runs = tuple[str, Path, dict[str, Any]]
 
 
-def trained(out: Path, *options: str) -> Any:
-    """The example's process once it has ended."""
-    command = [sys.executable, str(EXAMPLE), *options, "--out", str(out)]
+def trained(example: str, out: Path, *options: str) -> Any:
+    """An example's process once it has ended."""
+    command = [sys.executable, str(EXAMPLES / f"{example}.py"), *options, "--out", str(out)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=out.parent)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder of a few steps in each backend, one after the other, and what the two runs said."""
+@pytest.fixture(scope="module", params=SAYS)
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """An example, the folder of a few steps in each backend, one after the other, and what the two runs said."""
     out = tmp_path_factory.mktemp("example") / "out"
     steps = ("--steps", str(STEPS), "--every", str(STEPS), "--target", "0")
-    return out, {backend: trained(out, "--backend", backend, *steps) for backend in BACKENDS}
+    return (
+        request.param,
+        out,
+        {backend: trained(request.param, out, "--backend", backend, *steps) for backend in BACKENDS},
+    )
 
 
 def losses_of(out: Path, backend: str) -> np.ndarray:
@@ -37,38 +48,59 @@ def losses_of(out: Path, backend: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_run_says_what_came_of_it(runs: tuple[Path, dict[str, Any]], backend: str) -> None:
-    out, processes = runs
+def test_a_run_says_what_came_of_it(runs: Runs, backend: str) -> None:
+    example, out, processes = runs
     run = processes[backend]
     assert run.returncode == 0, run.stderr
-    assert re.search(rf"^{backend}: \d+\.\d% of 1000 test strings correct after {STEPS} steps", run.stdout)
+    counted, vocabulary = SAYS[example]
+    assert re.search(
+        rf"^{backend}: \d+\.\d% of 1000 {counted} after {STEPS} steps and \d+ s$", run.stdout, re.MULTILINE
+    )
     losses = losses_of(out, backend)
     assert losses.shape == (STEPS,)
     assert (
         f"loss {losses[0]:.4f} at the start, {losses[-1]:.4f} at the end; curves in {out / 'losses.png'}" in run.stdout
     )
-    assert abs(losses[0] - np.log(13)) < 0.1  # it starts from nothing, and 13 tokens are alike to it
+    assert abs(losses[0] - np.log(vocabulary)) < 0.1  # it starts from nothing, and all tokens are alike to it
 
 
-def test_both_backends_learn_alike(runs: tuple[Path, dict[str, Any]]) -> None:
-    out, _ = runs
+def test_both_backends_learn_alike(runs: Runs) -> None:
+    _, out, _ = runs
     found, expected = losses_of(out, "jax"), losses_of(out, "torch")
     assert_close(found, expected, kind="float32", name="losses")
     assert len(set(found.tolist())) == STEPS  # each step was taken
 
 
-def test_the_picture_has_both_curves(runs: tuple[Path, dict[str, Any]]) -> None:
-    out, _ = runs
-    assert sorted(path.name for path in out.iterdir()) == ["losses-jax.json", "losses-torch.json", "losses.png"]
-    with Image.open(out / "losses.png") as picture:
-        assert picture.format == "PNG" and picture.size == (1050, 600)
-        colours = picture.convert("RGB").getcolors(maxcolors=1050 * 600)
+def colours_of(path: Path, size: tuple[int, int]) -> set[Any]:
+    """The colours in a PNG of the size."""
+    with Image.open(path) as picture:
+        assert picture.format == "PNG" and picture.size == size
+        colours = picture.convert("RGB").getcolors(maxcolors=size[0] * size[1])
     assert colours is not None
-    found = {colour for _, colour in colours}
-    assert {(31, 119, 180), (255, 127, 14)} <= found  # matplotlib's first two
+    return {colour for _, colour in colours}
+
+
+def test_the_picture_has_both_curves(runs: Runs) -> None:
+    example, out, _ = runs
+    more = ["captions-{}.png", "model-{}"] if example == "train_captioner" else []
+    names = [name.format(backend) for name in ["losses-{}.json", *more] for backend in BACKENDS]
+    assert sorted(path.name for path in out.iterdir()) == sorted([*names, "losses.png"])
+    assert {(31, 119, 180), (255, 127, 14)} <= colours_of(out / "losses.png", (1050, 600))  # matplotlib's first two
+
+
+@pytest.mark.parametrize("runs", ["train_captioner"], indirect=True)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_saved_captioner_writes_the_same_in_the_other_backend(runs: Runs, backend: str) -> None:
+    _, out, processes = runs
+    other = BACKENDS[1 - BACKENDS.index(backend)]
+    said = f"loaded from {out / f'model-{backend}'}, the model writes 1000 of 1000 captions alike in {other}"
+    assert said in processes[backend].stdout.splitlines()
+    # the sheet shows images, and red captions: nothing is right after three steps
+    colours = colours_of(out / f"captions-{backend}.png", (1200, 880))
+    assert (255, 0, 0) in colours and len(colours) > 1000
 
 
 def test_a_target_that_is_not_reached_is_an_error(tmp_path: Path) -> None:
-    run = trained(tmp_path / "out", "--backend", "torch", "--steps", "1", "--target", "1")
+    run = trained("train_seq2seq", tmp_path / "out", "--backend", "torch", "--steps", "1", "--target", "1")
     assert (run.returncode, run.stderr.splitlines()[-1]) == (1, "the target of 100.0% was not reached")
     assert losses_of(tmp_path / "out", "torch").shape == (1,) and (tmp_path / "out" / "losses.png").exists()

@@ -15,8 +15,8 @@ from diptych.core.image_config import ImageEncoderConfig, ImageSize
 from diptych.core.outputs import ModelOutput
 from diptych.core.random import Constant, Distribution, Normal
 from diptych.core.registry import Family
-from diptych.core.semantics import windows
 from diptych.core.semantics.losses import example_targets
+from diptych.core.semantics.positions import patch_distances
 
 
 @config_class
@@ -213,9 +213,10 @@ def constants(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """The place of each pair of patches in the tables of biases, which transformers reads from files."""
     table, places = "relative_position_bias_table", "relative_position_index"
     return {
-        path.removesuffix(table) + places: windows.relative_positions(math.isqrt(shape[0]) // 2 + 1)
+        path.removesuffix(table) + places: patch_distances(side, side)
         for path, shape in shapes.items()
         if path.endswith(table)
+        for side in (math.isqrt(shape[0]) // 2 + 1,)
     }
 
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diptych.core.semantics.positions import patch_distances
+
 Grid = tuple[int, int]
 """Rows and columns of patches."""
 
@@ -93,29 +95,19 @@ def merge_patches(ops: Any, states: Any, grid: Grid) -> Any:
     return xp.reshape(squares, (batch, rows * columns, 4 * width))
 
 
-def relative_positions(size: int, side: int | None = None) -> np.ndarray:
-    """(S, S), for each pair of patches of a window: the row of a table, by the rows and columns between them.
-
-    Args:
-        size: M, of a table with (2 M - 1)^2 rows: from M - 1 rows and columns up and left to as many down and right.
-        side: rows and columns of the window, M at most and by default.
-    """
-    side = size if side is None else side
-    rows, columns = np.divmod(np.arange(side * side), side)
-    down, right = (steps[:, None] - steps[None, :] + size - 1 for steps in (rows, columns))
-    return down * (2 * size - 1) + right
-
-
 def relative_bias(ops: Any, table: Any, side: int) -> Any:
     """The bias (1, N, S, S) of each pair of patches of a window.
 
     Args:
         ops: the backend's functions.
-        table: ((2 M - 1)^2, N), in the order of `relative_positions`.
-        side: rows and columns of the window, M at most.
+        table: ((2 M - 1)^2, N), in the order of `positions.patch_distances` of a window of M rows and columns.
+        side: rows and columns of the window, M at most; a smaller one has the middle of the table.
     """
-    index = ops.indices(relative_positions(math.isqrt(table.shape[0]) // 2 + 1, side), table)
-    return ops.xp.permute_dims(table[index], (2, 0, 1))[None]
+    xp, span = ops.xp, math.isqrt(table.shape[0])
+    margin = span // 2 + 1 - side
+    middle = xp.reshape(table, (span, span, -1))[margin : span - margin, margin : span - margin]
+    distances = xp.reshape(middle, (-1, table.shape[1]))
+    return xp.permute_dims(distances[ops.indices(patch_distances(side, side), table)], (2, 0, 1))[None]
 
 
 def shift_bias(ops: Any, windows: Windows, like: Any) -> Any:

@@ -333,7 +333,7 @@ class SwinForMaskedImageModeling(PreTrainedModel):
         pixels = boundary.images(given["pixel_values"], channels=config.num_channels, size=None)
         grids = windows.stage_grids(config.padded_grid_of(*pixels.shape[2:]), len(config.depths))
         states = patches.as_image(ops.xp, outputs.last_hidden_state, grids[-1])
-        made = patches.join_pixels(ops.xp, decoder.patches(states), grids[-1], config.encoder_stride)
+        made = patches.join_pixels(ops.xp, layers.patches(decoder, states), grids[-1], config.encoder_stride)
         if (masked := given.get("bool_masked_pos")) is not None:
             wanted = (pixels.shape[0], math.prod(grids[0]))
             masked = boundary.masked_patches(masked, wanted, self.swin.embeddings.mask_token)

@@ -199,4 +199,4 @@ def test_the_public_names_are_listed() -> None:
     assert names == sorted(names)
     for backend in FRAMEWORKS:
         program = f"import diptych.backends.{backend} as b; print(*(getattr(b, name).__name__ for name in dir(b)))"
-        assert set(run(program).split()) == set(names) - {"__version__", "backend", "use"}
+        assert set(run(program).split()) == set(names) - {"__version__", "backend", "load_processor", "use"}

@@ -10,6 +10,7 @@ writes the same captions. OUT/losses.png shows the loss curves, OUT/captions-BAC
 Needs `pip install -e '.[examples]'`.
 """
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -125,7 +126,7 @@ def draw_captions(path: Path, test_set: Batch, run: Run) -> None:
     figure, axes = plt.subplots(4, 6, figsize=(12, 8.8), layout="constrained")
     for image, tokens, correct, cell in zip(test_set["pixel_values"], run.tokens, run.correct, axes.flat, strict=False):
         cell.imshow((image.transpose(1, 2, 0) + 1) / 2)
-        cell.set_title(text(tokens).replace(" at ", "\nat "), fontsize=10, color="black" if correct else "red")
+        cell.set_title(textwrap.fill(text(tokens), 18), fontsize=10, color="black" if correct else "red")
         cell.set_axis_off()
     figure.savefig(path, dpi=100)
 

@@ -70,14 +70,17 @@ class Subject:
             run = run_torch(model, inputs, seed=seed, gradients=gradients, published=published)
             return run, self._description(model)
 
-    def _published_names(self, model: Any) -> Callable[[str], str]:
-        """Maps transformers' names in memory, which lack a prefix in some classes, to published names."""
+    def _published_names(self, model: Any) -> Callable[[str], str | None]:
+        """Maps transformers' names in memory to those in files, and adds the prefix that some classes lack there."""
         home = importlib.import_module("diptych.backends.torch")
         ours: PreTrained = getattr(home, self.class_name)(self.config, seed=None)
-        names = [name for name, _ in model.named_parameters()]
+        known = published_names(model)
+        names = [known[name] for name, _ in model.named_parameters()]
         wanted = [slot.path for slot in ours._leaves()]
-        family = within(families()[architectures()[self.class_name]], self.config)
-        return shift_names(find_shifts(names, wanted, family))
+        shift = shift_names(
+            find_shifts(names, wanted, within(families()[architectures()[self.class_name]], self.config))
+        )
+        return lambda name: shift(known[name]) if name in known else None
 
     def _description(self, model: Any) -> dict[str, str]:
         packages = {**PACKAGES, "transformers": ("transformers", "torch")}
@@ -423,18 +426,6 @@ def _load_with_transformers(directory: Path, class_name: str, dtype: str, change
             f"{directory}: transformers finds no tensors for {', '.join(sorted(info['missing_keys']))}"
         )
     return _exact_loss(model.eval())
-
-
-def _published_names(model: Any, class_name: str) -> Callable[[str], str | None]:
-    """Maps transformers' names in memory to those in files, and adds the prefix that some classes lack there."""
-    home = importlib.import_module("diptych.backends.torch")
-    config = transfer.inspect_live_model(model).config
-    ours: PreTrained = getattr(home, class_name)(config, seed=None)
-    known = published_names(model)
-    names = [known[name] for name, _ in model.named_parameters()]
-    wanted = [slot.path for slot in ours._leaves()]
-    shift = shift_names(find_shifts(names, wanted, within(families()[architectures()[class_name]], config)))
-    return lambda name: shift(known[name]) if name in known else None
 
 
 def _read_config(path: str | os.PathLike[str], class_name: str, loading: Mapping[str, Any]) -> Any:

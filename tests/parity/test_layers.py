@@ -36,7 +36,7 @@ class Case:
         arguments, options: of its constructor.
         original: torch.nn's own.
         shape: of the input in our layout, channels last but for images.
-        method: what is called.
+        function: of `layers`, which applies the layer; by default it is called.
         kinds: kind of slot by parameter.
         moved: whether the original has channels second where ours has them last.
     """
@@ -47,18 +47,21 @@ class Case:
     shape: tuple[int, ...]
     kinds: Mapping[str, str]
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    method: str = ""
+    function: str = ""
     moved: bool = True
 
     def built(self, backend: Any, **init: Any) -> Any:
         return getattr(backend, self.name)(*self.arguments, **self.options, **init)
 
+    def apply(self, backend: Any, layer: Any, inputs: Any) -> Any:
+        return getattr(backend, self.function)(layer, inputs) if self.function else layer(inputs)
+
 
 def conv(name: str, *arguments: Any, shape: tuple[int, ...], **options: Any) -> Case:
     original = getattr(nn, name)
     kinds = {"weight": "conv", "bias": "plain"} if options.get("bias", True) else {"weight": "conv"}
-    method = "patches" if name == "Conv2d" else ""
-    return Case(name, arguments, lambda: original(*arguments, **options), shape, kinds, options, method)
+    function = "patches" if name == "Conv2d" else ""
+    return Case(name, arguments, lambda: original(*arguments, **options), shape, kinds, options, function)
 
 
 def weight_norm(*arguments: int, shape: tuple[int, ...], **options: Any) -> Case:
@@ -139,7 +142,7 @@ def filled_original(case: Case, values: Arrays) -> nn.Module:
 
 
 def run_original(case: Case, layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    if case.method == "patches":
+    if case.function == "patches":
         return layer(inputs).flatten(2).mT
     return layer(inputs.movedim(-1, 1)).movedim(1, -1) if case.moved else layer(inputs)
 
@@ -164,7 +167,7 @@ def test_values_and_gradients_are_torchs(case: Case) -> None:
 
     ours, inputs = filled_torch(case, values), torch.tensor(given, requires_grad=True)
     for mode in (True, False):  # none of these layers has a train mode of its own
-        found = getattr(ours.train(mode), case.method or "__call__")(inputs)
+        found = case.apply(torch_layers, ours.train(mode), inputs)
         assert_close(found.detach().numpy(), expected.detach().numpy(), name="torch")
     (found * torch.tensor(weights)).sum().backward()
     for path, gradient in gradients.items():
@@ -175,7 +178,7 @@ def test_values_and_gradients_are_torchs(case: Case) -> None:
         graph, state = nnx.split(twin)
 
         def objective(state: Any, inputs: Any) -> Any:
-            output = getattr(nnx.merge(graph, state), case.method or "__call__")(inputs)
+            output = case.apply(jax_layers, nnx.merge(graph, state), inputs)
             return jnp.sum(output * weights), output
 
         run = jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True), compiler_options=QUICK)
@@ -212,11 +215,11 @@ def test_16_bits_are_enough_to_run(case: Case) -> None:
     for name, init in (("bfloat16", {"dtype": jnp.dtype("bfloat16")}), ("float16", wide)):
         wanted = expected.detach().numpy()
         ours = filled_torch(case, values, getattr(torch, name))
-        found = getattr(ours, case.method or "__call__")(torch.tensor(given).to(getattr(torch, name)))
+        found = case.apply(torch_layers, ours, torch.tensor(given).to(getattr(torch, name)))
         assert found.dtype == getattr(torch, name)
         assert_rough(found.detach().double().numpy(), wanted)
         twin = filled_jax(case, values, **init)
-        found = getattr(twin, case.method or "__call__")(jnp.asarray(given, name))
+        found = case.apply(jax_layers, twin, jnp.asarray(given, name))
         assert found.dtype == jnp.dtype(name)
         assert_rough(np.asarray(found, np.float64), wanted)
 

@@ -346,7 +346,8 @@ def is_traced(value: Any) -> bool:
 
 def is_transformed(value: Tensor) -> bool:
     """Whether a tensor stands for others inside a transform of torch.func, such as the rows of a vmap."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(value)  # pyright: ignore[reportAttributeAccessIssue]
+    # torch.compile does not know the function, and has no such tensors
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(value)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_sharded(value: Tensor) -> bool:

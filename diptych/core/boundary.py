@@ -177,7 +177,7 @@ class Boundary:
             why = ", or interpolate_pos_encoding=True"
             check.shape(self.caller, name, pixels.shape, (*leading, channels, *size), why)
         check.shape(self.caller, name, pixels.shape, (*leading, channels, height, width))
-        check.has_pixels(self.caller, name, height, width)
+        check.has_pixels(self.caller, name, pixels.shape)
         for side, found, limit in (("height", height, least[0]), ("width", width, least[1])):
             check.at_least(self.caller, f"pixel_values' {side}", found, limit, "patch_size")
         return pixels

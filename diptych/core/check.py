@@ -99,10 +99,13 @@ def has_tokens(caller: str, length: int) -> None:
         raise InputError(f"{caller}: the sequences have no tokens, but at least 1 is needed")
 
 
-def has_pixels(caller: str, name: str, height: int, width: int) -> None:
-    """Images must not be empty."""
+def has_pixels(caller: str, name: str, shape: Sequence[int]) -> None:
+    """There must be images (…, Y, X), and they must not be empty."""
+    *leading, height, width = shape
     if height < 1 or width < 1:
         raise InputError(f"{caller}: {name}' images have {height} x {width} pixels, but at least 1 x 1 is needed")
+    if 0 in leading:
+        raise InputError(f"{caller}: {name} has shape {tuple(shape)}, but at least one image is needed")
 
 
 def integer_dtype(caller: str, name: str, dtype: str) -> None:

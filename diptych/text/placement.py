@@ -32,10 +32,13 @@ def _torch_device(name: str) -> Any:
     import torch
 
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"generate: device={name!r} is none that PyTorch finds here ({reason})") from None
+    if device.type == "meta":
+        raise InputError("generate: device='meta' holds no values, so nothing can be computed there")
+    return device
 
 
 def _jax_device(name: str) -> Any:

@@ -4,6 +4,7 @@ Ids are those of the tokenizer classes of transformers. Everything runs in the t
 when it is used.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class MissingTokenizerError(CheckpointError):
     """A checkpoint has no files from which a tokenizer can be made."""
 
 
-def load_tokenizer(directory: Path, *, source_language: str | None = None) -> Tokenizer:
+def load_tokenizer(directory: str | os.PathLike[str], *, source_language: str | None = None) -> Tokenizer:
     """The tokenizer of a checkpoint directory, without padding and truncation.
 
     It is read from tokenizer.json. Without that file, it is built from vocab.txt (BERT), vocab.json and merges.txt
@@ -52,6 +53,7 @@ def load_tokenizer(directory: Path, *, source_language: str | None = None) -> To
         InputError: the tokenizer does not know the language.
         ImportError: the tokenizers library is not installed.
     """
+    directory = Path(directory)
     try:
         import tokenizers
     except ImportError:

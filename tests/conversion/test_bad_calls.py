@@ -236,6 +236,8 @@ def test_pixels_of_any_size(models):
     assert text == "CLIPVisionModel: pixel_values has shape (2, 4, 40, 50), but (2, 3, 40, 50) is needed"
     text = refused_call(models, "CLIPVisionModel", np.zeros((2, 3, 8, 50)), **wide)
     assert text == "CLIPVisionModel: pixel_values' height is 8, but patch_size=9"
+    text = refused_call(models, "CLIPVisionModel", np.zeros((0, 3, 36, 36), np.float32))
+    assert text == "CLIPVisionModel: pixel_values has shape (0, 3, 36, 36), but at least one image is needed"
 
 
 def test_masked_patches(models):

@@ -22,3 +22,8 @@ def test_a_device_that_jax_does_not_find():
     for name in ("abacus", "cpu:99", "cpu:x"):
         with pytest.raises(InputError, match=f"device='{name}' is none that JAX finds here; it finds cpu:0"):
             placement("jax", name, None)
+
+
+def test_a_device_without_values():
+    with pytest.raises(InputError, match="device='meta' holds no values"):
+        placement("torch", "meta", None)

@@ -110,7 +110,7 @@ def oracle(class_name, directory):
 
 
 def assert_equal(class_name, directory, texts=TEXTS):
-    ours, theirs = load_tokenizer(directory), oracle(class_name, directory)
+    ours, theirs = load_tokenizer(str(directory)), oracle(class_name, directory)
     assert ours.get_vocab_size() == len(theirs)
     for text in texts:
         expected = theirs(text).input_ids

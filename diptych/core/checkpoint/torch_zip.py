@@ -138,7 +138,10 @@ def _storage_start(archive: _Archive, name: str, tensor: StoredTensor) -> int:
     elif entries and (last + 1) * itemsize > declared:
         problem = f"ends at byte {(last + 1) * itemsize} of its storage, which has {declared}"
     elif entries * itemsize > declared:
-        problem = f"repeats the entries of its storage ({entries} of {declared // itemsize}), as after expand()"
+        problem = (
+            f"repeats the entries of its storage ({entries} of {declared // itemsize}), as after expand(); save its "
+            "clone()"
+        )
     elif math.prod(size or 1 for size in tensor.shape) > _LARGEST:
         problem = f"has the shape {tensor.shape}, which no array can have"
     else:

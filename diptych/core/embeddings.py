@@ -93,7 +93,8 @@ class EmbeddingsMixin(ConfigMixin):
         """
         caller = f"{type(self).__name__}.resize_token_embeddings"
         if self._input_table("resize_token_embeddings")[1] is None:
-            parts = (name for name in self._part_names if word_embeddings(type(getattr(self, name))) is not None)
+            models: dict[str, Any] = {name: getattr(self, name) for name in self._part_names}
+            parts = (name for name, part in models.items() if word_embeddings(part.__class__) is not None)
             named = " or ".join(f"model.{name}.resize_token_embeddings" for name in parts)
             raise InputError(f"{caller}: the parts have vocabularies of their own; call {named}")
         if self._part_of is not None:

@@ -4,9 +4,10 @@
     python examples/train_captioner.py --backend torch
 
 Each image shows one shape on a noisy background; the caption names its colour, shape and place, as in "a red circle at
-the top left". Both runs start from the same weights and use the same batches. Training stops when 97% of the captions
-of unseen images are correct. The model is then saved in OUT/model-BACKEND and loaded in the other framework, where it
-writes the same captions. OUT/losses.png shows the loss curves, OUT/captions-BACKEND.png images with their captions.
+the top left". Both runs start from the same weights and use the same batches. Training stops when 95% of the captions
+of unseen images are correct, which takes up to 4000 steps: some minutes on a CPU. The model is then saved in
+OUT/model-BACKEND and loaded in the other framework, where it writes the same captions. OUT/losses.png shows the loss
+curves, OUT/captions-BACKEND.png images with their captions.
 Needs `pip install -e '.[examples]'`.
 """
 
@@ -135,7 +136,7 @@ def main(
     backend: Annotated[Backend, typer.Option(help="The framework to train in.")] = Backend.jax,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights and of the batches.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Maximum number of steps.")] = 4000,
-    target: Annotated[float, typer.Option(min=0.0, max=1.0, help="Accuracy at which to stop.")] = 0.97,
+    target: Annotated[float, typer.Option(min=0.0, max=1.0, help="Accuracy at which to stop.")] = 0.95,
     every: Annotated[int, typer.Option(min=1, help="Steps between evaluations on the test set.")] = 250,
     out: Annotated[Path, typer.Option(help="Folder for the model, the losses and the plots.")] = Path(
         "train_captioner"

@@ -1,42 +1,17 @@
 """Text generation from a checkpoint and its tokenizer: what `diptych generate` prints."""
 
-import importlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from diptych.core import backends
-from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
 from diptych.text.placement import placement
 from diptych.text.tokenizers import MissingTokenizerError, load_tokenizer
-
-
-@dataclass(frozen=True)
-class Text:
-    """A generated text.
-
-    Attributes:
-        ids: without padding, up to the end-of-sequence token.
-        text: the decoded ids, without special tokens; None if there is no tokenizer.
-        score: of a beam search: the summed log-probabilities, with the length penalty applied; None without beams.
-    """
-
-    ids: tuple[int, ...]
-    text: str | None
-    score: float | None
-
-    def __str__(self) -> str:
-        return _join(self.ids) if self.text is None else self.text
-
-    def to_json(self) -> str:
-        """One JSON object on one line."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+from diptych.text.writing import Text, Writer, ends_of, load_writer, tokens_of
 
 
 def generate_text(
@@ -99,37 +74,30 @@ def generate_text(
         raise InputError(f"generate: batch_size={batch_size} must be 1 or more")
     needed = target_language is not None or any(isinstance(prompt, str) for prompt in prompts)
     tokenizer = _tokenizer(directory, source_language, needed=needed)
-    rows = [_tokens(tokenizer, prompt) for prompt in prompts]
+    rows = [
+        [int(token) for token in prompt]
+        if tokenizer is None or not isinstance(prompt, str)
+        else tokens_of(tokenizer, prompt)
+        for prompt in prompts
+    ]
     empty = [str(number) for number, row in enumerate(rows, 1) if not row]
     if empty or not rows:
         raise InputError(f"generate: prompt {', '.join(empty) or 1} has no tokens")
     if target_language is not None and tokenizer is not None:
         options["forced_bos_token_id"] = _language_id(tokenizer, target_language)
-    loading = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
-    model = _load(chosen, directory, {**(changes or {}), **loading, **placement(chosen, device, sharding)})
+    loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
+    loading |= {**(changes or {}), **placement(chosen, device, sharding)}
+    model = load_writer(chosen, directory, "input_ids", loading)
     options["pad_token_id"] = _padding(model, rows, options)
-    writer = _Writer(model, tokenizer, options, compile=compile, echo=echo, show=show, as_json=as_json)
-    size, texts = batch_size or len(rows), list[Text]()
+    writer = Writer(model, tokenizer, options, compile=compile, echo=echo, show=show, as_json=as_json)
+    has_encoder, size, texts = bool(model.encoder_inputs), batch_size or len(rows), list[Text]()
     for start in range(0, len(rows), size):
-        live = len(rows) == 1
-        texts += writer.write(rows[start : start + size], seed + start, live=live)
+        batch = rows[start : start + size]
+        ids, mask = _batch(batch, options["pad_token_id"] or 0, left=not has_encoder)
+        prompts = [()] * len(batch) if has_encoder else batch
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        texts += writer.write(inputs, prompts, seed + start, live=len(rows) == 1)
     return texts
-
-
-def _load(backend: str, directory: Path, options: Mapping[str, Any]) -> Any:
-    """The model of a directory.
-
-    Raises:
-        InputError: its class does not write text, or reads none.
-    """
-    name = architecture_of(directory, options["ignore_config"])
-    model_class = getattr(importlib.import_module(f"diptych.backends.{backend}"), name)
-    if not hasattr(model_class, "generate"):
-        raise InputError(f"{directory}: {name} writes no texts; a class with a language model's head is needed")
-    model = model_class.from_pretrained(directory, **options)
-    if "input_ids" not in [one.name for one in model.encoder_inputs or model.prompt_inputs]:
-        raise InputError(f"{directory}: {name} reads no text, so it cannot start from prompts")
-    return model
 
 
 def _padding(model: Any, rows: Sequence[Sequence[int]], options: Mapping[str, Any]) -> int | None:
@@ -137,81 +105,10 @@ def _padding(model: Any, rows: Sequence[Sequence[int]], options: Mapping[str, An
     asked = model.generation_config.resolve(**options)
     if asked.pad_token_id is not None or len({len(row) for row in rows}) == 1:
         return asked.pad_token_id
-    ends = _ends(asked.eos_token_id)
+    ends = ends_of(asked.eos_token_id)
     if not ends:
         raise InputError("generate: prompts of several lengths are padded; pad_token_id or eos_token_id is needed")
     return ends[0]
-
-
-def _ends(eos: int | tuple[int, ...] | None) -> tuple[int, ...]:
-    return eos if isinstance(eos, tuple) else () if eos is None else (eos,)
-
-
-@dataclass(frozen=True)
-class _Writer:
-    """Generates texts from batches of prompts; the fields are as in `generate_text`."""
-
-    model: Any
-    tokenizer: Tokenizer | None
-    options: Mapping[str, Any]
-    _: KW_ONLY
-    compile: bool
-    echo: bool
-    show: Callable[[str], None] | None
-    as_json: bool
-
-    def write(self, rows: Sequence[Sequence[int]], seed: int, *, live: bool) -> list[Text]:
-        """The texts of a batch of prompts; a single text is shown as it is generated if asked for."""
-        asked = self.model.generation_config.resolve(**self.options)
-        has_encoder, ends = bool(self.model.encoder_inputs), _ends(asked.eos_token_id)
-        ids, mask = _batch(rows, asked.pad_token_id or 0, left=not has_encoder)
-        printer = None
-        if live and self.show is not None and not self.as_json and asked.num_beams == asked.num_return_sequences == 1:
-            printer = _Printer(self.decode, self.show, self.echo)
-        switches = {"seed": seed, "streamer": printer, "compile": self.compile, "tokenizer": self.tokenizer}
-        output = self.model.generate(ids, attention_mask=mask, **switches, **self.options)
-        start = 1 if has_encoder else len(ids[0])
-        scores = None if output.sequences_scores is None else output.sequences_scores.tolist()
-        texts: list[Text] = []
-        for number, row in enumerate(output.sequences.tolist()):
-            before = row[:1] if has_encoder else rows[number // asked.num_return_sequences]
-            tokens = (*(before if self.echo else ()), *_up_to_end(row[start:], ends))
-            text = None if self.tokenizer is None else self.decode(tokens)
-            texts.append(Text(tokens, text, None if scores is None else scores[number]))
-            if self.show is not None:
-                line = texts[-1].to_json() if self.as_json else str(texts[-1])
-                self.show(f"{line.removeprefix(printer.text if printer else '')}\n")
-        return texts
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids without special tokens, or the ids themselves if there is no tokenizer."""
-        if self.tokenizer is None:
-            return _join(ids)
-        return self.tokenizer.decode_batch([ids], skip_special_tokens=True)[0]
-
-
-class _Printer:
-    """A streamer that shows the part of a text that later tokens cannot change."""
-
-    def __init__(self, decode: Callable[[Sequence[int]], str], show: Callable[[str], None], echo: bool) -> None:
-        self.decode, self.show, self.echo = decode, show, echo
-        self.ids: list[int] = []
-        self.text = ""
-
-    def put(self, value: Any) -> None:
-        """Takes the prompt (1, P) first, then the next token (1,)."""
-        if value.ndim == 1:
-            self.ids += value.tolist()
-        elif self.echo:
-            self.ids += value[0].tolist()
-        text = self.decode(self.ids)
-        # an incomplete character is decoded as U+FFFD
-        if text.startswith(self.text) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            self.show(text[len(self.text) :])
-            self.text = text
-
-    def end(self) -> None:
-        """Does nothing: `generate_text` shows the rest."""
 
 
 def _tokenizer(directory: Path, source_language: str | None, *, needed: bool) -> Tokenizer | None:
@@ -232,16 +129,6 @@ def _language_id(tokenizer: Tokenizer, language: str) -> int:
     return found
 
 
-def _tokens(tokenizer: Tokenizer | None, prompt: str | Sequence[int]) -> list[int]:
-    if not isinstance(prompt, str) or tokenizer is None:
-        return [int(token) for token in prompt]
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"generate: the text {prompt!r} is not valid Unicode ({error.reason})") from None
-    return list(tokenizer.encode_batch([prompt])[0].ids)
-
-
 def _batch(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[list[list[int]], list[list[int]]]:
     """Prompts as rows of one length, and their mask."""
     width = max(map(len, rows))
@@ -252,12 +139,3 @@ def _batch(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[list
         ids.append([*padding, *row] if left else [*row, *padding])
         mask.append([*zeros, *ones] if left else [*ones, *zeros])
     return ids, mask
-
-
-def _up_to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
-    """The tokens up to the first end-of-sequence token."""
-    return next((tokens[:count] for count, token in enumerate(tokens, 1) if token in ends), tokens)
-
-
-def _join(ids: Iterable[int]) -> str:
-    return " ".join(map(str, ids))

@@ -20,7 +20,7 @@ def placement(backend: str, device: str | None, sharding: str | None) -> dict[st
         InputError: there is no such device, or the backend doesn't divide a model in this way.
     """
     if device is not None and sharding is not None:
-        raise InputError(f"generate: device={device!r} and sharding={sharding!r} exclude each other; give one of them")
+        raise InputError(f"device={device!r} and sharding={sharding!r} exclude each other; give one of them")
     if sharding is not None:
         return {"sharding": _sharding(backend, sharding)}
     if device is None:
@@ -35,9 +35,9 @@ def _torch_device(name: str) -> Any:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"generate: device={name!r} is none that PyTorch finds here ({reason})") from None
+        raise InputError(f"device={name!r} is none that PyTorch finds here ({reason})") from None
     if device.type == "meta":
-        raise InputError("generate: device='meta' holds no values, so nothing can be computed there")
+        raise InputError("device='meta' holds no values, so nothing can be computed there")
     return device
 
 
@@ -49,14 +49,14 @@ def _jax_device(name: str) -> Any:
         return jax.devices(kind)[int(number or 0)]
     except (RuntimeError, ValueError, IndexError):
         found = ", ".join(f"{device.platform}:{device.id}" for device in jax.devices())
-        raise InputError(f"generate: device={name!r} is none that JAX finds here; it finds {found}") from None
+        raise InputError(f"device={name!r} is none that JAX finds here; it finds {found}") from None
 
 
 def _sharding(backend: str, name: str) -> Any:
     if name not in SHARDINGS:
-        raise InputError(f"generate: sharding={name!r} is not known; known: {', '.join(SHARDINGS)}")
+        raise InputError(f"sharding={name!r} is not known; known: {', '.join(SHARDINGS)}")
     if backend != "jax":
-        raise InputError(f"generate: sharding={name!r} needs backend='jax'; PyTorch takes a device")
+        raise InputError(f"sharding={name!r} needs backend='jax'; PyTorch takes a device")
     import jax
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 

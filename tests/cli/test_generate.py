@@ -236,7 +236,7 @@ def test_the_environment_chooses_the_backend(gpt2, monkeypatch):
     monkeypatch.setenv("DIPTYCH_BACKEND", "jax")
     seen = []
     finder = types.SimpleNamespace(import_module=lambda name: seen.append(name) or in_torch)
-    monkeypatch.setattr(text.generation, "importlib", finder)
+    monkeypatch.setattr(text.writing, "importlib", finder)
     generate_text(gpt2, [[5]], max_new_tokens=1)
     generate_text(gpt2, [[5]], max_new_tokens=1, backend="torch")
     monkeypatch.delenv("DIPTYCH_BACKEND")
@@ -276,7 +276,7 @@ def test_a_character_of_several_tokens_is_shown_once_it_is_there():
     ids = tokenizer.encode("aé€b").ids
     assert len(ids) == 7
     pieces = []
-    shown = text.generation._Printer(lambda ids: tokenizer.decode(list(ids)), pieces.append, echo=False)
+    shown = text.writing._Printer(lambda ids: tokenizer.decode(list(ids)), pieces.append, echo=False)
     shown.put(np.array([[1, 2]]))
     for id in ids:
         shown.put(np.array([id]))
@@ -333,10 +333,10 @@ BAD = [
     ("gpt2", ("--ids", "5", "--backend", "mxnet"), "generate: backend='mxnet' is not known; known: jax, torch"),
     ("gpt2", ("--ids", "5", "--dtype", "int8"), "dtype='int8' is not supported"),
     ("gpt2", ("--ids", "5", "--batch-size", 0), "generate: batch_size=0 must be 1 or more"),
-    ("gpt2", ("--ids", "5", "--device", "abacus"), "generate: device='abacus' is none that PyTorch finds here ("),
-    ("gpt2", ("--ids", "5", "--device", "cuda:99"), "generate: device='cuda:99' is none that PyTorch finds here ("),
-    ("gpt2", ("--ids", "5", "--sharding", "split"), "generate: sharding='split' needs backend='jax'; PyTorch takes"),
-    ("gpt2", ("--ids", "5", "--sharding", "odd"), "generate: sharding='odd' is not known; known: replicated, split"),
+    ("gpt2", ("--ids", "5", "--device", "abacus"), "device='abacus' is none that PyTorch finds here ("),
+    ("gpt2", ("--ids", "5", "--device", "cuda:99"), "device='cuda:99' is none that PyTorch finds here ("),
+    ("gpt2", ("--ids", "5", "--sharding", "split"), "sharding='split' needs backend='jax'; PyTorch takes"),
+    ("gpt2", ("--ids", "5", "--sharding", "odd"), "sharding='odd' is not known; known: replicated, split"),
     ("gpt2", ("--ids", "5", "--sharding", "split", "--device", "cpu"), "exclude each other; give one of them"),
     ("gpt2", ("--ids", "5", "--set", "mystery=1"), "GPT2Config has no field mystery"),
     ("gpt2", ("--ids", "5", "--set", "is_decoder"), "--set 'is_decoder': NAME=VALUE is needed, with a field of the"),

@@ -1,0 +1,196 @@
+"""Texts that a model writes, for a batch of prompts: generated, decoded, and shown as they come."""
+
+import importlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych.core.checkpoint.loading import architecture_of
+from diptych.core.errors import InputError
+from diptych.core.interfaces import Tokenizer
+
+
+@dataclass(frozen=True)
+class Text:
+    """A generated text.
+
+    Attributes:
+        ids: without padding, up to the end-of-sequence token.
+        text: the decoded ids, without special tokens; None if there is no tokenizer.
+        score: of a beam search: the summed log-probabilities, with the length penalty applied; None without beams.
+        image: the path of the image that was read; None if it was no image.
+    """
+
+    ids: tuple[int, ...]
+    text: str | None
+    score: float | None
+    image: str | None = None
+
+    def __str__(self) -> str:
+        return join(self.ids) if self.text is None else self.text
+
+    def to_json(self) -> str:
+        """One JSON object on one line."""
+        fields = asdict(self)
+        image = fields.pop("image")
+        return json.dumps(fields if image is None else {"image": image, **fields}, ensure_ascii=False)
+
+
+def load_writer(backend: str, directory: Path, reads: str, options: Mapping[str, Any]) -> Any:
+    """The model of a directory.
+
+    Args:
+        backend: jax or torch.
+        directory: the checkpoint's.
+        reads: the model's input to start from, "input_ids" or "pixel_values".
+        options: keywords of `from_pretrained`.
+
+    Raises:
+        InputError: its class writes no text, or has no such input.
+    """
+    name = architecture_of(directory, options["ignore_config"])
+    model_class = getattr(importlib.import_module(f"diptych.backends.{backend}"), name)
+    if not hasattr(model_class, "generate"):
+        raise InputError(f"{directory}: {name} writes no texts; a class with a language model's head is needed")
+    model = model_class.from_pretrained(directory, **options)
+    inputs = [one.name for one in model.encoder_inputs or model.prompt_inputs]
+    if reads not in inputs:
+        what = "text, so it cannot start from prompts" if reads == "input_ids" else "images"
+        raise InputError(f"{directory}: {name} reads no {what}; it reads {', '.join(inputs)}")
+    return model
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Generates texts with a model, batch by batch.
+
+    Attributes:
+        model: an encoder and a decoder, or a decoder alone.
+        tokenizer: the model's; None if there is none.
+        options: of `GenerationConfig`, as `generate` takes them.
+        compile, echo, show, as_json: as for `generate_text`.
+        names_images: whether each text is shown behind the path of its image.
+    """
+
+    model: Any
+    tokenizer: Tokenizer | None
+    options: Mapping[str, Any]
+    _: KW_ONLY
+    compile: bool
+    echo: bool
+    show: Callable[[str], None] | None
+    as_json: bool
+    names_images: bool = False
+
+    def write(
+        self,
+        inputs: Mapping[str, Any],
+        prompts: Sequence[Sequence[int]],
+        seed: int,
+        *,
+        live: bool,
+        images: list[str] | None = None,
+    ) -> list[Text]:
+        """The texts of a batch.
+
+        Args:
+            inputs: the model's, by keyword.
+            prompts: the ids that the decoder continues, without padding; of one with an encoder, none for its start
+                token alone.
+            seed: of the random choices.
+            live: whether a single text may be shown while its tokens are generated.
+            images: the paths of the images that are read.
+        """
+        asked = self.model.generation_config.resolve(**self.options)
+        ends = ends_of(asked.eos_token_id)
+        printer = None
+        if live and self.show is not None and not self.as_json and asked.num_beams == asked.num_return_sequences == 1:
+            printer = _Printer(self.decode, self.show, self.echo)
+        switches = {"seed": seed, "streamer": printer, "compile": self.compile, "tokenizer": self.tokenizer}
+        output = self.model.generate(**inputs, **switches, **self.options)
+        scores = None if output.sequences_scores is None else output.sequences_scores.tolist()
+        texts: list[Text] = []
+        for number, row in enumerate(output.sequences.tolist()):
+            origin = number // asked.num_return_sequences
+            before, new = self._split(row, prompts[origin], max(map(len, prompts)))
+            tokens = (*(before if self.echo else ()), *_up_to_end(new, ends))
+            text = None if self.tokenizer is None else self.decode(tokens)
+            score = None if scores is None else scores[number]
+            texts.append(Text(tokens, text, score, image=None if images is None else images[origin]))
+            if self.show is not None:
+                line = self._line(texts[-1])
+                self.show(f"{line.removeprefix(printer.text if printer else '')}\n")
+        return texts
+
+    def _split(self, row: list[int], prompt: Sequence[int], width: int) -> tuple[Sequence[int], list[int]]:
+        """A sequence of ids as those that were given, without padding, and the new ones."""
+        if not self.model.encoder_inputs:
+            return prompt, row[width:]
+        # a decoder with an encoder begins with its start token, unless the prompt takes its place
+        width = len(prompt) if prompt and row[: len(prompt)] == list(prompt) else len(prompt) + 1
+        return row[:width], row[width:]
+
+    def _line(self, text: Text) -> str:
+        if self.as_json:
+            return text.to_json()
+        return f"{text.image}: {text}" if self.names_images else str(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids without special tokens, or the ids themselves if there is no tokenizer."""
+        if self.tokenizer is None:
+            return join(ids)
+        return self.tokenizer.decode_batch([ids], skip_special_tokens=True)[0]
+
+
+class _Printer:
+    """A streamer that shows the part of a text that later tokens cannot change."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], show: Callable[[str], None], echo: bool) -> None:
+        self.decode, self.show, self.echo = decode, show, echo
+        self.ids: list[int] = []
+        self.text = ""
+
+    def put(self, value: Any) -> None:
+        """Takes the prompt (1, P) first, then the next token (1,)."""
+        if value.ndim == 1:
+            self.ids += value.tolist()
+        elif self.echo:
+            self.ids += value[0].tolist()
+        text = self.decode(self.ids)
+        # an incomplete character is decoded as U+FFFD
+        if text.startswith(self.text) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            self.show(text[len(self.text) :])
+            self.text = text
+
+    def end(self) -> None:
+        """Does nothing: `Writer.write` shows the rest."""
+
+
+def ends_of(eos: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    """The ids that end a text."""
+    return eos if isinstance(eos, tuple) else () if eos is None else (eos,)
+
+
+def tokens_of(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    """The ids of a text.
+
+    Raises:
+        InputError: it is not valid Unicode.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"generate: the text {text!r} is not valid Unicode ({error.reason})") from None
+    return list(tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids)
+
+
+def _up_to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """The tokens up to the first end-of-sequence token."""
+    return next((tokens[:count] for count, token in enumerate(tokens, 1) if token in ends), tokens)
+
+
+def join(ids: Iterable[int]) -> str:
+    """Ids as text, in place of a text."""
+    return " ".join(map(str, ids))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["GenerationConfig", "__version__", "backend", "load", "load_processor", "use"]
+_PACKAGES = ("backends", "conversion", "core", "cli", "demo", "images", "processing", "text")
 
 
 def use(name: str) -> ModuleType:
@@ -43,7 +44,7 @@ def backend() -> ModuleType:
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_") or name in ("backends", "conversion", "core", "cli", "demo", "processing", "text"):
+    if name.startswith("_") or name in _PACKAGES:
         raise AttributeError(f"module 'diptych' has no attribute {name!r}")
     if name == "GenerationConfig":
         from diptych.core.generation.options import GenerationConfig

@@ -13,12 +13,12 @@ from typing import Annotated
 import typer
 
 import diptych
-from diptych.cli import convert, generate, inspect, parity
+from diptych.cli import classify, convert, generate, inspect, parity
 
 app = typer.Typer(
     name="diptych",
     help="The same transformer models in JAX and PyTorch: convert and inspect checkpoints, prove models "
-    "equal, generate text.",
+    "equal, generate text, classify images.",
     epilog="Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted, "
     "143 terminated.",
     no_args_is_help=True,
@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (convert.convert, inspect.inspect, parity.parity, generate.generate):
+for verb in (convert.convert, inspect.inspect, parity.parity, generate.generate, classify.classify):
     app.command()(verb)
 
 

@@ -8,19 +8,37 @@ from typing import IO, Annotated, Any
 import typer
 
 from diptych.cli.generation_flags import collect_options, parse_ids, with_flags
-from diptych.cli.options import Ignore, IgnoreConfig, Revision, Set, find_source, parse_settings
+from diptych.cli.options import (
+    Backend,
+    Device,
+    Dtype,
+    Ignore,
+    IgnoreConfig,
+    Images,
+    MoreImages,
+    Revision,
+    Set,
+    Sharding,
+    find_source,
+    gather_images,
+    parse_settings,
+)  # fmt: skip
+from diptych.cli.printing import ImageErrors
 
 
 @with_flags
 def generate(
     directory: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
+    more_images: MoreImages = None,
+    image: Images = None,
     text: Annotated[
         list[str] | None,
         typer.Option(
             "--text",
             metavar="TEXT",
             help="A text to continue, or the input of an encoder, with the special tokens that the checkpoint's "
-            "tokenizer adds; @FILE reads it from a file, - from stdin, @@ begins a text with @; may be repeated.",
+            "tokenizer adds; @FILE reads it from a file, - from stdin, @@ begins a text with @; may be repeated. With "
+            "--image, the first tokens of every text, such as Donut's <s_cord-v2>.",
         ),
     ] = None,
     lines: Annotated[
@@ -30,29 +48,14 @@ def generate(
         list[str] | None,
         typer.Option(metavar="ID[,ID…]", help="The same as token ids, used unchanged; may be repeated."),
     ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            help="jax or torch; same tokens. By default DIPTYCH_BACKEND's, or else the installed one, torch first."
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float64, float32, float16 or bfloat16; by default the checkpoint's.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Such as cpu, cuda:1 or tpu:0; by default the framework's own choice.")
-    ] = None,
-    sharding: Annotated[
-        str | None,
-        typer.Option(
-            metavar="replicated|split",
-            help="In JAX, over all devices: the whole model on each, or each parameter divided among them.",
-        ),
-    ] = None,
+    backend: Backend = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    sharding: Sharding = None,
     revision: Revision = None,
     seed: Annotated[int, typer.Option(help="Of the random choices of --do-sample.")] = 0,
     batch_size: Annotated[
-        int | None, typer.Option(help="Prompts to generate from at once; by default all of them.")
+        int | None, typer.Option(help="Prompts to generate from at once, by default all; or images, by default 8.")
     ] = None,
     source_language: Annotated[
         str | None, typer.Option(metavar="CODE", help="Of the texts, for the tokenizers of MBart, such as de_DE.")
@@ -73,14 +76,15 @@ def generate(
     ignore_config: IgnoreConfig = None,
     set: Set = None,
     json: Annotated[
-        bool, typer.Option("--json", help="Print a line of JSON for each text: its ids, text and score.")
+        bool, typer.Option("--json", help="Print a line of JSON for each text: its image, ids, text and score.")
     ] = False,
     **options: Any,
 ) -> None:
-    """Generate text: a decoder continues a prompt, a model with an encoder generates text from its input.
+    """Generate text: a decoder continues a prompt, a model with an encoder generates text from a text or an image.
 
     Only new text is printed, without special tokens, or ids if there is no tokenizer. A single text without beams
-    is printed while its tokens are generated. A flag takes precedence over the checkpoint's own option.
+    is printed while its tokens are generated. A flag takes precedence over the checkpoint's own option. An image that
+    cannot be read is reported, the others are read, and the exit code is 2.
 
     Examples:
 
@@ -91,35 +95,55 @@ def generate(
       diptych generate bart-large-cnn --text @articles.txt --lines --batch-size 8 --output summaries.txt
 
       diptych generate gpt2 --ids 464,3290 --ids 464,3797 --json
+
+      diptych generate vit-gpt2-image-captioning --image photo.jpg
+
+      diptych generate trocr-base-printed --image 'lines/*.png' --batch-size 16 --output lines.txt
+
+      diptych generate donut-base-finetuned-cord-v2 --image receipt.png --text "<s_cord-v2>"
     """
     from diptych.core.errors import InputError
-    from diptych.text import generate_text
 
-    if bool(text) is bool(ids):
-        raise InputError("generate: one of --text and --ids is needed, and not both")
+    images = gather_images("generate", image, more_images)
+    if (text and ids) or not (text or ids or images):
+        raise InputError("generate: one of --text and --ids is needed, and not both; or --image")
     prompts = _read_texts(text, lines) if text else [parse_ids("--ids", one) for one in ids or ()]
-    written = _Output(output)
-    generate_text(
-        find_source(directory, revision),
-        prompts,
-        backend=backend,
-        dtype=dtype,
-        device=device,
-        sharding=sharding,
-        changes=parse_settings(set),
-        seed=seed,
-        batch_size=batch_size,
-        source_language=source_language,
-        target_language=target_language,
-        compile=compile,
-        echo=echo,
-        show=written.write,
-        as_json=json,
-        ignore=tuple(ignore or ()),
-        ignore_config=tuple(ignore_config or ()),
+    written, errors = _Output(output), ImageErrors()
+    chosen: dict[str, Any] = {
+        "backend": backend,
+        "dtype": dtype,
+        "device": device,
+        "sharding": sharding,
+        "changes": parse_settings(set),
+        "seed": seed,
+        "compile": compile,
+        "echo": echo,
+        "show": written.write,
+        "as_json": json,
+        "ignore": tuple(ignore or ()),
+        "ignore_config": tuple(ignore_config or ()),
         **collect_options(options),
-    )
+    }
+    source = find_source(directory, revision)
+    if images:
+        from diptych.images import generate_text_from_images
+
+        if len(prompts) > 1 or source_language or target_language:
+            raise InputError(
+                "generate: with --image, one --text or --ids begins every text, and --source-language and "
+                "--target-language have no use"
+            )
+        chosen |= {"prompt": prompts[0]} if prompts else {}
+        generate_text_from_images(
+            source, images, batch_size=8 if batch_size is None else batch_size, on_error=errors.report, **chosen
+        )
+    else:
+        from diptych.text import generate_text
+
+        languages = {"source_language": source_language, "target_language": target_language}
+        generate_text(source, prompts, batch_size=batch_size, **languages, **chosen)
     written.close()
+    errors.end()
 
 
 def _read_texts(given: Sequence[str], lines: bool) -> list[str]:

@@ -18,6 +18,34 @@ IgnoreConfig = Annotated[
 Revision = Annotated[
     str | None, typer.Option(help="A branch, tag or commit of the checkpoint on the Hugging Face hub.")
 ]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="jax or torch; same results. By default DIPTYCH_BACKEND's, or else the installed one, torch first."
+    ),
+]
+Dtype = Annotated[str | None, typer.Option(help="float64, float32, float16 or bfloat16; by default the checkpoint's.")]
+Device = Annotated[
+    str | None, typer.Option(help="Such as cpu, cuda:1 or tpu:0; by default the framework's own choice.")
+]
+Sharding = Annotated[
+    str | None,
+    typer.Option(
+        metavar="replicated|split",
+        help="In JAX, over all devices: the whole model on each, or each parameter divided among them.",
+    ),
+]
+Images = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image",
+        metavar="PATH",
+        help="An image, a directory of images, or a quoted pattern such as 'scans/*.png'; more may follow.",
+    ),
+]
+MoreImages = Annotated[
+    list[str] | None, typer.Argument(metavar="[IMAGE]...", help="More images, after --image.", show_default=False)
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -27,6 +55,19 @@ Set = Annotated[
         "repeated.",
     ),
 ]
+
+
+def gather_images(verb: str, image: Sequence[str] | None, more_images: Sequence[str] | None) -> list[str]:
+    """The values of --image, and the arguments behind them.
+
+    Raises:
+        InputError: there are such arguments, but no --image.
+    """
+    from diptych.core.errors import InputError
+
+    if more_images and not image:
+        raise InputError(f"{verb}: {more_images[0]}: only images follow the checkpoint; put --image before them")
+    return [*(image or ()), *(more_images or ())]
 
 
 def find_source(name_or_path: str, revision: str | None) -> str | Path:

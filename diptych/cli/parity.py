@@ -22,6 +22,12 @@ def parity(
         Path | None,
         typer.Option("--input", metavar="FILE.npz", help="The call's keywords as arrays; by default random ones."),
     ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE", help="An image, read by the checkpoint's processor, as pixel_values; may be repeated."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
     dtype: Annotated[
         str, typer.Option(help="float32, float16 or bfloat16, compared in addition to float64.")
@@ -42,14 +48,21 @@ def parity(
 
       diptych parity original fine-tuned --input batch.npz --no-gradients
 
+      diptych parity vit-gpt2-image-captioning --image photo.jpg
+
       diptych parity bert-without-pooler --set add_pooling_layer=false
     """
-    from diptych.conversion import parity
+    from diptych.conversion import image_inputs, parity
+    from diptych.core.errors import InputError
 
+    if image and input is not None:
+        raise InputError("parity: --input has all inputs, so --image has no use beside it; give one of them")
     chosen: Any = {"against": against, "backend": backend, "progress": False if json else None}
-    inputs = None if input is None else _load_arrays(input)
     chosen |= {"ignore_config": tuple(ignore_config or ()), **parse_settings(set)}
     source = find_source(reference, revision)
+    inputs = None if input is None else _load_arrays(input)
+    if image:
+        inputs = image_inputs(source, image, seed=seed, ignore_config=chosen["ignore_config"])
     report = parity(source, candidate, inputs=inputs, seed=seed, dtype=dtype, gradients=gradients, **chosen)
     typer.echo(report.to_json()) if json else make_console().print(report)
     raise typer.Exit(0 if report.passed else 1)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import typer
+
 
 def make_console() -> Any:
     """A console of rich on stdout."""
@@ -10,3 +12,20 @@ def make_console() -> Any:
     console = Console(highlight=False)
     # rich would treat a file or pipe as a narrow terminal
     return console if console.is_terminal else Console(highlight=False, width=160)
+
+
+class ImageErrors:
+    """Reports images that cannot be read, and ends the command with exit code 2 if there were any."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def report(self, error: ValueError) -> None:
+        """Prints the error of an image on stderr."""
+        typer.echo(f"diptych: {' '.join(str(error).split())}", err=True)
+        self.count += 1
+
+    def end(self) -> None:
+        """Ends the command if an error was reported."""
+        if self.count:
+            raise typer.Exit(2)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diptych.conversion.convert import ConversionReport as ConversionReport
     from diptych.conversion.convert import convert as convert
+    from diptych.conversion.images import image_inputs as image_inputs
     from diptych.conversion.inspect import Inspection as Inspection
     from diptych.conversion.inspect import inspect_checkpoint as inspect_checkpoint
     from diptych.conversion.parity import parity as parity
@@ -25,6 +26,7 @@ _HOMES = {
     "Inspection": "inspect",
     "Report": "report",
     "convert": "convert",
+    "image_inputs": "images",
     "inspect_checkpoint": "inspect",
     "parity": "parity",
     "to_jax": "transfer",

@@ -74,7 +74,9 @@ def _flat(name: str, images: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(images, list | tuple):
         for index, image in enumerate(images):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
             yield from _flat(f"{name}[{index}]", image)
-    elif isinstance(images, str | os.PathLike) or not hasattr(images, "ndim") or images.ndim != 4:
+    elif isinstance(images, str | os.PathLike):
+        yield os.fspath(cast(str, images)), images
+    elif not hasattr(images, "ndim") or images.ndim != 4:
         yield name, images
     else:
         for index in range(images.shape[0]):

@@ -1,0 +1,114 @@
+"""The command `diptych classify`."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diptych.cli.options import (
+    Backend,
+    Device,
+    Dtype,
+    Ignore,
+    IgnoreConfig,
+    Images,
+    MoreImages,
+    Revision,
+    Set,
+    Sharding,
+    find_source,
+    gather_images,
+    parse_settings,
+)  # fmt: skip
+from diptych.cli.printing import ImageErrors, make_console
+
+if TYPE_CHECKING:
+    from diptych.images import Classification
+
+
+def classify(
+    directory: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
+    more_images: MoreImages = None,
+    image: Images = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL[,LABEL…]",
+            help="For a CLIPModel: what may be in the images, in words, between commas; may be repeated.",
+        ),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="For a CLIPModel: a text with {} for a label; by default 'a photo of {}'."),
+    ] = None,
+    top: Annotated[int, typer.Option(help="The number of labels to print for each image.")] = 5,
+    backend: Backend = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    sharding: Sharding = None,
+    revision: Revision = None,
+    batch_size: Annotated[int, typer.Option(help="Images to classify at once.")] = 8,
+    ignore: Ignore = None,
+    ignore_config: IgnoreConfig = None,
+    set: Set = None,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print a line of JSON for each image: its path, and labels with probabilities."),
+    ] = False,
+) -> None:
+    """Classify images: print the most probable labels of each.
+
+    A classifier has its own labels; a CLIPModel takes any. An image that cannot be read is reported, the others are
+    classified, and the exit code is 2.
+
+    Examples:
+
+      diptych classify vit-base-patch16-224 --image cat.jpg
+
+      diptych classify swin-tiny-patch4-window7-224 --image photos/ --top 1 --json
+
+      diptych classify clip-vit-base-patch32 --image *.jpg --labels "a cat,a dog" --template "a drawing of {}"
+    """
+    from diptych.core.errors import InputError
+    from diptych.images import classify_images
+
+    images = gather_images("classify", image, more_images)
+    if not images:
+        raise InputError("classify: --image is needed, with the path of an image")
+    errors = ImageErrors()
+    classify_images(
+        find_source(directory, revision),
+        images,
+        labels=[label.strip() for one in labels or () for label in one.split(",")],
+        template=template,
+        top=top,
+        backend=backend,
+        dtype=dtype,
+        device=device,
+        sharding=sharding,
+        changes=parse_settings(set),
+        batch_size=batch_size,
+        show=(lambda found: typer.echo(found.to_json())) if json else _TablePrinter(),
+        on_error=errors.report,
+        ignore=tuple(ignore or ()),
+        ignore_config=tuple(ignore_config or ()),
+    )
+    errors.end()
+
+
+class _TablePrinter:
+    """Prints a table of the labels of each image."""
+
+    def __init__(self) -> None:
+        self.console: Any = make_console()
+
+    def __call__(self, found: "Classification") -> None:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD)
+        table.add_column(Text(found.image), overflow="fold")
+        table.add_column("probability", justify="right", no_wrap=True)
+        for label, probability in found.probabilities:
+            table.add_row(Text(label), f"{probability:.2%}")
+        self.console.print(table)

@@ -44,7 +44,7 @@ Images = Annotated[
     ),
 ]
 MoreImages = Annotated[
-    list[str] | None, typer.Argument(metavar="[IMAGE]...", help="More images, after --image.", show_default=False)
+    list[str] | None, typer.Argument(metavar="IMAGE", help="More images, after --image.", show_default=False)
 ]
 Set = Annotated[
     list[str] | None,

@@ -230,14 +230,14 @@ def test_a_full_disk_is_exit_code_2_and_leaves_nothing(tmp_path, source):
     assert os.listdir(tmp_path) == ["source"]
 
 
-@pytest.mark.parametrize("verb", [(), ("convert",), ("inspect",), ("parity",), ("generate",)])
+@pytest.mark.parametrize("verb", [(), ("convert",), ("inspect",), ("parity",), ("generate",), ("classify",)])
 def test_help_has_examples(run, verb):
     code, out, err = run(*verb, "--help")
     assert (code, err) == (0, "")
     assert (
         ("diptych " + verb[0] + " " in out)
         if verb
-        else all(name in out for name in ("convert", "inspect", "parity", "generate"))
+        else all(name in out for name in ("convert", "inspect", "parity", "generate", "classify"))
     )
     assert not verb or "Examples:" in out
     assert run(*verb, "-h")[1] == out

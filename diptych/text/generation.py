@@ -125,7 +125,10 @@ def _language_id(tokenizer: Tokenizer, language: str) -> int:
     """The id with which a text in this language begins."""
     found = tokenizer.token_to_id(language)
     if found is None:
-        raise InputError(f"generate: target_language={language!r} is no token of the tokenizer; write it as in en_XX")
+        raise InputError(
+            f"generate: target_language={language!r} is no token of the tokenizer, but a code that it knows is needed, "
+            "such as MBart's en_XX"
+        )
     return found
 
 

@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from tests.composites import WRITTEN, halves, part_shapes, written_case
 from tests.families import bert, gpt2
 from tests.family import (
-    CROSSES,
     PADDINGS,
     Case,
     Choices,
     Config,
     Family,
-    Inputs,
     Shapes,
-    affine,
-    families,
     sequence_inputs,
     text_labels,
-    unseen,
 )
 
 if TYPE_CHECKING:
@@ -42,20 +36,14 @@ def _config(name: str) -> Config:
 
 
 def _shapes(name: str) -> Shapes:
-    parts = ("encoder", bert.FAMILY.shapes("BertModel")), ("decoder", gpt2.FAMILY.shapes("GPT2LMHeadModel"))
-    found = {f"{part}.{tensor}": shape for part, tensors in parts for tensor, shape in tensors.items()}
-    return found | affine("enc_to_dec_proj", gpt2.SIZES["n_embd"], bert.SIZES["hidden_size"])
+    return part_shapes(
+        bert.FAMILY.shapes("BertModel"),
+        gpt2.FAMILY.shapes("GPT2LMHeadModel"),
+        (bert.SIZES["hidden_size"], gpt2.SIZES["n_embd"]),
+    )
 
 
 # Cases
-
-WRITTEN = ("labels", "embeddings", "ids and labels", "ids")
-"""What the decoder is given."""
-
-
-def halves() -> dict[str, Family]:
-    """The families that can be a part of a composite, by model type."""
-    return {family.model_type: family for family in families().values() if family.half is not None}
 
 
 def encoders(*, twins: bool = False) -> list[str]:
@@ -82,7 +70,7 @@ def _choices(name: str) -> Sequence[Choices]:
         {
             "encoder": encoder,
             "decoder": decoder,
-            "written": WRITTEN[index % 4],
+            "written": WRITTEN[index % len(WRITTEN)],
             "padding": PADDINGS[index % 3 + 1],
             "same_width": index % 3 == 1,
         }
@@ -91,56 +79,17 @@ def _choices(name: str) -> Sequence[Choices]:
 
 
 def _draw(drawn: Drawn, name: str) -> Case:
-    batch, length, count = drawn.size(2, 5), drawn.size(7, 12), drawn.size(7, 12)
-    heads, width = drawn.heads()
-    encoder = _half(drawn, drawn.choice("encoder", encoders()), heads, width, length, {})
-    side = drawn.part(batch, length, count)
-    if not drawn.choice("same_width", [True, False]):
-        side.taken |= {heads, width, width // heads}
-        heads, width = side.heads()
-    side.taken |= {heads, width, width // heads}
-    kind = drawn.choice("decoder", decoders())
-    decoder = _half(side, kind, heads, width, count, CROSSES)
-    vocabulary = decoder.vocab_size
-    config = drawn.config(
-        "encoder-decoder",
-        encoder=encoder.to_dict(),
-        decoder=decoder.to_dict(),
-        pad_token_id=drawn.choice("pad", [0, vocabulary - 1]),
-        decoder_start_token_id=drawn.choice("start", [1, 4]),
-    )
-
-    inputs: Inputs = {"use_cache": False}
-    inputs |= drawn.text(encoder, batch, length, drawn.mask(batch, length, PADDINGS[:-1]))
+    batch, length = drawn.size(2, 5), drawn.size(7, 12)
+    heads = drawn.heads()
+    half = halves()[drawn.choice("encoder", encoders())].half
+    assert half is not None
+    encoder = half.draw(drawn, *heads, length, {})
+    inputs = drawn.text(encoder, batch, length, drawn.mask(batch, length, PADDINGS[:-1]))
     if hasattr(encoder, "type_vocab_size"):
         inputs |= drawn.ids_or_not("token_type_ids", batch, length, encoder.type_vocab_size)
-    written = drawn.choice("written", WRITTEN)
-    if written == "labels":  # of which the decoder's ids and mask are made; its first token is never masked
-        labels = drawn.ids(batch, count, vocabulary)
-        labels[drawn.random().random(labels.shape) < 0.3] = -100
-        labels[:, 0] = 3
-        return Case(name, config, {**inputs, "labels": labels.astype(np.int64)})
-    if written == "embeddings":
-        inputs["decoder_inputs_embeds"] = drawn.random().standard_normal((batch, count, width))
-    else:
-        inputs["decoder_input_ids"] = drawn.ids(batch, count, vocabulary)
-    mask = drawn.mask(batch, count, PADDINGS, name="decoder_padding")
-    hidden = unseen(mask, causal=True)
-    inputs |= {} if mask is None else {"decoder_attention_mask": mask}
-    if kind == "gpt2":
-        inputs |= drawn.ids_or_not("decoder_token_type_ids", batch, count, vocabulary)
-    if written == "ids and labels":
-        labels = drawn.ids(batch, count, vocabulary).astype(np.int64)
-        labels[drawn.random().random(labels.shape) < 0.3] = -100
-        labels[0, -1] = 3
-        inputs["labels"] = labels if hidden is None else np.where(hidden, -100, labels)
-    return Case(name, config, inputs, hidden)
-
-
-def _half(drawn: Drawn, kind: str, *sizes: int | Config):
-    half = halves()[kind].half
-    assert half is not None
-    return half.draw(drawn, *sizes)
+    return written_case(
+        drawn, name, "encoder-decoder", encoder, heads, inputs, decoders=decoders(), taken=(batch, length)
+    )
 
 
 _TINY: dict[str, Config] = {

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tests.composites import WRITTEN, halves, part_shapes, written_case
 from tests.families import gpt2, vit
-from tests.families.encoder_decoder import halves
 from tests.family import (
-    CROSSES,
-    PADDINGS,
     TINY,
     Case,
     Choices,
@@ -19,10 +17,8 @@ from tests.family import (
     Family,
     Inputs,
     Shapes,
-    affine,
     families,
     text_labels,
-    unseen,
 )
 
 if TYPE_CHECKING:
@@ -44,15 +40,15 @@ def _config(name: str) -> Config:
 
 
 def _shapes(name: str) -> Shapes:
-    parts = ("encoder", vit.FAMILY.shapes("ViTModel")), ("decoder", gpt2.FAMILY.shapes("GPT2LMHeadModel"))
-    found = {f"{part}.{tensor}": shape for part, tensors in parts for tensor, shape in tensors.items()}
-    return found | affine("enc_to_dec_proj", gpt2.SIZES["n_embd"], vit.SIZES["hidden_size"])
+    return part_shapes(
+        vit.FAMILY.shapes("ViTModel"),
+        gpt2.FAMILY.shapes("GPT2LMHeadModel"),
+        (vit.SIZES["hidden_size"], gpt2.SIZES["n_embd"]),
+    )
 
 
 # Cases
 
-WRITTEN = ("labels", "embeddings", "ids and labels")
-"""What the decoder is given."""
 DECODERS = ("gpt2", "bert", "mbart", "roberta", "bart", "trocr")
 
 
@@ -70,55 +66,20 @@ def pairs() -> list[tuple[str, str]]:
 def _choices(name: str) -> Sequence[Choices]:
     """Every encoder and decoder, with what it is given in turn; widths that are equal, and that are not."""
     return [
-        {"encoder": encoder, "decoder": decoder, "written": WRITTEN[index % 3], "same_width": index % 3 == 2}
+        {"encoder": encoder, "decoder": decoder, "written": WRITTEN[index % len(WRITTEN)], "same_width": index % 3 == 2}
         for index, (encoder, decoder) in enumerate(pairs())
     ]
 
 
 def _draw(drawn: Drawn, name: str) -> Case:
-    batch, count = drawn.size(2, 5), drawn.size(7, 12)
-    heads, width = drawn.heads()
+    batch, heads = drawn.size(2, 5), drawn.heads()
     looks = encoders()[drawn.choice("encoder", [*encoders()])].looks
     assert looks is not None
-    encoder = looks(drawn, heads, width)
-    side = drawn.part(batch, count)
-    if not drawn.choice("same_width", [True, False]):
-        side.taken |= {heads, width, width // heads}
-        heads, width = side.heads()
-    side.taken |= {heads, width, width // heads}
-    half = halves()[drawn.choice("decoder", [name for name in DECODERS if name in halves()])].half
-    assert half is not None
-    decoder = half.draw(side, heads, width, count, CROSSES)
-    vocabulary = decoder.vocab_size
-    config = drawn.config(
-        "vision-encoder-decoder",
-        encoder=encoder.to_dict(),
-        decoder=decoder.to_dict(),
-        pad_token_id=drawn.choice("pad", [0, vocabulary - 1]),
-        decoder_start_token_id=drawn.choice("start", [1, 4]),
-    )
-
+    encoder = looks(drawn, *heads)
     shape = (batch, encoder.num_channels, encoder.image_size, encoder.image_size)
-    inputs: Inputs = {"use_cache": False, "pixel_values": drawn.random().standard_normal(shape)}
-    written = drawn.choice("written", WRITTEN)
-    if written == "labels":  # of which the decoder's ids are made
-        labels = drawn.ids(batch, count, vocabulary)
-        labels[drawn.random().random(labels.shape) < 0.3] = -100
-        labels[:, 0] = 3
-        return Case(name, config, {**inputs, "labels": labels.astype(np.int64)})
-    if written == "embeddings":
-        inputs["decoder_inputs_embeds"] = drawn.random().standard_normal((batch, count, width))
-    else:
-        inputs["decoder_input_ids"] = drawn.ids(batch, count, vocabulary)
-    mask = drawn.mask(batch, count, PADDINGS, name="decoder_padding")
-    hidden = unseen(mask, causal=True)
-    inputs |= {} if mask is None else {"decoder_attention_mask": mask}
-    if written == "ids and labels":
-        labels = drawn.ids(batch, count, vocabulary).astype(np.int64)
-        labels[drawn.random().random(labels.shape) < 0.3] = -100
-        labels[0, -1] = 3
-        inputs["labels"] = labels if hidden is None else np.where(hidden, -100, labels)
-    return Case(name, config, inputs, hidden)
+    inputs: Inputs = {"pixel_values": drawn.random().standard_normal(shape)}
+    kinds = [name for name in DECODERS if name in halves()]
+    return written_case(drawn, name, "vision-encoder-decoder", encoder, heads, inputs, decoders=kinds, taken=(batch,))
 
 
 _TINY: dict[str, Config] = {

@@ -28,8 +28,9 @@ from diptych.core.models.bert import BertConfig
 from diptych.core.models.gpt2 import GPT2Config
 from diptych.core.registry import part_architectures
 from tests.assertions import assert_close
+from tests.composites import halves
 from tests.families import vision_encoder_decoder
-from tests.families.encoder_decoder import halves, pairs
+from tests.families.encoder_decoder import pairs
 from tests.family import CROSSES, Family, Sizes, families
 from tests.parity import oracle
 from tests.parity.sides import QUICK

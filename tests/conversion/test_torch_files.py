@@ -122,6 +122,20 @@ def test_they_are_converted(saved, copy_of, tmp_path, format):
     assert list(files_of(directory)) == ["config.json", "pytorch_model.bin"]
 
 
+def test_a_damaged_storage_is_neither_converted_nor_loaded(copy_of, tmp_path):
+    directory = as_torch_file(copy_of("BertModel"))
+    weight = in_torch.BertModel.from_pretrained(directory).pooler.dense.weight
+    content = bytearray((directory / "pytorch_model.bin").read_bytes())
+    content[content.index(bytes_of(weight))] ^= 1
+    (directory / "pytorch_model.bin").write_bytes(content)
+    message = r"pytorch_model\.bin: its data/\d+ differs from its checksum"
+    with pytest.raises(CheckpointError, match=message):
+        convert(directory, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(CheckpointError, match=message):
+        in_torch.BertModel.from_pretrained(directory)
+
+
 def test_they_are_compared_with_transformers(copy_of):
     directory = as_torch_file(copy_of("BertModel"))
     assert parity(directory, against="transformers", backend="torch", gradients=False).passed

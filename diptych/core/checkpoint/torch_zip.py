@@ -53,6 +53,16 @@ class _Archive:
         self.checksums.pop(name, None)
 
 
+class LegacyFormatError(CheckpointError):
+    """The file is in the format of PyTorch before version 1.6, which is no zip archive."""
+
+
+def is_legacy(path: Path) -> bool:
+    """Whether a file is in the format of PyTorch before version 1.6."""
+    with path.open("rb") as file:
+        return file.read(len(_LEGACY)) == _LEGACY
+
+
 def read_torch_zip(path: str | PathLike[str]) -> dict[str, TensorSource]:
     """Map a file that `torch.save` made of a state dict, and list its tensors in the order of the dict.
 
@@ -66,7 +76,8 @@ def read_torch_zip(path: str | PathLike[str]) -> dict[str, TensorSource]:
         or a copy if its strides or its byte order are not the usual ones.
 
     Raises:
-        CheckpointError: The file is damaged, in PyTorch's old format, or holds something else than dense tensors.
+        CheckpointError: The file is damaged or holds something else than dense tensors; a LegacyFormatError if it is
+            in PyTorch's old format.
         OSError: It cannot be opened.
     """
     path = Path(path)
@@ -89,7 +100,7 @@ def _open(path: Path) -> _Archive:
     """Map an archive, and check that its members are stored as they are and apart from each other."""
     mapped = map_file(path)
     if mapped[: len(_LEGACY)] == _LEGACY:
-        raise CheckpointError(
+        raise LegacyFormatError(
             f"{path}: is in PyTorch's format from before version 1.6, which diptych does not read. Save it again: "
             "torch.save(torch.load(path, weights_only=True), path)"
         )

@@ -41,13 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, ValueError) and not _is_ours(error):
             traceback.print_exc()
             raise SystemExit(3) from None
-        typer.echo(f"diptych: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"diptych: {' '.join(_message(error).split())}", err=True)
         raise SystemExit(2) from None
     except Exception:  # Python's own exit code for it is 1, which says "not equal" here
         traceback.print_exc()
         raise SystemExit(3) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _message(error: Exception) -> str:
+    """The text of an error; that of a file begins with its name in place of a number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _is_ours(error: ValueError) -> bool:

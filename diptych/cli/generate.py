@@ -42,7 +42,7 @@ def generate(
         ),
     ] = None,
     lines: Annotated[
-        bool, typer.Option("--lines", help="Each line of a file or of stdin is a text of its own.")
+        bool, typer.Option("--lines", help="Each line of a file or of stdin is a text of its own; not blank ones.")
     ] = False,
     ids: Annotated[
         list[str] | None,
@@ -107,6 +107,8 @@ def generate(
     images = gather_images("generate", image, more_images)
     if (text and ids) or not (text or ids or images):
         raise InputError("generate: one of --text and --ids is needed, and not both; or --image")
+    if lines and not any(_is_file(one) for one in text or ()):
+        raise InputError("generate: --lines needs a file or stdin, as --text @FILE or --text -")
     prompts = _read_texts(text, lines) if text else [parse_ids("--ids", one) for one in ids or ()]
     written, errors = _Output(output), ImageErrors()
     chosen: dict[str, Any] = {
@@ -147,31 +149,69 @@ def generate(
 
 
 def _read_texts(given: Sequence[str], lines: bool) -> list[str]:
-    """The texts, with those of files and of stdin, without their last line break or as lines, in their places."""
+    """The texts, with those of files and of stdin, without their last line break or as lines, in their places.
+
+    Raises:
+        InputError: a file cannot be read, holds no text, or has blank lines alone; or stdin is given twice.
+    """
     from diptych.core.errors import InputError
 
     if given.count("-") > 1:
         raise InputError("generate: stdin can be read once, so --text - can be given once")
     texts: list[str] = []
     for text in given:
-        if text.startswith("@@"):
-            texts.append(text[1:])
-        elif text != "-" and not text.startswith("@"):
-            texts.append(text)
-        else:
-            name = "stdin" if text == "-" else text[1:]
-            try:
-                read = sys.stdin.read() if text == "-" else Path(name).read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise InputError(f"generate: {name} is no text ({error})") from None
-            texts += read.splitlines() if lines else [read.removesuffix("\n")]
+        if not _is_file(text):
+            texts.append(text.removeprefix("@"))
+            continue
+        name = "stdin" if text == "-" else text[1:]
+        try:
+            read = sys.stdin.read() if text == "-" else Path(name).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"generate: {name} is no text ({error})") from None
+        except OSError as error:
+            raise InputError(f"--text {text}: {error.strerror}") from None
+        texts += _lines_of(name, read) if lines else [read.removesuffix("\n")]
     return texts
+
+
+def _is_file(text: str) -> bool:
+    """Whether a value of --text names a file or stdin."""
+    return text == "-" or (text.startswith("@") and not text.startswith("@@"))
+
+
+def _lines_of(name: str, read: str) -> list[str]:
+    """The lines of a file that are not blank; those that are blank are reported on stderr.
+
+    Raises:
+        InputError: all are blank.
+    """
+    from diptych.core.errors import InputError
+
+    lines = read.splitlines()
+    blank = [str(number) for number, line in enumerate(lines, 1) if not line.strip()]
+    if len(blank) == len(lines):
+        raise InputError(f"--lines: {name} has no line that is not blank")
+    if blank:
+        listed = ", ".join(blank[:5]) + (" …" if blank[5:] else "")
+        typer.echo(f"diptych: {name}: blank lines are skipped: {listed}", err=True)
+    return [line for line in lines if line.strip()]
 
 
 class _Output:
     """Where texts go: a file, which is opened for the first of them, or stdout."""
 
     def __init__(self, path: Path | None) -> None:
+        """Checks the path of a file.
+
+        Raises:
+            InputError: it is a directory, or there is none to hold it.
+        """
+        from diptych.core.errors import InputError
+
+        if path is not None and path.is_dir():
+            raise InputError(f"--output {path}: is a directory; give the name of a file")
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"--output {path}: there is no directory {path.parent}")
         self.path = path
         self.file: IO[str] | None = None
 
@@ -181,7 +221,10 @@ class _Output:
             typer.echo(text, nl=False)
             return
         if self.file is None:
-            self.file = self.path.open("w", encoding="utf-8")
+            try:
+                self.file = self.path.open("w", encoding="utf-8")
+            except OSError as error:
+                raise OSError(f"--output {self.path}: {error.strerror}") from None
         self.file.write(text)
         self.file.flush()
 

@@ -74,16 +74,12 @@ def find_source(name_or_path: str, revision: str | None) -> str | Path:
     """A checkpoint's directory, downloaded if a revision is asked for; otherwise the name as it is.
 
     Raises:
-        InputError: a directory is given, which has no revisions.
-        CheckpointError: the download failed.
+        CheckpointError: the download failed, or a directory is given, which has no revisions.
     """
     if revision is None:
         return name_or_path
     from diptych.core.checkpoint.locate import locate
-    from diptych.core.errors import InputError
 
-    if Path(name_or_path).exists():
-        raise InputError(f"--revision {revision}: {name_or_path} is on the disk; only names on the hub have revisions")
     return locate(name_or_path, revision=revision)
 
 

@@ -79,5 +79,9 @@ def _load_arrays(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays}
+    except OSError as error:
+        raise InputError(f"--input {path}: {error.strerror or error}") from None
     except (ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is no .npz file of plain arrays, as numpy.savez writes it ({error})") from None
+        raise InputError(
+            f"--input {path}: is no .npz file of plain arrays, as numpy.savez writes it ({error})"
+        ) from None

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from diptych.core import random
 from diptych.core.calls import CallMixin
 from diptych.core.checkpoint import loading
+from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import LoadReport, Match, names_of
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permute
@@ -43,6 +44,9 @@ _FOREIGN: Mapping[str, str] = {
     "_do_init": "the constructor builds a model without values with seed=None",
     "output_loading_info": "the model has a load_report",
     "ignore_mismatched_sizes": "it has ignore= and allow_fresh=, for the same tensors",
+    "cache_dir": "HF_HOME names the directory of downloads, and diptych.core.checkpoint.locate takes one",
+    "local_files_only": "HF_HUB_OFFLINE=1 keeps huggingface_hub off the network",
+    "token": "HF_TOKEN holds the hub's access token",
     "trust_remote_code": "it runs no code of a checkpoint",
 }
 """Keywords of transformers' loaders, some of which are fields of its config files -> what there is instead."""
@@ -127,6 +131,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         dtype: Any,
         placement: Any,
         build: Mapping[str, Any],
+        revision: str | None,
         allow_fresh: Iterable[str],
         ignore: Iterable[str],
         ignore_config: Iterable[str],
@@ -140,7 +145,8 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         changes = {name: value for name, value in changes.items() if name not in own}
         refuse_foreign(f"{cls.__name__}.from_pretrained", changes)
         name, family, config_class = describe_class(cls)
-        source = loading.open_source(name_or_path, wanted=config_class, ignore_config=ignore_config, changes=changes)
+        directory = locate(name_or_path, revision)
+        source = loading.open_source(directory, wanted=config_class, ignore_config=ignore_config, changes=changes)
         own_options = OwnOptions.of_directory(source.directory, changes)
         family = within(family, source.whole)
         construct = cast(Callable[..., Self], cls)

@@ -90,13 +90,16 @@ def generate_text(
     model = load_writer(chosen, directory, "input_ids", loading)
     options["pad_token_id"] = _padding(model, rows, options)
     writer = Writer(model, tokenizer, options, compile=compile, echo=echo, show=show, as_json=as_json)
-    has_encoder, size, texts = bool(model.encoder_inputs), batch_size or len(rows), list[Text]()
-    for start in range(0, len(rows), size):
-        batch = rows[start : start + size]
-        ids, mask = _batch(batch, options["pad_token_id"] or 0, left=not has_encoder)
-        prompts = [()] * len(batch) if has_encoder else batch
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        texts += writer.write(inputs, prompts, seed + start, live=len(rows) == 1)
+    has_encoder, size = bool(model.encoder_inputs), batch_size or len(rows)
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    inputs = [_batch(batch, options["pad_token_id"] or 0, left=not has_encoder) for batch in batches]
+    if len(batches) > 1:
+        for batch in inputs:  # before a text is shown
+            writer.check(batch)
+    texts: list[Text] = []
+    for number, (batch, prompts) in enumerate(zip(inputs, batches, strict=True)):
+        known = [()] * len(prompts) if has_encoder else prompts
+        texts += writer.write(batch, known, seed + number * size, live=len(rows) == 1)
     return texts
 
 
@@ -132,8 +135,8 @@ def _language_id(tokenizer: Tokenizer, language: str) -> int:
     return found
 
 
-def _batch(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[list[list[int]], list[list[int]]]:
-    """Prompts as rows of one length, and their mask."""
+def _batch(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> dict[str, list[list[int]]]:
+    """A model's inputs: prompts as rows of one length, and their mask."""
     width = max(map(len, rows))
     ids: list[list[int]] = []
     mask: list[list[int]] = []
@@ -141,4 +144,4 @@ def _batch(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[list
         padding, ones, zeros = [pad] * (width - len(row)), [1] * len(row), [0] * (width - len(row))
         ids.append([*padding, *row] if left else [*row, *padding])
         mask.append([*zeros, *ones] if left else [*ones, *zeros])
-    return ids, mask
+    return {"input_ids": ids, "attention_mask": mask}

@@ -84,6 +84,10 @@ class Writer:
     as_json: bool
     names_images: bool = False
 
+    def check(self, inputs: Mapping[str, Any]) -> None:
+        """Raises the error that `write` would raise for these inputs and the options; generates nothing."""
+        self.model._check_generation({**inputs, **self.options}, tokenizer=self.tokenizer)
+
     def write(
         self,
         inputs: Mapping[str, Any],

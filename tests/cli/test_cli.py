@@ -101,11 +101,6 @@ def test_a_verb_passes_on_how_to_load(run, monkeypatch, tmp_path):
     run("parity", "owner/name", *common, "--set", "add_pooling_layer=false")
     assert seen == [("owner/name", "v2")] * 4
     assert given == [*[(tmp_path, ("field",), None)] * 3, (tmp_path, ("field",), False)]
-    code, _, err = run("inspect", tmp_path, "--revision", "v2")
-    assert (code, err) == (
-        2,
-        f"diptych: --revision v2: {tmp_path} is on the disk; only names on the hub have revisions\n",
-    )
 
 
 def test_parity_against_transformers_on_inputs_of_ones_own(run, tmp_path, source):

@@ -189,6 +189,29 @@ def test_prompts_come_from_files_line_by_line(run, gpt2, tmp_path, monkeypatch):
     assert run(*command, "--text", "@@w1")[1] == run(*command, "--text", "unknown")[1]
 
 
+def test_blank_lines_are_skipped_with_a_note(run, gpt2, tmp_path):
+    command = ("generate", gpt2, "--backend", "torch", "--max-new-tokens", 3)
+    path = tmp_path / "prompts"
+    path.write_text("w1 w2\n\nw3\n \n")
+    _, expected, _ = run(*command, "--text", "w1 w2", "--text", "w3")
+    note = f"diptych: {path}: blank lines are skipped: 2, 4\n"
+    assert run(*command, "--text", f"@{path}", "--lines") == (0, expected, note)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bart"])
+def test_every_prompt_is_checked_before_a_text_is_written(run, checkpoints, tmp_path, name):
+    path = tmp_path / "out"
+    path.write_text("from an earlier run")
+    command = ("generate", checkpoints / name, "--backend", "torch", "--batch-size", 1, "--max-new-tokens", 3)
+    long = ",".join(["5"] * 60)
+    for ids, message in (("24", "input_ids holds 24, but vocab_size allows 0 to 23"), (long, "60")):
+        for options in ((), ("--output", path)):
+            code, out, err = run(*command, "--ids", "5", "--ids", ids, *options)
+            assert (code, out, err.count("\n")) == (2, "", 1)
+            assert message in err
+    assert path.read_text() == "from an earlier run"
+
+
 def test_batches_draw_their_own_tokens(gpt2):
     options = {"backend": "torch", "max_new_tokens": 6, "do_sample": True, "temperature": 3.0, "batch_size": 2}
     first, second = (text.ids for text in generate_text(gpt2, [[5], [5], [5], [5]], **options)[::2])
@@ -342,8 +365,13 @@ BAD = [
     ("gpt2", ("--ids", "5", "--set", "is_decoder"), "--set 'is_decoder': NAME=VALUE is needed, with a field of the"),
     ("gpt2", ("--ids", "5", "--set", "device_map=auto"), "--set has no keyword device_map; it has device= in PyTorch"),
     ("gpt2", ("--ids", "5", "--set", "dtype=float32"), "is needed, with a field of the config; --dtype sets it"),
-    ("gpt2", ("--text", "@nowhere.txt"), "No such file or directory: 'nowhere.txt'"),
-    ("gpt2", ("--ids", "5", "--output", "/proc/out/file"), "/proc/out/file"),
+    ("gpt2", ("--text", "@nowhere.txt"), "--text @nowhere.txt: No such file or directory"),
+    ("gpt2", ("--text", "w1", "--lines"), "generate: --lines needs a file or stdin, as --text @FILE or --text -"),
+    ("gpt2", ("--ids", "5", "--lines"), "generate: --lines needs a file or stdin, as --text @FILE or --text -"),
+    ("gpt2", ("--text", "@/dev/null", "--lines"), "--lines: /dev/null has no line that is not blank"),
+    ("gpt2", ("--ids", "5", "--output", "/proc/out/file"), "--output /proc/out/file: there is no directory /proc/out"),
+    ("gpt2", ("--ids", "5", "--output", "/"), "--output /: is a directory; give the name of a file"),
+    ("gpt2", ("--ids", "5", "--output", "/proc/file"), "--output /proc/file: "),
     (
         "silent",
         ("--text", "w1"),

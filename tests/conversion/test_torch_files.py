@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -107,6 +108,8 @@ def test_safetensors_come_first_and_flax_last(saved, copy_of):
     assert inspect_checkpoint(directory).format == "safetensors"
     as_torch_file(directory)
     assert inspect_checkpoint(directory).format == "torch"
+    torch.save({}, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert inspect_checkpoint(directory).format == "flax-msgpack"
     (directory / "pytorch_model.bin").unlink()
     assert inspect_checkpoint(directory).format == "flax-msgpack"
 
@@ -120,6 +123,37 @@ def test_they_are_converted(saved, copy_of, tmp_path, format):
     with pytest.raises(ValueError, match=r"format='torch' is not known; known: safetensors, flax-msgpack"):
         convert(directory, tmp_path / "second", format="torch")
     assert list(files_of(directory)) == ["config.json", "pytorch_model.bin"]
+
+
+def test_a_damaged_storage_is_neither_converted_nor_loaded(copy_of, tmp_path):
+    directory = as_torch_file(copy_of("BertModel"))
+    weight = in_torch.BertModel.from_pretrained(directory).pooler.dense.weight
+    content = bytearray((directory / "pytorch_model.bin").read_bytes())
+    content[content.index(bytes_of(weight))] ^= 1
+    (directory / "pytorch_model.bin").write_bytes(content)
+    message = r"pytorch_model\.bin: its data/\d+ differs from its checksum"
+    with pytest.raises(CheckpointError, match=message):
+        convert(directory, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(CheckpointError, match=message):
+        in_torch.BertModel.from_pretrained(directory)
+
+
+def test_a_revision_is_downloaded(backend, saved, monkeypatch):
+    directory, asked = saved("BertModel"), list[tuple[str, Any]]()
+
+    def download(name: str, **options: Any) -> str:
+        asked.append((name, options["revision"]))
+        return str(directory)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    for load in (backend.BertModel.from_pretrained, backend.load):
+        assert digests(load("owner/bert", revision="v2")) == stored(directory)
+    assert asked == [("owner/bert", "v2")] * 2
+    with pytest.raises(CheckpointError, match=r"is on the disk, but revision='v2'"):
+        backend.BertModel.from_pretrained(directory, revision="v2")
+    with pytest.raises(TypeError, match="has no keyword local_files_only; HF_HUB_OFFLINE=1 keeps"):
+        backend.BertModel.from_pretrained(directory, local_files_only=True)
 
 
 def test_they_are_compared_with_transformers(copy_of):

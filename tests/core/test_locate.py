@@ -57,6 +57,8 @@ def test_a_directory_is_itself_and_nobody_is_asked(hub, tmp_path):
     (tmp_path / "elsewhere" / "gpt2").mkdir()
     assert locate("gpt2").samefile(tmp_path / "elsewhere" / "gpt2")
     assert locate(tmp_path / "elsewhere") == tmp_path / "elsewhere"
+    with pytest.raises(CheckpointError, match=r"gpt2: is on the disk, but revision='v2'; only names on the hub have"):
+        locate("gpt2", "v2")
     assert hub.calls == []
 
 
@@ -100,6 +102,15 @@ def test_flax_files_are_downloaded_where_there_are_no_others(hub, weights):
     hub.files = [*COMMON, "pytorch_model.fp16.bin", "flax_model_old.msgpack", *weights]
     assert locate("name") == hub.root
     assert hub.downloaded() == sorted([*COMMON, *weights])
+
+
+def test_flax_files_are_downloaded_where_torch_files_are_too_old_to_be_read(hub):
+    hub.files = [*COMMON, "pytorch_model.bin", "flax_model.msgpack"]
+    locate("name")
+    assert hub.downloaded() == sorted([*COMMON, "pytorch_model.bin"])
+    (hub.root / "pytorch_model.bin").write_bytes(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")
+    locate("name")
+    assert hub.downloaded() == sorted([*COMMON, "pytorch_model.bin", "flax_model.msgpack"])
 
 
 def test_the_options_are_passed_on(hub, tmp_path):

@@ -142,6 +142,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         compute_dtype: Any = None,
         sharding: Placement = None,
         gradient_checkpointing: bool = False,
+        revision: str | None = None,
         allow_fresh: Iterable[str] = (),
         ignore: Iterable[str] = (),
         ignore_config: Iterable[str] = (),
@@ -155,6 +156,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
             compute_dtype: in which layers compute; by default the parameters'.
             sharding: where the parameters go: a device, a Sharding, or a function of published path and stored shape.
             gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
+            revision: a branch, tag or commit of a checkpoint on the hub.
             allow_fresh: parameters or modules that the file may lack; they are newly initialized.
             ignore: tensors of the file to skip; names, modules, or patterns with *.
             ignore_config: unknown fields of config.json to skip.
@@ -170,6 +172,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
             dtype=dtype,
             placement=sharding,
             build={"compute_dtype": compute_dtype, "gradient_checkpointing": gradient_checkpointing},
+            revision=revision,
             allow_fresh=allow_fresh,
             ignore=ignore,
             ignore_config=ignore_config,

@@ -28,10 +28,11 @@ def __dir__() -> list[str]:
     return sorted([*registry.architectures(), *registry.config_names(), "GenerationConfig", "load"])
 
 
-def load(name_or_path: str | os.PathLike[str], **options: Any) -> Any:
+def load(name_or_path: str | os.PathLike[str], *, revision: str | None = None, **options: Any) -> Any:
     """Loads a checkpoint as the class that its config.json names; see `from_pretrained`."""
     from diptych.core.checkpoint.loading import architecture_of
+    from diptych.core.checkpoint.locate import locate
 
-    return __getattr__(architecture_of(name_or_path, options.get("ignore_config", ()))).from_pretrained(
-        name_or_path, **options
-    )
+    directory = locate(name_or_path, revision)
+    name = architecture_of(directory, options.get("ignore_config", ()))
+    return __getattr__(name).from_pretrained(directory, **options)

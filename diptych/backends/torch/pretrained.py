@@ -107,6 +107,7 @@ class PreTrainedModel(nn.Module, PreTrained):
         dtype: Any = None,
         device: torch.device | str | None = None,
         gradient_checkpointing: bool = False,
+        revision: str | None = None,
         allow_fresh: Iterable[str] = (),
         ignore: Iterable[str] = (),
         ignore_config: Iterable[str] = (),
@@ -119,6 +120,7 @@ class PreTrainedModel(nn.Module, PreTrained):
             dtype: of the parameters; by default the file's.
             device: of the parameters.
             gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
+            revision: a branch, tag or commit of a checkpoint on the hub.
             allow_fresh: parameters or modules that the file may lack; they are newly initialized.
             ignore: tensors of the file to skip; names, modules, or patterns with *.
             ignore_config: unknown fields of config.json to skip.
@@ -134,6 +136,7 @@ class PreTrainedModel(nn.Module, PreTrained):
             dtype=dtype,
             placement=device,
             build={"gradient_checkpointing": gradient_checkpointing},
+            revision=revision,
             allow_fresh=allow_fresh,
             ignore=ignore,
             ignore_config=ignore_config,

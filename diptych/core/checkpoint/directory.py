@@ -15,7 +15,7 @@ from diptych.core.checkpoint.files import open_atomic, parse_json_object, partia
 from diptych.core.checkpoint.msgpack import read_msgpack, write_msgpack
 from diptych.core.checkpoint.safetensors import read_metadata, read_safetensors, write_safetensors
 from diptych.core.checkpoint.tensors import TensorSource
-from diptych.core.checkpoint.torch_zip import read_torch_zip
+from diptych.core.checkpoint.torch_zip import LegacyFormatError, read_torch_zip
 from diptych.core.errors import CheckpointError, InputError
 
 
@@ -89,7 +89,8 @@ def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -
 
     Args:
         directory: The directory.
-        format: `"safetensors"`, `"torch"` or `"flax-msgpack"`; None takes the first of them that exists.
+        format: `"safetensors"`, `"torch"` or `"flax-msgpack"`; None takes the first of them that exists, but for torch
+            files in the format of before version 1.6 if there are others.
 
     Raises:
         CheckpointError: There are no weights, or they are damaged or contradict their index.
@@ -100,15 +101,19 @@ def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -
     candidates = tuple(_FORMATS) if format is None else (_known_format(format, tuple(_FORMATS)),)
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory")
+    unreadable: CheckpointError | None = None
     for name in candidates:
         layout = _FORMATS[name]
         single, index = directory / layout.single, directory / layout.index
-        if single.is_file():
-            tensors, metadata = _read(name, single)
-            return Checkpoint(name, directory, (single,), tensors, metadata)
-        if index.is_file():
-            return _open_shards(name, directory, index)
-    raise _nothing_found(directory, candidates)
+        try:
+            if single.is_file():
+                tensors, metadata = _read(name, single)
+                return Checkpoint(name, directory, (single,), tensors, metadata)
+            if index.is_file():
+                return _open_shards(name, directory, index)
+        except LegacyFormatError as error:
+            unreadable = error
+    raise unreadable or _nothing_found(directory, candidates)
 
 
 def write_checkpoint(

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from diptych.core.checkpoint import companions
+from diptych.core.checkpoint.torch_zip import is_legacy
 from diptych.core.errors import CheckpointError
 
 # Not "*.safetensors": many repositories hold more copies of the weights, under other names for other programs.
@@ -35,7 +36,7 @@ def locate(
         token: The hub's access token.
 
     Raises:
-        CheckpointError: There is no such directory, and the download failed.
+        CheckpointError: There is no such directory, and the download failed; or there is one, which has no revisions.
         ImportError: It is not a directory, and huggingface_hub is not installed.
     """
     if not isinstance(name_or_path, str | PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -44,6 +45,8 @@ def locate(
         )
     name, path = str(name_or_path), Path(name_or_path)
     if name and path.is_dir():  # Path("") is the working directory
+        if revision is not None:
+            raise CheckpointError(f"{path}: is on the disk, but revision={revision!r}; only names on the hub have them")
         return path
     if name and path.exists():
         raise CheckpointError(
@@ -74,7 +77,8 @@ def locate(
     try:
         directory = download(*_SAFETENSORS)
         for before, weights in pairwise((_SAFETENSORS, _TORCH, _FLAX)):
-            if any(found for pattern in before for found in directory.glob(pattern)):
+            found = [path for pattern in before for path in directory.glob(pattern)]
+            if found and not any(map(is_legacy, found)):
                 break
             directory = download(*weights)
     except Exception as error:  # the hub, its client and its network layers have no common base class

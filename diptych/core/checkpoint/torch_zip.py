@@ -33,16 +33,34 @@ class _Archive:
     members: dict[str, range]
     """The bytes of each member by its name, without the folder that contains them all."""
     checksums: dict[str, int]
+    """The CRC-32 of each member that has one and has not been checked yet."""
 
     def read(self, name: str) -> bytes:
-        """A member's bytes, checked against its checksum unless that was left out."""
+        """A member's bytes, after its check."""
+        self.check(name)
         span = self.members[name]
-        content = self.mapped[span.start : span.stop]
-        if self.checksums[name] not in (0, zlib.crc32(content)):
+        return self.mapped[span.start : span.stop]
+
+    def check(self, name: str) -> None:
+        """Compares a member with its checksum, once; several tensors may share a storage."""
+        span, checksum = self.members[name], self.checksums.get(name)
+        if checksum is None:
+            return
+        if checksum != zlib.crc32(memoryview(self.mapped)[span.start : span.stop]):
             raise CheckpointError(
-                f"{self.path}: its {name} differs from its checksum, so it is damaged. Download or save it again"
+                f"{self.path}: its {name} differs from its checksum, so it is damaged. Download or save the file again"
             )
-        return content
+        self.checksums.pop(name, None)
+
+
+class LegacyFormatError(CheckpointError):
+    """The file is in the format of PyTorch before version 1.6, which is no zip archive."""
+
+
+def is_legacy(path: Path) -> bool:
+    """Whether a file is in the format of PyTorch before version 1.6."""
+    with path.open("rb") as file:
+        return file.read(len(_LEGACY)) == _LEGACY
 
 
 def read_torch_zip(path: str | PathLike[str]) -> dict[str, TensorSource]:
@@ -54,11 +72,12 @@ def read_torch_zip(path: str | PathLike[str]) -> dict[str, TensorSource]:
         path: The file.
 
     Returns:
-        The tensors by name; reading one returns a view of the mapped file, or a copy if its strides or its byte order
-        are not the usual ones.
+        The tensors by name; reading one checks its storage against the checksum, and returns a view of the mapped file,
+        or a copy if its strides or its byte order are not the usual ones.
 
     Raises:
-        CheckpointError: The file is damaged, in PyTorch's old format, or holds something else than dense tensors.
+        CheckpointError: The file is damaged or holds something else than dense tensors; a LegacyFormatError if it is
+            in PyTorch's old format.
         OSError: It cannot be opened.
     """
     path = Path(path)
@@ -72,7 +91,7 @@ def read_torch_zip(path: str | PathLike[str]) -> dict[str, TensorSource]:
     tensors: dict[str, TensorSource] = {}
     for name, tensor in read_state_dict(archive.read("data.pkl"), str(path)).items():
         start = _storage_start(archive, name, tensor)
-        read = partial(_read, archive.mapped, start, _ORDERS[order], tensor)
+        read = partial(_read, archive, start, _ORDERS[order], tensor)
         tensors[name] = TensorSource(tensor.shape, tensor.dtype, read, str(path))
     return tensors
 
@@ -81,7 +100,7 @@ def _open(path: Path) -> _Archive:
     """Map an archive, and check that its members are stored as they are and apart from each other."""
     mapped = map_file(path)
     if mapped[: len(_LEGACY)] == _LEGACY:
-        raise CheckpointError(
+        raise LegacyFormatError(
             f"{path}: is in PyTorch's format from before version 1.6, which diptych does not read. Save it again: "
             "torch.save(torch.load(path, weights_only=True), path)"
         )
@@ -108,7 +127,9 @@ def _open(path: Path) -> _Archive:
                 f"{path}: its member {entry.filename} overlaps another one, has the same name, or is not where the "
                 "directory says. Download or save the file again"
             )
-        members[name], checksums[name], previous = span, entry.CRC, span.stop
+        members[name], previous = span, span.stop
+        if entry.CRC != 0:  # torch.serialization.set_crc32_options(False) leaves it out
+            checksums[name] = entry.CRC
     return _Archive(mapped, path, members, checksums)
 
 
@@ -149,13 +170,18 @@ def _storage_start(archive: _Archive, name: str, tensor: StoredTensor) -> int:
     raise CheckpointError(f"{archive.path}: tensor {name!r} {problem}. Download or save the file again")
 
 
-def _read(mapped: mmap.mmap, start: int, order: str, tensor: StoredTensor) -> np.ndarray:
-    """A tensor's values, read as integers of its width, since bfloat16 has no byte order."""
+def _read(archive: _Archive, start: int, order: str, tensor: StoredTensor) -> np.ndarray:
+    """A tensor's values, read as integers of its width, since bfloat16 has no byte order.
+
+    Raises:
+        CheckpointError: its storage differs from its checksum.
+    """
+    archive.check(f"data/{tensor.storage.key}")
     itemsize = tensor.dtype.itemsize
     bits = np.ndarray(
         tensor.shape,
         f"{order}u{itemsize}",
-        mapped,
+        archive.mapped,
         start + tensor.offset * itemsize,
         tuple(stride * itemsize for stride in tensor.strides),
     )

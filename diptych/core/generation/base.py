@@ -214,12 +214,41 @@ class GenerationBase(PreTrained):
                 vocabulary, or the model has too few positions.
             TypeError: an option or an input is unknown to the model.
         """
-        caller = f"{type(self).__name__}.generate"
-        _refuse_foreign(caller, options)
         arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         arguments |= {"pixel_values": pixel_values, "input_values": input_values, "encoder_outputs": encoder_outputs}
+        request = self._check_generation(
+            {**arguments, **options},
+            generation_config=generation_config,
+            past_key_values=past_key_values,
+            seed=seed,
+            streamer=streamer,
+            logits_processors=logits_processors,
+            stopping_criteria=stopping_criteria,
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+            tokenizer=tokenizer,
+            compile=compile,
+        )
+        return self._run(request, streamer, compile)
+
+    def _check_generation(
+        self,
+        options: dict[str, Any],
+        *,
+        generation_config: Any = None,
+        past_key_values: Any = None,
+        seed: int = 0,
+        streamer: Streamer | None = None,
+        logits_processors: Sequence[CustomProcessor] | None = (),
+        stopping_criteria: Sequence[StoppingCriterion] | None = (),
+        prefix_allowed_tokens_fn: AllowedTokens | None = None,
+        tokenizer: Tokenizer | None = None,
+        compile: bool = False,
+    ) -> GenerationRequest:
+        """The request of a call; `options` has the inputs of the model too. Errors are those of `generate`."""
+        caller = f"{type(self).__name__}.generate"
+        _refuse_foreign(caller, options)
         names = {*inputs.STANDARD_NAMES, *inputs.by_name(self.encoder_inputs), *inputs.by_name(self.prompt_inputs)}
-        arguments |= {name: options.pop(name) for name in [*options] if name in names}
+        arguments = {name: options.pop(name) for name in [*options] if name in names}
         settled = GenerationConfig.from_any(generation_config).with_fallback(self.generation_config).resolve(**options)
         if self.config.cache_shape is None:
             raise InputError(f"{caller}: the model is no decoder; its config needs is_decoder=True")
@@ -232,8 +261,7 @@ class GenerationBase(PreTrained):
         own = {"criteria": stopping_criteria, "allowed": prefix_allowed_tokens_fn, "tokenizer": tokenizer}
         watch = make_watch(caller, settled, self._ops(), self._vocabulary[0], **own)
         given = {name: value for name, value in arguments.items() if value is not None}
-        builder = RequestBuilder(self, caller, settled, given, past_key_values, int(seed), processors, watch)
-        return self._run(builder.build(), streamer, compile)
+        return RequestBuilder(self, caller, settled, given, past_key_values, int(seed), processors, watch).build()
 
 
 _INSTEAD: Mapping[str, str] = {

@@ -3,7 +3,8 @@
 Backends differ only in a few functions of `ops`: `concrete_array`, `dtype_name`, `min_max`, `as_ids`, `as_labels`,
 `as_floats`, `on_device`, `steps` and `check_rngs`.
 
-Letters of the shapes: B batch, T target length, S source length, D width, V vocabulary, C Y X images, I images per row.
+Letters of the shapes: B batch, T target length, S source length, D width, V vocabulary, C Y X images, I images per row,
+L states of an image.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ TOKENS = "batch, tokens"
 STATES = "batch, tokens, hidden_size"
 IMAGES = "batch, channels, height, width"
 IMAGE_SEQUENCES = "batch, images, channels, height, width"
+IMAGE_STATES = "batch, images, states, width"
 SAMPLES = "batch, samples"
 
 
@@ -95,15 +97,17 @@ class Boundary:
         size: int,
         width: int,
         prefix: str = "",
+        table: str = "vocab_size",
     ) -> tuple[Any, Any]:
         """Token ids and their embeddings, or the embeddings that the caller passes in place of ids.
 
         Args:
             input_ids, inputs_embeds: the arguments, exactly one of which must be given.
             embed: the embedding of ids.
-            size: `vocab_size`.
+            size: the number of ids.
             width: D, `hidden_size`.
             prefix: precedes the arguments' names, "decoder_" for a decoder's.
+            table: the config's expression for `size`.
 
         Returns:
             The ids (B, T), or None, and the embeddings (B, T, D).
@@ -111,7 +115,7 @@ class Boundary:
         ids, embeds = f"{prefix}input_ids", f"{prefix}inputs_embeds"
         check.exactly_one(self.caller, **{ids: input_ids, embeds: inputs_embeds})
         if input_ids is not None:
-            input_ids = self.ids(ids, input_ids, size=size, table="vocab_size")
+            input_ids = self.ids(ids, input_ids, size=size, table=table)
             check.has_tokens(self.caller, input_ids.shape[1])
             return input_ids, embed(input_ids)
         inputs_embeds = self.floats(embeds, inputs_embeds, STATES)
@@ -166,6 +170,37 @@ class Boundary:
     def image_sequences(self, value: Any, *, channels: int, size: Size | None, least: Size = (1, 1)) -> Any:
         """`pixel_values` (B, I, C, Y, X), several images per row; otherwise as `images`."""
         return self._pixels(value, IMAGE_SEQUENCES, channels, size, least)
+
+    def image_states(self, name: str, value: Any, *, width: int) -> Any:
+        """States of several images per row, (B, I, L, D), with D = `width`."""
+        states = self.floats(name, value, IMAGE_STATES)
+        check.shape(self.caller, name, states.shape, (*states.shape[:3], width))
+        if 0 in states.shape:
+            raise InputError(f"{self.caller}: {name} has shape {tuple(states.shape)}, but at least one state is needed")
+        return states
+
+    def image_mask(self, name: str, value: Any, shape: Size, images: int | None, states: int) -> Any:
+        """A mask over images as one over their states: Bool (B, 1, T, S), True where a token may see a state.
+
+        Args:
+            name, value: the argument, (B, T, I), 1 = attend.
+            shape: (B, T).
+            images: I; None if only the number of all states is known, from a cache.
+            states: S, of all images.
+        """
+        mask = self.ops.concrete_array(self.caller, name, value)
+        check.rank(self.caller, name, mask.shape, "batch, tokens, images")
+        if images is None:
+            images = int(mask.shape[2])
+            if images < 1 or states % images:
+                raise InputError(
+                    f"{self.caller}: {name} has shape {tuple(mask.shape)}, but past_key_values has the keys of "
+                    f"{states} states of images, which is no multiple of {images}"
+                )
+        why = ", a number for each token and image"
+        check.shape(self.caller, name, mask.shape, (*shape, images), why)
+        mask = self.ops.on_device(mask, self.like) != 0
+        return self.xp.repeat(mask, states // images, axis=2)[:, None]
 
     def _pixels(self, value: Any, axes: str, channels: int, size: Size | None, least: Size) -> Any:
         name = "pixel_values"

@@ -172,6 +172,26 @@ def position_ids(
     return positions.sequential(boundary.xp, boundary.ops.steps(size[1], boundary.like) + start)
 
 
+def attended_position_ids(boundary: Boundary, context: AttentionContext, given: Any, size: Size, *, limit: int) -> Any:
+    """The positions of new tokens in a model that counts those that the attention mask doesn't hide.
+
+    Args:
+        boundary: of the call.
+        context: what the tokens attend to.
+        given: the caller's positions, or None.
+        size: rows B and new tokens T.
+        limit: the number of positions.
+
+    Raises:
+        InputError: there are too few positions, or the caller's have the wrong shape or are out of range.
+    """
+    counted = position_ids(boundary, given, context.start, size, limit=limit)
+    if given is not None or context.mask is None:
+        return counted
+    # the last token sees all attended tokens up to itself
+    return positions.count_attended(boundary.xp, context.mask[:, 0, -1], counted[0])
+
+
 def padding_aware_position_ids(
     boundary: Boundary,
     context: AttentionContext,

@@ -108,7 +108,8 @@ def _foreign_defaults(cls: type[Any], values: Mapping[str, Any]) -> dict[str, No
     if not isinstance(size, int) or not cls.generates_text:
         return {}
     unstated = {"bos_token_id", "eos_token_id", "decoder_start_token_id"} - values.keys()
-    return {name: None for name in unstated if isinstance(getattr(cls, name), int) and getattr(cls, name) >= size}
+    defaults = {name: getattr(cls, name, None) for name in unstated}
+    return {name: None for name, value in defaults.items() if isinstance(value, int) and value >= size}
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,10 @@ class ModelConfig:
         if others:
             values["housekeeping"] = FrozenMap({**values.get("housekeeping", self.housekeeping), **others})
         return dataclasses.replace(self, **values)
+
+    def with_vocabulary(self, size: int) -> Self:
+        """A copy with `size` token ids."""
+        return self.replace(vocab_size=size)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, ignore: Iterable[str] = (), source: str = "config") -> Self:
@@ -351,6 +356,8 @@ class ModelConfig:
     def token_ids_outside(self) -> dict[str, Any]:
         """Special token ids that lie outside the vocabulary; common in published configs, an error only when used."""
         size = getattr(self, "vocab_size", None)
+        if size is not None:
+            size += getattr(self, "additional_vocab_size", 0)
         outside: dict[str, Any] = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)

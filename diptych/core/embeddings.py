@@ -50,10 +50,11 @@ class EmbeddingsMixin(ConfigMixin):
             )
         needed = {slot.path: slot.shape for slot in self._slots_of(modules[path])}
         shapes = {slot.path: slot.shape for slot in self._slots_of(module)}
-        if "weight" in shapes and shapes["weight"] != needed.get("weight", shapes["weight"]):
+        wrong = [name for name in needed if shapes.get(name) != needed[name]]
+        if wrong and "weight" in shapes and "weight" in needed:  # an embedding layer itself, not a wrapper of one
             raise InputError(
-                f"{caller}: the module's weight is {shapes['weight']}, but {needed['weight']} is needed; "
-                "resize_token_embeddings changes the number of tokens"
+                f"{caller}: the module's {wrong[0]} is {shapes.get(wrong[0], 'missing')}, but {needed[wrong[0]]} is "
+                "needed; resize_token_embeddings changes the number of tokens"
             )
         parent, _, name = path.rpartition(".")
         setattr(modules[parent], name, module)
@@ -79,7 +80,8 @@ class EmbeddingsMixin(ConfigMixin):
         after this, since parameters are replaced.
 
         Args:
-            new_size: the number of tokens, `config.vocab_size` afterwards.
+            new_size: the number of tokens, `config.vocab_size` afterwards; in a model with additional embeddings their
+                number changes instead, so that no token becomes another one.
             seed: keys the new rows.
 
         Returns:
@@ -118,9 +120,9 @@ class EmbeddingsMixin(ConfigMixin):
         tables = cast(WordEmbeddings, word_embeddings(type(self)))
         config = self.config
         if tables.config is None:
-            config = config.replace(vocab_size=new_size)
+            config = config.with_vocabulary(new_size)
         else:
-            config = config.replace(**{tables.config: getattr(config, tables.config).replace(vocab_size=new_size)})
+            config = config.replace(**{tables.config: getattr(config, tables.config).with_vocabulary(new_size)})
         if config == self.config:
             return
         # a model of the new size shows which parameters have a vocabulary axis, and has the new rows
@@ -153,7 +155,7 @@ class EmbeddingsMixin(ConfigMixin):
 
     def _check_tables(self, caller: str, tables: WordEmbeddings, resized: set[str], modules: Mapping[str, Any]) -> None:
         present = [path for path in (*tables.inputs, tables.output) if modules.get(cast(str, path)) is not None]
-        wrapped = [path for path in present if f"{path}.weight" not in resized]
+        wrapped = [path for path in present if not any(name.startswith(f"{path}.") for name in resized)]
         if wrapped:
             raise InputError(f"{caller}: {', '.join(map(str, wrapped))} has no weight of its own; unwrap it first")
 

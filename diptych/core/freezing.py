@@ -14,7 +14,7 @@ class Freezable(Hooks):
 
     Whether a parameter is frozen is a property of the parameter itself, so a base model and the model around it agree,
     copies keep it, and `to_jax` and `to_torch` carry it over. A checkpoint does not hold it: a loaded model trains as a
-    whole. Buffers, such as BART's final_logits_bias, never train.
+    whole, but for what its config freezes (IDEFICS). Buffers, such as BART's final_logits_bias, never train.
     """
 
     def freeze(self, *patterns: str) -> Self:

@@ -99,6 +99,16 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         if "__init__" in vars(cls):
             cls.__init__ = _recording(cls.__init__)  # pyright: ignore[reportAttributeAccessIssue]
 
+    def _freeze_as_configured(self) -> None:
+        """Freezes what the config excludes from training, in families whose configs can say so."""
+        frozen = describe_class(type(self))[1].frozen
+        if frozen is not None:
+            leaves = self._leaves()
+            paths = frozen(self.config, [*leaves])
+            for slot, leaf in leaves.items():
+                if slot.path in paths:
+                    self._set_frozen(leaf, True)
+
     @property
     def generation_config(self) -> GenerationConfig:
         """The default options of `generate`: those of the checkpoint or set here, or else those of the config.

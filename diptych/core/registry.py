@@ -68,6 +68,8 @@ class Family:
         part_prefixes: path of a composite's part -> the base-model prefixes of its family; `within` fills it in.
         constants: given the shapes of the parameters by path, returns the tables of integers that other libraries
             expect in a file besides them; they are written, and ignored when a file is read.
+        frozen: given a config and the slots of a model, returns the paths of the parameters that the config excludes
+            from training; a new or loaded model has them frozen. None if no field of the config says so.
         copied: given a composite's config and paths, returns path -> path of the parameter with its stored values.
         embeddings: architecture name -> its word embeddings; classes that take no token ids are left out.
     """
@@ -87,6 +89,7 @@ class Family:
     parts: Callable[[Any], "Parts"] = lambda config: {}
     part_prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     constants: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, np.ndarray]] = lambda shapes: {}
+    frozen: Callable[[Any, Collection[Slot]], Collection[str]] | None = None
     copied: Callable[[Any, Collection[str]], Mapping[str, str]] = lambda config, paths: {}
     embeddings: Mapping[str, WordEmbeddings] = field(default_factory=dict[str, WordEmbeddings])
 

@@ -6,10 +6,11 @@ when it is used.
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from diptych.core.errors import CheckpointError, InputError
+from diptych.core.errors import CheckpointError, ConfigError, InputError
 from diptych.core.interfaces import Tokenizer
 from diptych.core.json_text import parse_config, read_text
 from diptych.text.sentencepiece import SentencePieceModel, read_model
@@ -76,6 +77,54 @@ def load_tokenizer(directory: str | os.PathLike[str], *, source_language: str | 
     tokenizer.no_padding()
     tokenizer.no_truncation()  # the model refuses prompts that are too long
     return tokenizer
+
+
+def check_text(caller: str, text: Any) -> None:
+    """Checks that a tokenizer can read a text.
+
+    Raises:
+        InputError: it is no string, or not valid Unicode.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"{caller}: a text is needed, but {text!r} is of type {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{caller}: the text {text!r} is not valid Unicode ({error.reason})") from None
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The special tokens of a tokenizer, as the files beside it name them.
+
+    Attributes:
+        bos, eos, pad: begins a text, ends it, and pads it; None if there is none.
+        extra: those without such a role.
+        padding_side: where texts are padded.
+    """
+
+    bos: str | None
+    eos: str | None
+    pad: str | None
+    extra: tuple[str, ...]
+    padding_side: Literal["left", "right"]
+
+
+def load_special_tokens(directory: str | os.PathLike[str]) -> SpecialTokens:
+    """The special tokens of a checkpoint directory; where its files are silent, those of the tokenizer's class.
+
+    Raises:
+        CheckpointError: files are broken.
+        ConfigError: padding_side is neither left nor right.
+    """
+    settings = _Settings(Path(directory))
+    defaults = _LLAMA if settings.class_name == "LlamaTokenizer" else _RECIPES.get(settings.class_name, ({},))[0]
+    named = (settings.values.get(f"{role}_token", defaults.get(role)) for role in ("bos", "eos", "pad"))
+    side = settings.values.get("padding_side", "left" if defaults is _LLAMA else "right")
+    if side not in ("left", "right"):
+        raise ConfigError(f"{Path(directory) / 'tokenizer_config.json'}: padding_side={side!r} must be left or right")
+    bos, eos, pad = (None if token is None else _content(token) for token in named)
+    return SpecialTokens(bos, eos, pad, tuple(map(_content, settings.extra())), side)
 
 
 class _Settings:
@@ -166,6 +215,7 @@ _STRIPPING_MASK = {"content": "<mask>", "lstrip": True}
 _BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 _ROBERTA = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>", "mask": "<mask>"}
 _MBART = {**_ROBERTA, "mask": _STRIPPING_MASK}
+_LLAMA = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 _GPT2 = {**dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"), "pad": None}
 _CLIP = {"bos": "<|startoftext|>", **dict.fromkeys(("eos", "unk", "pad"), "<|endoftext|>")}
 _BERT_GENERATION = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "<::::>", "pad": "<pad>"}

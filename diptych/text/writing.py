@@ -10,6 +10,7 @@ from typing import Any
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
+from diptych.text.tokenizers import check_text
 
 
 @dataclass(frozen=True)
@@ -183,10 +184,7 @@ def tokens_of(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = Tru
     Raises:
         InputError: it is not valid Unicode.
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"generate: the text {text!r} is not valid Unicode ({error.reason})") from None
+    check_text("generate", text)
     return list(tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids)
 
 

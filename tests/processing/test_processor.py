@@ -110,3 +110,5 @@ def test_padding_needs_a_token(tmp_path: Path) -> None:
         ours(text=["a cat", "a"])
     with pytest.raises(InputError, match="processor: the texts have no tokens"):
         ours(text="", add_special_tokens=False)
+    with pytest.raises(InputError, match="processor: a text is needed, but 3 is of type int"):
+        ours(text=["a cat", 3])

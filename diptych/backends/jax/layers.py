@@ -71,6 +71,33 @@ class Embedding(nnx.Embed):
         return jnp.where((ids == self.padding_idx)[..., None], jax.lax.stop_gradient(looked_up), looked_up)
 
 
+class DecoupledEmbedding(Embedding):
+    """An embedding table, and another one for the ids after its own, so that one can be trained without the other."""
+
+    def __init__(self, num_embeddings: int, additional: int, features: int, **init: Unpack[Init]) -> None:
+        super().__init__(num_embeddings, features, **init)
+        self.additional_embedding = Embedding(additional, features, **init)
+
+    def __call__(self, ids: Int[Array, "*B"]) -> Float[Array, "*B D"]:
+        """The rows of the ids; ids outside both tables give NaN."""
+        own = ids < self.num_embeddings
+        rows = super().__call__(jnp.where(own, ids, 0))
+        additional = self.additional_embedding(jnp.where(own, 0, ids - self.num_embeddings))
+        return jnp.where(own[..., None], rows, additional)
+
+
+class DecoupledLinear(Linear):
+    """x K with more outputs after those of K, from a kernel of their own; without a bias."""
+
+    def __init__(self, in_features: int, out_features: int, additional: int, **init: Unpack[Init]) -> None:
+        super().__init__(in_features, out_features, bias=False, **init)
+        self.additional_fc = Linear(in_features, additional, bias=False, **init)
+
+    def __call__(self, values: Float[Array, "*B D"]) -> Float[Array, "*B F"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Both products, one after the other."""
+        return jnp.concatenate((super().__call__(values), self.additional_fc(values)), -1)
+
+
 def embedding_rows(embedding: Any, size: int, like: Array) -> Float[Array, "V D"]:
     """All rows of an embedding, as a lookup returns them: a wrapper such as LoRA's changes them.
 
@@ -86,6 +113,10 @@ def embedding_rows(embedding: Any, size: int, like: Array) -> Float[Array, "V D"
 
 def tied_logits(states: Float[Array, "*B D"], embedding: Any, size: int) -> Float[Array, "*B V"]:
     """The products of states with all rows of an embedding of `size` rows: an output layer that is tied to it."""
+    if type(embedding) is DecoupledEmbedding:
+        own = states @ jnp.asarray(embedding.embedding[...], states.dtype).T
+        additional = tied_logits(states, embedding.additional_embedding, size - embedding.num_embeddings)
+        return jnp.concatenate((own, additional), -1)
     return states @ embedding_rows(embedding, size, states).T
 
 

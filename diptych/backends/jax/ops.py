@@ -248,6 +248,12 @@ def indices(values: np.ndarray, like: Any) -> Int[Array, "*B"]:
     return jnp.asarray(values)
 
 
+def constant_rows(table: np.ndarray, ids: Int[Array, "*B"], like: Array) -> Float[Array, "*B D"]:
+    """The rows of a numpy table at the ids, in another array's dtype; ids outside the table give NaN."""
+    rows = constant(table, like).at[ids]
+    return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
 def steps(count: int, like: Any) -> Int[Array, "T"]:
     """The numbers 0 … count - 1."""
     return jnp.arange(count)

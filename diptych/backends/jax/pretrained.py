@@ -75,6 +75,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
                 module.salt = zlib.crc32(".".join(map(str, path)).encode())
         self._compute_dtype = build.get("compute_dtype") and float_name(build.get("compute_dtype"))
         self._finish_config()
+        self._freeze_as_configured()
         self.gradient_checkpointing_enable(build.get("gradient_checkpointing", False))
         seed = build.get("seed", 0)
         if seed is not None:

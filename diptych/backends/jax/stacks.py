@@ -22,7 +22,7 @@ from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("mask", "encoder_hidden_states", "encoder_mask", "bias", "rngs"),
+    data_fields=("mask", "encoder_hidden_states", "encoder_mask", "bias", "rotation", "rngs"),
     meta_fields=("grid", "causal", "output_attentions"),
 )
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class LayerInputs:
         encoder_mask: Bool (K, 1, 1, U), over the encoder's tokens.
         bias: (B, N, T, S) or broadcastable, added to the scores of self-attention.
         grid: rows and columns of the patches of an image, for biases that depend on their distance.
+        rotation: cosines and sines of rotary positions, (B or 1, T, H) each.
         causal: if there is no mask, whether a token sees only itself and earlier ones.
         output_attentions: whether attention probabilities are returned.
         rngs: in JAX a key for dropout; in torch None.
@@ -45,13 +46,14 @@ class LayerInputs:
     encoder_mask: Array | None = None
     bias: Array | None = None
     grid: tuple[int, int] | None = None
+    rotation: tuple[Array, Array] | None = None
     causal: bool = False
     output_attentions: bool = False
     rngs: Any = None
 
 
-def layer_inputs(context: AttentionContext, resolved: ResolvedSwitches) -> LayerInputs:
-    """The inputs of every layer, from what the new tokens attend to and the switches of the call."""
+def layer_inputs(context: AttentionContext, resolved: ResolvedSwitches, **others: Any) -> LayerInputs:
+    """The inputs of every layer, from what the new tokens attend to and the switches of the call; and others."""
     return LayerInputs(
         mask=context.mask,
         encoder_hidden_states=context.encoder_hidden_states,
@@ -59,6 +61,7 @@ def layer_inputs(context: AttentionContext, resolved: ResolvedSwitches) -> Layer
         causal=context.causal,
         output_attentions=resolved["output_attentions"],
         rngs=resolved["rngs"],
+        **others,
     )
 
 

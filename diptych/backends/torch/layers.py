@@ -6,7 +6,7 @@ They are built without values, on the meta device; the complete model initialize
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diptych.backends.torch import products
@@ -45,6 +45,33 @@ def Embedding(
     return nn.Embedding(num_embeddings, features, padding_idx=padding_idx, device="meta", **init)
 
 
+class DecoupledEmbedding(nn.Embedding):
+    """An embedding table, and another one for the ids after its own, so that one can be trained without the other."""
+
+    def __init__(self, num_embeddings: int, additional: int, features: int, **init: Unpack[Init]) -> None:
+        super().__init__(num_embeddings, features, device="meta", **init)
+        self.additional_embedding = Embedding(additional, features, **init)
+
+    def forward(self, ids: Int[Tensor, "*B"]) -> Float[Tensor, "*B D"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The rows of the ids."""
+        own = ids < self.num_embeddings
+        rows = super().forward(torch.where(own, ids, 0))
+        additional = self.additional_embedding(torch.where(own, 0, ids - self.num_embeddings))
+        return torch.where(own[..., None], rows, additional)
+
+
+class DecoupledLinear(nn.Linear):
+    """x W^T with more outputs after those of W, from a weight of their own; without a bias."""
+
+    def __init__(self, in_features: int, out_features: int, additional: int, **init: Unpack[Init]) -> None:
+        super().__init__(in_features, out_features, bias=False, device="meta", **init)
+        self.additional_fc = Linear(in_features, additional, bias=False, **init)
+
+    def forward(self, values: Float[Tensor, "*B D"]) -> Float[Tensor, "*B F"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Both products, one after the other."""
+        return torch.cat((products.linear_product(values, self.weight), self.additional_fc(values)), -1)
+
+
 def embedding_rows(embedding: Any, size: int, like: Tensor) -> Float[Tensor, "V D"]:
     """All rows of an embedding, as a lookup returns them: a wrapper such as LoRA's changes them.
 
@@ -60,6 +87,10 @@ def embedding_rows(embedding: Any, size: int, like: Tensor) -> Float[Tensor, "V 
 
 def tied_logits(states: Float[Tensor, "*B D"], embedding: Any, size: int) -> Float[Tensor, "*B V"]:
     """The products of states with all rows of an embedding of `size` rows: an output layer that is tied to it."""
+    if type(embedding) is DecoupledEmbedding:
+        own = products.linear_product(states, embedding.weight)
+        additional = tied_logits(states, embedding.additional_embedding, size - embedding.num_embeddings)
+        return torch.cat((own, additional), -1)
     return products.linear_product(states, embedding_rows(embedding, size, states))
 
 

@@ -196,6 +196,13 @@ def indices(values: np.ndarray, like: Tensor) -> Int[Tensor, "*B"]:
     return torch.from_numpy(values).to(like.device)
 
 
+def constant_rows(table: np.ndarray, ids: Int[Tensor, "*B"], like: Tensor) -> Float[Tensor, "*B D"]:
+    """The rows of a numpy table at the ids, in another tensor's dtype."""
+    rows = torch.from_numpy(table)
+    # on a CPU nothing else is converted
+    return rows[ids].to(like) if ids.is_cpu else rows.to(like)[ids]
+
+
 def steps(count: int, like: Tensor) -> Int[Tensor, "T"]:
     """The numbers 0 … count - 1, on another tensor's device."""
     return torch.arange(count, device=like.device)

@@ -56,6 +56,7 @@ class PreTrainedModel(nn.Module, PreTrained):
         """Completes the model after its modules are built, and draws its initial values."""
         self.eval()
         self._finish_config()
+        self._freeze_as_configured()
         self.gradient_checkpointing_enable(build.get("gradient_checkpointing", False))
         seed = build.get("seed", 0)
         if seed is not None:

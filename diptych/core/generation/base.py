@@ -103,12 +103,12 @@ class GenerationBase(PreTrained):
         if self._has_encoder:
             states, mask = prompt.encoder_states, prompt.encoder_mask
             if states is None:
-                switches = dict(plan.encoder_switches)
+                switches = dict(plan.input_switches)
                 states, mask = self._encode_for_generation(**prompt.encoder_inputs, attention_mask=mask, **switches)
             first = {"decoder_input_ids": tokens["ids"], "decoder_attention_mask": tokens["mask"]}
             later = {"encoder_outputs": EncoderOutput(attention_mask=mask)}
             return {**first, "encoder_outputs": EncoderOutput(last_hidden_state=states, attention_mask=mask)}, later
-        first = {"attention_mask": tokens["mask"]}
+        first = {"attention_mask": tokens["mask"], **dict(plan.input_switches)}
         if prompt.embeds is None:
             first["input_ids"] = tokens["ids"]
         else:

@@ -127,10 +127,10 @@ class RequestBuilder(InputReader):
         self._check_option_ids()
         encoder = self._encoder_request() if self.model._has_encoder else None
         if encoder is None:
-            ids, mask, embeds, extras = self._prompts()
+            ids, mask, embeds, extras, switches = self._prompts()
         else:
             ids, mask = self._decoder_start(encoder.batch)
-            embeds, extras = None, {}
+            embeds, extras, switches = None, {}, encoder.switches
         mask = self._check_padding(ids, mask, embeds, decoder_alone=encoder is None)
         lengths = self._lengths(ids, embeds)
         cached = self._cached_tokens(ids.shape[0], lengths)
@@ -155,7 +155,7 @@ class RequestBuilder(InputReader):
             first=first,
             constrained=self.watch is not None and self.watch.allowed is not None,
         )
-        plan = self._plan(before, after, lengths, cached, () if encoder is None else encoder.switches)
+        plan = self._plan(before, after, lengths, cached, switches)
         traced = self._traced_options(before, after, lengths)
         ids = pad_end(xp, ids, lengths.ids_width + plan.capacity - plan.prompt_width, traced.pad_token_id)
         prompt = Prompt(ids, mask, positions, embeds, extras, cache=self.cache)
@@ -258,8 +258,9 @@ class RequestBuilder(InputReader):
 
     # The decoder's prompts.
 
-    def _prompts(self) -> tuple[Any, Any, Any, dict[str, Any]]:
-        """A decoder's prompts: ids (B, P), mask (B, P) or None, embeddings (B, P, D) or None, and other inputs."""
+    def _prompts(self) -> tuple[Any, Any, Any, dict[str, Any], tuple[tuple[str, bool], ...]]:
+        """A decoder's prompts: ids (B, P), mask (B, P) or None, embeddings (B, P, D) or None, other arrays, and
+        switches."""
         kinds = inputs.by_name(self.model.prompt_inputs)
         inputs.refuse_unknown(self.caller, self.given, kinds)
         start, (size, field) = self.options.bos_token_id, self.vocabulary
@@ -267,7 +268,7 @@ class RequestBuilder(InputReader):
             if start is None:
                 raise InputError(f"{self.caller}: bos_token_id is needed, or input_ids")
             check.ids_in_range(self.caller, "bos_token_id", (start, start), size, field)
-        arrays, sizes, _ = self._check_inputs(kinds, self.model.config)
+        arrays, sizes, switches = self._check_inputs(kinds, self.model.config)
         batch, mask = sizes.get("batch", 1), arrays.pop(ATTENTION_MASK.name, None)
         ids, embeds = arrays.pop("input_ids", None), arrays.pop("inputs_embeds", None)
         if ids is None:
@@ -278,7 +279,7 @@ class RequestBuilder(InputReader):
             check.has_tokens(self.caller, embeds.shape[1])
         elif "input_ids" in self.given:
             check.has_tokens(self.caller, ids.shape[1])
-        return ids, mask, embeds, arrays
+        return ids, mask, embeds, arrays, switches
 
     def _inferred_mask(self, ids: Any) -> Any:
         """The mask that transformers infers from pad_token_id; None if there is no padding or it isn't known."""
@@ -424,7 +425,7 @@ class RequestBuilder(InputReader):
         return self.options.replace(max_length=lengths.ids + lengths.new, min_length=least)
 
     def _plan(
-        self, before: Any, after: Any, lengths: _Lengths, cached: int, encoder_switches: tuple[tuple[str, bool], ...]
+        self, before: Any, after: Any, lengths: _Lengths, cached: int, switches: tuple[tuple[str, bool], ...]
     ) -> Plan:
         options = self.options
         return Plan(
@@ -440,7 +441,7 @@ class RequestBuilder(InputReader):
             output_scores=bool(options.output_scores),
             output_attentions=bool(options.output_attentions),
             output_hidden_states=bool(options.output_hidden_states),
-            encoder_switches=encoder_switches,
+            input_switches=switches,
             prompt_width=lengths.context_width,
             capacity=lengths.context_width + self.model._padded_length(lengths.new),
             cached=cached,

@@ -24,18 +24,17 @@ _PLAIN: dict[str, Any] = {
     "do_crop_margin": False,
 }
 _DOCUMENT = _PLAIN | {"do_thumbnail": True, "do_pad": True, "resample": 2}
+_CLIP = _PLAIN | {
+    "resample": 3,
+    "image_mean": (0.48145466, 0.4578275, 0.40821073),
+    "image_std": (0.26862954, 0.26130258, 0.27577711),
+}
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "BeitImageProcessor": _PLAIN | {"size": (224, 224), "resample": 3},
-    "CLIPImageProcessor": _PLAIN
-    | {
-        "size": 224,
-        "resample": 3,
-        "do_center_crop": True,
-        "image_mean": (0.48145466, 0.4578275, 0.40821073),
-        "image_std": (0.26862954, 0.26130258, 0.27577711),
-    },
+    "CLIPImageProcessor": _CLIP | {"size": 224, "do_center_crop": True},
     "DeiTImageProcessor": _PLAIN | {"size": (256, 256), "resample": 3, "do_center_crop": True},
     "DonutImageProcessor": _DOCUMENT | {"size": (2560, 1920)},
+    "IdeficsImageProcessor": _CLIP | {"size": (224, 224)},
     "NougatImageProcessor": _DOCUMENT
     | {
         "size": (896, 672),
@@ -52,7 +51,9 @@ _SUPPORTED: Mapping[str, tuple[str, ...]] = {
     "do_align_long_axis": ("DonutImageProcessor", "NougatImageProcessor"),
     "do_pad": ("DonutImageProcessor", "NougatImageProcessor"),
     "do_crop_margin": ("NougatImageProcessor",),
-    "do_center_crop": tuple(name for name in _DEFAULTS if name != "NougatImageProcessor"),
+    "do_center_crop": tuple(
+        name for name in _DEFAULTS if name not in ("IdeficsImageProcessor", "NougatImageProcessor")
+    ),
 }
 """Steps that only some types have -> those types."""
 
@@ -67,6 +68,7 @@ _HOUSEKEEPING: Mapping[str, tuple[Any, ...]] = {
     "default_to_square": (),  # what a bare number means; `size` is written in full
     "device": (),
     "disable_grouping": (),
+    "image_num_channels": (3, None),
     "image_seq_length": (),
     "input_data_format": (None,),
     "pad_size": (None,),
@@ -143,7 +145,7 @@ class ImageProcessorConfig:
         sides = (self.size,) if isinstance(self.size, int) else self.size
         if min(*sides, *self.crop_size) < 1 or max(*sides, *self.crop_size) > 2**16:
             raise ConfigError(f"{caller}: size={self.size}, crop_size={self.crop_size} must lie between 1 and {2**16}")
-        if name in _SUPPORTED["do_thumbnail"] and isinstance(self.size, int):
+        if isinstance(self.size, int) and name in (*_SUPPORTED["do_thumbnail"], "IdeficsImageProcessor"):
             raise ConfigError(f"{caller}: size={self.size}, but {name} needs a height and a width")
         if not 0 <= self.resample < len(self.resample_filters):
             listed = ", ".join(f"{number} ({filter})" for number, filter in enumerate(self.resample_filters))
@@ -182,7 +184,7 @@ class ImageProcessorConfig:
         refused: list[str] = []
         values: dict[str, Any] = dict(_DEFAULTS[name])
         kept: dict[str, Any] = {}
-        for field, value in data.items():
+        for field, value in _current_names(name, data).items():
             if field in ("image_processor_type", "feature_extractor_type"):
                 continue
             if field in fields:
@@ -215,6 +217,7 @@ class ImageProcessorConfig:
         Raises:
             ConfigError: a name is unknown, or a value is invalid.
         """
+        changes = _current_names(self.image_processor_type, changes)
         unknown = sorted(
             name
             for name, value in changes.items()
@@ -240,6 +243,8 @@ class ImageProcessorConfig:
             "size": {"shortest_edge": self.size} if isinstance(self.size, int) else _height_width(self.size),
             "crop_size": _height_width(self.crop_size),
         }
+        if self.image_processor_type == "IdeficsImageProcessor" and len(set(cast(Size, self.size))) == 1:
+            data["image_size"] = cast(Size, self.size)[0]  # all that versions 4 read
         unused = [name for name, types in _SUPPORTED.items() if self.image_processor_type not in types]
         data = {name: value for name, value in data.items() if name not in unused}
         return {name: thaw_json(value) for name, value in sorted({**data, **self.housekeeping}.items())}
@@ -272,6 +277,13 @@ def _type_name(data: Mapping[str, Any], source: str) -> str:
     name = found.removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
     _known_type(name, source)
     return name
+
+
+def _current_names(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields under their current names: IDEFICS' `image_size`, which takes precedence, is `size`."""
+    data = dict(data)
+    side = data.pop("image_size", None) if name == "IdeficsImageProcessor" else None
+    return data if side is None else {**data, "size": side}
 
 
 def _current_form(name: str, field: str, value: Any) -> Any:

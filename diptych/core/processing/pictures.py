@@ -1,6 +1,7 @@
 """Images of every kind as Pillow images in colour or grey: files, Pillow images, and arrays of any framework."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -41,6 +42,8 @@ def read_image(path: str | os.PathLike[str]) -> Any:
     from PIL import ImageOps, UnidentifiedImageError
 
     if not Path(path).is_file():
+        if is_url(os.fspath(path)):
+            raise InputError(f"{path}: is a URL; download it, and give the path of the file")
         raise InputError(f"{path}: no such file, but the path of an image is needed")
     try:
         with image_module.open(path) as image:
@@ -56,6 +59,11 @@ def read_image(path: str | os.PathLike[str]) -> Any:
         raise
     except Exception as error:  # the decoders raise errors of many classes
         raise InputError(f"{path}: a damaged image ({error})") from None
+
+
+def is_url(text: str) -> bool:
+    """Whether all of a text is a URL."""
+    return re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", text) is not None
 
 
 def flat(images: Any) -> Iterator[tuple[str, Any]]:

@@ -40,8 +40,8 @@ class Plan(NamedTuple):
     output_scores: bool
     output_attentions: bool
     output_hidden_states: bool
-    encoder_switches: tuple[tuple[str, bool], ...]
-    """Keywords of the encoder that are not arrays."""
+    input_switches: tuple[tuple[str, bool], ...]
+    """Keywords that are not arrays, of the encoder or else of a decoder's first call."""
     prompt_width: int
     """Columns of the prompts, including padding to a standard width."""
     capacity: int

@@ -35,6 +35,21 @@ def skip_padding(xp: Any, tokens: Any, before: Any, padding_idx: int) -> tuple[A
     return xp.where(tokens, counts, xp.zeros_like(counts)) + padding_idx, counts[:, -1]
 
 
+def count_attended(xp: Any, attended: Any, slots: Any) -> Any:
+    """The positions of IDEFICS: tokens that are attended to are counted from 0, and padding has position 1.
+
+    Args:
+        xp: the array namespace.
+        attended: Bool (B, S), False for padding.
+        slots: (T,), the places of the tokens whose positions are needed.
+
+    Returns:
+        (B, T).
+    """
+    counts = xp.cumsum(xp.astype(attended, slots.dtype), axis=1, dtype=slots.dtype) - 1
+    return xp.take(xp.where(attended, counts, xp.ones_like(counts)), slots, axis=1)
+
+
 def end_of_text(xp: Any, input_ids: Any, eos_token_id: int | None) -> Any:
     """(B, T) ids -> (B,): the index of the token whose state CLIP takes as a text's features.
 
@@ -69,6 +84,12 @@ def rotary(length: int, width: int, base: float = 10000.0) -> tuple[np.ndarray, 
     angles = np.arange(length).astype(np.float32)[:, None] * frequencies[None, :]
     angles = np.concatenate((angles, angles), axis=1).astype(np.float64)
     return np.cos(angles), np.sin(angles)
+
+
+@cached_table
+def rotary_table(length: int, width: int) -> np.ndarray:
+    """The cosines and sines of `rotary` side by side, (T, 2 H)."""
+    return np.concatenate(rotary(length, width), axis=1)
 
 
 def sinusoid_frequencies(width: int) -> np.ndarray:

@@ -114,8 +114,14 @@ class CLIPVisionEmbeddings(nn.Module):
             layers.value(self.class_embedding, patches), (patches.shape[0], 1, patches.shape[2])
         )
         table = layers.embedding_rows(self.position_embedding, self.num_positions, patches)
-        table = resize.position_table(ops, table, self.grid, grid, special=1)
+        table = self.resized(table, grid, (pixel_values.shape[2], pixel_values.shape[3]))
         return ops.xp.concat([first, patches], axis=1) + table[None]
+
+    def resized(
+        self, table: Float[Tensor, "P D"], grid: tuple[int, int], size: tuple[int, int]
+    ) -> Float[Tensor, "Q D"]:
+        """The positions of a `grid` of (rows, columns) of patches, of images of this height and width."""
+        return resize.position_table(ops, table, self.grid, grid, special=1)
 
 
 class CLIPTextTransformer(nn.Module):

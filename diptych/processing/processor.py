@@ -1,53 +1,23 @@
-"""The processor of a checkpoint: its image processor, and the tokenizer beside it."""
+"""A processor of images, of texts, and of both."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from diptych.core.checkpoint import companions
-from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.interfaces import Tokenizer
-from diptych.core.json_text import parse_config, read_text
 from diptych.core.processing.features import Features, Tensors
 from diptych.core.processing.image_processor import ImageProcessor
-from diptych.text.tokenizers import MissingTokenizerError, load_tokenizer
+from diptych.text.tokenizers import SpecialTokens, check_text, load_special_tokens, load_tokenizer
+
+Side = Literal["left", "right"]
 
 _WRITES_LABELS = ("TrOCRProcessor", "DonutProcessor", "NougatProcessor")
 """Processors whose text, beside images, is what the model is to write."""
-
-
-def load_processor(
-    name_or_path: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-    ignore_config: Iterable[str] = (),
-) -> "Processor":
-    """The processor of a checkpoint that reads images; what it returns goes into the models of both backends.
-
-    Args:
-        name_or_path: the checkpoint's directory, or its name on the Hugging Face hub.
-        revision, cache_dir, local_files_only, token: of a download.
-        ignore_config: unknown fields of preprocessor_config.json to skip.
-
-    Raises:
-        CheckpointError: there is no such checkpoint, it does not say how images are processed, or its tokenizer is
-            damaged.
-        ConfigError: the type of the image processor or fields are unknown, or a value is invalid.
-    """
-    directory = locate(name_or_path, revision, cache_dir, local_files_only, token)
-    images = ImageProcessor.from_pretrained(directory, ignore_config=ignore_config)
-    try:
-        tokenizer = load_tokenizer(directory)
-    except (MissingTokenizerError, ImportError):  # raised again when a text needs it
-        tokenizer = None
-    return Processor(images, tokenizer, directory)
 
 
 class Processor:
@@ -64,7 +34,7 @@ class Processor:
         self.directory = directory
 
     def __repr__(self) -> str:
-        return f"Processor({str(self.directory)!r}, {self.image_processor!r})"
+        return f"{type(self).__name__}({str(self.directory)!r}, {self.image_processor!r})"
 
     @property
     def model_input_names(self) -> tuple[str, ...]:
@@ -112,8 +82,12 @@ class Processor:
             found |= {"labels": ids} if writes else {"input_ids": ids, "attention_mask": mask}
         return found.to_tensors(return_tensors)
 
-    def _encode(self, texts: list[str], add_special_tokens: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (B, T) of texts, padded on the right, and their mask."""
+    def _encode(
+        self, texts: list[str], add_special_tokens: bool, padding_side: Side = "right"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (B, T) of texts, padded, and their mask."""
+        for text in texts:
+            check_text("processor", text)
         rows = [
             list(one.ids) for one in self._needed_tokenizer().encode_batch(texts, add_special_tokens=add_special_tokens)
         ]
@@ -124,7 +98,8 @@ class Processor:
         ids = np.full((len(rows), width), pad, np.int64)
         mask = np.zeros_like(ids)
         for index, row in enumerate(rows):
-            ids[index, : len(row)], mask[index, : len(row)] = row, 1
+            place = slice(0, len(row)) if padding_side == "right" else slice(width - len(row), width)
+            ids[index, place], mask[index, place] = row, 1
         return ids, mask
 
     def _needed_tokenizer(self) -> Tokenizer:
@@ -132,15 +107,17 @@ class Processor:
             self.tokenizer = load_tokenizer(self.directory)
         return self.tokenizer
 
+    @property
+    def _special_tokens(self) -> SpecialTokens:
+        return load_special_tokens(self.directory)
+
     def _pad_token_id(self) -> int:
-        path = self.directory / "tokenizer_config.json"
-        token = parse_config(read_text(path), str(path)).get("pad_token") if path.is_file() else None
-        token = token.get("content") if isinstance(token, dict) else token
-        found = self._needed_tokenizer().token_to_id(token) if isinstance(token, str) else None
+        token = self._special_tokens.pad
+        found = None if token is None else self._needed_tokenizer().token_to_id(token)
         if found is None:
             raise InputError(
-                f"processor: texts of several lengths are padded, but {path} names no pad_token of the tokenizer; "
-                "process them one by one"
+                f"processor: texts of several lengths are padded, but {self.directory / 'tokenizer_config.json'} names "
+                "no pad_token of the tokenizer; process them one by one"
             )
         return found
 

@@ -1,19 +1,19 @@
-"""The processor of a checkpoint: its image processor, and the tokenizer beside it."""
+"""The processor of a checkpoint: its image or audio processor, and the tokenizer beside it."""
 
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from diptych.core.checkpoint import companions
 from diptych.core.checkpoint.locate import locate
-from diptych.core.errors import CheckpointError, InputError
+from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
-from diptych.core.json_text import parse_config, read_text
+from diptych.core.processing.audio_processor import AudioProcessor
+from diptych.core.processing.config_files import processes_sound
 from diptych.core.processing.features import Features, Tensors
 from diptych.core.processing.image_processor import ImageProcessor
+from diptych.speech_processing import SpeechProcessor
+from diptych.text.processing import TextProcessor
 from diptych.text.tokenizers import MissingTokenizerError, load_tokenizer
 
 _WRITES_LABELS = ("TrOCRProcessor", "DonutProcessor", "NougatProcessor")
@@ -28,8 +28,8 @@ def load_processor(
     local_files_only: bool = False,
     token: str | bool | None = None,
     ignore_config: Iterable[str] = (),
-) -> "Processor":
-    """The processor of a checkpoint that reads images; what it returns goes into the models of both backends.
+) -> "Processor | SpeechProcessor":
+    """The processor of a checkpoint that reads images or sound; its output goes into the models of both backends.
 
     Args:
         name_or_path: the checkpoint's directory, or its name on the Hugging Face hub.
@@ -37,20 +37,23 @@ def load_processor(
         ignore_config: unknown fields of preprocessor_config.json to skip.
 
     Raises:
-        CheckpointError: there is no such checkpoint, it does not say how images are processed, or its tokenizer is
-            damaged.
-        ConfigError: the type of the image processor or fields are unknown, or a value is invalid.
+        CheckpointError: there is no such checkpoint, it does not say how images or sound are processed, or its
+            tokenizer is damaged.
+        ConfigError: the type of the processor or fields are unknown, or a value is invalid.
     """
     directory = locate(name_or_path, revision, cache_dir, local_files_only, token)
-    images = ImageProcessor.from_pretrained(directory, ignore_config=ignore_config)
     try:
         tokenizer = load_tokenizer(directory)
     except (MissingTokenizerError, ImportError):  # raised again when a text needs it
         tokenizer = None
-    return Processor(images, tokenizer, directory)
+    if processes_sound(directory):
+        return SpeechProcessor(
+            AudioProcessor.from_pretrained(directory, ignore_config=ignore_config), tokenizer, directory
+        )
+    return Processor(ImageProcessor.from_pretrained(directory, ignore_config=ignore_config), tokenizer, directory)
 
 
-class Processor:
+class Processor(TextProcessor):
     """Images to `pixel_values`, and texts to ids and back, called as the processors of transformers are.
 
     Attributes:
@@ -59,9 +62,8 @@ class Processor:
     """
 
     def __init__(self, image_processor: ImageProcessor, tokenizer: Tokenizer | None, directory: Path) -> None:
+        super().__init__(tokenizer, directory)
         self.image_processor = image_processor
-        self.tokenizer = tokenizer
-        self.directory = directory
 
     def __repr__(self) -> str:
         return f"Processor({str(self.directory)!r}, {self.image_processor!r})"
@@ -108,54 +110,9 @@ class Processor:
             writes = images is not None and name in _WRITES_LABELS
             if add_special_tokens is None:
                 add_special_tokens = not (writes and name == "DonutProcessor")
-            ids, mask = self._encode([text] if isinstance(text, str) else list(text), add_special_tokens)
+            ids, mask = self.encode([text] if isinstance(text, str) else text, add_special_tokens=add_special_tokens)
             found |= {"labels": ids} if writes else {"input_ids": ids, "attention_mask": mask}
         return found.to_tensors(return_tensors)
-
-    def _encode(self, texts: list[str], add_special_tokens: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (B, T) of texts, padded on the right, and their mask."""
-        rows = [
-            list(one.ids) for one in self._needed_tokenizer().encode_batch(texts, add_special_tokens=add_special_tokens)
-        ]
-        width = max(map(len, rows), default=0)
-        if width == 0:
-            raise InputError("processor: the texts have no tokens")
-        pad = self._pad_token_id() if any(len(row) < width for row in rows) else 0
-        ids = np.full((len(rows), width), pad, np.int64)
-        mask = np.zeros_like(ids)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)], mask[index, : len(row)] = row, 1
-        return ids, mask
-
-    def _needed_tokenizer(self) -> Tokenizer:
-        if self.tokenizer is None:
-            self.tokenizer = load_tokenizer(self.directory)
-        return self.tokenizer
-
-    def _pad_token_id(self) -> int:
-        path = self.directory / "tokenizer_config.json"
-        token = parse_config(read_text(path), str(path)).get("pad_token") if path.is_file() else None
-        token = token.get("content") if isinstance(token, dict) else token
-        found = self._needed_tokenizer().token_to_id(token) if isinstance(token, str) else None
-        if found is None:
-            raise InputError(
-                f"processor: texts of several lengths are padded, but {path} names no pad_token of the tokenizer; "
-                "process them one by one"
-            )
-        return found
-
-    def batch_decode(self, sequences: Any, *, skip_special_tokens: bool = False) -> list[str]:
-        """The texts of sequences of ids (B, T), such as the output of `generate`.
-
-        Raises:
-            CheckpointError: the checkpoint has no tokenizer.
-        """
-        rows = [[int(token) for token in row] for row in sequences]
-        return list(self._needed_tokenizer().decode_batch(rows, skip_special_tokens=skip_special_tokens))
-
-    def decode(self, ids: Any, *, skip_special_tokens: bool = False) -> str:
-        """The text of a sequence of ids (T,); errors as for `batch_decode`."""
-        return self.batch_decode([ids], skip_special_tokens=skip_special_tokens)[0]
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes preprocessor_config.json, and copies the tokenizer's files beside it.
@@ -164,9 +121,4 @@ class Processor:
             CheckpointError: the directory is a file.
             OSError: a file cannot be written.
         """
-        target = Path(directory)
-        if target.is_file():
-            raise CheckpointError(f"{target}: is a file, but a directory is needed")
-        self.image_processor.save_pretrained(target)
-        files = companions.find_companions(self.directory, companions.PROCESSING)
-        companions.copy_companions([path for path in files if "processor_config" not in path.name], target)
+        self._save(directory, self.image_processor)

@@ -196,8 +196,28 @@ class Boundary:
                 f"{self.caller}: {name} is given, but the model has no mask token; make or load it with "
                 "use_mask_token=True"
             )
+        return self.selection(name, value, size, "patch")
+
+    def masked_frames(self, value: Any, size: Size, embedding: Any) -> Any:
+        """`mask_time_indices` as Bool (B, T), True for the frames that the mask embedding stands in for.
+
+        Args:
+            value: the argument.
+            size: (B, T).
+            embedding: the model's, or None if it has none.
+        """
+        name = "mask_time_indices"
+        if embedding is None:
+            raise InputError(
+                f"{self.caller}: {name} is given, but the model has no masked_spec_embed, since the config's "
+                "mask_time_prob and mask_feature_prob are 0"
+            )
+        return self.selection(name, value, size, "frame")
+
+    def selection(self, name: str, value: Any, size: Size, place: str) -> Any:
+        """Numbers, one for each place, as Bool: True where they aren't zero."""
         values = self.ops.concrete_array(self.caller, name, value)
-        check.shape(self.caller, name, values.shape, size, ", a number for each patch")
+        check.shape(self.caller, name, values.shape, size, f", a number for each {place}")
         return self.ops.on_device(values, self.like) != 0
 
     def patch_labels(self, name: str, value: Any, logits: Any, masked: Any) -> Any:
@@ -217,12 +237,53 @@ class Boundary:
         return patch_labels.of_patches(self.xp, labels, masked)
 
     def sound(self, name: str, value: Any, *, least: int = 1) -> Any:
-        """Audio samples (B, samples), at least `least` of them, the length of one frame."""
+        """Audio samples (B, samples), all finite, at least `least` of them, the length of one frame."""
         if value is None:
             raise check.missing_argument(self.caller, name)
-        samples = self.floats(name, value, SAMPLES)
+        values = self.ops.concrete_array(self.caller, name, value)
+        samples = self.floats(name, values, SAMPLES)
+        check.has_rows(self.caller, name, samples.shape)
         check.at_least(self.caller, f"the number of samples in {name}", samples.shape[1], least, "one frame")
+        if self.ops.all_finite(values) is False:
+            raise InputError(f"{self.caller}: {name} holds NaN or infinite samples; repair or drop the recording")
         return samples
+
+    def frame_mask(
+        self, name: str, value: Any, length: int, lengths: Callable[[Any], Any], *, samples: Size | None = None
+    ) -> Any:
+        """The mask over samples as a Bool mask (B, T) over the frames that they make, which come first in each row.
+
+        Args:
+            name, value: the argument, (B, samples); how many are nonzero counts, not which.
+            length: T.
+            lengths: the number of frames for a number of samples.
+            samples: the shape of the samples; by default any with T frames.
+        """
+        values = self.ops.concrete_array(self.caller, name, value)
+        if samples is not None:
+            check.shape(self.caller, name, values.shape, samples, ", as many as there are samples")
+        check.rank(self.caller, name, values.shape, SAMPLES)
+        if (covered := lengths(int(values.shape[1]))) != length:
+            raise InputError(
+                f"{self.caller}: {name} covers {values.shape[1]} samples, which make {max(covered, 0)} frames, but "
+                f"there are {length}; a mask over samples is needed"
+            )
+        counts = self.xp.sum(self.xp.astype(self.ops.on_device(values, self.like) != 0, self.xp.int32), axis=1)
+        frames = lengths(counts)
+        bounds = self.ops.min_max(frames)
+        if bounds is not None and bounds[0] < 1:
+            row = int(self.xp.argmin(frames))
+            raise InputError(
+                f"{self.caller}: {name} leaves {int(counts[row])} samples of row {row}, which make no frame; drop it"
+            )
+        return self.ops.steps(length, frames)[None, :] < frames[:, None]
+
+    def ctc_labels(self, name: str, value: Any, logits: Any) -> Any:
+        """Labels (B, L) of a text for each row of logits (B, T, V); -100 is left out."""
+        labels = self._integers(name, value)
+        check.rank(self.caller, name, labels.shape, "batch, labels")
+        check.shape(self.caller, name, labels.shape, (logits.shape[0], labels.shape[1]))
+        return self._in_vocabulary(name, labels, logits.shape[-1], "the output")
 
     def labels(self, name: str, value: Any, logits: Any) -> Any:
         """Class or token ids, one for each row of logits; -100 is ignored in the loss."""

@@ -10,7 +10,7 @@ from diptych.core.errors import InputError
 from diptych.core.inputs import ModelInput, text_inputs
 from diptych.core.live_config import ConfigMixin
 from diptych.core.outputs import ModelOutput, with_head
-from diptych.core.semantics import losses
+from diptych.core.semantics import ctc, losses
 
 Output = TypeVar("Output", bound=ModelOutput)
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -234,3 +234,41 @@ def reconstruction_loss(
 def next_token_loss(boundary: Boundary, logits: Any, labels: Any) -> Any:
     """The mean cross-entropy of predicting each label from the tokens before it."""
     return losses.causal(boundary.xp, logits, boundary.labels("labels", labels, logits))
+
+
+def ctc_loss(config: Any, frame_mask: Any, boundary: Boundary, logits: Any, labels: Any) -> Any:
+    """The negative log-probability of the labels, over all their alignments with the frames.
+
+    Args:
+        config: has `pad_token_id`, which is the blank's, and the reduction.
+        frame_mask: Bool (B, T), over the frames of each row; None for all.
+        boundary: of the call.
+        logits: (B, T, V).
+        labels: the caller's, (B, L).
+
+    Raises:
+        InputError: the labels are invalid, there is no blank, or a row has too few frames for its labels.
+    """
+    xp, ops, blank, size = boundary.xp, boundary.ops, config.pad_token_id, logits.shape[-1]
+    if blank is None or not 0 <= blank < size:
+        raise InputError(
+            f"{boundary.caller}: labels need the blank's id, pad_token_id, but the config has pad_token_id={blank} "
+            f"and vocab_size={size}"
+        )
+    labels = boundary.ctc_labels("labels", labels, logits)
+    labels, counts = ctc.pack_labels(xp, labels, xp.logical_and(labels >= 0, labels != blank))
+    frames = xp.zeros_like(counts) + logits.shape[1]
+    if frame_mask is not None:
+        frames = xp.sum(xp.astype(frame_mask, counts.dtype), axis=1)
+    if not config.ctc_zero_infinity:
+        needed = ctc.needed_frames(ops, labels, counts)
+        bounds = ops.min_max(frames - needed)
+        if bounds is not None and bounds[0] < 0:
+            row = int(xp.argmin(frames - needed))
+            raise InputError(
+                f"{boundary.caller}: labels has {int(counts[row])} in row {row}, which need {int(needed[row])} frames "
+                f"(equal neighbours have a blank between them), but the row has {int(frames[row])}; shorten them, or "
+                "set the config's ctc_zero_infinity=True"
+            )
+    options: dict[str, Any] = {"reduction": config.ctc_loss_reduction, "zero_infinity": config.ctc_zero_infinity}
+    return ctc.loss(ops, losses.log_softmax(xp, logits), labels, frames, counts, blank=blank, **options)

@@ -108,6 +108,12 @@ def has_pixels(caller: str, name: str, shape: Sequence[int]) -> None:
         raise InputError(f"{caller}: {name} has shape {tuple(shape)}, but at least one image is needed")
 
 
+def has_rows(caller: str, name: str, shape: Sequence[int]) -> None:
+    """A batch must not be empty."""
+    if shape[0] < 1:
+        raise InputError(f"{caller}: {name} has shape {tuple(shape)}, but at least one row is needed")
+
+
 def integer_dtype(caller: str, name: str, dtype: str) -> None:
     """Ids must be integers; the dtype is given by its name."""
     if not dtype.startswith(("int", "uint")):

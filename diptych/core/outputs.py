@@ -221,6 +221,18 @@ class MaskedLMOutput(ModelOutput):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CausalLMOutput(ModelOutput):
+    """The output of a model with a token for every frame of a recording (CTC); transformers gives it this name."""
+
+    loss: Any = None
+    """The negative log-probability of the labels, a scalar."""
+    logits: Any = None
+    """(B, T, V), before the softmax."""
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassifierOutput(ModelOutput):
     """The output of a classifier of sequences, pairs, choices or images."""
 

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.core import Tracer
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from diptych.backends.jax import ops
 from diptych.backends.jax.ops import ForwardKey, Init, steps
 from diptych.core.errors import InputError
+from diptych.core.semantics import spans
 
 ModuleList = nnx.List
 
@@ -335,6 +337,29 @@ class StochasticDepth(RandomLayer):
         rows = (branch.shape[0], *(1,) * (branch.ndim - 1))
         keep = jax.random.bernoulli(self._own_key("drop_path_rate", rngs), 1.0 - self.rate, rows)
         return jnp.where(keep, branch / (1.0 - self.rate), 0.0)
+
+
+class SpanMask(RandomLayer):
+    """Chooses random spans of an axis to mask in train mode (SpecAugment, Park et al. 2019, arXiv:1904.08779)."""
+
+    def __init__(self, axis: str, *, rate: float, span: int, least: int) -> None:
+        super().__init__(rate)
+        self.axis, self.span, self.least = axis, span, least
+
+    def __call__(
+        self, like: Float[Array, "B T D"], size: int, lengths: Int[Array, "B"] | None, rngs: Any = None
+    ) -> Bool[Array, "B S"] | None:
+        """(B, size), True in the spans, which lie within the rows' lengths; None if nothing is masked.
+
+        Raises:
+            InputError: a key is needed, but none is given.
+        """
+        if self.deterministic or self.rate == 0.0:
+            return None
+        bits = jax.random.bits(self._own_key(f"mask_{self.axis}_prob", rngs), (2,), jnp.uint32)
+        seed = jax.lax.bitcast_convert_type(bits, jnp.int32)
+        options: dict[str, Any] = {"axis": self.axis, "rate": self.rate, "span": self.span, "least": self.least}
+        return spans.draw(ops, seed, like.shape[0], size, lengths, **options)
 
 
 class Buffer(nnx.Variable[Any]):

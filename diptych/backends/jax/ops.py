@@ -413,6 +413,14 @@ def min_max(values: Any, ignored: int | None = None) -> tuple[int, int] | None:
     return int(numbers.min()), int(numbers.max())
 
 
+def all_finite(values: Any) -> bool | None:
+    """Whether no entry is NaN or infinite; None if the values aren't known."""
+    if isinstance(values, Tracer):
+        return None
+    shards = [shard.data for shard in values.addressable_shards] if isinstance(values, Array) else [values]
+    return all(bool(np.isfinite(np.asarray(shard)).all()) for shard in shards)
+
+
 def is_array(value: Any) -> bool:
     """Whether a value is an array of this backend."""
     return isinstance(value, Array)

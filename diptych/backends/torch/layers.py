@@ -6,11 +6,12 @@ They are built without values, on the meta device; the complete model initialize
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from diptych.backends.torch import products
+from diptych.backends.torch import ops, products
 from diptych.backends.torch.ops import Init, steps
+from diptych.core.semantics import spans
 
 ModuleList = nn.ModuleList
 
@@ -239,6 +240,24 @@ class StochasticDepth(RandomLayer):
         rows = (branch.shape[0], *(1,) * (branch.ndim - 1))
         dropped = torch.rand(rows, device=branch.device) < self.rate
         return torch.where(dropped, 0.0, branch / (1.0 - self.rate))
+
+
+class SpanMask(RandomLayer):
+    """Chooses random spans of an axis to mask in train mode (SpecAugment, Park et al. 2019, arXiv:1904.08779)."""
+
+    def __init__(self, axis: str, *, rate: float, span: int, least: int) -> None:
+        super().__init__(rate)
+        self.axis, self.span, self.least = axis, span, least
+
+    def forward(
+        self, like: Float[Tensor, "B T D"], size: int, lengths: Int[Tensor, "B"] | None, rngs: None = None
+    ) -> Bool[Tensor, "B S"] | None:
+        """(B, size), True in the spans, which lie within the rows' lengths; None if nothing is masked."""
+        if not self.training or self.rate == 0.0:
+            return None
+        seed = torch.randint(-(2**31), 2**31, (2,), dtype=torch.int32, device=like.device)
+        options: dict[str, Any] = {"axis": self.axis, "rate": self.rate, "span": self.span, "least": self.least}
+        return spans.draw(ops, seed, like.shape[0], size, lengths, **options)
 
 
 def buffer(shape: tuple[int, ...], **init: Unpack[Init]) -> Any:

@@ -328,6 +328,13 @@ def min_max(values: Tensor, ignored: int | None = None) -> tuple[int, int] | Non
     return int(low), int(high)
 
 
+def all_finite(values: Tensor) -> bool | None:
+    """Whether no entry is NaN or infinite; None if the values aren't known."""
+    if is_traced(values) or (values.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return None
+    return bool(torch.isfinite(values).all())
+
+
 def is_array(value: Any) -> bool:
     """Whether a value is an array of this backend."""
     return isinstance(value, Tensor)

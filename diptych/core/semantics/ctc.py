@@ -84,3 +84,15 @@ def pack_labels(xp: Any, labels: Any, counted: Any) -> tuple[Any, Any]:
     """(B, L) labels and a mask of those that count -> the labels with these first, in order, and (B,) their number."""
     order = xp.argsort(xp.astype(~counted, xp.int32), axis=1, stable=True)
     return xp.take_along_axis(labels, order, axis=1), xp.sum(xp.astype(counted, labels.dtype), axis=1)
+
+
+def needed_frames(ops: Any, labels: Any, counts: Any) -> Any:
+    """(B, L) packed labels and (B,) their number -> (B,): the least number of frames that can tell them.
+
+    Equal neighbours need a blank between them.
+    """
+    xp = ops.xp
+    pairs = xp.logical_and(
+        labels[:, 1:] == labels[:, :-1], ops.steps(labels.shape[1], labels)[None, 1:] < counts[:, None]
+    )
+    return counts + xp.sum(xp.astype(pairs, counts.dtype), axis=1)

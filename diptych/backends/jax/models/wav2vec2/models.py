@@ -1,0 +1,166 @@
+"""Wav2Vec2's models."""
+
+import functools
+from typing import Any, ClassVar, Unpack
+
+from jax import Array
+from jaxtyping import Bool, Float
+
+from diptych.backends.jax import layers, ops
+from diptych.backends.jax.models.wav2vec2.encoder import Wav2Vec2Encoder
+from diptych.backends.jax.models.wav2vec2.features import (
+    Wav2Vec2Adapter,
+    Wav2Vec2FeatureEncoder,
+    Wav2Vec2FeatureProjection,
+)
+from diptych.backends.jax.pretrained import Build, PreTrainedModel
+from diptych.core.calls import Switches, ctc_loss, passes_through
+from diptych.core.inputs import SOUND_INPUTS, ModelInput
+from diptych.core.models.wav2vec2 import Wav2Vec2BaseModelOutput
+from diptych.core.outputs import CausalLMOutput, ModelOutput, with_head
+from diptych.core.sound_config import SoundEncoderConfig
+
+
+class Wav2Vec2Model(PreTrainedModel):
+    """The encoder: convolutions over the samples, transformer layers over their frames, and an adapter if there is one.
+
+    A padded row equals the row alone only with feat_extract_norm="layer" and without an adapter: group norm counts the
+    padding, and an adapter sees the frames beyond the end.
+    """
+
+    encoder_class: ClassVar[type[Wav2Vec2Encoder]] = Wav2Vec2Encoder
+
+    @property
+    def inputs(self) -> tuple[ModelInput, ...]:
+        """The keyword inputs of the model as an encoder: audio samples and their mask."""
+        return SOUND_INPUTS
+
+    def states_mask(self, attention_mask: Any, length: int) -> Any:
+        """The mask (B, S) of the states, from the mask over samples: as many at the start as the samples give.
+
+        Raises:
+            InputError: the mask's length is not that of samples that give `length` states, or a row gives none.
+        """
+        if attention_mask is None:
+            return None
+        return self._boundary().frame_mask("attention_mask", attention_mask, length, self.config.feature_lengths)
+
+    def __init__(self, config: SoundEncoderConfig, **build: Unpack[Build]) -> None:
+        init = self._begin(config, build)
+        self.feature_extractor = Wav2Vec2FeatureEncoder(config, **init)
+        self.feature_projection = Wav2Vec2FeatureProjection(config, **init)
+        masks = config.has_mask_embedding
+        self.masked_spec_embed = layers.parameter((config.hidden_size,), **init) if masks else None
+        self.time_mask = layers.SpanMask("time", **config.spans("time"))
+        self.feature_mask = layers.SpanMask("feature", **config.spans("feature"))
+        self.encoder = self.encoder_class(config, **init)
+        self.adapter = Wav2Vec2Adapter(config, **init) if config.has_adapter else None
+        self._finish(build)
+
+    def freeze_feature_encoder(self) -> None:
+        """Excludes the convolutions over the samples from training; the same as `freeze` with their path."""
+        self.freeze("feature_extractor")
+
+    def __call__(
+        self,
+        input_values: Any = None,
+        attention_mask: Any = None,
+        mask_time_indices: Any = None,
+        mask_feature_indices: Any = None,
+        **switches: Unpack[Switches],
+    ) -> ModelOutput | tuple[Any, ...]:
+        """Encodes a batch of recordings.
+
+        Args:
+            input_values: (B, samples) floats, at least as many as one frame needs.
+            attention_mask: (B, samples), 1 = attend; how many are nonzero counts, not which, since padding comes last.
+            mask_time_indices: (B, T), nonzero for the frames that the mask embedding stands in for, in eval mode too;
+                in train mode drawn at random by default, as the config says.
+            mask_feature_indices: (B, hidden_size), nonzero for the features that are zeroed, likewise.
+            switches: see `Switches`.
+
+        Raises:
+            InputError: an argument has the wrong dtype or shape, samples are not finite or too few for a frame, or
+                there are masked frames, but no mask embedding.
+        """
+        resolved, boundary, config = self._resolve_switches(switches), self._boundary(), self.config
+        samples = boundary.sound("input_values", input_values, least=config.frame_samples)
+        boundary.rngs(resolved["rngs"])
+        frames, mask = config.feature_lengths(samples.shape[1], adapter=False), None
+        if attention_mask is not None:
+            lengths = functools.partial(config.feature_lengths, adapter=False)
+            mask = boundary.frame_mask("attention_mask", attention_mask, frames, lengths, samples=samples.shape)
+        given: dict[str, Any] = {}
+        if mask_time_indices is not None:
+            size = (samples.shape[0], frames)
+            given["time"] = boundary.masked_frames(mask_time_indices, size, self.masked_spec_embed)
+        if mask_feature_indices is not None:
+            size = (samples.shape[0], config.hidden_size)
+            given["feature"] = boundary.selection("mask_feature_indices", mask_feature_indices, size)
+        states, features = self.feature_projection(self.feature_extractor(samples), resolved["rngs"])
+        states = self._mask_features(states, mask, given, resolved["rngs"])
+        outputs = self.encoder(states, mask, resolved)
+        states = outputs.last_hidden_state
+        states = states if self.adapter is None else self.adapter(states)
+        return self._format_output(self._record(outputs, states, features), switches.get("return_dict"))
+
+    def _record(self, outputs: ModelOutput, states: Any, features: Any) -> ModelOutput:
+        """The output, from that of the layers, the last states and the features behind the convolutions."""
+        return with_head(Wav2Vec2BaseModelOutput, outputs, last_hidden_state=states, extract_features=features)
+
+    def _mask_features(
+        self, states: Float[Array, "B T D"], mask: Bool[Array, "B T"] | None, given: dict[str, Any], rngs: Any
+    ) -> Float[Array, "B T D"]:
+        """SpecAugment: the states with the given or drawn frames and features masked."""
+        xp = ops.xp
+        if not self.config.apply_spec_augment:
+            return states
+        time, feature = given.get("time"), given.get("feature")
+        _, frames, width = states.shape
+        if time is None:
+            lengths = None if mask is None else xp.sum(xp.astype(mask, xp.int32), axis=1)
+            time = self.time_mask(states, frames, lengths, rngs)
+        if feature is None:
+            feature = self.feature_mask(states, width, None, rngs)
+        if time is not None:
+            states = xp.where(time[..., None], layers.value(self.masked_spec_embed, states), states)
+        return states if feature is None else xp.where(feature[:, None, :], xp.zeros_like(states), states)
+
+
+class Wav2Vec2ForCTC(PreTrainedModel):
+    """The encoder with a linear layer over each frame, which tells a token of the text or the blank, pad_token_id."""
+
+    def __init__(self, config: SoundEncoderConfig, **build: Unpack[Build]) -> None:
+        init = self._begin(config, build)
+        self.wav2vec2 = Wav2Vec2Model(config, seed=None, **init)
+        self._make_head(config, init)
+        self._finish(build)
+
+    def _make_head(self, config: SoundEncoderConfig, init: ops.Init) -> None:
+        self.dropout = layers.Dropout(config.final_dropout)
+        self.lm_head = layers.Linear(config.states_width, config.vocab_size, **init)
+
+    def _base(self) -> Wav2Vec2Model:
+        return self.wav2vec2
+
+    def freeze_feature_encoder(self) -> None:
+        """Excludes the convolutions over the samples from training."""
+        self._base().freeze_feature_encoder()
+
+    @passes_through(Wav2Vec2Model)
+    def __call__(self, *inputs: Any, labels: Any = None, **keywords: Any) -> CausalLMOutput | tuple[Any, ...]:
+        """As `Wav2Vec2Model`, and:
+
+        Args:
+            labels: (B, L) ids below vocab_size; -100 and the blank are left out.
+
+        Raises:
+            InputError: as in `Wav2Vec2Model`; or the config has no pad_token_id; or a row has more labels than its
+                frames can tell, and the config's ctc_zero_infinity is False.
+        """
+        given = self._base_keywords(inputs, keywords)
+        outputs: Any = self._base()(**given)
+        logits = self.lm_head(self.dropout(outputs.last_hidden_state, given["rngs"]))
+        frames = self._base().states_mask(given.get("attention_mask"), logits.shape[1])
+        loss = functools.partial(ctc_loss, self.config, frames)
+        return self._with_head(CausalLMOutput, outputs, logits, labels, loss, keywords)

@@ -33,6 +33,8 @@ class Composite(PartsLoadingMixin):
     """The linear layer between the two widths; None if they are equal."""
     masks_shifted_labels: ClassVar[bool] = False
     """Whether a decoder whose inputs are made from labels leaves pad_token_id out of its attention."""
+    returns_projected_states: ClassVar[bool] = False
+    """Whether the output's encoder_last_hidden_state has the decoder's width, not the encoder's."""
 
     def _make_parts(self, config: Any, init: Mapping[str, Any], switches: Mapping[str, bool]) -> None:
         """Builds the encoder and the decoder, without values.
@@ -86,7 +88,12 @@ class Composite(PartsLoadingMixin):
         decoder_inputs = {**decoder_inputs, **for_decoder}
         if labels is not None and decoder_inputs.get("input_ids") is decoder_inputs.get("inputs_embeds") is None:
             decoder_inputs = {**decoder_inputs, **self._shift_right(labels, decoder_inputs.get("attention_mask"))}
-        outputs = self._decode(encoded, decoder_inputs, past_key_values, use_cache, logits_to_keep, resolved)
+        states = self._states_for_decoder(encoded, past_key_values)
+        outputs = self._decode(
+            states, encoded.attention_mask, decoder_inputs, past_key_values, use_cache, logits_to_keep, resolved
+        )
+        if self.returns_projected_states and states is not None:
+            encoded = encoded.replace(last_hidden_state=states)
         loss = None if labels is None else token_loss(boundary, outputs.logits, labels)
         output = seq2seq(Seq2SeqLMOutput, outputs, encoded, loss=loss, logits=outputs.logits)
         return self._format_output(output, switches.get("return_dict"))
@@ -163,23 +170,27 @@ class Composite(PartsLoadingMixin):
             decoder_attention_mask = ids != pad
         return {"input_ids": ids, "attention_mask": decoder_attention_mask}
 
+    def _states_for_decoder(self, encoded: EncoderOutput, past_key_values: Any) -> Any:
+        """The encoder's states in the decoder's width; None if the cache holds their keys."""
+        if caching.has_encoder_keys(past_key_values):
+            return None
+        states = self._check_encoder_outputs(encoded, None).last_hidden_state
+        return states if self.enc_to_dec_proj is None else self.enc_to_dec_proj(states)
+
     def _decode(
         self,
-        encoded: EncoderOutput,
+        states: Any,
+        mask: Any,
         inputs: Mapping[str, Any],
         past_key_values: Any,
         use_cache: bool | None,
         logits_to_keep: Any,
         resolved: ResolvedSwitches,
     ) -> Any:
-        """Runs the decoder; it attends to the encoder's states, or to their keys if the cache holds them."""
+        """Runs the decoder; it attends to the given states, or to the keys in the cache if there are none."""
         ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         check.exactly_one(type(self).__name__, decoder_input_ids=ids, decoder_inputs_embeds=embeds)
-        states = None
-        if not caching.has_encoder_keys(past_key_values):
-            states = self._check_encoder_outputs(encoded, None).last_hidden_state
-            states = states if self.enc_to_dec_proj is None else self.enc_to_dec_proj(states)
-        keywords = {"encoder_hidden_states": states, "encoder_attention_mask": encoded.attention_mask}
+        keywords = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
         keywords |= {**inputs, "past_key_values": past_key_values}
         given = {name: value for name, value in keywords.items() if value is not None}
         return self.decoder(**given, use_cache=use_cache, logits_to_keep=logits_to_keep, **resolved)
@@ -223,5 +234,6 @@ class Composite(PartsLoadingMixin):
             "attention_mask": decoder_attention_mask,
             **for_decoder,
         }
-        output = self._decode(encoded, inputs, past_key_values, use_cache, logits_to_keep, resolved)
+        states, mask = self._states_for_decoder(encoded, past_key_values), encoded.attention_mask
+        output = self._decode(states, mask, inputs, past_key_values, use_cache, logits_to_keep, resolved)
         return self._format_output(output, switches.get("return_dict"))

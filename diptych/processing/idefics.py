@@ -10,7 +10,8 @@ import numpy as np
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.processing.features import Features, Tensors
 from diptych.core.processing.pictures import is_url
-from diptych.processing.processor import Processor, Side
+from diptych.processing.processor import Processor
+from diptych.processing.texts import Side
 
 IMAGE, FAKE, END_OF_UTTERANCE = "<image>", "<fake_token_around_image>", "<end_of_utterance>"
 """The tokens that stand for an image, around images, and between utterances."""
@@ -78,7 +79,7 @@ class IdeficsProcessor(Processor):
             self._known(FAKE, "stands around images")
             self._known(IMAGE, "stands for an image")
         texts = [f"{start}{_written(prompt, between)}{end}" for prompt in prompts]
-        ids, mask = self._encode(texts, False, padding_side or tokens.padding_side)
+        ids, mask = self.encode(texts, add_special_tokens=False, padding_side=padding_side or tokens.padding_side)
         count = max(1, *map(len, pictures))
         seen = self._image_attention_mask(ids, mask, count, list(map(len, pictures)))
         pixels = self._pixel_values(pictures, count, options)

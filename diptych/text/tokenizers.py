@@ -13,6 +13,7 @@ from typing import Any, Literal
 from diptych.core.errors import CheckpointError, ConfigError, InputError
 from diptych.core.interfaces import Tokenizer
 from diptych.core.json_text import parse_config, read_text
+from diptych.text.ctc import load_ctc_tokenizer
 from diptych.text.sentencepiece import SentencePieceModel, read_model
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -41,12 +42,13 @@ def load_tokenizer(directory: str | os.PathLike[str], *, source_language: str | 
 
     It is read from tokenizer.json. Without that file, it is built from vocab.txt (BERT), vocab.json and merges.txt
     (GPT-2, RoBERTa, BART, CLIP) or a model of sentencepiece (XLM-RoBERTa, CamemBERT, MBart, BertGeneration), with the
-    settings of tokenizer_config.json, special_tokens_map.json and added_tokens.json.
+    settings of tokenizer_config.json, special_tokens_map.json and added_tokens.json. The tokenizer of a CTC model is a
+    `CTCTokenizer`, from vocab.json or tokenizer.json.
 
     Args:
         directory: the checkpoint's.
         source_language: the code of the language that an MBart encoder reads, such as "de_DE"; by default that of the
-            files, or else en_XX.
+            files, or else en_XX. Of a CTC model with several vocabularies, such as MMS, the language that it writes.
 
     Raises:
         MissingTokenizerError: files are missing, or the tokenizer's class is not known.
@@ -55,13 +57,19 @@ def load_tokenizer(directory: str | os.PathLike[str], *, source_language: str | 
         ImportError: the tokenizers library is not installed.
     """
     directory = Path(directory)
+    settings = _Settings(directory)
+    if settings.class_name in _CTC:
+        found = load_ctc_tokenizer(directory, settings.values, settings.added_ids(), source_language)
+        if found is None:
+            raise MissingTokenizerError(f"{directory / 'vocab.json'}: no such file, so ids cannot become text")
+        return found
     try:
         import tokenizers
     except ImportError:
         raise ImportError(
             f"{directory}: its tokenizer needs tokenizers, which is not installed; pip install 'diptych[text]'"
         ) from None
-    path, settings = directory / TOKENIZER_FILE, _Settings(directory)
+    path = directory / TOKENIZER_FILE
     if path.is_file():
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
@@ -151,6 +159,8 @@ class _Settings:
     def _class_name(self) -> str:
         config = self._read("config.json")
         parts: list[Any] = [config, config.get("encoder"), config.get("decoder")]
+        if config.get("model_type") in _CTC_TYPES and "tokenizer_class" not in self.values:
+            return _CTC[0]
         types = [part["model_type"] for part in parts if isinstance(part, dict) and "model_type" in part]
         by_type = next((_CLASS_OF_TYPE[name] for name in types if name in _CLASS_OF_TYPE), "")
         named = self.values.get("tokenizer_class") or config.get("tokenizer_class") or by_type
@@ -188,6 +198,13 @@ class _Settings:
             id: _added_token(name, special=name in special, normalized=name not in special)
             for id, name in sorted(found.items())
         }
+
+    def added_ids(self) -> dict[str, int]:
+        """The ids of the tokens that were added to the vocabulary."""
+        decoder = self.values.get("added_tokens_decoder")
+        if isinstance(decoder, dict):
+            return {_content(token): int(id) for id, token in decoder.items()}
+        return self._read("added_tokens.json")
 
     def extra(self) -> list[Any]:
         """Special tokens without a name of their own."""
@@ -441,6 +458,11 @@ _RECIPES: Mapping[str, tuple[Mapping[str, Any], Callable[..., Any], Callable[...
     "BertGenerationTokenizer": (_BERT_GENERATION, _plain_sentencepiece, _no_frame),
 }
 """Name of a class -> its special tokens, what reads its vocabulary, and what puts special tokens around a text."""
+
+_CTC = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
+"""Classes of the tokenizers of CTC models; the second is the name in the first files."""
+_CTC_TYPES = ("wav2vec2", "hubert", "wavlm")
+"""model_types of CTC models."""
 
 _CLASS_OF_TYPE = {
     "bert": "BertTokenizer", "gpt2": "GPT2Tokenizer", "roberta": "RobertaTokenizer", "bart": "BartTokenizer",

@@ -394,6 +394,11 @@ def first_columns(values: Any, count: int) -> Any:
     return values[:, :count] if known is values else jnp.asarray(known[:, :count])
 
 
+def stop_gradient(values: Array) -> Array:
+    """The values, as constants for gradients."""
+    return jax.lax.stop_gradient(values)
+
+
 def to_numpy(values: Any) -> Any:
     """An array's values as a numpy array if they are known and on one device; anything else unchanged.
 

@@ -314,6 +314,11 @@ def first_columns(values: Any, count: int) -> Any:
     return values[:, :count]
 
 
+def stop_gradient(values: Tensor) -> Tensor:
+    """The values, as constants for gradients."""
+    return values.detach()
+
+
 def to_numpy(values: Any) -> Any:
     """A tensor's values as a numpy array; anything else unchanged."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values

@@ -13,16 +13,11 @@ from typing import Any, Self
 import numpy as np
 
 from diptych.core.checkpoint.files import open_atomic
-from diptych.core.errors import CheckpointError, InputError
-from diptych.core.json_text import parse_config, read_text
+from diptych.core.errors import InputError
+from diptych.core.processing.config_files import CONFIG_FILE, read_processor_config
 from diptych.core.processing.features import Features, Tensors
 from diptych.core.processing.image_config import ImageProcessorConfig, Size
 from diptych.core.processing.pictures import ChannelAxis, flat, pillow, to_picture
-
-CONFIG_FILE = "preprocessor_config.json"
-"""The file of an image processor's config."""
-PROCESSOR_FILE = "processor_config.json"
-"""The file in which transformers 5 keeps it, under "image_processor"."""
 
 _LARGEST = 2**28
 """The number of pixels that no image may be resized to: a narrow one becomes far longer than it was."""
@@ -61,19 +56,8 @@ class ImageProcessor:
             CheckpointError: the directory has no such file.
             ConfigError: the type or fields are unknown, or a value is invalid.
         """
-        path, nested = Path(directory) / CONFIG_FILE, Path(directory) / PROCESSOR_FILE
-        ignore = tuple(ignore_config)
-        if path.is_file():
-            data = parse_config(read_text(path), str(path))
-            return cls(ImageProcessorConfig.from_dict(data, ignore=ignore, source=str(path)))
-        data = parse_config(read_text(nested), str(nested)) if nested.is_file() else {}
-        if not isinstance(data.get("image_processor"), dict):
-            raise CheckpointError(
-                f"{directory}: has no {CONFIG_FILE}, nor a {PROCESSOR_FILE} with an image_processor, so it does not "
-                "say how images are processed"
-            )
-        fields = {"processor_class": data.get("processor_class"), **data["image_processor"]}
-        return cls(ImageProcessorConfig.from_dict(fields, ignore=ignore, source=f"{nested}: image_processor"))
+        fields, source = read_processor_config(directory, "image_processor")
+        return cls(ImageProcessorConfig.from_dict(fields, ignore=tuple(ignore_config), source=source))
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes preprocessor_config.json, which transformers reads too.

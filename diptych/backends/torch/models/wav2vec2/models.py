@@ -67,6 +67,7 @@ class Wav2Vec2Model(PreTrainedModel):
         attention_mask: Any = None,
         mask_time_indices: Any = None,
         mask_feature_indices: Any = None,
+        freeze_feature_encoder: bool = False,
         **switches: Unpack[Switches],
     ) -> ModelOutput | tuple[Any, ...]:
         """Encodes a batch of recordings.
@@ -77,6 +78,7 @@ class Wav2Vec2Model(PreTrainedModel):
             mask_time_indices: (B, T), nonzero for the frames that the mask embedding stands in for, in eval mode too;
                 in train mode drawn at random by default, as the config says.
             mask_feature_indices: (B, hidden_size), nonzero for the features that are zeroed, likewise.
+            freeze_feature_encoder: whether the convolutions over the samples get no gradient.
             switches: see `Switches`.
 
         Raises:
@@ -97,7 +99,9 @@ class Wav2Vec2Model(PreTrainedModel):
         if mask_feature_indices is not None:
             size = (samples.shape[0], config.hidden_size)
             given["feature"] = boundary.selection("mask_feature_indices", mask_feature_indices, size)
-        states, features = self.feature_projection(self.feature_extractor(samples), resolved["rngs"])
+        states = self.feature_extractor(samples)
+        states = ops.stop_gradient(states) if freeze_feature_encoder else states
+        states, features = self.feature_projection(states, resolved["rngs"])
         states = self._mask_features(states, mask, given, resolved["rngs"])
         outputs = self.encoder(states, mask, resolved)
         states = outputs.last_hidden_state

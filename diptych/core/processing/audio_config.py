@@ -1,0 +1,112 @@
+"""Configs of audio processors: preprocessor_config.json of the feature extractors of transformers."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from diptych.core.config import FrozenMap, describe_type, freeze_json, has_type, thaw_json
+from diptych.core.errors import ConfigError
+
+TYPE = "Wav2Vec2FeatureExtractor"
+"""The one type of audio processor: it takes raw samples. Its first files name no type."""
+
+_HOUSEKEEPING: Mapping[str, tuple[Any, ...]] = {
+    "auto_map": (),
+    "feature_size": (1,),
+    "padding_side": ("right",),
+    "processor_class": (),
+    "return_tensors": (),
+}
+"""Fields that are carried along -> the values that are supported; () means any value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioProcessorConfig:
+    """What an audio processor does; by default that of facebook/wav2vec2-base-960h.
+
+    Attributes:
+        sampling_rate: samples per second of what the model reads.
+        do_normalize: whether each recording gets a mean of 0 and a variance of 1.
+        padding_value: of samples after the end of a recording.
+        return_attention_mask: whether a mask is returned. Models whose feature encoder has a group norm were trained
+            without.
+        housekeeping: other fields of the file, which are written back.
+
+    Raises:
+        ConfigError: a value is invalid.
+    """
+
+    sampling_rate: int = 16_000
+    do_normalize: bool = True
+    padding_value: float = 0.0
+    return_attention_mask: bool = False
+    housekeeping: FrozenMap = dataclasses.field(default=FrozenMap(), compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        hints = {"sampling_rate": int, "do_normalize": bool, "padding_value": float, "return_attention_mask": bool}
+        wrong = [
+            f"{name}={thaw_json(getattr(self, name))!r} must be {describe_type(hint)}"
+            for name, hint in hints.items()
+            if not has_type(getattr(self, name), hint)
+        ]
+        if not wrong and not 1 <= self.sampling_rate <= 2**24:
+            wrong = [f"sampling_rate={self.sampling_rate} must lie between 1 and {2**24}"]
+        if wrong:
+            raise ConfigError(f"{type(self).__name__}: {'; '.join(wrong)}")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, ignore: Iterable[str] = (), source: str = "config") -> Self:
+        """A config from the fields of a `preprocessor_config.json`.
+
+        Args:
+            data: the JSON object; null stands for a default.
+            ignore: names of unknown fields to carry along instead of refusing them.
+            source: the origin of the data in error messages, such as a path.
+
+        Raises:
+            ConfigError: the type or fields are unknown (all are listed), or a value is not supported.
+        """
+        found = data.get("feature_extractor_type") or TYPE
+        if found != TYPE:
+            raise ConfigError(f"{source}: feature_extractor_type={found!r} is not known; known: {TYPE}")
+        declared, carried = _declared(cls), set(ignore)
+        values: dict[str, Any] = {}
+        kept: dict[str, Any] = {}
+        unknown: list[str] = []
+        refused: list[str] = []
+        for name, value in data.items():
+            if name in declared:
+                values |= {} if value is None else {name: freeze_json(value)}
+            elif name in carried or (name in _HOUSEKEEPING and _HOUSEKEEPING[name] in ((), (value,))):
+                kept[name] = value
+            elif name in _HOUSEKEEPING:
+                refused.append(f"{name}={value!r} is not supported; supported: {_HOUSEKEEPING[name][0]!r}")
+            elif name != "feature_extractor_type":
+                unknown.append(name)
+        if unknown:
+            refused.append(
+                f"{TYPE} does not know {', '.join(unknown)}; it knows {', '.join(sorted(declared))}. "
+                f"If they change nothing, pass ignore_config=({', '.join(map(repr, unknown))},)"
+            )
+        if refused:
+            raise ConfigError(f"{source}: {'; '.join(refused)}")
+        try:
+            return cls(**values, housekeeping=FrozenMap(kept))
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, housekeeping included, as plain JSON data."""
+        data = {name: getattr(self, name) for name in _declared(type(self))}
+        data |= {"feature_extractor_type": TYPE, "feature_size": 1, "padding_side": "right", **self.housekeeping}
+        return {name: thaw_json(value) for name, value in sorted(data.items())}
+
+    def to_json(self) -> str:
+        """The text of a `preprocessor_config.json`."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _declared(cls: type[AudioProcessorConfig]) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls)} - {"housekeeping"}

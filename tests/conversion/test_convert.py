@@ -20,6 +20,7 @@ from tests.assertions import assert_close
 from tests.conversion import checkpoints
 from tests.conversion.tiny import (
     ARCHITECTURES,
+    DTYPES,
     arrays,
     bits,
     config_of,
@@ -35,8 +36,7 @@ module = importlib.import_module("diptych.conversion.convert")
 FORMATS = ("safetensors", "flax-msgpack")
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("architecture", "dtype"), DTYPES)
 def test_there_and_back_is_bit_exact(tmp_path, architecture, dtype):
     model = getattr(in_torch, architecture)(config_of(architecture), seed=5, dtype=dtype)
     model.save_pretrained(tmp_path / "source")

@@ -16,7 +16,7 @@ from diptych.conversion import to_jax, to_torch
 from diptych.conversion.slots import slots_of
 from diptych.core.dtypes import FLOATS
 from diptych.core.errors import CheckpointError, InputError
-from tests.conversion.tiny import ARCHITECTURES, bits, config_of, digests, theirs
+from tests.conversion.tiny import ARCHITECTURES, DTYPES, bits, config_of, digests, theirs
 
 NARROW = [name for name in FLOATS if name != "float64"]
 
@@ -27,8 +27,7 @@ def first(model):
     return path, model._sources()[path].read()
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("architecture", "dtype"), DTYPES)
 def test_there_and_back_is_bit_exact(architecture, dtype):
     with jax.enable_x64(dtype == "float64"):
         model = getattr(in_jax, architecture)(config_of(architecture), seed=3, dtype=dtype)

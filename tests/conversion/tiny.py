@@ -15,10 +15,16 @@ from diptych.core import registry
 from diptych.core.checkpoint.directory import open_checkpoint
 from diptych.core.checkpoint.tensors import digest, from_array
 from diptych.core.config import ModelConfig
+from diptych.core.dtypes import FLOATS
 from tests.conversion import checkpoints
 from tests.family import family_of
 
 ARCHITECTURES = tuple(registry.architectures())
+DTYPES = sorted(
+    {(name, tuple(FLOATS)[number % len(FLOATS)]) for number, name in enumerate(ARCHITECTURES)}
+    | {("CLIPModel", dtype) for dtype in FLOATS}
+)
+"""Every class in one dtype, and one of them in all: what is done to bits does not depend on the class."""
 CONSTANT = "relative_position_index"
 """What Swin's files hold besides parameters."""
 PREFIXES = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}  # 5.23 writes these files flat

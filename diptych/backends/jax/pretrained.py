@@ -70,7 +70,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
 
     def _finish(self, build: Build) -> None:
         """Completes the model after its modules are built, and draws its initial values."""
-        for path, module in nnx.iter_modules(self):
+        for path, module in slots.modules(self):
             if isinstance(module, layers.RandomLayer):
                 module.salt = zlib.crc32(".".join(map(str, path)).encode())
         self._compute_dtype = build.get("compute_dtype") and float_name(build.get("compute_dtype"))
@@ -221,7 +221,7 @@ class PreTrainedModel(nnx.Module, PreTrained):
         return jax.ShapeDtypeStruct((), jnp.dtype(self._compute_dtype or self.dtype))
 
     def _submodules(self) -> Iterable[tuple[str, Any]]:
-        return ((".".join(map(str, path)), module) for path, module in nnx.iter_modules(self))
+        return ((".".join(map(str, path)), module) for path, module in slots.modules(self))
 
     def _leaves(self) -> dict[Slot, Any]:
         return slots.leaves(self)

@@ -4,7 +4,7 @@ The layout of a leaf follows only from the type of the layer that owns it; `core
 file the types.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flax import nnx
@@ -33,6 +33,30 @@ def kind_of(module: nnx.Module) -> Kind:
     return "plain"
 
 
+def modules(root: nnx.Module) -> Iterator[tuple[tuple[str | int, ...], nnx.Module]]:
+    """Yields the path of every module and the module: parts in order of their names, and after them their owner.
+
+    The same as `nnx.iter_modules`, which is several times slower because it visits every value too.
+    """
+    visited = set[int]()
+
+    def visit(path: tuple[str | int, ...], node: Any) -> Iterator[tuple[tuple[str | int, ...], nnx.Module]]:
+        if id(node) in visited:
+            return
+        visited.add(id(node))
+        if isinstance(node, nnx.List | list | tuple):
+            parts: Iterable[tuple[str | int, Any]] = enumerate(node)
+        else:
+            parts = sorted(node.items() if isinstance(node, dict) else vars(node).items())
+        for name, part in parts:
+            if isinstance(part, nnx.Module | list | tuple | dict):
+                yield from visit((*path, name), part)
+        if isinstance(node, nnx.Module):
+            yield path, node
+
+    yield from visit((), root)
+
+
 def leaves(model: nnx.Module) -> dict[Slot, nnx.Variable[Any]]:
     """Every parameter's slot, with its variable, in order of path."""
     return dict(iterate(model))
@@ -40,7 +64,7 @@ def leaves(model: nnx.Module) -> dict[Slot, nnx.Variable[Any]]:
 
 def iterate(model: nnx.Module) -> Iterator[tuple[Slot, nnx.Variable[Any]]]:
     """Yields every parameter's slot and variable."""
-    for owner, module in nnx.iter_modules(model):
+    for owner, module in modules(model):
         kind = kind_of(module)
         for name, variable in vars(module).items():
             if not isinstance(variable, nnx.Param | layers.Buffer):

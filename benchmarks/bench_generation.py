@@ -1,6 +1,7 @@
-"""Speed of text generation with GPT-2, bert2gpt2 (bert-base -> gpt2) and bart-base, greedy and with 4 beams: diptych
-in torch and in JAX against transformers 5 (with its dynamic and its static cache) and the last Flax release, both as
-called and under jax.jit. Prompts have 32 tokens and encoder inputs 128; no sequence ends early.
+"""Speed of text generation with GPT-2, bert2gpt2 (bert-base -> gpt2), bart-base and vit-gpt2 (captions of images),
+greedy and with 4 beams: diptych in torch and in JAX against transformers 5 (with its dynamic and its static cache) and
+the last Flax release, both as called and under jax.jit. Prompts have 32 tokens, texts for encoders 128 and images 224
+pixels; no sequence ends early.
 
 Every contestant is a process of its own; they take turns, call by call. Greedy generation with batch size 1 is also
 compared with a bound: the time in which the same framework reads the decoder's weights once per token, in products of a
@@ -55,7 +56,7 @@ class Case:
     Attributes:
         architecture: class name, the same in transformers and in diptych.
         generation: the whole generation config; it has no eos_token_id.
-        length: tokens of the prompts, or of the encoder's input.
+        length: tokens of the prompts, or of the encoder's input; the side of an image.
         decoder: prefix of the decoder's tensors.
         vocabulary: the matrix that maps the last hidden state to logits.
     """
@@ -68,7 +69,10 @@ class Case:
     vocabulary: str
 
     def inputs(self, batch: int) -> dict[str, np.ndarray]:
-        """A batch as a tokenizer returns it, without padding."""
+        """A batch as a tokenizer returns it, without padding, or an image processor."""
+        if self.architecture == "VisionEncoderDecoderModel":
+            pixels = np.random.default_rng(batch).standard_normal((batch, 3, self.length, self.length), np.float32)
+            return {"pixel_values": pixels}
         ids = np.random.default_rng(batch).integers(1000, 30_000, (batch, self.length))
         return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
@@ -105,6 +109,14 @@ CASES = {
         128,
         "model.decoder.",
         "model.shared.weight",
+    ),
+    "vit-gpt2": Case(
+        "VisionEncoderDecoderModel",
+        checkpoints.vit_gpt2,
+        {"pad_token_id": 0, "decoder_start_token_id": 50_256},
+        224,
+        "decoder.",
+        "decoder.transformer.wte.weight",
     ),
 }
 PRODUCTS = ((768, 3072, 20), (768, 50_256, 1))

@@ -1,5 +1,6 @@
-"""Speed of a forward pass of image encoders at 224 pixels: diptych in torch and in JAX against transformers 5 (sdpa)
-and, for ViT and BEiT, the last Flax release. Everything is measured as in bench_forward.py."""
+"""Speed of a forward pass of image encoders at 224 pixels, and of TrOCR-base on a line: diptych in torch and in JAX
+against transformers 5 (sdpa) and, for ViT and BEiT, the last Flax release. Everything is measured as in
+bench_forward.py."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -72,9 +73,63 @@ class ImageCase(bench_forward.Case):
         return shapes
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReaderCase(ImageCase):
+    """An encoder of images, and a decoder that reads its states and the ids of a text.
+
+    Attributes:
+        length: tokens of the text.
+        width, heads, layers: of the decoder.
+        vocabulary: the number of token ids.
+    """
+
+    length: int
+    width: int
+    heads: int
+    layers: int
+    vocabulary: int
+
+    def inputs(self, batch: int) -> dict[str, np.ndarray]:
+        """A batch as an image processor and a tokenizer return it, without padding."""
+        ids = np.random.default_rng(batch).integers(10, self.vocabulary, (batch, self.length))
+        return super().inputs(batch) | {"decoder_input_ids": ids}
+
+    def products(self, batch: int) -> list[dict[str, Any]]:
+        """The shapes of the matrix products in a forward pass, and how often each occurs."""
+        seen, rows = self.stages[-1], batch * self.length
+        split, head = (batch, self.heads), self.width // self.heads
+        across = [
+            {"left": (rows, self.width), "right": (self.width, self.width), "count": 2 * self.layers},
+            {"left": (batch * seen.tokens, seen.width), "right": (seen.width, self.width), "count": 2 * self.layers},
+            {"left": (*split, self.length, head), "right": (*split, head, seen.tokens), "count": self.layers},
+            {"left": (*split, self.length, seen.tokens), "right": (*split, seen.tokens, head), "count": self.layers},
+            {"left": (rows, self.width), "right": (self.width, self.vocabulary), "count": 1},
+        ]
+        decoder = Stage(self.length, 1, self.width, self.heads, self.layers)
+        return super().products(batch) + decoder.products(batch) + across
+
+
+def reader_fields(encoder: dict[str, Any], decoder: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a TrOCR; its positions are learned, since transformers cannot load computed ones."""
+    # microsoft/trocr-base-printed
+    base = {"d_model": 1024, "decoder_layers": 12, "decoder_attention_heads": 16, "decoder_ffn_dim": 4096}
+    form = {"activation_function": "relu", "scale_embedding": True, "layernorm_embedding": False}
+    return {
+        "encoder": {"model_type": "vit", "image_size": 384, "qkv_bias": False, **encoder},
+        "decoder": {"model_type": "trocr", "cross_attention_hidden_size": 768, **base, **form, **decoder},
+    }
+
+
 # microsoft/beit-base-patch16-224
 BEIT: dict[str, Any] = {"use_relative_position_bias": True}
 SMALL = {"hidden_size": 96, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 384}
+SMALL_TROCR = {
+    "d_model": 64,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 256,
+    "cross_attention_hidden_size": 96,
+}
 SMALL_SWIN = {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "image_size": 56}
 
 
@@ -109,6 +164,20 @@ FULL = (
         patch=4,
         sides=WITHOUT_OLD_FLAX,
     ),
+    ReaderCase(
+        title="TrOCR-base, 32 tokens",
+        name="trocr-base",
+        architecture="VisionEncoderDecoderModel",
+        fields=reader_fields({}, {}),
+        stages=base(577),
+        size=384,
+        length=32,
+        width=1024,
+        heads=16,
+        layers=12,
+        vocabulary=50_265,
+        sides=WITHOUT_OLD_FLAX,
+    ),
 )
 QUICK = (
     ImageCase(title="small ViT", name="small-vit", architecture="ViTModel", fields=SMALL, stages=small(197)),
@@ -129,6 +198,19 @@ QUICK = (
         stages=(Stage(49, 4, 24, 2, 2), Stage(49, 1, 48, 4, 2)),
         patch=4,
         size=56,
+        sides=WITHOUT_OLD_FLAX,
+    ),
+    ReaderCase(
+        title="small TrOCR",
+        name="small-trocr",
+        architecture="VisionEncoderDecoderModel",
+        fields=reader_fields({**SMALL, "image_size": 224}, SMALL_TROCR),
+        stages=small(197),
+        length=8,
+        width=64,
+        heads=4,
+        layers=2,
+        vocabulary=50_265,
         sides=WITHOUT_OLD_FLAX,
     ),
 )

@@ -74,7 +74,7 @@ def checkpoint(name: str, architecture: str, fields: dict[str, Any]) -> Path:
 
 
 VARIED = 0.2
-"""initializer_range with which random GPT-2 and bert2gpt2 generate different tokens; with 0.02, they repeat one."""
+"""initializer_range with which random models with GPT-2 generate different tokens; with 0.02, they repeat one."""
 
 
 def bert2gpt2(*, small: bool = False, deviation: float = 0.02) -> Path:
@@ -102,6 +102,21 @@ def gpt2(*, small: bool = False) -> Path:
         return GPT2LMHeadModel(GPT2Config.from_dict((SMALL_GPT2 if small else {}) | {"initializer_range": VARIED}))
 
     return _saved("small-gpt2-varied" if small else "gpt2-varied", built)
+
+
+def vit_gpt2(*, small: bool = False) -> Path:
+    """The directory of a cached captioner of ViT-base and gpt2."""
+
+    def built() -> Any:
+        from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+
+        spread = {"initializer_range": VARIED}
+        encoder: Any = ViTConfig.from_dict((SMALL_BERT if small else {}) | spread)
+        decoder: Any = GPT2Config.from_dict((SMALL_GPT2 if small else {}) | spread)
+        config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+        return VisionEncoderDecoderModel(config)
+
+    return _saved(f"{'small-' * small}vit-gpt2-varied", built)
 
 
 def bart_base(*, small: bool = False) -> Path:

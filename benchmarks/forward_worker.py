@@ -90,7 +90,7 @@ class Measured:
         arrays = dict(np.load(inputs))
         self.call = self.side.call(self.side.load(directory, name), arrays)
         seconds, output = _timed(self.call)
-        states = output["logits_per_image" if "logits_per_image" in output else "last_hidden_state"]
+        states = output[next(name for name in ("logits_per_image", "logits", "last_hidden_state") if name in output)]
         return {"seconds": seconds, "output": np.asarray(states, np.float64).ravel()[:2000].tolist()}
 
     def steady(self, calls: int) -> list[float]:

@@ -1,8 +1,8 @@
 """diptych: the same transformer models in Flax NNX and in PyTorch, from one config, with converted weights and proof.
 
-Model and config classes are attributes of this module. They come from the chosen backend: the one set with `use("jax")`
-or `use("torch")`, or by the environment variable DIPTYCH_BACKEND, or else the only one installed. Importing diptych
-imports neither framework.
+Model and config classes are attributes of this module. Models come from the chosen backend: the one set with
+`use("jax")` or `use("torch")`, or by the environment variable DIPTYCH_BACKEND, or else the only one installed. Configs
+need neither. Importing diptych imports neither framework.
 """
 
 import importlib
@@ -57,7 +57,9 @@ def __getattr__(name: str) -> Any:
     if name != "load":
         from diptych.core import registry
 
-        if name not in registry.architectures() and name not in registry.config_names():
+        if (config_class := registry.config_names().get(name)) is not None:
+            return config_class
+        if name not in registry.architectures():
             raise AttributeError(f"module 'diptych' has no attribute {name!r}")
     return getattr(backend(), name)
 

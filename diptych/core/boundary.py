@@ -75,7 +75,7 @@ class Boundary:
         return self.ops.as_floats(values, self.like)
 
     def mask(self, name: str, value: Any, shape: tuple[int, ...], *, widths: tuple[int, ...] = ()) -> Any:
-        """An attention mask.
+        """An attention mask: 1 for what is attended to, 0 for what is not.
 
         Args:
             name, value: the argument.
@@ -86,6 +86,11 @@ class Boundary:
         if len(values.shape) == 2 and values.shape[1] in widths:
             shape = (shape[0], values.shape[1])
         check.shape(self.caller, name, values.shape, shape, ", as many as there are tokens")
+        if self.ops.has_other_values(values, (0, 1)):
+            raise InputError(
+                f"{self.caller}: {name} must hold 1 for what is attended to and 0 for the rest, but has other values, "
+                "as masks do that are added to scores"
+            )
         return self.ops.on_device(values, self.like)
 
     def words(
@@ -207,7 +212,12 @@ class Boundary:
         if value is None:
             raise check.missing_argument(self.caller, name)
         pixels = self.floats(name, value, axes)
-        *leading, _, height, width = pixels.shape
+        *leading, first, height, width = pixels.shape
+        if width == channels != first:
+            raise InputError(
+                f"{self.caller}: {name} has shape {tuple(pixels.shape)}, whose channels seem to be last, but ({axes}) "
+                "is needed; move the last axis, as in numpy.moveaxis(pixel_values, -1, -3)"
+            )
         if size is not None:
             why = ", or interpolate_pos_encoding=True"
             check.shape(self.caller, name, pixels.shape, (*leading, channels, *size), why)

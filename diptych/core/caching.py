@@ -61,6 +61,7 @@ def begin(
             full; or the mask has the wrong shape.
     """
     (batch, count), name, xp, ops = size, f"{prefix}attention_mask", boundary.xp, boundary.ops
+    check.switch(boundary.caller, "use_cache", use_cache)
     if shape is None and (past_key_values is not None or use_cache):
         raise InputError(
             f"{boundary.caller}: past_key_values and use_cache=True are for decoders, but the config has none"

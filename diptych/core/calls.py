@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict, TypeVar, cast
 
+from diptych.core import check
 from diptych.core.boundary import Boundary
 from diptych.core.errors import InputError
 from diptych.core.inputs import ModelInput, text_inputs
@@ -121,7 +122,12 @@ class CallMixin(ConfigMixin):
         return attention_mask
 
     def _resolve_switch(self, name: str, given: bool | None) -> bool:
-        """A switch of a call; the config's if it is None."""
+        """A switch of a call; the config's if it is None.
+
+        Raises:
+            InputError: it is neither True nor False.
+        """
+        check.switch(type(self).__name__, name, given)
         return bool(getattr(self.config, name) if given is None else given)
 
     def _resolve_switches(self, switches: Mapping[str, Any]) -> ResolvedSwitches:

@@ -87,6 +87,12 @@ def missing_argument(caller: str, name: str) -> InputError:
     return InputError(f"{caller}: {name} is needed, got None")
 
 
+def switch(caller: str, name: str, value: Any) -> None:
+    """A switch must be True or False, or None where it is left open."""
+    if value is not None and not isinstance(value, bool | np.bool_):
+        raise InputError(f"{caller}: {name}={value!r}, but True or False is needed")
+
+
 def at_least(caller: str, what: str, found: int, limit: int, field: str) -> None:
     """A size must not be below the config's."""
     if found < limit:

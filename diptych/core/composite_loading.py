@@ -166,7 +166,7 @@ def _as_part(source: loading.Source, role: Role, kind: InputKind, changes: Mappi
     """The source with the config of the part that it becomes: its own, or that of a tower in it.
 
     Raises:
-        ConfigError: it cannot serve as the part.
+        ConfigError: it cannot serve as the part, or changes are invalid.
     """
     config = source.config
     if type(config) not in (known := part_architectures(role, kind)):
@@ -177,7 +177,10 @@ def _as_part(source: loading.Source, role: Role, kind: InputKind, changes: Mappi
     except ConfigError as error:
         found = source.directory / "config.json"
         raise ConfigError(f"{found if found.is_file() else source.directory}: {error}") from None
-    return replace(source, config=_config_as_part(role, config).replace(**changes))
+    try:
+        return replace(source, config=_config_as_part(role, config).replace(**changes))
+    except ConfigError as error:
+        raise ConfigError(f"{', '.join(f'{role}_{name}' for name in changes)}: {error}") from None
 
 
 def _config_as_part(role: Role, config: ModelConfig) -> ModelConfig:

@@ -1,15 +1,16 @@
 """Freezing parameters by published path, in both backends."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
 from diptych.core.checkpoint.dialects import matches
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.errors import InputError
-from diptych.core.hooks import Hooks
+from diptych.core.live_config import ConfigMixin
+from diptych.core.registry import word_embeddings
 
 
-class Freezable(Hooks):
+class Freezable(ConfigMixin):
     """A model whose parameters can be excluded from training, one by one or module by module.
 
     Whether a parameter is frozen is a property of the parameter itself, so a base model and the model around it agree,
@@ -47,15 +48,41 @@ class Freezable(Hooks):
     def _freeze(self, verb: str, patterns: tuple[str, ...], frozen: bool) -> Self:
         leaves = self._leaves()
         parameters = {slot: leaf for slot, leaf in leaves.items() if slot.kind != "buffer"}
-        _check_patterns(f"{type(self).__name__}.{verb}", patterns, [slot.path for slot in leaves], parameters)
+        caller = f"{type(self).__name__}.{verb}"
+        _check_patterns(caller, patterns, [slot.path for slot in leaves], parameters, self._tied_outputs)
         for slot, leaf in parameters.items():
             if not patterns or matches(slot.path, patterns):
                 self._set_frozen(leaf, frozen)
         return self
 
+    def _tied_outputs(self) -> dict[str, str]:
+        """The path of each output layer that is tied -> the embedding table whose weight it is."""
+        found: dict[str, str] = {}
+        for path, model in {"": self, **self._inner_models()}.items():
+            prefix, tables = path and f"{path}.", word_embeddings(type(model))
+            modules = [name for name, _ in model._submodules()]
+            if tables is not None and tables.output is not None and tables.output not in modules:
+                table = next(name for name in tables.inputs if name in modules)
+                found[f"{prefix}{tables.output}"] = f"{prefix}{table}"
+        return found
 
-def _check_patterns(caller: str, patterns: tuple[object, ...], paths: list[str], parameters: Iterable[Slot]) -> None:
-    """Refuses patterns that match no parameter; `paths` includes those of buffers."""
+
+def _check_patterns(
+    caller: str,
+    patterns: tuple[object, ...],
+    paths: list[str],
+    parameters: Iterable[Slot],
+    find_tied: Callable[[], Mapping[str, str]],
+) -> None:
+    """Refuses patterns that match no parameter.
+
+    Args:
+        caller: the prefix of errors.
+        patterns: the caller's.
+        paths: of parameters and buffers.
+        parameters: those that can be frozen.
+        find_tied: finds the output layers that are tied, and the tables that they are tied to.
+    """
     trained = [slot.path for slot in parameters]
     unmatched: list[str] = []
     for pattern in patterns:
@@ -65,8 +92,14 @@ def _check_patterns(caller: str, patterns: tuple[object, ...], paths: list[str],
             unmatched.append(pattern)
     if unmatched:
         buffers = [path for path in paths if matches(path, unmatched)]
+        tied = [
+            f"{output} is tied to {table}, whose weight can be frozen"
+            for output, table in find_tied().items()
+            if any(f"{output}.weight".endswith((name, f"{name}.weight")) for name in unmatched)
+        ]
         raise InputError(
             f"{caller}: no parameter matches {', '.join(map(repr, unmatched))}"
             + (f" ({', '.join(buffers)}: a buffer, which never trains)" if buffers else "")
+            + "".join(f" ({one})" for one in tied)
             + f"; the model's paths start with {', '.join(sorted({path.split('.')[0] for path in trained}))}"
         )

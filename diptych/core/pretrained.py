@@ -15,7 +15,7 @@ from diptych.core import random
 from diptych.core.calls import CallMixin
 from diptych.core.checkpoint import loading
 from diptych.core.checkpoint.locate import locate
-from diptych.core.checkpoint.matching import LoadReport, Match, names_of
+from diptych.core.checkpoint.matching import LoadReport, Match, Matching, Target, names_of
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permute
 from diptych.core.config import CacheShape, ModelConfig
@@ -63,6 +63,11 @@ def own_switches(model_class: type) -> list[str]:
     """The keywords of a class's constructor that other classes do not have, such as add_pooling_layer."""
     parameters = inspect.signature(model_class.__init__).parameters
     return [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def generates_text(model_class: Any) -> bool:
+    """Whether a class of models has a `generate` of its own."""
+    return model_class.generate is not PreTrained.generate
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,18 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
     def generation_config(self, options: Any) -> None:
         self._own_options = OwnOptions(None if options is None else GenerationConfig.from_any(options))
 
+    def generate(self, *inputs: Any, **options: Any) -> Any:
+        """Generates text, in the classes that do.
+
+        Raises:
+            InputError: this class doesn't; the message names those of its family that do.
+        """
+        name, family, _ = describe_class(type(self))
+        find = self._siblings()
+        able = ", ".join(other for other in family.classes if generates_text(find(other)))
+        instead = f"{able} does, and loads checkpoints of its family" if able else "nor does any class of its family"
+        raise InputError(f"{type(self).__name__}.generate: {name} generates no text; {instead}")
+
     def gradient_checkpointing_enable(self, mode: bool = True) -> Self:
         """Recomputes each layer's activations in the backward pass, which saves their memory; returns the model."""
         for _, module in self._submodules():
@@ -178,9 +195,18 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
             model = construct(source.config, seed=None, dtype=dtype_name, **options)
             leaves = model._leaves()
         model._fill(leaves, found, FLOATS[dtype_name], placement)
-        model.load_report = loading.report_of(str(source.directory), found, source.config)
+        dropped = model._dropped(source, found, options) if changes and found.left_out else ()
+        model.load_report = loading.report_of(str(source.directory), found, source.config, dropped)
         model._own_options = own_options
         return model
+
+    def _dropped(self, source: loading.Source, found: Match, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The tensors left out that the class has with the config of the file, such as those of further layers."""
+        name, family, config_class = describe_class(type(self))
+        part = source.whole.part(config_class)
+        whole = type(self)(source.whole if part is None else part.loaded_config, seed=None, **options)
+        usual = Matching(source.tensors, Target(name, [*whole._leaves()], within(family, source.whole)))
+        return tuple(name for name in found.left_out if usual.resolve(usual.spelling[name]) is not None)
 
     def _fill(self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], placement: Any) -> None:
         """Fills parameters with their matched tensors, one by one, and draws the others."""
@@ -213,6 +239,12 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         """Writes config.json, safetensors, and generation_config.json if the model has options of its own."""
         self._check_parameters()
         sources = self._sources()
+        integers = [f"{path} ({tensor.dtype})" for path, tensor in sources.items() if tensor.dtype.name not in FLOATS]
+        if integers:
+            raise CheckpointError(
+                f"{type(self).__name__}.save_pretrained: {len(integers)} parameters are not floating-point, as after a "
+                f"quantization, so from_pretrained would refuse them: {', '.join(integers)}. Save the model from before"
+            )
         loading.save(
             directory,
             self.config,
@@ -242,7 +274,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
             raise CheckpointError(
                 f"{name}.save_pretrained: the parameters are not those that the constructor of {name} makes, so "
                 f"{name}.from_pretrained would refuse them. {listed}. Merge or remove what was added (adapters, "
-                "parametrizations), or make it in the constructor of a subclass"
+                "parametrizations, quantized layers), or make it in the constructor of a subclass"
             )
 
     def _resized(self, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
+from diptych.core.pretrained import generates_text
 from diptych.text.tokenizers import check_text
 
 
@@ -53,7 +54,7 @@ def load_writer(backend: str, directory: Path, reads: str, options: Mapping[str,
     """
     name = architecture_of(directory, options["ignore_config"])
     model_class = getattr(importlib.import_module(f"diptych.backends.{backend}"), name)
-    if not hasattr(model_class, "generate"):
+    if not generates_text(model_class):
         raise InputError(f"{directory}: {name} writes no texts; a class with a language model's head is needed")
     model = model_class.from_pretrained(directory, **options)
     inputs = [one.name for one in model.encoder_inputs or model.prompt_inputs]

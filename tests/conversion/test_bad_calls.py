@@ -192,6 +192,28 @@ def test_a_mask_of_another_shape(models, architecture, shape):
         )
 
 
+@pytest.mark.parametrize(
+    "mask", [[[1, 1, 2]] * 2, [[0.0, -1e4, 0.0]] * 2, [[0, -np.inf, 0]] * 2, [[1.0, 0.5, 0.0]] * 2]
+)
+def test_a_mask_of_other_values(models, mask):
+    for architecture in ("BertModel", "CLIPTextModel"):
+        text = refused_call(models, architecture, IDS, attention_mask=np.array(mask, np.float32))
+        assert text == (
+            f"{architecture}: attention_mask must hold 1 for what is attended to and 0 for the rest, but has other "
+            "values, as masks do that are added to scores"
+        )
+    for name in BACKENDS:
+        for allowed in ([[1, 0, 1]] * 2, [[1.0, 0.0, 1.0]] * 2, [[True, False, True]] * 2):
+            models(name, "BertModel")(IDS, attention_mask=allowed)
+
+
+@pytest.mark.parametrize("value", ["no", 3, np.array(True)])
+@pytest.mark.parametrize("name", ["output_attentions", "output_hidden_states", "return_dict", "use_cache"])
+def test_a_switch_that_is_neither_true_nor_false(models, name, value):
+    text = refused_call(models, "BertModel", IDS, **{name: value})
+    assert text == f"BertModel: {name}={value!r}, but True or False is needed"
+
+
 def test_embeddings_in_the_place_of_ids(models):
     needed = "BertModel: exactly one of input_ids and inputs_embeds is needed"
     embeds = np.zeros((2, 3, 20), np.float32)
@@ -228,6 +250,27 @@ def test_pixels(models, architecture):
     for dtype in ("uint8", "int64", "bool"):
         text = refused_call(models, architecture, PIXELS.astype(dtype))
         assert text == f"{architecture}: pixel_values has dtype {dtype}, but floats are needed"
+
+
+def test_pixels_whose_channels_are_last(models):
+    assert refused_call(models, "CLIPVisionModel", np.zeros((2, 36, 36, 3), np.float32)) == (
+        "CLIPVisionModel: pixel_values has shape (2, 36, 36, 3), whose channels seem to be last, but (batch, channels, "
+        "height, width) is needed; move the last axis, as in numpy.moveaxis(pixel_values, -1, -3)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "instead"),
+    [
+        ("BertForMaskedLM", "BertLMHeadModel does, and loads checkpoints of its family"),
+        ("CLIPModel", "nor does any class of its family"),
+    ],
+)
+def test_a_class_that_generates_no_text(models, architecture, instead):
+    for name in BACKENDS:
+        with pytest.raises(InputError) as caught:
+            models(name, architecture).generate(IDS, max_new_tokens=2)
+        assert str(caught.value) == f"{architecture}.generate: {architecture} generates no text; {instead}"
 
 
 def test_pixels_of_any_size(models):

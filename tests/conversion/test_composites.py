@@ -114,8 +114,8 @@ def test_configs_change_on_the_way(files, backend):
     output = called(model)
     assert len(output.encoder_hidden_states) == 4 and len(output.decoder_hidden_states) == 3
     for changes, message in (
-        ({"encoder_colour": 1}, "BertConfig has no field colour"),
-        ({"decoder_colour": 1}, "GPT2Config has no field colour"),
+        ({"encoder_colour": 1}, "encoder_colour: BertConfig has no field colour"),
+        ({"decoder_colour": 1}, "decoder_colour: GPT2Config has no field colour"),
         ({"colour": 1}, "EncoderDecoderConfig has no field colour"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -129,6 +129,19 @@ def test_a_file_may_belong_to_another_class_of_the_family(wanted, source, option
     assert isinstance(model.config, config_class(wanted))
 
 
+def test_layers_that_a_changed_config_has_no_place_for_are_dropped(backend, saved, caplog):
+    directory = saved("BertForPreTraining")
+    model = backend.BertModel.from_pretrained(directory, num_hidden_layers=1)
+    assert {name for name in digests(model) if ".layer." in name} == {
+        name.removeprefix("bert.") for name in stored(directory) if ".layer.0." in name
+    }
+    report = model.load_report
+    assert set(report.dropped) == {name for name in stored(directory) if ".layer." in name and ".layer.0." not in name}
+    assert report.dropped and set(report.left_out) == {name for name in stored(directory) if name.startswith("cls.")}
+    assert f"; {len(report.dropped)} dropped, for which the changed config has no place: bert.encoder" in str(report)
+    assert len(warnings_of(caplog)) == 1
+
+
 def test_a_missing_pooler_is_an_error_with_both_ways_out(backend, saved):
     with pytest.raises(CheckpointError) as caught:
         backend.BertModel.from_pretrained(saved("BertForMaskedLM"))

@@ -1,5 +1,6 @@
 """What was changed after construction: saving names what loading would refuse."""
 
+import re
 from typing import Any
 
 import jax
@@ -26,7 +27,10 @@ def refused_save(model: Any, directory: Any) -> str:
         f"{name}.save_pretrained: the parameters are not those that the constructor of {name} makes, so "
         f"{name}.from_pretrained would refuse them. "
     )
-    end = ". Merge or remove what was added (adapters, parametrizations), or make it in the constructor of a subclass"
+    end = (
+        ". Merge or remove what was added (adapters, parametrizations, quantized layers), or make it in the "
+        "constructor of a subclass"
+    )
     assert str(caught.value).startswith(start) and str(caught.value).endswith(end)
     return str(caught.value).removeprefix(start).removesuffix(end)
 
@@ -40,6 +44,23 @@ def test_parts_that_were_removed_or_added(backend, tmp_path):
     assert message.startswith("2 missing: ") and message.endswith(". 2 foreign: " + message.partition("foreign: ")[2])
     assert {f"{names}.weight", f"{names}.bias"} == set(message[len("2 missing: ") :].partition(". 2 ")[0].split(", "))
     assert set(message.partition("foreign: ")[2].split(", ")) == {"bert.extra.weight", "bert.extra.bias"}
+
+
+def test_quantized_models(backend, tmp_path):
+    model = backend.BertModel(config_of("BertModel"))
+    if backend is in_jax:
+        model = jax.tree.map(lambda leaf: leaf.astype("int8"), model)
+    else:
+        weight = model.pooler.dense.weight
+        weight.requires_grad_(False).data = weight.data.to(torch.int8)
+    with pytest.raises(CheckpointError) as caught:
+        model.save_pretrained(tmp_path / "out")
+    assert re.fullmatch(
+        r"BertModel\.save_pretrained: \d+ parameters are not floating-point, as after a quantization, so "
+        r"from_pretrained would refuse them: .*pooler\.dense\.weight \(int8\).*\. Save the model from before",
+        str(caught.value),
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_layers_of_another_size(tmp_path):

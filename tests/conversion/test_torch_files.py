@@ -65,9 +65,9 @@ def test_state_dicts_of_every_dtype_with_shared_storages_and_views(tmp_path, pro
         (torch.zeros(2, dtype=torch.complex64), r"asks for torch\.ComplexFloatStorage"),
         (torch.zeros(2, dtype=torch.complex64).conj(), r"asks for torch\.ComplexFloatStorage"),
         (torch.empty(2, device="meta"), r"asks for torch\._utils\._rebuild_meta_tensor_no_storage"),
-        (torch.float32, r"asks for torch\.float32|needed is a dict of tensors alone, but .* w \(name\)"),
+        (torch.float32, r"asks for torch\.float32|a dict of tensors alone is needed, but 1 of .* w \(name\)"),
         (np.zeros(2), r"asks for numpy\._core\.multiarray\._reconstruct"),
-        (torch.zeros(2).untyped_storage(), r"needed is a dict of tensors alone, but .* w \(storage\)"),
+        (torch.zeros(2).untyped_storage(), r"a dict of tensors alone is needed, but 1 of .* w \(storage\)"),
         (torch.device("cpu"), r"asks for torch\.device"),
     ],
 )

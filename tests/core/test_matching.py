@@ -312,5 +312,8 @@ def test_the_report_is_one_line():
     assert str(report) == (
         "4 tensors loaded from dir; 2 of other classes left out; 1 ignored; 2 drawn anew: d, e"
     )  # fmt: skip
+    assert str(LoadReport("dir", 1, dropped=tuple("abcd"))) == (
+        "1 tensors loaded from dir; 4 dropped, for which the changed config has no place: a, b, c …"
+    )
     assert str(LoadReport("dir", 4)) == "4 tensors loaded from dir"
     assert report == LoadReport() and hash(report) == hash(LoadReport())  # so that it parts no compiled programs

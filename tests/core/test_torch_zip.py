@@ -231,10 +231,13 @@ def test_a_damaged_pickle(tmp_path, name):
         (b"\x80\x02" + tensor() + b".", "holds a storedtensor, but a dict of tensors by name is needed"),
         (
             pickled({"epoch": value(3), "state_dict": pickled({"w": tensor()})[2:-1]}),
-            r"needed is a dict of tensors alone, but these of its 2 entries are none: epoch \(int\), state_dict "
-            r"\(dict\)\. If the weights are inside one of them, save that one alone with torch",
+            r"a dict of tensors alone is needed, but 2 of its 2 entries hold something else: epoch \(int\), "
+            r"state_dict \(dict\)\. If the weights are inside one of them, save that one alone with torch",
         ),
-        (pickled({f"{n}": b"N" for n in range(6)}), r"needed .* none: 0 \(nonetype\), .* 4 \(nonetype\) …\. If"),
+        (
+            pickled({f"{n}": b"N" for n in range(6)}),
+            r"a dict .* 6 of its 6 .* else: 0 \(nonetype\), .* 4 \(nonetype\) …\. If",
+        ),
     ],
 )
 def test_a_dict_of_tensors_alone_is_needed(tmp_path, content, message):

@@ -149,15 +149,14 @@ def test_no_framework_at_all() -> None:
     )
     assert refused(program) == expected
     # configs are core's, so that a backend's absence does not keep them from being read
-    assert run(
-        f"{without('jax', 'torch')}\nfrom diptych.core.models.bert import BertConfig; print(BertConfig.model_type)"
-    )
+    assert run(f"{without('jax', 'torch')}\nimport diptych; print(diptych.BertConfig(hidden_size=24).model_type)")
 
 
 def test_where_both_are_installed_one_must_be_chosen() -> None:
     assert refused("import diptych; diptych.BertModel") == (
         "ImportError: JAX and PyTorch are both installed: choose with DIPTYCH_BACKEND or diptych.use('jax' | 'torch')"
     )
+    assert run("import diptych; print(diptych.ViTConfig.model_type)").strip() == "vit"  # configs are the same in both
 
 
 @pytest.mark.parametrize("backend", FRAMEWORKS)

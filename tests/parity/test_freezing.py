@@ -177,6 +177,20 @@ def test_patterns_that_match_nothing_are_all_listed(backend: str) -> None:
         model.unfreeze(["model"])
 
 
+@EACH
+@pytest.mark.parametrize("architecture", ["GPT2LMHeadModel", "VisionEncoderDecoderModel"])
+def test_an_output_layer_that_is_tied_is_said_to_be(backend: str, architecture: str) -> None:
+    model = built(backend, architecture, seed=None)
+    part = "decoder." if architecture == "VisionEncoderDecoderModel" else ""
+    for pattern in ("lm_head", f"{part}lm_head.weight"):
+        with pytest.raises(InputError) as caught:
+            model.freeze(pattern)
+        assert f"no parameter matches {pattern!r} ({part}lm_head is tied to {part}transformer.wte, whose weight" in str(
+            caught.value
+        )
+    model.freeze(f"{part}transformer.wte")
+
+
 COPIES: dict[str, Callable[[Any], Any]] = {
     "deepcopy": copy.deepcopy,
     "pickle": lambda model: pickle.loads(pickle.dumps(model)),

@@ -417,19 +417,31 @@ def min_max(values: Any, ignored: int | None = None) -> tuple[int, int] | None:
     """The smallest and the largest integer, with 0 in place of ignored ones; None if the values aren't known."""
     if values.size == 0 or isinstance(values, Tracer):
         return None
-    # inside a trace, JAX would trace even operations on known values; and each host checks what its devices hold
-    shards = [shard.data for shard in values.addressable_shards] if isinstance(values, Array) else [values]
-    numbers = np.concatenate([np.asarray(shard).ravel() for shard in shards])
+    numbers = _known_values(values)
     numbers = numbers if ignored is None else np.where(numbers != ignored, numbers, 0)
     return int(numbers.min()), int(numbers.max())
 
 
 def all_finite(values: Any) -> bool | None:
     """Whether no entry is NaN or infinite; None if the values aren't known."""
-    if isinstance(values, Tracer):
-        return None
+    return None if isinstance(values, Tracer) else bool(np.isfinite(_known_values(values)).all())
+
+
+def has_other_values(values: Any, allowed: tuple[int, int]) -> bool:
+    """Whether an array is known to hold other values than these two."""
+    if values.dtype == bool or isinstance(values, Tracer):
+        return False
+    numbers = _known_values(values)
+    return bool(((numbers != allowed[0]) & (numbers != allowed[1])).any())
+
+
+def _known_values(values: Any) -> np.ndarray:
+    """The values of an array that is not traced, in one dimension; of a distributed one, those on this host's devices.
+
+    Inside a trace, JAX would trace even operations on them.
+    """
     shards = [shard.data for shard in values.addressable_shards] if isinstance(values, Array) else [values]
-    return all(bool(np.isfinite(np.asarray(shard)).all()) for shard in shards)
+    return np.concatenate([np.asarray(shard).ravel() for shard in shards])
 
 
 def is_array(value: Any) -> bool:

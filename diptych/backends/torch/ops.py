@@ -347,6 +347,13 @@ def all_finite(values: Tensor) -> bool | None:
     return bool(torch.isfinite(values).all())
 
 
+def has_other_values(values: Tensor, allowed: tuple[int, int]) -> bool:
+    """Whether an array is known to hold other values than these two."""
+    if values.dtype == torch.bool or is_traced(values) or (values.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return False
+    return bool(((values != allowed[0]) & (values != allowed[1])).any())
+
+
 def is_array(value: Any) -> bool:
     """Whether a value is an array of this backend."""
     return isinstance(value, Tensor)

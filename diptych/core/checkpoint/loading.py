@@ -143,12 +143,13 @@ def dtype_of(source: Source, found: Match, asked: Any) -> str:
     return next(iter(names), "float32")
 
 
-def report_of(directory: str, found: Match, config: ModelConfig) -> LoadReport:
-    """The report of a load, which is also logged; see `announce`."""
+def report_of(directory: str, found: Match, config: ModelConfig, dropped: Sequence[str] = ()) -> LoadReport:
+    """The report of a load, which is also logged; see `announce`. The dropped tensors are some of those left out."""
     report = LoadReport(
         directory=directory,
         loaded=len(found.fillings),
-        left_out=found.left_out,
+        left_out=tuple(name for name in found.left_out if name not in dropped),
+        dropped=tuple(dropped),
         ignored=found.ignored,
         fresh=tuple(sorted(slot.path for slot in found.fresh)),
     )
@@ -157,8 +158,8 @@ def report_of(directory: str, found: Match, config: ModelConfig) -> LoadReport:
 
 
 def announce(report: LoadReport, config: ModelConfig) -> None:
-    """Logs a line if anything was left out or newly drawn, and one for token ids outside the vocabulary."""
-    if report.left_out or report.fresh:
+    """Logs a line if anything was left out, dropped or newly drawn, and one for token ids outside the vocabulary."""
+    if report.left_out or report.dropped or report.fresh:
         logger.warning("%s", report)
     outside = config.token_ids_outside()
     if outside:

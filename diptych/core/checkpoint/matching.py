@@ -27,6 +27,8 @@ class LoadReport:
         loaded: number of tensors loaded.
         left_out: tensors of the file that other classes of the family own, unsupported ones included.
         ignored: tensors of the file that are not parameters, or that the call said to ignore.
+        dropped: tensors of the file that the class has no place for since the call changed the config, such as those of
+            further layers.
         fresh: parameters that the file does not have and that were newly drawn, as allowed.
     """
 
@@ -35,11 +37,15 @@ class LoadReport:
     left_out: tuple[str, ...] = field(default=(), compare=False)
     ignored: tuple[str, ...] = field(default=(), compare=False)
     fresh: tuple[str, ...] = field(default=(), compare=False)
+    dropped: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         parts = [f"{self.loaded} tensors loaded from {self.directory}"]
         if self.left_out:
             parts.append(f"{len(self.left_out)} of other classes left out")
+        if self.dropped:
+            listed = ", ".join(self.dropped[:3]) + (" …" if self.dropped[3:] else "")
+            parts.append(f"{len(self.dropped)} dropped, for which the changed config has no place: {listed}")
         if self.ignored:
             parts.append(f"{len(self.ignored)} ignored")
         if self.fresh:

@@ -99,8 +99,8 @@ def read_state_dict(pickled: bytes, source: str) -> dict[str, StoredTensor]:
     if others:
         listed = ", ".join(others[:5]) + (" …" if others[5:] else "")
         raise CheckpointError(
-            f"{source}: needed is a dict of tensors alone, but these of its {len(entries)} entries are none: {listed}. "
-            "If the weights are inside one of them, save that one alone with torch"
+            f"{source}: a dict of tensors alone is needed, but {len(others)} of its {len(entries)} entries hold "
+            f"something else: {listed}. If the weights are inside one of them, save that one alone with torch"
         )
     return entries
 

@@ -1,0 +1,123 @@
+"""The processor of a checkpoint: its image processor, and the tokenizer beside it."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from diptych.core.checkpoint.locate import locate
+from diptych.core.errors import InputError
+from diptych.core.interfaces import Tokenizer
+from diptych.core.processing.features import Features, Tensors
+from diptych.core.processing.image_processor import ImageProcessor
+from diptych.text.idefics import IdeficsProcessor
+from diptych.text.processing import TextProcessor
+from diptych.text.tokenizers import MissingTokenizerError, load_tokenizer
+
+_WRITES_LABELS = ("TrOCRProcessor", "DonutProcessor", "NougatProcessor")
+"""Processors whose text, beside images, is what the model is to write."""
+
+
+def load_processor(
+    name_or_path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    ignore_config: Iterable[str] = (),
+) -> "Processor | IdeficsProcessor":
+    """The processor of a checkpoint that reads images; its output goes into the models of both backends.
+
+    Args:
+        name_or_path: the checkpoint's directory, or its name on the Hugging Face hub.
+        revision, cache_dir, local_files_only, token: of a download.
+        ignore_config: unknown fields of preprocessor_config.json to skip.
+
+    Returns:
+        An `IdeficsProcessor` if images stand between texts; else a `Processor`.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, it does not say how images are processed, or its tokenizer is
+            damaged.
+        ConfigError: the type of the processor or fields are unknown, or a value is invalid.
+    """
+    directory = locate(name_or_path, revision, cache_dir, local_files_only, token)
+    try:
+        tokenizer = load_tokenizer(directory)
+    except (MissingTokenizerError, ImportError):  # raised again when a text needs it
+        tokenizer = None
+    images = ImageProcessor.from_pretrained(directory, ignore_config=ignore_config)
+    interleaved = images.config.image_processor_type == "IdeficsImageProcessor"
+    return (IdeficsProcessor if interleaved else Processor)(images, tokenizer, directory)
+
+
+class Processor(TextProcessor):
+    """Images to `pixel_values`, and texts to ids and back, called as the processors of transformers are.
+
+    Attributes:
+        image_processor: for images.
+        tokenizer: a `tokenizers.Tokenizer`; None if the checkpoint has none, or tokenizers is not installed.
+    """
+
+    def __init__(self, image_processor: ImageProcessor, tokenizer: Tokenizer | None, directory: Path) -> None:
+        super().__init__(tokenizer, directory)
+        self.image_processor = image_processor
+
+    def __repr__(self) -> str:
+        return f"Processor({str(self.directory)!r}, {self.image_processor!r})"
+
+    @property
+    def model_input_names(self) -> tuple[str, ...]:
+        """The names of what a call may return."""
+        words = () if self.tokenizer is None else ("input_ids", "attention_mask")
+        return (*self.image_processor.model_input_names, *words)
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        *,
+        return_tensors: Tensors | None = None,
+        add_special_tokens: bool | None = None,
+        **options: Any,
+    ) -> Features:
+        """The inputs of a model for images, texts or both.
+
+        Args:
+            images: an image, or a list of images; see `ImageProcessor.preprocess`.
+            text: a text, or a list of texts, padded on the right to one length.
+            return_tensors: "np", "pt" or "jax"; by default numpy.
+            add_special_tokens: whether the tokenizer adds its special tokens; by default it does, except to what
+                Donut's model is to write.
+            options: of the images, see `ImageProcessor.preprocess`.
+
+        Returns:
+            `pixel_values`; `input_ids` and `attention_mask`; of a processor of TrOCR, Donut or Nougat for both, the ids
+            as `labels`.
+
+        Raises:
+            InputError: neither is given; images cannot be read; a text is not valid; or there is no padding token.
+            CheckpointError: a text is given, but the checkpoint has no tokenizer.
+            ImportError: Pillow or the framework of `return_tensors` is not installed.
+        """
+        if images is None and text is None:
+            raise InputError("processor: images or text is needed, got neither")
+        found = Features() if images is None else self.image_processor(images, **options)
+        name = self.image_processor.config.housekeeping.get("processor_class")
+        if text is not None:
+            writes = images is not None and name in _WRITES_LABELS
+            if add_special_tokens is None:
+                add_special_tokens = not (writes and name == "DonutProcessor")
+            ids, mask = self.encode([text] if isinstance(text, str) else text, add_special_tokens=add_special_tokens)
+            found |= {"labels": ids} if writes else {"input_ids": ids, "attention_mask": mask}
+        return found.to_tensors(return_tensors)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes preprocessor_config.json, and copies the tokenizer's files beside it.
+
+        Raises:
+            CheckpointError: the directory is a file.
+            OSError: a file cannot be written.
+        """
+        self._save(directory, self.image_processor)

@@ -218,7 +218,7 @@ class Case:
     def defined(self, path: str, shape: tuple[int, ...]) -> np.ndarray:
         """Which entries of an output the oracle defines; all sizes differ, so the shape tells the axes."""
         defined = np.ones(shape, bool)
-        if self.unseen is None or path.startswith(("vision_model_output", "encoder_")) or not shape:
+        if self.unseen is None or path.startswith(("vision_model_output", "encoder_", "image_")) or not shape:
             return defined
         batch, length = self.unseen.shape
         if len(shape) == 4:  # attentions

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from diptych.conversion import transfer
 from diptych.conversion.capture import Run, run_jax, run_torch, shift_names
+from diptych.conversion.exact import exact
 from diptych.conversion.published_names import published_names
 from diptych.conversion.report import Point, PointKind, Report
 from diptych.conversion.slots import names_backend
@@ -37,7 +38,6 @@ from diptych.core.errors import CheckpointError, InputError
 from diptych.core.pretrained import PreTrained, own_switches
 from diptych.core.random import generator
 from diptych.core.registry import architectures, families, read_config, within
-from diptych.core.semantics.losses import IGNORED
 
 RELATIVE = 1e-9
 """In float64, a point may differ by this fraction of the reference's largest value …"""
@@ -344,7 +344,7 @@ def _from_directory(path: str | os.PathLike[str], framework: transfer.Framework,
             changes = {name: value for name, value in loading.items() if name not in _OURS}
             return _load_with_transformers(locate(path), class_name, dtype, changes)
         home = importlib.import_module(f"diptych.backends.{framework}")
-        return getattr(home, class_name).from_pretrained(path, dtype=dtype, **loading)
+        return getattr(home, class_name).from_pretrained(path, dtype=dtype, **loading).unfreeze()
 
     return Subject(str(path), class_name, framework, _read_config(path, class_name, loading), make)
 
@@ -368,20 +368,7 @@ def _cast_torch(model: Any, dtype: str) -> Any:
 def _cast_transformers(model: Any, dtype: str) -> Any:
     duplicate = _cast_torch(model, dtype)
     duplicate.set_attn_implementation("sdpa")  # its eager attention rounds to float32 inside
-    return _exact_loss(duplicate)
-
-
-def _exact_loss(model: Any) -> Any:
-    """Makes a language model of transformers compute its loss in the logits' dtype instead of float32."""
-    if model.loss_type in (None, "ForCausalLM"):  # the default loss
-        import torch
-
-        def exact(logits: Any, labels: Any, **options: Any) -> Any:
-            following = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
-            return torch.nn.functional.cross_entropy(logits.mT, following, ignore_index=IGNORED)
-
-        model.loss_function = exact
-    return model
+    return exact(duplicate)
 
 
 def _cast_jax(model: Any, dtype: str) -> Any:
@@ -425,7 +412,7 @@ def _load_with_transformers(directory: Path, class_name: str, dtype: str, change
         raise CheckpointError(
             f"{directory}: transformers finds no tensors for {', '.join(sorted(info['missing_keys']))}"
         )
-    return _exact_loss(model.eval())
+    return exact(model.eval().requires_grad_(True))  # frozen parameters have no gradient to compare
 
 
 def _read_config(path: str | os.PathLike[str], class_name: str, loading: Mapping[str, Any]) -> Any:

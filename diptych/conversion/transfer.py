@@ -154,6 +154,8 @@ def _twin(source: LiveModel, backend: ModuleType, dtype: Any, placement: Any, bu
         twin._put(slot, leaves[slot], values, placement)
     twin._draw({slot: leaves[slot] for slot in found.constant}, 0, placement)
     twin._own_options = source.own_options
+    if source.framework != "transformers":  # whose models are frozen as the config says
+        twin.unfreeze()
     if source.frozen:
         twin.freeze(*source.frozen)
     return twin.train(source.training)

@@ -15,6 +15,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 from transformers.models.trocr.modeling_trocr import TrOCRSinusoidalPositionalEmbedding
 
+from diptych.conversion.exact import exact
 from diptych.conversion.published_names import published_names
 
 EXACT = "exact"
@@ -58,8 +59,10 @@ def built(name: str, config: transformers.PretrainedConfig, **keywords: Any) -> 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
         model = getattr(transformers, name)(config, **keywords).double().eval()
-    if name.endswith(("LMHeadModel", "ForCausalLM", "GenerationDecoder")):
+    if name.endswith(("LMHeadModel", "ForCausalLM", "GenerationDecoder", "ForVisionText2Text")):
         model.loss_function = _causal_loss  # its own rounds the logits to float32
+    if name.startswith("Idefics"):
+        _complete_idefics(exact(model))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for path, parameter in model.named_parameters():
@@ -77,6 +80,41 @@ def built(name: str, config: transformers.PretrainedConfig, **keywords: Any) -> 
             # where the embeddings are not tied, nothing in 5.23 uses `bias`; up to 4.57 it was decoder.bias
             head.bias.copy_(head.decoder.bias)
     return model
+
+
+def _complete_idefics(model: Any) -> None:
+    """Makes IDEFICS return the embeddings as its first hidden state, and the probabilities of its cross-attention.
+
+    5.23 returns the output of its first gated layer there. A token that sees no image has probabilities all the same,
+    whose effect a gate undoes: they are zero.
+    """
+    base = getattr(model, "model", model)
+    embeddings: list[Tensor] = []
+    crosses: list[Tensor] = []
+
+    def keep_embeddings(module: nn.Module, args: Any, keywords: Any, states: Tensor) -> None:
+        embeddings.append(states)
+
+    def keep_probabilities(module: nn.Module, args: Any, keywords: Any, output: tuple[Tensor, Any]) -> None:
+        if output[1] is not None:
+            seen = (keywords["attention_mask"] == 0.0).any(-1, keepdim=True)
+            crosses.append(output[1].masked_fill(~seen, 0.0))
+
+    def complete(module: nn.Module, args: Any, keywords: Any, output: Any) -> Any:
+        fields = dict(output)
+        if "hidden_states" in fields:
+            fields["hidden_states"] = ([*embeddings, keywords.get("inputs_embeds")][0], *fields["hidden_states"][1:])
+        completed = type(output)(**fields)
+        if keywords.get("output_attentions") and crosses:
+            completed["cross_attentions"] = tuple(crosses)
+        embeddings.clear()
+        crosses.clear()
+        return completed
+
+    base.embed_tokens.register_forward_hook(keep_embeddings, with_kwargs=True)
+    for layer in base.gated_cross_attn_layers:
+        layer.cross_attn.register_forward_hook(keep_probabilities, with_kwargs=True)
+    model.register_forward_hook(complete, with_kwargs=True)
 
 
 def sinusoids(rows: int, width: int, padding: int) -> Tensor:

@@ -12,6 +12,7 @@ from diptych.core.checkpoint.slots import Kind, Slot
 from diptych.core.config import Activation, CacheShape, ModelConfig, config_class
 from diptych.core.errors import ConfigError
 from diptych.core.image_config import ImageEncoderConfig, ImageSize
+from diptych.core.models.clip import CLIPVisionConfig
 from diptych.core.outputs import ModelOutput
 from diptych.core.random import Constant, Distribution, Normal
 from diptych.core.registry import Family, WordEmbeddings
@@ -49,15 +50,20 @@ class IdeficsVisionConfig(ImageEncoderConfig):
         check.not_negative(self, "layer_norm_eps", "initializer_range", "initializer_factor")
 
     @property
-    def hidden_size(self) -> int:
-        """`embed_dim`, as other families call it."""
-        return self.embed_dim
-
-    @property
-    def num_positions(self) -> int:
-        """The number of patches of an image of `image_size`, plus the class token."""
-        rows, columns = self.patch_grid
-        return rows * columns + 1
+    def as_clip(self) -> CLIPVisionConfig:
+        """The same encoder of images as a config of CLIP's."""
+        return CLIPVisionConfig(
+            hidden_size=self.embed_dim,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            num_channels=self.num_channels,
+            hidden_act=self.hidden_act,
+            layer_norm_eps=self.layer_norm_eps,
+            attention_dropout=self.attention_dropout,
+        )
 
     @classmethod
     def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:

@@ -26,11 +26,11 @@ from diptych.core.calls import Switches, next_token_loss, passes_through
 from diptych.core.errors import InputError
 from diptych.core.generation.request import Prompt
 from diptych.core.inputs import ModelInput
+from diptych.core.models.clip import CLIPVisionConfig
 from diptych.core.models.idefics import (
     IdeficsBaseModelOutputWithPast,
     IdeficsCausalLMOutputWithPast,
     IdeficsConfig,
-    IdeficsVisionConfig,
 )
 from diptych.core.outputs import with_head
 from diptych.core.semantics import positions, resize
@@ -40,7 +40,7 @@ from diptych.core.semantics.decoding import Plan, TracedOptions
 class IdeficsVisionEmbeddings(CLIPVisionEmbeddings):
     """CLIP's, with other positions for images of another size."""
 
-    def __init__(self, config: IdeficsVisionConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: CLIPVisionConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__(config, **init)
         self.image_shape = config.image_shape
 
@@ -57,7 +57,7 @@ class IdeficsVisionEmbeddings(CLIPVisionEmbeddings):
 class IdeficsVisionTransformer(CLIPVisionTransformer):
     """CLIP's encoder of images."""
 
-    def __init__(self, config: IdeficsVisionConfig, **init: Unpack[ops.Init]) -> None:
+    def __init__(self, config: CLIPVisionConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__(config, **init)
         self.embeddings = IdeficsVisionEmbeddings(config, **init)
 
@@ -195,6 +195,11 @@ class IdeficsDecoderLayer(nn.Module):
         return LayerOutput(hidden_states + self.mlp_dropout(states, inputs.rngs), attention, None, past)
 
 
+def gate(alpha: Any, states: Float[Tensor, "B T D"]) -> Float[Tensor, "1 1 #D"]:
+    """The factor of a branch: the tanh of one number, or of one for each entry of a state."""
+    return ops.xp.tanh(ops.xp.reshape(layers.value(alpha, states), (1, 1, -1)))
+
+
 class IdeficsGatedCrossAttentionLayer(nn.Module):
     """Attention to images and an MLP, whose outputs are scaled by the tanh of learned numbers.
 
@@ -218,9 +223,9 @@ class IdeficsGatedCrossAttentionLayer(nn.Module):
     ) -> LayerOutput:
         states, attention, past = self.cross_attn(self.input_layernorm(hidden_states), inputs, past)
         states = self.attention_dropout(states, inputs.rngs)
-        hidden_states = hidden_states + ops.xp.tanh(layers.value(self.alpha_cross_attn, states)) * states
+        hidden_states = hidden_states + gate(self.alpha_cross_attn, states) * states
         states = self.mlp_dropout(self.mlp(self.post_attention_layernorm(hidden_states)), inputs.rngs)
-        hidden_states = hidden_states + ops.xp.tanh(layers.value(self.alpha_dense, states)) * states
+        hidden_states = hidden_states + gate(self.alpha_dense, states) * states
         return LayerOutput(hidden_states, None, attention, past)
 
 
@@ -260,7 +265,7 @@ class IdeficsModel(PreTrainedModel):
     def __init__(self, config: IdeficsConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
         self.embed_tokens = word_embeddings(config, **init)
-        self.vision_model = IdeficsVisionTransformer(config.vision_config, **init)
+        self.vision_model = IdeficsVisionTransformer(config.vision_config.as_clip, **init)
         self.perceiver_resampler = IdeficsPerceiverResampler(config, **init) if config.use_resampler else None
         count, interval = config.num_hidden_layers, config.cross_layer_interval
         self.layers = layers.ModuleList([IdeficsDecoderLayer(config, **init) for _ in range(count)])

@@ -37,8 +37,9 @@ def generate(
             "--text",
             metavar="TEXT",
             help="A text to continue, or the input of an encoder, with the special tokens that the checkpoint's "
-            "tokenizer adds; @FILE reads it from a file, - from stdin, @@ begins a text with @; may be repeated. With "
-            "--image, the first tokens of every text, such as Donut's <s_cord-v2>.",
+            "tokenizer adds; @FILE reads it from a file, - from stdin, @@ begins a text with @; may be repeated. "
+            "IDEFICS reads images in it: ![](cat.jpg). With --image, the first tokens of every text, such as Donut's "
+            "<s_cord-v2>.",
         ),
     ] = None,
     lines: Annotated[
@@ -101,6 +102,8 @@ def generate(
       diptych generate trocr-base-printed --image 'lines/*.png' --batch-size 16 --output lines.txt
 
       diptych generate donut-base-finetuned-cord-v2 --image receipt.png --text "<s_cord-v2>"
+
+      diptych generate idefics-9b-instruct --text "User: ![](cat.jpg) What is this?<end_of_utterance>Assistant:"
     """
     from diptych.core.errors import InputError
 
@@ -139,6 +142,12 @@ def generate(
         generate_text_from_images(
             source, images, batch_size=8 if batch_size is None else batch_size, on_error=errors.report, **chosen
         )
+    elif text and _reads_images_in_prompts(source, backend, chosen["ignore_config"]):
+        from diptych.images import generate_text_with_images
+
+        if source_language or target_language:
+            raise InputError("generate: --source-language and --target-language have no use for a model of images")
+        generate_text_with_images(source, prompts, batch_size=batch_size, on_error=errors.report, **chosen)
     else:
         from diptych.text import generate_text
 
@@ -146,6 +155,12 @@ def generate(
         generate_text(source, prompts, batch_size=batch_size, **languages, **chosen)
     written.close()
     errors.end()
+
+
+def _reads_images_in_prompts(source: str | Path, backend: str | None, ignore_config: Sequence[str]) -> bool:
+    from diptych.images import reads_images_in_prompts
+
+    return reads_images_in_prompts(source, backend, ignore_config)
 
 
 def _read_texts(given: Sequence[str], lines: bool) -> list[str]:

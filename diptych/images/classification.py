@@ -104,7 +104,9 @@ def classify_images(
     else:
         names, probabilities = list(model.config.id2label.values()), _classifier(chosen, model)
     show, found = beside_bars(show), list[Classification]()
-    for batch, pixels in read_batches(paths, processor, batch_size, on_error=on_error, progress=progress):
+    for batch, pixels in read_batches(
+        paths, processor.image_processor, batch_size, on_error=on_error, progress=progress
+    ):
         for path, row in zip(batch, probabilities(pixels), strict=True):
             order = np.argsort(-row, kind="stable")[:top]
             found.append(Classification(path, tuple((names[index], float(row[index])) for index in order)))

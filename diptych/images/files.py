@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from diptych.core.errors import InputError
+from diptych.core.processing.image_processor import ImageProcessor
 from diptych.core.processing.pictures import pillow
-from diptych.processing import Processor
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """An image, a directory of images or a pattern such as "scans/*.png"; or several of them."""
@@ -56,7 +56,7 @@ def _has_image_ending(name: str) -> bool:
 
 
 def read_batches(
-    paths: Sequence[str], processor: Processor, size: int, *, on_error: OnError | None, progress: bool | None
+    paths: Sequence[str], processor: ImageProcessor, size: int, *, on_error: OnError | None, progress: bool | None
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Batches of images: their paths, and their pixels (B, C, Y, X) from the processor.
 
@@ -64,7 +64,7 @@ def read_batches(
 
     Args:
         paths: of the images.
-        processor: of the checkpoint.
+        processor: the checkpoint's, for images.
         size: the most images of a batch.
         on_error: receives the errors of images that cannot be read, which are left out; None raises the first.
         progress: whether to show a bar on stderr; None shows it if stderr is a terminal and there are several batches.
@@ -75,7 +75,7 @@ def read_batches(
 
     def read(path: str) -> np.ndarray | InputError:
         try:
-            return processor(images=path).pixel_values
+            return processor(path).pixel_values
         except InputError as error:
             return error
 

@@ -8,6 +8,7 @@ from diptych.core import backends
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
 from diptych.images.files import OnError, Paths, beside_bars, find_images, read_batches
+from diptych.images.prompts import reads_images_in_prompts
 from diptych.processing import load_processor
 from diptych.text.placement import placement
 from diptych.text.tokenizers import load_tokenizer
@@ -64,6 +65,10 @@ def generate_text_from_images(
         raise InputError(f"generate: batch_size={batch_size} must be 1 or more")
     paths, directory = find_images(images), locate(directory)
     ignore_config = tuple(ignore_config)
+    if reads_images_in_prompts(directory, chosen, ignore_config):
+        raise InputError(
+            f"{directory}: its model reads images between texts; name them there: 'User: ![](cat.jpg) What is this?'"
+        )
     processor = load_processor(directory, ignore_config=ignore_config)
     tokenizer = processor.tokenizer
     if isinstance(prompt, str):
@@ -84,7 +89,9 @@ def generate_text_from_images(
         names_images=len(paths) > 1,
     )
     texts: list[Text] = []
-    for names, pixels in read_batches(paths, processor, batch_size, on_error=on_error, progress=progress):
+    for names, pixels in read_batches(
+        paths, processor.image_processor, batch_size, on_error=on_error, progress=progress
+    ):
         prompts = [prompt] * len(names)
         inputs = {"pixel_values": pixels, **({"decoder_input_ids": prompts} if prompt else {})}
         texts += writer.write(inputs, prompts, seed + len(texts), live=len(paths) == 1, images=names)

@@ -16,6 +16,7 @@ from diptych.core.json_text import parse_config, read_text
 from diptych.text.ctc import load_ctc_tokenizer
 from diptych.text.sentencepiece import SentencePieceModel, read_model
 
+PaddingSide = Literal["left", "right"]
 TOKENIZER_FILE = "tokenizer.json"
 
 _MBART_LANGUAGES = (
@@ -115,7 +116,7 @@ class SpecialTokens:
     eos: str | None
     pad: str | None
     extra: tuple[str, ...]
-    padding_side: Literal["left", "right"]
+    padding_side: PaddingSide
 
 
 def load_special_tokens(directory: str | os.PathLike[str]) -> SpecialTokens:

@@ -8,17 +8,31 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from diptych.core.errors import CheckpointError, InputError
+from diptych.core.interfaces import Tokenizer
 from diptych.core.processing.features import Features, Tensors
+from diptych.core.processing.image_processor import ImageProcessor
 from diptych.core.processing.pictures import is_url
-from diptych.processing.processor import Processor
-from diptych.processing.texts import Side
+from diptych.text.processing import TextProcessor
+from diptych.text.tokenizers import PaddingSide
 
 IMAGE, FAKE, END_OF_UTTERANCE = "<image>", "<fake_token_around_image>", "<end_of_utterance>"
 """The tokens that stand for an image, around images, and between utterances."""
 
 
-class IdeficsProcessor(Processor):
-    """Prompts of texts and images to the inputs of IDEFICS, called as the processor of transformers is."""
+class IdeficsProcessor(TextProcessor):
+    """Prompts of texts and images to the inputs of IDEFICS, called as the processor of transformers is.
+
+    Attributes:
+        image_processor: for images.
+        tokenizer: a `tokenizers.Tokenizer`, or any other; None if the checkpoint has none.
+    """
+
+    def __init__(self, image_processor: ImageProcessor, tokenizer: Tokenizer | None, directory: Path) -> None:
+        super().__init__(tokenizer, directory)
+        self.image_processor = image_processor
+
+    def __repr__(self) -> str:
+        return f"IdeficsProcessor({str(self.directory)!r}, {self.image_processor!r})"
 
     @property
     def model_input_names(self) -> tuple[str, ...]:
@@ -31,7 +45,7 @@ class IdeficsProcessor(Processor):
         text: Any = None,
         *,
         return_tensors: Tensors | None = None,
-        padding_side: Side | None = None,
+        padding_side: PaddingSide | None = None,
         add_eos_token: bool = False,
         add_end_of_utterance_token: bool | None = None,
         **options: Any,
@@ -85,6 +99,15 @@ class IdeficsProcessor(Processor):
         pixels = self._pixel_values(pictures, count, options)
         features = Features(input_ids=ids, attention_mask=mask, pixel_values=pixels, image_attention_mask=seen)
         return features.to_tensors(return_tensors)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes preprocessor_config.json, and copies the tokenizer's files beside it.
+
+        Raises:
+            CheckpointError: the directory is a file.
+            OSError: a file cannot be written.
+        """
+        self._save(directory, self.image_processor)
 
     def _known(self, token: str | None, purpose: str, role: str = "") -> str:
         """The token, if the tokenizer has it."""

@@ -9,8 +9,8 @@ from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
 from diptych.core.processing.audio_processor import AudioProcessor
 from diptych.core.processing.features import Features, Tensors
-from diptych.processing.texts import TextProcessor
 from diptych.text.ctc import CTCTokenizer, TimedText
+from diptych.text.processing import TextProcessor
 
 
 class SpeechProcessor(TextProcessor):

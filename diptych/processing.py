@@ -1,18 +1,61 @@
-"""A processor of images, of texts, and of both."""
+"""The processor of a checkpoint: its image or audio processor, and the tokenizer beside it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
+from diptych.core.processing.audio_processor import AudioProcessor
+from diptych.core.processing.config_files import processes_sound
 from diptych.core.processing.features import Features, Tensors
 from diptych.core.processing.image_processor import ImageProcessor
-from diptych.processing.texts import TextProcessor
+from diptych.text.idefics import IdeficsProcessor
+from diptych.text.processing import TextProcessor
+from diptych.text.speech import SpeechProcessor
+from diptych.text.tokenizers import MissingTokenizerError, load_tokenizer
 
 _WRITES_LABELS = ("TrOCRProcessor", "DonutProcessor", "NougatProcessor")
 """Processors whose text, beside images, is what the model is to write."""
+
+
+def load_processor(
+    name_or_path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    ignore_config: Iterable[str] = (),
+) -> "Processor | IdeficsProcessor | SpeechProcessor":
+    """The processor of a checkpoint that reads images or sound; its output goes into the models of both backends.
+
+    Args:
+        name_or_path: the checkpoint's directory, or its name on the Hugging Face hub.
+        revision, cache_dir, local_files_only, token: of a download.
+        ignore_config: unknown fields of preprocessor_config.json to skip.
+
+    Returns:
+        A `Processor` of images; an `IdeficsProcessor` if they stand between texts; a `SpeechProcessor` of sound.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, it does not say how images or sound are processed, or its
+            tokenizer is damaged.
+        ConfigError: the type of the processor or fields are unknown, or a value is invalid.
+    """
+    directory = locate(name_or_path, revision, cache_dir, local_files_only, token)
+    try:
+        tokenizer = load_tokenizer(directory)
+    except (MissingTokenizerError, ImportError):  # raised again when a text needs it
+        tokenizer = None
+    if processes_sound(directory):
+        sound = AudioProcessor.from_pretrained(directory, ignore_config=ignore_config)
+        return SpeechProcessor(sound, tokenizer, directory)
+    images = ImageProcessor.from_pretrained(directory, ignore_config=ignore_config)
+    interleaved = images.config.image_processor_type == "IdeficsImageProcessor"
+    return (IdeficsProcessor if interleaved else Processor)(images, tokenizer, directory)
 
 
 class Processor(TextProcessor):
@@ -28,7 +71,7 @@ class Processor(TextProcessor):
         self.image_processor = image_processor
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.directory)!r}, {self.image_processor!r})"
+        return f"Processor({str(self.directory)!r}, {self.image_processor!r})"
 
     @property
     def model_input_names(self) -> tuple[str, ...]:

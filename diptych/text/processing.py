@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +11,7 @@ from diptych.core.checkpoint import companions
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.interfaces import Tokenizer
 from diptych.text.ctc import CTCTokenizer
-from diptych.text.tokenizers import SpecialTokens, check_text, load_special_tokens, load_tokenizer
-
-Side = Literal["left", "right"]
+from diptych.text.tokenizers import PaddingSide, SpecialTokens, check_text, load_special_tokens, load_tokenizer
 
 
 class TextProcessor:
@@ -29,12 +27,13 @@ class TextProcessor:
         self.directory = directory
 
     def encode(
-        self, texts: Sequence[str], *, add_special_tokens: bool = True, padding_side: Side = "right"
+        self, texts: Sequence[str], *, add_special_tokens: bool = True, padding_side: PaddingSide = "right"
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids (B, T) of texts, padded, and their mask.
 
         Raises:
-            InputError: a text is not valid, there are no tokens, or several lengths but no token for padding.
+            InputError: a text is not valid, the texts have no tokens, or several lengths but the checkpoint has no
+                token for padding.
             CheckpointError: the checkpoint has no tokenizer.
         """
         for text in texts:
@@ -67,9 +66,10 @@ class TextProcessor:
         token = self._special_tokens.pad
         found = None if token is None else self._needed_tokenizer().token_to_id(token)
         if found is None:
+            path = self.directory / "tokenizer_config.json"
             raise InputError(
-                f"processor: texts of several lengths are padded, but {self.directory / 'tokenizer_config.json'} names "
-                "no pad_token of the tokenizer; process them one by one"
+                f"processor: texts of several lengths are padded, but {path} names no pad_token of the tokenizer; "
+                "process them one by one"
             )
         return found
 

@@ -282,13 +282,13 @@ class Boundary:
         return patch_labels.of_patches(self.xp, labels, masked)
 
     def sound(self, name: str, value: Any, *, least: int = 1) -> Any:
-        """Audio samples (B, samples), all finite, at least `least` of them, the length of one frame."""
+        """Audio samples (B, samples), all finite, at least `least` of them, of which one state is made."""
         if value is None:
             raise check.missing_argument(self.caller, name)
         values = self.ops.concrete_array(self.caller, name, value)
         samples = self.floats(name, values, SAMPLES)
         check.has_rows(self.caller, name, samples.shape)
-        check.at_least(self.caller, f"the number of samples in {name}", samples.shape[1], least, "one frame")
+        check.at_least(self.caller, f"the number of samples in {name}", samples.shape[1], least, "one state")
         if self.ops.all_finite(values) is False:
             raise InputError(f"{self.caller}: {name} holds NaN or infinite samples; repair or drop the recording")
         return samples
@@ -322,6 +322,21 @@ class Boundary:
                 f"{self.caller}: {name} leaves {int(counts[row])} samples of row {row}, which make no frame; drop it"
             )
         return self.ops.steps(length, frames)[None, :] < frames[:, None]
+
+    def negatives(self, value: Any, size: Size, masked: Any) -> Any:
+        """`sampled_negative_indices` (B, T, K), each below B * T.
+
+        Args:
+            value: the argument.
+            size: (B, T).
+            masked: `mask_time_indices`, or None.
+        """
+        name = "sampled_negative_indices"
+        if masked is None:
+            raise InputError(f"{self.caller}: {name} are given, but no mask_time_indices, the frames to be told")
+        ids = self.ids(name, value, "batch, frames, negatives", size=size[0] * size[1], table="the frames of all rows")
+        check.shape(self.caller, name, ids.shape, (*size, ids.shape[2]))
+        return ids
 
     def ctc_labels(self, name: str, value: Any, logits: Any) -> Any:
         """Labels (B, L) of a text for each row of logits (B, T, V); -100 is left out."""

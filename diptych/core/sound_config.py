@@ -120,11 +120,6 @@ class SoundEncoderConfig(ModelConfig):
             raise ConfigError(f"{type(self).__name__}: {listed} entries, but each convolution needs one of each")
 
     @property
-    def has_adapter(self) -> bool:
-        """Whether the model ends in an adapter: convolutions that shorten the sequence of frames."""
-        return False
-
-    @property
     def has_mask_embedding(self) -> bool:
         """Whether the model has an embedding for masked frames."""
         return self.mask_time_prob > 0.0 or self.mask_feature_prob > 0.0
@@ -150,32 +145,31 @@ class SoundEncoderConfig(ModelConfig):
         return {name: getattr(self, f"mask_{axis}_{field}") for name, field in fields.items()}
 
     @property
-    def frame_samples(self) -> int:
-        """The samples that one frame is computed from: the least number that makes a frame."""
-        samples = 1
+    def least_samples(self) -> int:
+        """The least number of samples from which the model computes a state."""
+        return self._samples_of(1)
+
+    def _samples_of(self, frames: int) -> int:
+        """The least number of samples that make so many frames."""
         for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
-            samples = (samples - 1) * stride + kernel
-        return samples
+            frames = (frames - 1) * stride + kernel
+        return frames
 
     def convolution_inputs(self, index: int) -> int:
         """The number of inputs of each output of a convolution over the samples."""
         return (self.conv_dim[index - 1] if index else 1) * self.conv_kernel[index]
 
-    def feature_lengths(self, samples: Any, *, adapter: bool | None = None) -> Any:
+    def feature_lengths(self, samples: Any, *, adapter: bool = True) -> Any:
         """The number of states that the model returns for a number of samples.
 
         Args:
             samples: a whole number, or an array of them.
-            adapter: whether the states are those behind the adapter; by default those that the model returns.
+            adapter: False for the states before the adapter, if there is one.
         """
         lengths = samples
         for kernel, stride in zip(self.conv_kernel, self.conv_stride, strict=True):
             lengths = (lengths - kernel) // stride + 1
-        return self._adapted_lengths(lengths) if self.has_adapter and adapter is not False else lengths
-
-    def _adapted_lengths(self, frames: Any) -> Any:
-        """The number of states behind the adapter."""
-        return frames
+        return lengths
 
 
 @config_class
@@ -195,11 +189,6 @@ class AdaptedSoundEncoderConfig(SoundEncoderConfig):
             check.positive(self, "output_hidden_size")
 
     @property
-    def has_adapter(self) -> bool:
-        """Whether the model ends in an adapter: convolutions that shorten the sequence of frames."""
-        return self.add_adapter
-
-    @property
     def states_width(self) -> int:
         """The width of the states that the model returns: that of the adapter, if there is one."""
         return cast(int, self.output_hidden_size) if self.adapts_width else self.hidden_size
@@ -209,8 +198,17 @@ class AdaptedSoundEncoderConfig(SoundEncoderConfig):
         """Whether the adapter changes the width of the states."""
         return self.add_adapter and self.output_hidden_size not in (None, self.hidden_size)
 
-    def _adapted_lengths(self, frames: Any) -> Any:
-        """The number of states behind the adapter, whose convolutions pad one state at each end."""
-        for _ in range(self.num_adapter_layers):
-            frames = (frames + 2 - self.adapter_kernel_size) // self.adapter_stride + 1
-        return frames
+    @property
+    def least_samples(self) -> int:
+        """The least number of samples from which the model computes a state, behind the adapter if there is one."""
+        frames = 1
+        for _ in range(self.num_adapter_layers if self.add_adapter else 0):
+            frames = max((frames - 1) * self.adapter_stride + self.adapter_kernel_size - 2, 1)
+        return self._samples_of(frames)
+
+    def feature_lengths(self, samples: Any, *, adapter: bool = True) -> Any:
+        """As in `SoundEncoderConfig`; the adapter's convolutions pad one state at each end."""
+        lengths = super().feature_lengths(samples)
+        for _ in range(self.num_adapter_layers if self.add_adapter and adapter else 0):
+            lengths = (lengths + 2 - self.adapter_kernel_size) // self.adapter_stride + 1
+        return lengths

@@ -167,6 +167,19 @@ def swin(name, model_type, parameters, head, *, depths, **sizes):
     )
 
 
+def speech(name, model_type, architecture, parameters=None, **sizes):
+    """A speech encoder; files of the base model have no heads, and files with one head lack the other's."""
+    heads = {f"{name}ForCTC": ("lm_head",), f"{name}ForSequenceClassification": ("projector", "classifier")}
+    if name == "Wav2Vec2":
+        heads["Wav2Vec2ForPreTraining"] = ("quantizer", "project_hid", "project_q")
+    return Published(
+        {"model_type": model_type, "architectures": [name + architecture], **sizes},
+        file=name + architecture,
+        parameters=parameters,
+        fresh={other: missing for other, missing in heads.items() if other != name + architecture},
+    )
+
+
 def composite(encoder, decoder, head, words):
     """Files of before transformers 4.31: what is tied stands there twice, and positions are buffers.
 
@@ -301,6 +314,10 @@ ROBERTA = {
     "layer_norm_eps": 1e-5,
 }
 GENERATION = {"model_type": "bert-generation", "max_position_embeddings": 512}
+STABLE = LARGE | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+XLSR_1B = STABLE | {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 48}
+XLSR_2B = STABLE | {"hidden_size": 1920, "intermediate_size": 7680, "num_hidden_layers": 48}
+ADAPTED = {"add_adapter": True, "output_hidden_size": 1024}
 
 PUBLISHED = {
     "openai/clip-vit-base-patch32": clip((512, 2048, 12, 8), (768, 3072, 12, 12, 32), 512, 151_277_313, **OPENAI),
@@ -372,6 +389,20 @@ PUBLISHED = {
             "BeitForImageClassification": ("beit.pooler", "classifier"),
         },
     ),
+    "facebook/wav2vec2-base": speech("Wav2Vec2", "wav2vec2", "ForPreTraining"),
+    "facebook/wav2vec2-large-xlsr-53": speech(
+        "Wav2Vec2", "wav2vec2", "ForPreTraining", **STABLE, codevector_dim=768, proj_codevector_dim=768
+    ),
+    "facebook/wav2vec2-base-960h": speech("Wav2Vec2", "wav2vec2", "ForCTC", 94_396_320),
+    "facebook/wav2vec2-large-960h-lv60-self": speech("Wav2Vec2", "wav2vec2", "ForCTC", **STABLE),
+    "facebook/mms-1b-all": speech("Wav2Vec2", "wav2vec2", "ForCTC", **XLSR_1B, vocab_size=154, adapter_attn_dim=16),
+    "facebook/wav2vec2-xls-r-300m-21-to-en's encoder": speech("Wav2Vec2", "wav2vec2", "Model", **STABLE, **ADAPTED),
+    "facebook/wav2vec2-xls-r-1b-21-to-en's encoder": speech("Wav2Vec2", "wav2vec2", "Model", **XLSR_1B, **ADAPTED),
+    "facebook/wav2vec2-xls-r-2b-21-to-en's encoder": speech("Wav2Vec2", "wav2vec2", "Model", **XLSR_2B, **ADAPTED),
+    "facebook/hubert-base-ls960": speech("Hubert", "hubert", "Model"),
+    "facebook/hubert-large-ls960-ft": speech("Hubert", "hubert", "ForCTC", **STABLE),
+    "microsoft/wavlm-base, and -plus": speech("WavLM", "wavlm", "Model"),
+    "microsoft/wavlm-large": speech("WavLM", "wavlm", "Model", **STABLE | {"conv_bias": False}),
     "nlpconnect/vit-gpt2-image-captioning": captions(VIT, {"model_type": "gpt2"}, "lm_head", "transformer.wte"),
     "kha-white/manga-ocr-base": captions(
         VIT, UNCASED | {"vocab_size": 6144, "num_hidden_layers": 2}, "cls.predictions.decoder", WORDS

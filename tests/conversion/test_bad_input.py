@@ -278,7 +278,9 @@ POOLED = ("BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel")
 OWN = {
     **dict.fromkeys((*POOLED, "BeitModel"), "add_pooling_layer, "),
     **dict.fromkeys(("ViTModel", "DeiTModel", "SwinModel", "DonutSwinModel"), "add_pooling_layer, use_mask_token, "),
-    **dict.fromkeys(("EncoderDecoderModel", "VisionEncoderDecoderModel"), "encoder_add_pooling_layer, "),
+    **dict.fromkeys(
+        ("EncoderDecoderModel", "SpeechEncoderDecoderModel", "VisionEncoderDecoderModel"), "encoder_add_pooling_layer, "
+    ),
 }
 """The keywords of constructors that others lack."""
 

@@ -13,6 +13,7 @@ import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
 from diptych.conversion.published_names import published_names
 from diptych.core.checkpoint import matching
+from diptych.core.checkpoint.dialects import respell
 from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.registry import config_classes, families, relatives, within
 from tests.conversion.published import PUBLISHED
@@ -59,7 +60,8 @@ def file_of(name):
     published = PUBLISHED[name]
     shapes = saved_by_transformers(name, published.file)
     copies = {copy: shapes[original] for copy, original in published.copies.items()}
-    return shapes | published.besides | copies | published.buffers
+    hub = {respell(key): shape for key, shape in shapes.items()}  # which spells weight norm as older versions did
+    return hub | published.besides | copies | published.buffers
 
 
 @functools.cache
@@ -106,7 +108,7 @@ def bare(name, family):
     """A tensor's name without a base model's prefix, so that a slot and what fills it have one."""
     for prefix in family.prefixes:
         name = name.removeprefix(prefix)
-    return name.replace("decoder.embed_tokens.", "shared.")  # where a decoder of BART's stands alone
+    return respell(name).replace("decoder.embed_tokens.", "shared.")  # where a decoder of BART's stands alone
 
 
 def assert_names_agree(name, found):

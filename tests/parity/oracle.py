@@ -1,8 +1,9 @@
 """transformers 5.23 in float64: the independent code that the models are compared with."""
 
+import functools
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers.models.trocr.modeling_trocr import TrOCRSinusoidalPositionalEm
 
 from diptych.conversion.exact import exact
 from diptych.conversion.published_names import published_names
+from diptych.core.checkpoint.dialects import respell
 
 EXACT = "exact"
 """The attention that returns its probabilities, as "eager" does, which rounds CLIP's to float32 on the way."""
@@ -44,6 +46,46 @@ def _causal_loss(logits: Tensor, labels: Tensor, vocab_size: int, **_: Any) -> T
     return nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten())
 
 
+def _ctc_loss(
+    logits: Tensor,
+    labels: Tensor,
+    logit_lengths: Tensor,
+    blank_token_id: int,
+    reduction: str,
+    zero_infinity: bool,
+    **_: Any,
+) -> Tensor:
+    told = (labels != -100) & (labels != blank_token_id)
+    lengths = (logit_lengths, told.sum(-1))
+    options = {"blank": blank_token_id, "reduction": reduction, "zero_infinity": zero_infinity}
+    scores = logits.log_softmax(-1).transpose(0, 1)
+    return nn.functional.ctc_loss(scores, labels.masked_select(told), *lengths, **options)
+
+
+def _without_mask_warning(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A call of WavLM, whose attention gives torch a boolean mask beside a bias, which torch deprecates."""
+
+    @functools.wraps(call)
+    def quiet(*inputs: Any, **keywords: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
+            return call(*inputs, **keywords)
+
+    return quiet
+
+
+def _without_float32(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A call in which tensors that are rounded to float32 keep their dtype."""
+
+    @functools.wraps(call)
+    def exact(*inputs: Any, **keywords: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Tensor, "float", lambda values: values)
+            return call(*inputs, **keywords)
+
+    return exact
+
+
 AttentionInterface.register(EXACT, _attention)
 AttentionMaskInterface.register(EXACT, eager_mask)
 
@@ -59,10 +101,16 @@ def built(name: str, config: transformers.PretrainedConfig, **keywords: Any) -> 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
         model = getattr(transformers, name)(config, **keywords).double().eval()
+    if name.endswith("ForCTC"):
+        model.loss_function = _ctc_loss  # its own rounds the logits to float32
     if name.endswith(("LMHeadModel", "ForCausalLM", "GenerationDecoder", "ForVisionText2Text")):
         model.loss_function = _causal_loss  # its own rounds the logits to float32
     if name.startswith("Idefics"):
         _complete_idefics(exact(model))
+    if name.startswith("WavLM"):
+        model.forward = _without_mask_warning(model.forward)
+    if name == "Wav2Vec2ForPreTraining":
+        model.forward = _without_float32(model.forward)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for path, parameter in model.named_parameters():
@@ -70,8 +118,10 @@ def built(name: str, config: transformers.PretrainedConfig, **keywords: Any) -> 
             if "norm" in path.lower() and path.endswith("weight"):
                 parameter.add_(1.0)
         for path, buffer in model.named_buffers():
-            if path == "final_logits_bias":
+            if path == "final_logits_bias" or path.endswith("running_mean"):
                 buffer.normal_(0.0, 0.4, generator=generator)
+            if path.endswith("running_var"):
+                buffer.uniform_(0.2, 2.0, generator=generator)
         for module in model.modules():
             if isinstance(module, TrOCRSinusoidalPositionalEmbedding):
                 module.weights = sinusoids(*module.weights.shape, module.padding_idx)
@@ -150,7 +200,7 @@ def published(model: Any, values: Mapping[str, Any]) -> dict[str, Any]:
             found[words] = found.pop(head)
     prefix = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}.get(type(model).__name__, "")
     on_disk = published_names(model)
-    found = {prefix + on_disk[name]: value for name, value in found.items()}
+    found = {respell(prefix + on_disk[name]): value for name, value in found.items()}
     if type(getattr(model, "encoder", None)).__name__ == "CLIPVisionModel":  # whose files on the hub have its prefix
         found = {re.sub(r"^encoder\.", "encoder.vision_model.", name): value for name, value in found.items()}
     return found

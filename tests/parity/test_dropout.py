@@ -26,6 +26,12 @@ def bent(values: Any, rate: float) -> Any:
     return values * (1 + rate * (values * (values - 0.5)))
 
 
+def straight_softmax(logits: torch.Tensor, tau: float, hard: bool) -> torch.Tensor:
+    """Gumbel softmax without its noise."""
+    soft = (logits / tau).softmax(-1)
+    return torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]) + soft - soft.detach()
+
+
 @pytest.mark.parametrize("name", [*CONFIGS, "DonutSwinModel"])  # whose rates stand in other places than Swin's
 def test_every_dropout_is_where_transformers_has_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def in_torch(values: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
@@ -39,6 +45,14 @@ def test_every_dropout_is_where_transformers_has_it(name: str, tmp_path: Path, m
 
     monkeypatch.setattr(torch.nn.functional, "dropout", in_torch)
     monkeypatch.setattr(torch_layers.StochasticDepth, "forward", whole_branch)
+    # quantizers without noise
+    monkeypatch.setattr(torch.nn.functional, "gumbel_softmax", straight_softmax)
+    monkeypatch.setattr(
+        torch_layers.GumbelNoise, "forward", lambda self, logits, *_: logits * 0 if self.training else None
+    )
+    monkeypatch.setattr(
+        jax_layers.GumbelNoise, "__call__", lambda self, logits, *_: None if self.deterministic else logits * 0
+    )
     for layer in (jax_layers.Dropout, jax_layers.StochasticDepth):
         monkeypatch.setattr(layer, "__call__", in_jax)
     call = {**wide(inputs(name)), "output_attentions": True, "output_hidden_states": True}

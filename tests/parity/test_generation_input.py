@@ -292,7 +292,7 @@ def test_pads_take_no_position_of_an_encoder_that_does_not_count_them() -> None:
 def test_only_what_can_write_does() -> None:
     """A head over words, and a decoder below it."""
     writers = {name for name in CONFIGS if hasattr(getattr(dp, name), "generate")}
-    assert writers == {*ALONE, *ABOUT, "EncoderDecoderModel", "VisionEncoderDecoderModel"}
+    assert writers == {*ALONE, *ABOUT, "EncoderDecoderModel", "SpeechEncoderDecoderModel", "VisionEncoderDecoderModel"}
     for backend in BACKENDS.values():
         assert {name for name in CONFIGS if hasattr(getattr(backend, name), "generate")} == writers
         encoder = backend.BertLMHeadModel(CONFIGS["BertModel"], dtype="float64")

@@ -136,7 +136,7 @@ def test_sound_is_read_at_its_own_length(backend: str) -> None:
     masked = model.generate(encoder_outputs=read.last_hidden_state, attention_mask=SOUND_MASK, num_beams=3, **asked)
     np.testing.assert_array_equal(array(given.sequences), array(beams.sequences))
     np.testing.assert_array_equal(array(masked.sequences), array(beams.sequences))
-    with pytest.raises(InputError, match="the number of samples in input_values is 4, but one frame=5"):
+    with pytest.raises(InputError, match="the number of samples in input_values is 4, but one state=5"):
         model.generate(input_values=SAMPLES[:, :4], **asked)
 
 

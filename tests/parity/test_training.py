@@ -10,9 +10,10 @@ import torch
 
 import diptych.backends.jax
 import diptych.backends.torch
+from diptych.core.sound_config import SoundEncoderConfig
 from tests.assertions import assert_close
 from tests.parity.sides import QUICK
-from tests.parity.tiny import changed
+from tests.parity.tiny import changed, inputs
 
 STEPS = 20
 # optax and torch disagree in their defaults (weight_decay 1e-4 and 1e-2), so each is said. The epsilon is large on
@@ -23,15 +24,26 @@ SUBJECTS = changed("trained")
 
 
 def batches(name: str) -> list[dict[str, np.ndarray]]:
-    """A batch for every step, of few words, padded, with labels of which some do not count."""
+    """A batch for every step, of few words, padded, with labels of which some do not count; or of recordings."""
     random = np.random.default_rng(2)
     found = []
+    if isinstance(SUBJECTS[name], SoundEncoderConfig):
+        return [recordings(name, random) for _ in range(STEPS)]
     for _ in range(STEPS):
         ids, mask = random.integers(2, 6, (3, 6)), np.ones((3, 6), int)
         mask[1, 4:] = 0
         ids[1, 4:] = SUBJECTS[name].pad_token_id or 0
         found.append({"input_ids": ids, "attention_mask": mask, "labels": np.where(mask == 1, ids, -100)})
     return found
+
+
+def recordings(name: str, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Recordings of few tones, the second one padded, with masked frames and features, and a text for each."""
+    batch, tones = inputs(name), random.integers(1, 4, (2, 2))
+    pitch = np.repeat(tones, 20, axis=1) * 0.7
+    samples = np.sin(np.arange(40) * pitch) * batch["attention_mask"]
+    masked = {"mask_time_indices": random.random((2, 6)) < 0.2, "mask_feature_indices": random.random((2, 12)) < 0.2}
+    return {"input_values": samples, "attention_mask": batch["attention_mask"], "labels": tones, **masked}
 
 
 def trained_in_torch(name: str) -> tuple[dict[str, np.ndarray], list[float]]:

@@ -29,7 +29,7 @@ from diptych.core.models.gpt2 import GPT2Config
 from diptych.core.registry import part_architectures
 from tests.assertions import assert_close
 from tests.composites import halves
-from tests.families import vision_encoder_decoder
+from tests.families import speech_encoder_decoder, vision_encoder_decoder
 from tests.families.encoder_decoder import pairs
 from tests.family import CROSSES, Family, Sizes, families
 from tests.parity import oracle
@@ -50,6 +50,8 @@ PAIRS = tuple(" ".join(pair) for pair in pairs())
 """Composites, by the families of their encoder and their decoder: each once."""
 LOOKING = tuple(" ".join(pair) for pair in vision_encoder_decoder.pairs())
 """The same of those that write about images."""
+HEARING = tuple(" ".join(pair) for pair in speech_encoder_decoder.pairs())
+"""The same of those that write about recordings."""
 NAMES = (*ALONE, *ABOUT, *PAIRS)
 
 
@@ -74,12 +76,24 @@ def _looking(first: str, second: str) -> Any:
     )
 
 
+def _hearing(first: str, second: str) -> Any:
+    """A config of a model that writes about recordings, of which a mask over samples leaves some out."""
+    hears, writes = next(family for family in families().values() if family.model_type == first), halves()[second]
+    fields = hears.tiny[hears.classes[0]] | {"feat_extract_norm": "layer", "hidden_size": 18}
+    crosses = {} if writes.encoder_decoder else CROSSES
+    return transformers.SpeechEncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.AutoConfig.for_model(first, **fields), _config(writes, next(iter(writes.generates)), **crosses)
+    )
+
+
 def theirs(name: str) -> Any:
     """A model of transformers."""
     if name in _GENERATES:
         architecture, config = name, _config(_GENERATES[name], name)
     elif name in LOOKING:
         architecture, config = "VisionEncoderDecoderModel", _looking(*name.split())
+    elif name in HEARING:
+        architecture, config = "SpeechEncoderDecoderModel", _hearing(*name.split())
     else:
         first, second = (halves()[kind] for kind in name.split())
         # BERT is as wide as the decoders, so that nothing is projected

@@ -393,6 +393,25 @@ class SpanMask(RandomLayer):
         return spans.draw(ops, seed, like.shape[0], size, lengths, **options)
 
 
+class GumbelNoise(RandomLayer):
+    """Noise that makes the largest of several logits a random choice, in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+
+    def __call__(
+        self, logits: Float[Array, "*B V"], noise: Float[Array, "*B V"] | None, rngs: Any = None
+    ) -> Float[Array, "*B V"] | None:
+        """The given noise, or a standard Gumbel's; None in eval mode.
+
+        Raises:
+            InputError: a key is needed, but none is given.
+        """
+        if self.deterministic or noise is not None:
+            return None if self.deterministic else noise
+        return jax.random.gumbel(self._own_key("gumbel_noise", rngs), logits.shape, logits.dtype)
+
+
 class Buffer(nnx.Variable[Any]):
     """Values that a checkpoint holds and that never train."""
 

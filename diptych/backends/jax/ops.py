@@ -276,6 +276,11 @@ def vector_norm(values: Float[Array, "B D"]) -> Float[Array, "B 1"]:
     return jnp.sqrt(jnp.sum(jnp.square(values), axis=-1, keepdims=True))
 
 
+def straight_through(values: Float[Array, "*B"], like: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """The values, with the gradient of others (Bengio et al. 2013, arXiv:1308.3432)."""
+    return values + like - jax.lax.stop_gradient(like)
+
+
 def top_k(values: Float[Array, "B V"], k: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
     """The `k` largest entries of each row and their indices, in descending order; ties are in order of index."""
     # jax.lax.top_k sorts 0 before -0, and NaN first or last by its sign

@@ -291,6 +291,21 @@ class SpanMask(RandomLayer):
         return spans.draw(ops, seed, like.shape[0], size, lengths, **options)
 
 
+class GumbelNoise(RandomLayer):
+    """Noise that makes the largest of several logits a random choice, in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+
+    def forward(
+        self, logits: Float[Tensor, "*B V"], noise: Float[Tensor, "*B V"] | None, rngs: None = None
+    ) -> Float[Tensor, "*B V"] | None:
+        """The given noise, or a standard Gumbel's; None in eval mode."""
+        if not self.training or noise is not None:
+            return noise if self.training else None
+        return -torch.empty_like(logits).exponential_().log()
+
+
 def buffer(shape: tuple[int, ...], **init: Unpack[Init]) -> Any:
     """A buffer without values; it never trains."""
     return nn.Buffer(torch.empty(shape, device="meta", dtype=init.get("dtype")))

@@ -223,6 +223,11 @@ def vector_norm(values: Float[Tensor, "B D"]) -> Float[Tensor, "B 1"]:
     return values.square().sum(-1, keepdim=True).sqrt()
 
 
+def straight_through(values: Float[Tensor, "*B"], like: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+    """The values, with the gradient of others (Bengio et al. 2013, arXiv:1308.3432)."""
+    return values + like - like.detach()
+
+
 def top_k(values: Float[Tensor, "B V"], k: int) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
     """The `k` largest entries of each row and their indices, in descending order; ties are in order of index."""
     found, places = values.topk(min(k + 1, values.shape[1]))

@@ -25,6 +25,7 @@ def locate(
     cache_dir: str | PathLike[str] | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
+    only: tuple[str, ...] = (),
 ) -> Path:
     """Return the directory of a checkpoint, after downloading it if needed.
 
@@ -34,6 +35,7 @@ def locate(
         cache_dir: The directory for downloads; by default that of huggingface_hub.
         local_files_only: Use only what is in the cache; no network access.
         token: The hub's access token.
+        only: The files that are needed besides the configs, in place of the weights.
 
     Raises:
         CheckpointError: There is no such directory, and the download failed; or there is one, which has no revisions.
@@ -75,8 +77,8 @@ def locate(
         )
 
     try:
-        directory = download(*_SAFETENSORS)
-        for before, weights in pairwise((_SAFETENSORS, _TORCH, _FLAX)):
+        directory = download(*(only or _SAFETENSORS))
+        for before, weights in () if only else pairwise((_SAFETENSORS, _TORCH, _FLAX)):
             found = [path for pattern in before for path in directory.glob(pattern)]
             if found and not any(map(is_legacy, found)):
                 break

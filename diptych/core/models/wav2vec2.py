@@ -1,8 +1,9 @@
 """Wav2Vec2 (Baevski et al. 2020, arXiv:2006.11477): config, record and published files; HuBERT's and WavLM's base."""
 
+import math
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from diptych.core.random import (
 from diptych.core.random import fan_in as inputs_of
 from diptych.core.registry import Family
 from diptych.core.semantics.losses import example_targets
+from diptych.core.semantics.quantization import draw_negatives
 from diptych.core.sound_config import AdaptedSoundEncoderConfig, SoundEncoderConfig
 
 
@@ -87,6 +89,26 @@ class Wav2Vec2BaseModelOutput(ModelOutput):
     """Every layer's attention probabilities, each (B, N, T, T)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wav2Vec2ForPreTrainingOutput(ModelOutput):
+    """The output of Wav2Vec2's pretraining. E is `proj_codevector_dim`."""
+
+    loss: Any = None
+    """The contrastive loss plus the weighted diversity loss, a scalar; only with negatives, as its parts."""
+    projected_states: Any = None
+    """(B, T, E), of the encoder."""
+    projected_quantized_states: Any = None
+    """(B, T, E), of the quantizer."""
+    codevector_perplexity: Any = None
+    """How many code vectors are in use, a scalar."""
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+    contrastive_loss: Any = None
+    """The summed cross-entropy of telling each masked frame from its negatives, a scalar."""
+    diversity_loss: Any = None
+    """The share of code vectors that are not in use, times the number of masked frames, a scalar."""
+
+
 _CONVOLUTION = re.compile(r"feature_extractor\.conv_layers\.(\d+)\.conv\.bias$")
 
 
@@ -95,7 +117,12 @@ def initial(config: SoundEncoderConfig, slot: Slot) -> Distribution:
     path = slot.path
     if slot.kind == "norm" or path.endswith(("running_var", "gru_rel_pos_const")):
         return Constant(1.0)
-    if path.endswith("masked_spec_embed"):
+    if path.startswith("quantizer.weight_proj"):
+        return Constant(0.0) if slot.kind == "plain" else Normal(1.0)
+    if path.startswith("project_"):
+        inputs = config.hidden_size if path.startswith("project_hid") else cast(Wav2Vec2Config, config).codevector_dim
+        return uniform_for_bias(inputs)
+    if path.endswith(("masked_spec_embed", "codevectors")):
         return Uniform(0.0, 1.0)
     if path.endswith("layer_weights"):
         return Constant(1.0 / (config.num_hidden_layers + 1))
@@ -121,15 +148,17 @@ def position_convolution(slot: Slot) -> Distribution:
 
 def example(config: SoundEncoderConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:
     """Two recordings, the second one padded, and labels."""
-    lengths = config.frame_samples + np.array([7, 4]) * int(np.prod(config.conv_stride))
-    mask = np.arange(lengths[0])[None, :] < lengths[:, None]
-    inputs = {
-        "input_values": random.standard_normal((2, int(lengths[0]))) * mask,
-        "attention_mask": mask.astype(np.int64),
-    }
+    step = math.prod(config.conv_stride)
+    length, shorter = config.least_samples + 7 * step, config.least_samples + 4 * step
+    mask = np.array([[1] * length, [1] * shorter + [0] * (length - shorter)])
+    inputs: dict[str, Any] = {"input_values": random.standard_normal((2, length)) * mask, "attention_mask": mask}
     if architecture.endswith("ForCTC"):
         labels = random.integers(0, config.vocab_size, (2, 2))
         inputs["labels"] = np.where(np.array([[True, True], [True, False]]), labels, -100)
+    if architecture.endswith("ForPreTraining"):
+        masked = np.tile([True, False], 32)[: config.feature_lengths(length)] & np.array([[True], [True]])
+        inputs["mask_time_indices"] = masked
+        inputs["sampled_negative_indices"] = draw_negatives(masked, 3, random)
     if architecture.endswith("ForSequenceClassification"):
         inputs["labels"] = example_targets(config.num_labels, config.problem_type, random)
     return inputs
@@ -142,7 +171,10 @@ def unsupported(name: str) -> dict[str, str]:
 
 
 FAMILY = Family(
-    classes=dict.fromkeys(("Wav2Vec2Model", "Wav2Vec2ForCTC"), Wav2Vec2Config),
+    classes=dict.fromkeys(
+        ("Wav2Vec2Model", "Wav2Vec2ForCTC", "Wav2Vec2ForSequenceClassification", "Wav2Vec2ForPreTraining"),
+        Wav2Vec2Config,
+    ),
     initial=initial,
     example=example,
     prefixes=("wav2vec2.",),

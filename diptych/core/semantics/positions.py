@@ -153,3 +153,21 @@ def patch_distances_with_class_token(rows: int, columns: int) -> np.ndarray:
     numbers = np.pad(patch_distances(rows, columns), ((1, 0), (1, 0)))
     numbers[0, :], numbers[:, 0], numbers[0, 0] = count, count + 1, count + 2
     return numbers
+
+
+@cached_table
+def distance_buckets(length: int, buckets: int, farthest: int) -> np.ndarray:
+    """(2 T - 1,): the bucket of each distance from a query to a key of T frames, from 1 - T to T - 1 (T5, WavLM).
+
+    Half of the buckets are for keys after the query. Of each half, half are for one distance each, and the others for
+    distances that grow exponentially, up to `farthest`.
+    """
+    half = buckets // 2
+    exact = half // 2
+    distances = np.arange(1 - length, length)
+    away = np.abs(distances)
+    # the published arithmetic, in float32, since rounding decides about whole numbers
+    ratio = np.maximum(away, 1).astype(np.float32) / np.float32(exact)
+    share = np.log(ratio.astype(np.float64)).astype(np.float32) / np.float32(math.log(farthest / exact))
+    grown = exact + (share * np.float32(half - exact)).astype(np.int64)
+    return np.where(away < exact, away, np.minimum(grown, half - 1)) + np.where(distances > 0, half, 0)

@@ -26,6 +26,10 @@ class Wav2Vec2Attention(nnx.Module):
         self.dropout = layers.Dropout(config.attention_dropout)
 
     def __call__(self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs) -> AttentionOutput:
+        return self.attend(hidden_states, inputs)
+
+    def attend(self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs) -> AttentionOutput:
+        """Self-attention with its projections."""
         query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
         query, key, value = (ops.split_heads(states, self.heads) for states in (query, key, value))
         attended = self_attention(query, key, value, inputs, None, dropout=self.dropout)

@@ -26,6 +26,10 @@ class Wav2Vec2Attention(nn.Module):
         self.dropout = layers.Dropout(config.attention_dropout)
 
     def forward(self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs) -> AttentionOutput:
+        return self.attend(hidden_states, inputs)
+
+    def attend(self, hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs) -> AttentionOutput:
+        """Self-attention with its projections."""
         query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
         query, key, value = (ops.split_heads(states, self.heads) for states in (query, key, value))
         attended = self_attention(query, key, value, inputs, None, dropout=self.dropout)

@@ -12,13 +12,16 @@ from diptych.backends.torch.models.wav2vec2.features import (
     Wav2Vec2Adapter,
     Wav2Vec2FeatureEncoder,
     Wav2Vec2FeatureProjection,
+    without_padding,
 )
 from diptych.backends.torch.pretrained import Build, PreTrainedModel
 from diptych.core.calls import Switches, ctc_loss, passes_through
 from diptych.core.inputs import SOUND_INPUTS, ModelInput
+from diptych.core.language_adapters import LanguageAdapterMixin
 from diptych.core.models.wav2vec2 import Wav2Vec2BaseModelOutput
-from diptych.core.outputs import CausalLMOutput, ModelOutput, with_head
-from diptych.core.sound_config import SoundEncoderConfig
+from diptych.core.outputs import CausalLMOutput, ModelOutput, SequenceClassifierOutput, with_head
+from diptych.core.semantics import losses
+from diptych.core.sound_config import AdaptedSoundEncoderConfig, SoundEncoderConfig
 
 
 class Wav2Vec2Model(PreTrainedModel):
@@ -54,7 +57,8 @@ class Wav2Vec2Model(PreTrainedModel):
         self.time_mask = layers.SpanMask("time", **config.spans("time"))
         self.feature_mask = layers.SpanMask("feature", **config.spans("feature"))
         self.encoder = self.encoder_class(config, **init)
-        self.adapter = Wav2Vec2Adapter(config, **init) if config.has_adapter else None
+        adapted = isinstance(config, AdaptedSoundEncoderConfig) and config.add_adapter
+        self.adapter = Wav2Vec2Adapter(config, **init) if adapted else None
         self._finish(build)
 
     def freeze_feature_encoder(self) -> None:
@@ -86,7 +90,7 @@ class Wav2Vec2Model(PreTrainedModel):
                 there are masked frames, but no mask embedding.
         """
         resolved, boundary, config = self._resolve_switches(switches), self._boundary(), self.config
-        samples = boundary.sound("input_values", input_values, least=config.frame_samples)
+        samples = boundary.sound("input_values", input_values, least=config.least_samples)
         boundary.rngs(resolved["rngs"])
         frames, mask = config.feature_lengths(samples.shape[1], adapter=False), None
         if attention_mask is not None:
@@ -98,7 +102,7 @@ class Wav2Vec2Model(PreTrainedModel):
             given["time"] = boundary.masked_frames(mask_time_indices, size, self.masked_spec_embed)
         if mask_feature_indices is not None:
             size = (samples.shape[0], config.hidden_size)
-            given["feature"] = boundary.selection("mask_feature_indices", mask_feature_indices, size)
+            given["feature"] = boundary.selection("mask_feature_indices", mask_feature_indices, size, "feature")
         states = self.feature_extractor(samples)
         states = ops.stop_gradient(states) if freeze_feature_encoder else states
         states, features = self.feature_projection(states, resolved["rngs"])
@@ -131,7 +135,7 @@ class Wav2Vec2Model(PreTrainedModel):
         return states if feature is None else xp.where(feature[:, None, :], xp.zeros_like(states), states)
 
 
-class Wav2Vec2ForCTC(PreTrainedModel):
+class Wav2Vec2ForCTC(LanguageAdapterMixin, PreTrainedModel):
     """The encoder with a linear layer over each frame, which tells a token of the text or the blank, pad_token_id."""
 
     def __init__(self, config: SoundEncoderConfig, **build: Unpack[Build]) -> None:
@@ -168,3 +172,66 @@ class Wav2Vec2ForCTC(PreTrainedModel):
         frames = self._base().states_mask(given.get("attention_mask"), logits.shape[1])
         loss = functools.partial(ctc_loss, self.config, frames)
         return self._with_head(CausalLMOutput, outputs, logits, labels, loss, keywords)
+
+
+class Wav2Vec2ForSequenceClassification(PreTrainedModel):
+    """The encoder with two linear layers, between which the mean over the frames is taken."""
+
+    def __init__(self, config: SoundEncoderConfig, **build: Unpack[Build]) -> None:
+        init = self._begin(config, build)
+        self.wav2vec2 = Wav2Vec2Model(config, seed=None, **init)
+        self._make_head(config, init)
+        self._finish(build)
+
+    def _make_head(self, config: SoundEncoderConfig, init: ops.Init) -> None:
+        weighted, count = config.use_weighted_layer_sum, config.num_hidden_layers + 1
+        self.layer_weights = layers.parameter((count,), **init) if weighted else None
+        width = config.hidden_size if weighted else config.states_width
+        self.projector = layers.Linear(width, config.classifier_proj_size, **init)
+        self.classifier = layers.Linear(config.classifier_proj_size, config.num_labels, **init)
+
+    def _base(self) -> Wav2Vec2Model:
+        return self.wav2vec2
+
+    def freeze_feature_encoder(self) -> None:
+        """Excludes the convolutions over the samples from training."""
+        self._base().freeze_feature_encoder()
+
+    @passes_through(Wav2Vec2Model)
+    def forward(self, *inputs: Any, labels: Any = None, **keywords: Any) -> SequenceClassifierOutput | tuple[Any, ...]:
+        """As `Wav2Vec2Model`, and:
+
+        Args:
+            labels: (B,) class ids; (B, num_labels) floats for multi-label; (B,) or (B, num_labels) for regression.
+        """
+        given = self._base_keywords(inputs, keywords)
+        asked, weighted = given["output_hidden_states"], self.layer_weights is not None
+        outputs: Any = self._base()(**{**given, "output_hidden_states": asked or weighted})
+        states = self.projector(self._weighted_states(outputs))
+        mask, lengths = (
+            given.get("attention_mask"),
+            functools.partial(self.config.feature_lengths, adapter=not weighted),
+        )
+        if mask is not None:
+            mask = self._boundary().frame_mask("attention_mask", mask, states.shape[1], lengths)
+        logits = self.classifier(mean_over_frames(states, mask))
+        outputs = outputs if asked else outputs.replace(hidden_states=None)
+        return self._with_head(SequenceClassifierOutput, outputs, logits, labels, self._class_loss, keywords)
+
+    def _weighted_states(self, outputs: Any) -> Float[Tensor, "B T D"]:
+        """The states behind the adapter, if any; or the mean of those of all layers, with learned weights."""
+        if self.layer_weights is None:
+            return outputs.last_hidden_state
+        weights = layers.value(self.layer_weights, outputs.last_hidden_state)
+        weights = ops.xp.exp(losses.log_softmax(ops.xp, weights))
+        return sum(weights[index] * states for index, states in enumerate(outputs.hidden_states))
+
+
+def mean_over_frames(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B D"]:
+    """The mean over the frames that are not padding."""
+    if mask is None:
+        return ops.xp.mean(states, axis=1)
+    return (
+        ops.xp.sum(without_padding(states, mask), axis=1)
+        / ops.xp.sum(ops.xp.astype(mask, states.dtype), axis=1)[:, None]
+    )

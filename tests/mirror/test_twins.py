@@ -46,6 +46,7 @@ ONLY_HERE = {
         "ForwardKey": "torch's global generator has a state",
         "check_mesh": "torch's tensors don't say how results are sharded",
         "iterate": "torch's is named_modules",
+        "modules": "torch's is named_modules",
         "without_gradient": "torch has requires_grad",
         "is_trainable": "torch has requires_grad",
         "PreTrainedModel.trainable_filter": "torch has requires_grad",

@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def processors(kind: str) -> dict[str, Callable[[list[Image.Image]], np.ndarray]
     ours = ImageProcessor(ImageProcessorConfig.from_dict(theirs.to_dict(), ignore=(), source=kind))
     sides = {OURS: lambda images: ours(images).pixel_values}
     sides[PILLOW] = lambda images: np.asarray(theirs(images, return_tensors="np")["pixel_values"])
-    if transformers.utils.is_torchvision_available():
+    if find_spec("torchvision") is not None:
         tensors: Any = getattr(transformers, f"{kind}ImageProcessor")()
         sides[TORCHVISION] = lambda images: tensors(images, return_tensors="pt")["pixel_values"].numpy()
     return sides
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="calls per side, at least 2")
     parser.add_argument("--photos", type=int, help="by default 100")
     options = parser.parse_args()
-    rounds = options.rounds or (2 if options.quick else 11)
+    rounds = options.rounds or (2 if options.quick else 5)
     images = photos(options.photos or (4 if options.quick else 100))
     facts = peers.session() | {"versions": peers.versions(), "photos": len(images)}
     results: dict[str, dict[str, list[float]]] = {}

@@ -25,9 +25,10 @@ class Torch:
             return getattr(library, name).from_pretrained(directory)
         import transformers
 
-        model_class = getattr(transformers, name)
-        attention = "sdpa" if model_class._supports_sdpa else "eager"
-        return model_class.from_pretrained(directory, attn_implementation=attention).eval()
+        model_class, options = getattr(transformers, name), {}
+        if name != "VisionEncoderDecoderModel":  # its parts take sdpa by themselves, but for TrOCR, which has none
+            options["attn_implementation"] = "sdpa" if model_class._supports_sdpa else "eager"
+        return model_class.from_pretrained(directory, **options).eval()
 
     def call(self, model: Any, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
         tensors = {name: self.torch.from_numpy(values) for name, values in inputs.items()}

@@ -204,7 +204,8 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         """The tensors left out that the class has with the config of the file, such as those of further layers."""
         name, family, config_class = describe_class(type(self))
         part = source.whole.part(config_class)
-        whole = type(self)(source.whole if part is None else part.loaded_config, seed=None, **options)
+        construct = cast(Callable[..., Self], type(self))
+        whole = construct(source.whole if part is None else part.loaded_config, seed=None, **options)
         usual = Matching(source.tensors, Target(name, [*whole._leaves()], within(family, source.whole)))
         return tuple(name for name in found.left_out if usual.resolve(usual.spelling[name]) is not None)
 

@@ -12,6 +12,7 @@ import torch
 
 import diptych.backends.torch as dp
 from diptych.core.errors import InputError
+from diptych.core.pretrained import generates_text
 from tests.parity.tiny import CONFIGS
 from tests.parity.writers import ABOUT, ALONE, BACKENDS, SMALL, expected, models, small
 
@@ -291,10 +292,10 @@ def test_pads_take_no_position_of_an_encoder_that_does_not_count_them() -> None:
 
 def test_only_what_can_write_does() -> None:
     """A head over words, and a decoder below it."""
-    writers = {name for name in CONFIGS if hasattr(getattr(dp, name), "generate")}
+    writers = {name for name in CONFIGS if generates_text(getattr(dp, name))}
     assert writers == {*ALONE, *ABOUT, "EncoderDecoderModel", "SpeechEncoderDecoderModel", "VisionEncoderDecoderModel"}
     for backend in BACKENDS.values():
-        assert {name for name in CONFIGS if hasattr(getattr(backend, name), "generate")} == writers
+        assert {name for name in CONFIGS if generates_text(getattr(backend, name))} == writers
         encoder = backend.BertLMHeadModel(CONFIGS["BertModel"], dtype="float64")
         with pytest.raises(InputError, match=r"^BertLMHeadModel\.generate: the model is no decoder; .*is_decoder=True"):
             encoder.generate(IDS)

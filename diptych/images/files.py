@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -14,11 +14,27 @@ from tqdm import tqdm
 from diptych.core.errors import InputError
 from diptych.core.processing.image_processor import ImageProcessor
 from diptych.core.processing.pictures import pillow
+from diptych.processing import Processor, load_processor
+from diptych.text.idefics import IdeficsProcessor
+from diptych.text.speech import SpeechProcessor
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """An image, a directory of images or a pattern such as "scans/*.png"; or several of them."""
 OnError = Callable[[InputError], None]
 """Receives the error of an image that cannot be read, which names it."""
+
+
+def load_image_processor(directory: Path, ignore_config: Iterable[str] = ()) -> Processor | IdeficsProcessor:
+    """The processor of a checkpoint that reads images.
+
+    Raises:
+        InputError: the checkpoint reads sound.
+        CheckpointError, ConfigError, ImportError: as in `load_processor`.
+    """
+    processor = load_processor(directory, ignore_config=ignore_config)
+    if isinstance(processor, SpeechProcessor):
+        raise InputError(f"{directory}: this checkpoint reads sound, but images are given")
+    return processor
 
 
 def find_images(paths: Paths) -> list[str]:

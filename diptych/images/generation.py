@@ -7,9 +7,8 @@ from typing import Any
 from diptych.core import backends
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
-from diptych.images.files import OnError, Paths, beside_bars, find_images, read_batches
+from diptych.images.files import OnError, Paths, beside_bars, find_images, load_image_processor, read_batches
 from diptych.images.prompts import reads_images_in_prompts
-from diptych.processing import load_processor
 from diptych.text.placement import placement
 from diptych.text.tokenizers import load_tokenizer
 from diptych.text.writing import Text, Writer, load_writer, tokens_of
@@ -69,7 +68,7 @@ def generate_text_from_images(
         raise InputError(
             f"{directory}: its model reads images between texts; name them there: 'User: ![](cat.jpg) What is this?'"
         )
-    processor = load_processor(directory, ignore_config=ignore_config)
+    processor = load_image_processor(directory, ignore_config)
     tokenizer = processor.tokenizer
     if isinstance(prompt, str):
         prompt = tokens_of(tokenizer or load_tokenizer(directory), prompt, add_special_tokens=False)

@@ -120,6 +120,35 @@ def test_windows_that_are_not_shifted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first(parity(reference, candidate, gradients=False)).startswith("encoder.layers.0.blocks.1.attention.self.")
 
 
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("SwinModel", "encoder.layers.0.downsample.norm"), ("ViTModel", "encoder.layer.0.layernorm_after")],
+)
+def test_another_epsilon_in_an_image_encoder(name: str, module: str) -> None:
+    reference, candidate = pair(name, "torch")
+    candidate.get_submodule(module).eps = 1e-4
+    assert first(parity(reference, candidate, gradients=False)) == module
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("SwinModel", "encoder.layers.0.blocks.0.attention.self"),
+        ("BeitModel", "encoder.layer.0.attention.attention.relative_position_bias"),
+    ],
+)
+def test_a_transposed_table_of_relative_positions(name: str, module: str) -> None:
+    """Distances in rows and in columns are exchanged; what BEiT has for its class token stands behind them."""
+    reference, candidate = pair(name, "torch")
+    table, config = candidate.get_submodule(module).relative_position_bias_table, reference.config
+    sizes = config.patch_grid if name == "BeitModel" else (config.window_size, config.window_size)
+    rows, columns = (2 * size - 1 for size in sizes)
+    with torch.no_grad():
+        distances = table[: rows * columns].reshape(rows, columns, -1)
+        table[: rows * columns] = distances.transpose(0, 1).reshape(rows * columns, -1).clone()
+    assert first(parity(reference, candidate, gradients=False)) == module
+
+
 def test_patches_merged_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     reference, candidate = pair("SwinModel", "jax")
     original = windows.merge_patches

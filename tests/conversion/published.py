@@ -211,6 +211,21 @@ def composite(encoder, decoder, head, words):
     )
 
 
+def transcriber(encoder, decoder):
+    """A composite that reads sound, whose decoder's output layer is tied to its words, and stored with them."""
+    return Published(
+        {
+            "model_type": "speech-encoder-decoder",
+            "encoder": {"model_type": "wav2vec2", **encoder},
+            "decoder": decoder | DECODER,
+            "pad_token_id": 1,
+            "decoder_start_token_id": 2,
+        },
+        file="SpeechEncoderDecoderModel",
+        copies={"decoder.lm_head.weight": "decoder.model.decoder.embed_tokens.weight"},
+    )
+
+
 def beit(file, *, fresh, shared=False, counted=None, **fields):
     """The numbers of the distances are buffers, one for each table."""
     side = fields.get("image_size", 224) // 16
@@ -321,6 +336,7 @@ STABLE = LARGE | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "c
 XLSR_1B = STABLE | {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 48}
 XLSR_2B = STABLE | {"hidden_size": 1920, "intermediate_size": 7680, "num_hidden_layers": 48}
 ADAPTED = {"add_adapter": True, "output_hidden_size": 1024}
+MBART_50 = {"model_type": "mbart", "activation_function": "relu", "scale_embedding": True, "vocab_size": 250_054}
 
 PUBLISHED = {
     "openai/clip-vit-base-patch32": clip((512, 2048, 12, 8), (768, 3072, 12, 12, 32), 512, 151_277_313, **OPENAI),
@@ -399,9 +415,12 @@ PUBLISHED = {
     "facebook/wav2vec2-base-960h": speech("Wav2Vec2", "wav2vec2", "ForCTC", 94_396_320),
     "facebook/wav2vec2-large-960h-lv60-self": speech("Wav2Vec2", "wav2vec2", "ForCTC", **STABLE),
     "facebook/mms-1b-all": speech("Wav2Vec2", "wav2vec2", "ForCTC", **XLSR_1B, vocab_size=154, adapter_attn_dim=16),
-    "facebook/wav2vec2-xls-r-300m-21-to-en's encoder": speech("Wav2Vec2", "wav2vec2", "Model", **STABLE, **ADAPTED),
-    "facebook/wav2vec2-xls-r-1b-21-to-en's encoder": speech("Wav2Vec2", "wav2vec2", "Model", **XLSR_1B, **ADAPTED),
-    "facebook/wav2vec2-xls-r-2b-21-to-en's encoder": speech("Wav2Vec2", "wav2vec2", "Model", **XLSR_2B, **ADAPTED),
+    "facebook/wav2vec2-xls-r-300m-21-to-en, and -en-to-15": transcriber(STABLE | ADAPTED, MBART_50),
+    "facebook/wav2vec2-xls-r-1b-21-to-en, and -en-to-15": transcriber(XLSR_1B | ADAPTED, MBART_50),
+    "facebook/wav2vec2-xls-r-2b-21-to-en, and -en-to-15": transcriber(XLSR_2B | ADAPTED, MBART_50),
+    "patrickvonplaten/wav2vec2-2-bart-large": transcriber(
+        STABLE | ADAPTED, {"model_type": "bart", "max_position_embeddings": 1024}
+    ),
     "facebook/hubert-base-ls960": speech("Hubert", "hubert", "Model"),
     "facebook/hubert-large-ls960-ft": speech("Hubert", "hubert", "ForCTC", **STABLE),
     "microsoft/wavlm-base, and -plus": speech("WavLM", "wavlm", "Model"),

@@ -107,8 +107,9 @@ def built(name: str, config: transformers.PretrainedConfig, **keywords: Any) -> 
         model.loss_function = _causal_loss  # its own rounds the logits to float32
     if name.startswith("Idefics"):
         _complete_idefics(exact(model))
-    if name.startswith("WavLM"):
-        model.forward = _without_mask_warning(model.forward)
+    for module in (model, getattr(model, "encoder", None)):
+        if type(module).__name__.startswith("WavLM"):
+            module.forward = _without_mask_warning(module.forward)
     if name == "Wav2Vec2ForPreTraining":
         model.forward = _without_float32(model.forward)
     generator = torch.Generator().manual_seed(1)

@@ -128,7 +128,7 @@ def test_a_cache_and_given_states_change_nothing(backend: str) -> None:
 
 REFUSED = [
     ({"inputs": SOUND, "input_values": SOUND}, "inputs and input_values are the same; give one of them"),
-    ({"inputs": SOUND[:, :5]}, "the number of samples in input_values is 5, but one frame=10"),
+    ({"inputs": SOUND[:, :5]}, "the number of samples in input_values is 5, but one state=10"),
     ({"inputs": SOUND, "attention_mask": MASK[:, :6]}, r"attention_mask has shape \(2, 6\), but \(2, 40\) is needed"),
     ({"inputs": SOUND, "attention_mask": MASK * [[1], [0]]}, "attention_mask leaves 0 samples of row 1, which make no"),
     ({"inputs": np.full((2, 40), np.nan)}, "input_values"),

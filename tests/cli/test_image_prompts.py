@@ -86,9 +86,10 @@ def test_prompts_with_images_go_on(run, checkpoint, monkeypatch, backend):
         rows = [json.loads(line) for line in run(*command, *texts, "--json")[1].splitlines()]
         assert [row["text"] for row in rows] == expected and list(rows[0]) == ["ids", "text", "score"]
         Path("prompts.txt").write_text("\n".join(PROMPTS))
-        assert run(*command, "--text", "@prompts.txt", "--lines", "--echo")[1].splitlines() == [
-            f"{start} {text}" for start, text in zip(("w1 w2 w3", "w2", "w4"), expected, strict=True)
-        ]
+        out = run(*command, "--text", "@prompts.txt", "--lines", "--echo", "--json")[1]
+        rows = [json.loads(line) for line in out.splitlines()]
+        for row, start, text in zip(rows, ("w1 w2 w3", "w2", "w4"), expected, strict=True):
+            assert row["text"] == f"{start} {text}" and row["ids"][0] == 1  # without padding
 
 
 def test_a_text_comes_piece_by_piece(checkpoint):

@@ -12,6 +12,7 @@ from diptych.core import backends
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
+from diptych.core.pretrained import generates_text
 from diptych.core.processing.features import Features
 from diptych.core.processing.pictures import is_url
 from diptych.images.files import OnError
@@ -35,7 +36,7 @@ def reads_images_in_prompts(
     name = architecture_of(locate(directory), tuple(ignore_config))
     model_class = getattr(importlib.import_module(f"diptych.backends.{chosen}"), name)
     call = getattr(model_class, "forward", model_class.__call__)
-    decodes = hasattr(model_class, "generate") and not hasattr(model_class, "encode")
+    decodes = generates_text(model_class) and not hasattr(model_class, "encode")
     return decodes and "pixel_values" in inspect.signature(call).parameters
 
 

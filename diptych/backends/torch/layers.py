@@ -139,12 +139,8 @@ class Conv1d(nn.Conv1d):
     def forward(self, states: Float[Tensor, "B T C"]) -> Float[Tensor, "B L F"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The features at every step of the kernel, L = (T + 2 padding - kernel) // stride + 1."""
         if self._as_product(states):
-            kernel, stride = self.kernel_size[0], self.stride[0]
-            if self.in_channels > 1:
-                windows = states.unfold(1, kernel, stride).mT.flatten(2)
-                return nn.functional.linear(windows, self.weight.mT.flatten(1), self.bias)
-            features = self.weight[:, 0] @ states[..., 0].unfold(1, kernel, stride).mT
-            return (features if self.bias is None else features + self.bias[:, None]).mT
+            windows = states.unfold(1, self.kernel_size[0], self.stride[0]).mT.flatten(2)
+            return nn.functional.linear(windows, self.weight.mT.flatten(1), self.bias)
         # of a single channel, torch would take the strides of `mT` for channels last, and so would all that follows
         first = states[..., 0][:, None] if self.in_channels == 1 else states.mT
         return super().forward(first).mT
@@ -152,11 +148,12 @@ class Conv1d(nn.Conv1d):
     def _as_product(self, states: Tensor) -> bool:
         """Whether one matrix product over overlapping windows is faster than torch's convolution.
 
-        On a CPU it is for a single channel, and where the channels are adjacent in memory, as behind a layer norm. Its
-        gradient isn't.
+        On a CPU it is where the channels are adjacent in memory, as after a layer norm. Its gradient isn't.
         """
-        plain = states.is_cpu and self.groups == 1 and self.padding == (0,) and not torch.is_grad_enabled()
-        return plain and states.is_contiguous() and not torch.compiler.is_compiling()
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        plain = states.is_cpu and self.groups == 1 and self.padding == (0,) and self.in_channels > 1
+        return plain and states.is_contiguous()
 
 
 class WeightNormConv1d(nn.Module):

@@ -64,6 +64,7 @@ def config(name: str, model_type: str = "wav2vec2") -> Config:
         "conv_bias": stable,
         "apply_spec_augment": True,
         "mask_time_prob": 0.05,
+        **({} if model_type == "hubert" else {"output_hidden_size": SIZES["hidden_size"]}),
         **(CODES if name.endswith("ForPreTraining") else {}),
         "pad_token_id": 0,
         "bos_token_id": 1,

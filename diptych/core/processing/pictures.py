@@ -41,7 +41,7 @@ def read_image(path: str | os.PathLike[str]) -> Any:
     from PIL import ImageOps, UnidentifiedImageError
 
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such file, but the path of an image is needed")
+        raise InputError(f"{os.fspath(path) or 'an empty path'}: no such file, but the path of an image is needed")
     try:
         with image_module.open(path) as image:
             image.load()

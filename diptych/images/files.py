@@ -44,11 +44,14 @@ def find_images(paths: Paths) -> list[str]:
     are sorted. Other names are kept, whether such a file exists or not.
 
     Raises:
-        InputError: nothing is given, or a directory or pattern has no images.
+        InputError: nothing is given, or something else than a path; or a directory or pattern has no images.
         ImportError: Pillow is not installed.
     """
     found: list[str] = []
-    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+    for path in paths if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]:
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path):  # pyright: ignore[reportUnnecessaryIsInstance]
+            what = "an empty path" if path == "" else f"something of type {type(path).__name__}"
+            raise InputError(f"images: {what} is given; give the paths of images")
         name = os.fspath(path)
         if Path(name).is_dir():
             inside = [entry.path for entry in os.scandir(name) if entry.is_file() and _has_image_ending(entry.name)]

@@ -69,8 +69,20 @@ def checkpoints(tmp_path_factory):
         "num_heads": (3,),
         "window_size": 2,
     }
-    donut = in_torch.DonutSwinConfig(**swin, initializer_range=0.6)
-    save(composite(donut, decoder), folder / "donut", "DonutImageProcessor")
+    donut = in_torch.DonutSwinConfig(**swin, initializer_range=0.1)
+    widths = {"d_model": 12, "decoder_layers": 2, "decoder_ffn_dim": 14, "decoder_attention_heads": 3}
+    widths |= {"encoder_layers": 1, "encoder_attention_heads": 3}
+    special = {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": None}
+    mbart = in_torch.MBartConfig(
+        vocab_size=len(WORDS),
+        **widths,
+        **special,
+        init_std=0.1,
+        max_position_embeddings=20,
+        scale_embedding=True,
+        tie_word_embeddings=False,
+    )
+    save(composite(donut, mbart), folder / "donut", "DonutImageProcessor")
     classes = {"id2label": dict(enumerate(LABELS))}
     save(in_torch.ViTForImageClassification(in_torch.ViTConfig(**looks).replace(**classes), seed=3), folder / "vit")
     tower = {"image_size": 12, "patch_size": 4, **SMALL}
@@ -230,6 +242,26 @@ def test_images_of_any_mode_are_read_and_others_are_named(checkpoints, tmp_path)
     assert str(error).startswith(f"{tmp_path / 'height.tif'}: the image, of Pillow's mode F, cannot become RGB (")
 
 
+def test_what_is_no_image_is_named_by_the_command(run, checkpoints, tmp_path, monkeypatch):
+    """A bomb, a file without bytes and one without pixels; beside an animation, whose first frame is read."""
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "still.gif")
+    photo(40, 40).save(tmp_path / "bomb.png")
+    (tmp_path / "empty.png").touch()
+    whole = (tmp_path / "bomb.png").read_bytes()
+    (tmp_path / "none.png").write_bytes(whole[:16] + bytes(4) + whole[20:])  # a width of 0
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    code, out, err = run("classify", checkpoints / "vit", "--backend", "torch", "--image", tmp_path, "--json")
+    moving, still = (json.loads(line) for line in out.splitlines())
+    assert (code, moving["labels"]) == (2, still["labels"])
+    bomb, empty, none = err.splitlines()
+    assert bomb.startswith(f"diptych: {tmp_path / 'bomb.png'}: too large an image (")
+    assert bomb.endswith("if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS")
+    assert empty == f"diptych: {tmp_path / 'empty.png'}: is no image that Pillow can read"
+    assert none.startswith(f"diptych: {tmp_path / 'none.png'}: ")
+
+
 def test_images_that_differ_in_size_are_processed_apart(checkpoints, album, tmp_path):
     save(in_torch.load(checkpoints / "donut"), tmp_path, "ViTImageProcessor", do_resize=False)
     wide, tall = tmp_path / "wide.png", tmp_path / "tall.png"
@@ -271,6 +303,53 @@ def test_classes_of_images(run, checkpoints, album, backend):
         wanted = torch.sigmoid(logits).sort(descending=True).values.detach().numpy()
         found = np.array([one["probability"] for one in both], np.float32)
         assert_close(found, wanted, kind="float32", name="probabilities")
+
+
+@pytest.fixture(scope="module")
+def classifiers(checkpoints, tmp_path_factory):
+    """A checkpoint of each other family that classifies images."""
+    folder = tmp_path_factory.mktemp("classifiers")
+    looks = {"image_size": (12, 16), "patch_size": 4, "initializer_range": 0.6}
+    stages = {"embed_dim": 12, "depths": (1, 1), "num_heads": (3, 3), "window_size": 2}
+    crop = {"crop_size": {"height": 12, "width": 12}}
+    made = {
+        "DeiTForImageClassification": (in_torch.DeiTConfig(**looks, **SMALL), "DeiTImageProcessor", {}),
+        "DeiTForImageClassificationWithTeacher": (in_torch.DeiTConfig(**looks, **SMALL), "DeiTFeatureExtractor", {}),
+        "BeitForImageClassification": (
+            in_torch.BeitConfig(**looks, **SMALL, use_relative_position_bias=True), "BeitImageProcessor", {}
+        ),
+        "SwinForImageClassification": (in_torch.SwinConfig(**looks, **stages), "ViTImageProcessor", {}),
+        "CLIPForImageClassification": (in_torch.load(checkpoints / "clip").config, "CLIPImageProcessor", crop),
+    }  # fmt: skip
+    for name, (config, processor, fields) in made.items():
+        model = getattr(in_torch, name)(config.replace(id2label=dict(enumerate(LABELS[:3]))), seed=3)
+        save(model, folder / name, processor, **{"do_center_crop": bool(fields), **fields})
+    return folder
+
+
+CLASSIFIERS = (
+    "DeiTForImageClassification",
+    "DeiTForImageClassificationWithTeacher",
+    "BeitForImageClassification",
+    "SwinForImageClassification",
+    "CLIPForImageClassification",
+)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_family_of_classifiers(run, classifiers, album, name):
+    paths = sorted(album.glob("photo*.png"))
+    pixels = diptych.load_processor(classifiers / name)(images=[str(path) for path in paths], return_tensors="pt")
+    theirs = getattr(transformers, name).from_pretrained(classifiers / name)
+    expected = theirs(pixel_values=pixels.pixel_values).logits.softmax(-1).detach().numpy()
+    assert np.ptp(expected, axis=0).max() > 1e-3
+    code, out, err = run("classify", classifiers / name, "--backend", "torch", "--image", *paths, "--json")
+    assert (code, err) == (0, "")
+    for line, wanted in zip(out.splitlines(), expected, strict=True):
+        labels = json.loads(line)["labels"]
+        assert [one["label"] for one in labels] == [LABELS[index] for index in wanted.argsort()[::-1]]
+        found = np.array([one["probability"] for one in labels], np.float32)
+        assert_close(found, np.sort(wanted)[::-1], kind="float32", name="probabilities")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -321,6 +400,9 @@ def test_files_are_found(album, tmp_path, monkeypatch):
     assert find_images(tmp_path / "a[1].png") == [str(tmp_path / "a[1].png")]
     with pytest.raises(InputError, match="images: none are given, but at least one is needed"):
         find_images([])
+    for images in (Image.new("RGB", (2, 2)), ["photo0.png", Image.new("RGB", (2, 2))]):
+        with pytest.raises(InputError, match="images: something of type Image is given; give the paths of images"):
+            find_images(images)
 
 
 def test_a_bar_shows_progress(checkpoints, album, capsys):
@@ -360,6 +442,7 @@ BAD = [
     ("generate", "captioner", (*IMAGE, "--text", ""), "generate: the prompt has no tokens"),
     ("generate", "captioner", (*IMAGE, "--text", "w\udcff"), "is not valid Unicode (surrogates not allowed)"),
     ("generate", "captioner", (*IMAGE, "--batch-size", 0), "generate: batch_size=0 must be 1 or more"),
+    ("classify", "vit", ("--image", ""), "images: an empty path is given; give the paths of images"),
     ("generate", "captioner", ("--image", "no*.gif"), "no*.gif: no file matches; give the paths of images"),
     ("generate", "captioner", ("--image", "empty"), "empty: no file in this directory has the ending of an image"),
     ("generate", "nowhere", IMAGE, "nowhere: no such directory, and no id of a model"),

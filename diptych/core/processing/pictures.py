@@ -44,7 +44,7 @@ def read_image(path: str | os.PathLike[str]) -> Any:
     if not Path(path).is_file():
         if is_url(os.fspath(path)):
             raise InputError(f"{path}: is a URL; download it, and give the path of the file")
-        raise InputError(f"{path}: no such file, but the path of an image is needed")
+        raise InputError(f"{os.fspath(path) or 'an empty path'}: no such file, but the path of an image is needed")
     try:
         with image_module.open(path) as image:
             image.load()

@@ -1,12 +1,9 @@
 """Image files: found by name, in directories and by patterns, and read in batches."""
 
-import glob
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -14,11 +11,7 @@ from tqdm import tqdm
 from diptych.core.errors import InputError
 from diptych.core.processing.pictures import pillow
 from diptych.processing import Processor
-
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""An image, a directory of images or a pattern such as "scans/*.png"; or several of them."""
-OnError = Callable[[InputError], None]
-"""Receives the error of an image that cannot be read, which names it."""
+from diptych.text.files import OnError, Paths, find_files
 
 
 def find_images(paths: Paths) -> list[str]:
@@ -31,22 +24,7 @@ def find_images(paths: Paths) -> list[str]:
         InputError: nothing is given, or a directory or pattern has no images.
         ImportError: Pillow is not installed.
     """
-    found: list[str] = []
-    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        name = os.fspath(path)
-        if Path(name).is_dir():
-            inside = [entry.path for entry in os.scandir(name) if entry.is_file() and _has_image_ending(entry.name)]
-        elif glob.has_magic(name) and not Path(name).exists():
-            inside = [match for match in glob.glob(name, recursive=True) if Path(match).is_file()]
-        else:
-            inside = [name]
-        if not inside:
-            what = "no file in this directory has the ending of an image" if Path(name).is_dir() else "no file matches"
-            raise InputError(f"{name}: {what}; give the paths of images")
-        found += sorted(inside)
-    if not found:
-        raise InputError("images: none are given, but at least one is needed")
-    return found
+    return find_files(paths, "image", _has_image_ending)
 
 
 def _has_image_ending(name: str) -> bool:
@@ -96,15 +74,3 @@ def read_batches(
                 names, rows = zip(*group, strict=True)
                 yield list(names), np.concatenate(rows)
             bar.update(len(chosen))
-
-
-def beside_bars(show: Callable[[Any], None] | None) -> Callable[[Any], None] | None:
-    """The function, with progress bars out of its way while it prints."""
-    if show is None:
-        return None
-
-    def write(value: Any) -> None:
-        with tqdm.external_write_mode():
-            show(value)
-
-    return write

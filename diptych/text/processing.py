@@ -34,7 +34,7 @@ class TextProcessor:
             InputError: the texts have no tokens, or several lengths but the checkpoint has no token for padding.
             CheckpointError: the checkpoint has no tokenizer.
         """
-        found = self._needed_tokenizer().encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        found = self.needed_tokenizer().encode_batch(list(texts), add_special_tokens=add_special_tokens)
         rows = [list(one.ids) for one in found]
         width = max(map(len, rows), default=0)
         if width == 0:
@@ -46,7 +46,13 @@ class TextProcessor:
             ids[index, : len(row)], mask[index, : len(row)] = row, 1
         return ids, mask
 
-    def _needed_tokenizer(self) -> Tokenizer:
+    def needed_tokenizer(self) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+            CheckpointError: the checkpoint has none.
+            ImportError: tokenizers is not installed, but needed.
+        """
         if self.tokenizer is None:
             self.tokenizer = load_tokenizer(self.directory)
         return self.tokenizer
@@ -57,7 +63,7 @@ class TextProcessor:
         path = self.directory / "tokenizer_config.json"
         token = parse_config(read_text(path), str(path)).get("pad_token") if path.is_file() else None
         token = token.get("content") if isinstance(token, dict) else token
-        found = self._needed_tokenizer().token_to_id(token) if isinstance(token, str) else None
+        found = self.needed_tokenizer().token_to_id(token) if isinstance(token, str) else None
         if found is None:
             raise InputError(
                 f"processor: texts of several lengths are padded, but {path} names no pad_token of the tokenizer; "
@@ -72,7 +78,7 @@ class TextProcessor:
             CheckpointError: the checkpoint has no tokenizer.
         """
         rows = [[int(token) for token in row] for row in sequences]
-        return list(self._needed_tokenizer().decode_batch(rows, skip_special_tokens=skip_special_tokens))
+        return list(self.needed_tokenizer().decode_batch(rows, skip_special_tokens=skip_special_tokens))
 
     def decode(self, ids: Any, *, skip_special_tokens: bool = False) -> str:
         """The text of a sequence of ids (T,); errors as for `batch_decode`."""

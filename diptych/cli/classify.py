@@ -19,7 +19,7 @@ from diptych.cli.options import (
     gather_images,
     parse_settings,
 )  # fmt: skip
-from diptych.cli.printing import ImageErrors, make_console
+from diptych.cli.printing import FileErrors, make_console
 
 if TYPE_CHECKING:
     from diptych.images import Classification
@@ -74,7 +74,7 @@ def classify(
     images = gather_images("classify", image, more_images)
     if not images:
         raise InputError("classify: --image is needed, with the path of an image")
-    errors = ImageErrors()
+    errors = FileErrors()
     classify_images(
         find_source(directory, revision),
         images,

@@ -15,22 +15,24 @@ from diptych.cli.options import (
     Ignore,
     IgnoreConfig,
     Images,
-    MoreImages,
+    MoreFiles,
+    Recordings,
     Revision,
     Set,
     Sharding,
     find_source,
-    gather_images,
+    gather_files,
     parse_settings,
 )  # fmt: skip
-from diptych.cli.printing import ImageErrors
+from diptych.cli.printing import FileErrors
 
 
 @with_flags
 def generate(
     directory: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
-    more_images: MoreImages = None,
+    more_files: MoreFiles = None,
     image: Images = None,
+    audio: Recordings = None,
     text: Annotated[
         list[str] | None,
         typer.Option(
@@ -56,7 +58,10 @@ def generate(
     revision: Revision = None,
     seed: Annotated[int, typer.Option(help="Of the random choices of --do-sample.")] = 0,
     batch_size: Annotated[
-        int | None, typer.Option(help="Prompts to generate from at once, by default all; or images, by default 8.")
+        int | None,
+        typer.Option(
+            help="Prompts to generate from at once, by default all; or images, or windows of a CTC model, by default 8."
+        ),
     ] = None,
     source_language: Annotated[
         str | None, typer.Option(metavar="CODE", help="Of the texts, for the tokenizers of MBart, such as de_DE.")
@@ -64,6 +69,27 @@ def generate(
     target_language: Annotated[
         str | None, typer.Option(metavar="CODE", help="Of the output: its token is forced as the first one.")
     ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODE",
+            help="Of the text of recordings: its token is forced as the first one, as in de_DE, or its adapter and "
+            "vocabulary are loaded, as in deu (MMS).",
+        ),
+    ] = None,
+    window: Annotated[
+        float | None, typer.Option(help="The seconds of a recording that are read at once, by default 30.")
+    ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option(help="The seconds at each end of a CTC model's windows that are context only; a sixth of them."),
+    ] = None,
+    timestamps: Annotated[
+        bool,
+        typer.Option(
+            "--timestamps", help="Print the seconds of each word of a CTC model, or of each window of others."
+        ),
+    ] = False,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the decoding step with torch; JAX always does.")
     ] = False,
@@ -77,15 +103,18 @@ def generate(
     ignore_config: IgnoreConfig = None,
     set: Set = None,
     json: Annotated[
-        bool, typer.Option("--json", help="Print a line of JSON for each text: its image, ids, text and score.")
+        bool,
+        typer.Option(
+            "--json", help="Print a line of JSON for each text: its file, the text, its ids and score or its times."
+        ),
     ] = False,
     **options: Any,
 ) -> None:
-    """Generate text: a decoder continues a prompt, a model with an encoder generates text from a text or an image.
+    """Generate text: a decoder continues a prompt, a model with an encoder reads a text, an image or a recording.
 
     Only new text is printed, without special tokens, or ids if there is no tokenizer. A single text without beams
-    is printed while its tokens are generated. A flag takes precedence over the checkpoint's own option. An image that
-    cannot be read is reported, the others are read, and the exit code is 2.
+    is printed while its tokens are generated. A flag takes precedence over the checkpoint's own option. An image or a
+    recording that cannot be read is reported, the others are read, and the exit code is 2.
 
     Examples:
 
@@ -104,16 +133,26 @@ def generate(
       diptych generate donut-base-finetuned-cord-v2 --image receipt.png --text "<s_cord-v2>"
 
       diptych generate idefics-9b-instruct --text "User: ![](cat.jpg) What is this?<end_of_utterance>Assistant:"
+
+      diptych generate wav2vec2-base-960h --audio speech.wav --timestamps
+
+      diptych generate wav2vec2-xls-r-300m-en-to-15 --audio 'talks/*.flac' --language de_DE --output german.txt
     """
     from diptych.core.errors import InputError
 
-    images = gather_images("generate", image, more_images)
-    if (text and ids) or not (text or ids or images):
-        raise InputError("generate: one of --text and --ids is needed, and not both; or --image")
+    images, recordings = gather_files(image, audio, more_files)
+    if (text and ids) or not (text or ids or images or recordings):
+        raise InputError("generate: one of --text and --ids is needed, and not both; or --image, or --audio")
     if lines and not any(_is_file(one) for one in text or ()):
         raise InputError("generate: --lines needs a file or stdin, as --text @FILE or --text -")
+    of_sound: dict[str, Any] = {"language": language, "window": window, "overlap": overlap}
+    of_sound = {
+        name: value for name, value in {**of_sound, "timestamps": timestamps or None}.items() if value is not None
+    }
+    if of_sound and not recordings:
+        raise InputError(f"generate: --{next(iter(of_sound))} is for recordings, but there is no --audio")
     prompts = _read_texts(text, lines) if text else [parse_ids("--ids", one) for one in ids or ()]
-    written, errors = _Output(output), ImageErrors()
+    written, errors = _Output(output), FileErrors()
     chosen: dict[str, Any] = {
         "backend": backend,
         "dtype": dtype,
@@ -130,7 +169,17 @@ def generate(
         **collect_options(options),
     }
     source = find_source(directory, revision)
-    if images:
+    if recordings:
+        from diptych.sound import transcribe
+
+        if prompts or source_language or target_language:
+            raise InputError(
+                "generate: with --audio, --text, --ids, --source-language and --target-language have no use; "
+                "--language is that of the text"
+            )
+        of_sound |= {} if batch_size is None else {"batch_size": batch_size}
+        transcribe(source, recordings, on_error=errors.report, **of_sound, **chosen)
+    elif images:
         from diptych.images import generate_text_from_images
 
         if len(prompts) > 1 or source_language or target_language:

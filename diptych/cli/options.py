@@ -46,6 +46,18 @@ Images = Annotated[
 MoreImages = Annotated[
     list[str] | None, typer.Argument(metavar="IMAGE", help="More images, after --image.", show_default=False)
 ]
+Recordings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--audio",
+        metavar="PATH",
+        help="A recording, a directory of recordings, or a quoted pattern such as 'talks/*.flac'; more may follow.",
+    ),
+]
+MoreFiles = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="FILE", help="More images or recordings, after --image or --audio.", show_default=False),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -68,6 +80,23 @@ def gather_images(verb: str, image: Sequence[str] | None, more_images: Sequence[
     if more_images and not image:
         raise InputError(f"{verb}: {more_images[0]}: only images follow the checkpoint; put --image before them")
     return [*(image or ()), *(more_images or ())]
+
+
+def gather_files(
+    image: Sequence[str] | None, audio: Sequence[str] | None, more: Sequence[str] | None
+) -> tuple[list[str], list[str]]:
+    """The values of --image or of --audio, with the arguments behind them.
+
+    Raises:
+        InputError: both are given, or such arguments without either.
+    """
+    from diptych.core.errors import InputError
+
+    if image and audio:
+        raise InputError("generate: a model reads images or sound; give one of --image and --audio")
+    if audio:
+        return [], [*audio, *(more or ())]
+    return gather_images("generate", image, more), []
 
 
 def find_source(name_or_path: str, revision: str | None) -> str | Path:

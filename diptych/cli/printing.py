@@ -14,14 +14,14 @@ def make_console() -> Any:
     return console if console.is_terminal else Console(highlight=False, width=160)
 
 
-class ImageErrors:
-    """Reports images that cannot be read, and ends the command with exit code 2 if there were any."""
+class FileErrors:
+    """Reports files that cannot be read, and ends the command with exit code 2 if there were any."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def report(self, error: ValueError) -> None:
-        """Prints the error of an image on stderr."""
+        """Prints the error of a file on stderr."""
         typer.echo(f"diptych: {' '.join(str(error).split())}", err=True)
         self.count += 1
 

@@ -14,7 +14,8 @@ from diptych.core import backends
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
-from diptych.images.files import OnError, Paths, beside_bars, find_images, load_image_processor, read_batches
+from diptych.images.files import find_images, load_image_processor, read_batches
+from diptych.text.files import OnError, Paths, beside_bars
 from diptych.text.placement import placement
 
 TEMPLATE = "a photo of {}"

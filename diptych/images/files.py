@@ -1,12 +1,9 @@
 """Image files: found by name, in directories and by patterns, and read in batches."""
 
-import glob
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,13 +12,9 @@ from diptych.core.errors import InputError
 from diptych.core.processing.image_processor import ImageProcessor
 from diptych.core.processing.pictures import pillow
 from diptych.processing import Processor, load_processor
+from diptych.text.files import OnError, Paths, find_files
 from diptych.text.idefics import IdeficsProcessor
 from diptych.text.speech import SpeechProcessor
-
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""An image, a directory of images or a pattern such as "scans/*.png"; or several of them."""
-OnError = Callable[[InputError], None]
-"""Receives the error of an image that cannot be read, which names it."""
 
 
 def load_image_processor(directory: Path, ignore_config: Iterable[str] = ()) -> Processor | IdeficsProcessor:
@@ -47,25 +40,7 @@ def find_images(paths: Paths) -> list[str]:
         InputError: nothing is given, or something else than a path; or a directory or pattern has no images.
         ImportError: Pillow is not installed.
     """
-    found: list[str] = []
-    for path in paths if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]:
-        if not isinstance(path, str | os.PathLike) or not os.fspath(path):  # pyright: ignore[reportUnnecessaryIsInstance]
-            what = "an empty path" if path == "" else f"something of type {type(path).__name__}"
-            raise InputError(f"images: {what} is given; give the paths of images")
-        name = os.fspath(path)
-        if Path(name).is_dir():
-            inside = [entry.path for entry in os.scandir(name) if entry.is_file() and _has_image_ending(entry.name)]
-        elif glob.has_magic(name) and not Path(name).exists():
-            inside = [match for match in glob.glob(name, recursive=True) if Path(match).is_file()]
-        else:
-            inside = [name]
-        if not inside:
-            what = "no file in this directory has the ending of an image" if Path(name).is_dir() else "no file matches"
-            raise InputError(f"{name}: {what}; give the paths of images")
-        found += sorted(inside)
-    if not found:
-        raise InputError("images: none are given, but at least one is needed")
-    return found
+    return find_files(paths, "image", _has_image_ending)
 
 
 def _has_image_ending(name: str) -> bool:
@@ -115,15 +90,3 @@ def read_batches(
                 names, rows = zip(*group, strict=True)
                 yield list(names), np.concatenate(rows)
             bar.update(len(chosen))
-
-
-def beside_bars(show: Callable[[Any], None] | None) -> Callable[[Any], None] | None:
-    """The function, with progress bars out of its way while it prints."""
-    if show is None:
-        return None
-
-    def write(value: Any) -> None:
-        with tqdm.external_write_mode():
-            show(value)
-
-    return write

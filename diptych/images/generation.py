@@ -7,8 +7,9 @@ from typing import Any
 from diptych.core import backends
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
-from diptych.images.files import OnError, Paths, beside_bars, find_images, load_image_processor, read_batches
+from diptych.images.files import find_images, load_image_processor, read_batches
 from diptych.images.prompts import reads_images_in_prompts
+from diptych.text.files import OnError, Paths, beside_bars
 from diptych.text.placement import placement
 from diptych.text.tokenizers import load_tokenizer
 from diptych.text.writing import Text, Writer, load_writer, tokens_of

@@ -15,8 +15,8 @@ from diptych.core.errors import InputError
 from diptych.core.pretrained import generates_text
 from diptych.core.processing.features import Features
 from diptych.core.processing.pictures import is_url
-from diptych.images.files import OnError
 from diptych.processing import load_processor
+from diptych.text.files import OnError
 from diptych.text.placement import placement
 from diptych.text.writing import Text, Writer, load_writer
 

@@ -11,7 +11,7 @@ from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
 from diptych.text.placement import placement
 from diptych.text.tokenizers import MissingTokenizerError, load_tokenizer
-from diptych.text.writing import Text, Writer, ends_of, load_writer, tokens_of
+from diptych.text.writing import Text, Writer, ends_of, language_id, load_writer, tokens_of
 
 
 def generate_text(
@@ -84,7 +84,7 @@ def generate_text(
     if empty or not rows:
         raise InputError(f"generate: prompt {', '.join(empty) or 1} has no tokens")
     if target_language is not None and tokenizer is not None:
-        options["forced_bos_token_id"] = _language_id(tokenizer, target_language)
+        options["forced_bos_token_id"] = language_id(tokenizer, target_language, "target_language")
     loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
     loading |= {**(changes or {}), **placement(chosen, device, sharding)}
     model = load_writer(chosen, directory, "input_ids", loading)
@@ -124,19 +124,8 @@ def _tokenizer(directory: Path, source_language: str | None, *, needed: bool) ->
         return None
 
 
-def _language_id(tokenizer: Tokenizer, language: str) -> int:
-    """The id with which a text in this language begins."""
-    found = tokenizer.token_to_id(language)
-    if found is None:
-        raise InputError(
-            f"generate: target_language={language!r} is no token of the tokenizer, but a code that it knows is needed, "
-            "such as MBart's en_XX"
-        )
-    return found
-
-
-def _batch(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> dict[str, list[list[int]]]:
-    """A model's inputs: prompts as rows of one length, and their mask."""
+def _batch(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts as rows of one length, and their mask."""
     width = max(map(len, rows))
     ids: list[list[int]] = []
     mask: list[list[int]] = []

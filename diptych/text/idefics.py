@@ -81,7 +81,7 @@ class IdeficsProcessor(TextProcessor):
         if padding_side not in (None, "left", "right"):
             raise InputError(f"padding_side={padding_side!r} must be left or right")
         prompts = _prompts(images, text)
-        self._needed_tokenizer()
+        self.needed_tokenizer()
         tokens = self._special_tokens
         if add_end_of_utterance_token is None:
             add_end_of_utterance_token = END_OF_UTTERANCE in tokens.extra
@@ -117,7 +117,7 @@ class IdeficsProcessor(TextProcessor):
 
     def _id(self, token: str | None) -> int:
         """The id of a token; -1 if there is none."""
-        found = None if token is None else self._needed_tokenizer().token_to_id(token)
+        found = None if token is None else self.needed_tokenizer().token_to_id(token)
         return -1 if found is None else found
 
     def _image_attention_mask(self, ids: np.ndarray, mask: np.ndarray, count: int, images: list[int]) -> np.ndarray:

@@ -38,7 +38,7 @@ class TextProcessor:
         """
         for text in texts:
             check_text("processor", text)
-        found = self._needed_tokenizer().encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        found = self.needed_tokenizer().encode_batch(list(texts), add_special_tokens=add_special_tokens)
         rows = [list(one.ids) for one in found]
         width = max(map(len, rows), default=0)
         if width == 0:
@@ -51,7 +51,13 @@ class TextProcessor:
             ids[index, place], mask[index, place] = row, 1
         return ids, mask
 
-    def _needed_tokenizer(self) -> Tokenizer:
+    def needed_tokenizer(self) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+            CheckpointError: the checkpoint has none.
+            ImportError: tokenizers is not installed, but needed.
+        """
         if self.tokenizer is None:
             self.tokenizer = load_tokenizer(self.directory)
         return self.tokenizer
@@ -64,7 +70,7 @@ class TextProcessor:
         if isinstance(self.tokenizer, CTCTokenizer):
             return self.tokenizer.pad_token_id
         token = self._special_tokens.pad
-        found = None if token is None else self._needed_tokenizer().token_to_id(token)
+        found = None if token is None else self.needed_tokenizer().token_to_id(token)
         if found is None:
             path = self.directory / "tokenizer_config.json"
             raise InputError(
@@ -80,7 +86,7 @@ class TextProcessor:
             CheckpointError: the checkpoint has no tokenizer.
         """
         rows = [[int(token) for token in row] for row in sequences]
-        return list(self._needed_tokenizer().decode_batch(rows, skip_special_tokens=skip_special_tokens))
+        return list(self.needed_tokenizer().decode_batch(rows, skip_special_tokens=skip_special_tokens))
 
     def decode(self, ids: Any, *, skip_special_tokens: bool = False) -> str:
         """The text of a sequence of ids (T,); errors as for `batch_decode`."""

@@ -81,7 +81,7 @@ class SpeechProcessor(TextProcessor):
             InputError: the model is not one of CTC.
             CheckpointError: the checkpoint has no tokenizer.
         """
-        tokenizer = self._needed_tokenizer()
+        tokenizer = self.needed_tokenizer()
         if not isinstance(tokenizer, CTCTokenizer):
             raise InputError(
                 f"{self.directory}: only the tokens of a CTC model are those of frames, so words have times"
@@ -94,7 +94,7 @@ class SpeechProcessor(TextProcessor):
         Raises:
             InputError: the vocabulary lacks the language, or has no languages.
         """
-        tokenizer = self._needed_tokenizer()
+        tokenizer = self.needed_tokenizer()
         if not isinstance(tokenizer, CTCTokenizer):
             raise InputError(f"{self.directory}: language={language!r}, but its vocabulary has no languages")
         self.tokenizer = tokenizer.for_language(language)

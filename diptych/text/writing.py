@@ -40,13 +40,21 @@ class Text:
         return json.dumps(fields if image is None else {"image": image, **fields}, ensure_ascii=False)
 
 
+_READ = {
+    "input_ids": "text, so it cannot start from prompts",
+    "pixel_values": "images",
+    "input_values": "sound",
+}
+"""What a model without an input does not read."""
+
+
 def load_writer(backend: str, directory: Path, reads: str, options: Mapping[str, Any]) -> Any:
     """The model of a directory.
 
     Args:
         backend: jax or torch.
         directory: the checkpoint's.
-        reads: the model's input to start from, "input_ids" or "pixel_values".
+        reads: the model's input to start from: "input_ids", "pixel_values" or "input_values".
         options: keywords of `from_pretrained`.
 
     Raises:
@@ -59,8 +67,7 @@ def load_writer(backend: str, directory: Path, reads: str, options: Mapping[str,
     model = model_class.from_pretrained(directory, **options)
     inputs = [one.name for one in model.encoder_inputs or model.prompt_inputs]
     if reads not in inputs:
-        what = "text, so it cannot start from prompts" if reads == "input_ids" else "images"
-        raise InputError(f"{directory}: {name} reads no {what}; it reads {', '.join(inputs)}")
+        raise InputError(f"{directory}: {name} reads no {_READ[reads]}; it reads {', '.join(inputs)}")
     return model
 
 
@@ -187,6 +194,21 @@ def tokens_of(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = Tru
     """
     check_text("generate", text)
     return list(tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids)
+
+
+def language_id(tokenizer: Tokenizer, language: str, argument: str) -> int:
+    """The id with which a text in this language begins.
+
+    Raises:
+        InputError: the tokenizer has no such token; `argument` is what the language was passed as.
+    """
+    found = tokenizer.token_to_id(language)
+    if found is None:
+        raise InputError(
+            f"generate: {argument}={language!r} is no token of the tokenizer, but a code that it knows is needed, "
+            "such as MBart's en_XX"
+        )
+    return found
 
 
 def _up_to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:

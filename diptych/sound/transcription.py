@@ -1,0 +1,227 @@
+"""From sound files to texts: transcriptions and translations of recordings of any length."""
+
+import importlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from diptych.core import backends
+from diptych.core.checkpoint.loading import architecture_of
+from diptych.core.checkpoint.locate import locate
+from diptych.core.errors import InputError
+from diptych.core.processing.recordings import read_recording
+from diptych.processing import load_processor
+from diptych.sound.files import find_recordings
+from diptych.sound.recognition import CTCListener, Heard, WritingListener
+from diptych.text.files import OnError, Paths, beside_bars
+from diptych.text.placement import placement
+from diptych.text.speech import SpeechProcessor
+from diptych.text.writing import Writer, language_id, load_writer
+
+WINDOW = 30.0
+"""The longest part of a recording, in seconds, that is read at once by default."""
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """The text of a recording.
+
+    Attributes:
+        audio: its path.
+        text: all of it; ids as text if there is no tokenizer.
+        parts: the words of a CTC model, or the windows of another, with their times in seconds.
+        ids: the tokens of all frames, or those that were generated.
+    """
+
+    audio: str
+    text: str
+    parts: tuple[Heard, ...]
+    ids: tuple[int, ...]
+
+    def to_json(self, *, timestamps: bool = False) -> str:
+        """One JSON object on one line: path and text, and with `timestamps` the parts."""
+        parts = {"parts": [asdict(part) for part in self.parts]} if timestamps else {}
+        return json.dumps({"audio": self.audio, "text": self.text, **parts}, ensure_ascii=False)
+
+    def to_text(self, *, timestamps: bool = False) -> str:
+        """The text, or with `timestamps` a line for each part, which begins with its seconds."""
+        if not timestamps:
+            return self.text
+        return "\n".join(f"{part.start:.2f} {part.end:.2f} {part.text}" for part in self.parts)
+
+
+def transcribe(
+    directory: str | os.PathLike[str],
+    recordings: Paths,
+    *,
+    language: str | None = None,
+    window: float = WINDOW,
+    overlap: float | None = None,
+    timestamps: bool = False,
+    backend: str | None = None,
+    dtype: Any = None,
+    device: str | None = None,
+    sharding: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    batch_size: int = 8,
+    compile: bool = False,
+    echo: bool = False,
+    show: Callable[[str], None] | None = None,
+    as_json: bool = False,
+    on_error: OnError | None = None,
+    progress: bool | None = None,
+    ignore: Iterable[str] = (),
+    ignore_config: Iterable[str] = (),
+    **options: Any,
+) -> list[Transcription]:
+    """Loads a checkpoint with its processor, and writes the text of recordings.
+
+    A CTC model reads a long recording in windows that overlap, as the pipeline of transformers does with
+    chunk_length_s and stride_length_s; only the middle of each counts. A `SpeechEncoderDecoderModel` reads windows that
+    end where the recording is quietest, and its texts are joined with spaces.
+
+    Args:
+        directory: the checkpoint's, or a name on the Hugging Face hub.
+        recordings: paths of sound files, directories of them, or patterns such as "talks/*.flac".
+        language: for a model with several: the code of the text's language, whose token is forced as the first one, or
+            whose adapter and vocabulary are loaded (MMS).
+        window: the seconds of a window; a recording that is no longer is read as a whole.
+        overlap: of a CTC model, the seconds at each end of a window that are context only; by default a sixth of it.
+        timestamps: whether `show` receives the parts with their times.
+        batch_size: of a CTC model, the number of windows that are read at once.
+        echo: whether the text includes the decoder's start token.
+        show: receives the texts, with a line break after each; that of a single recording is shown piece by piece if a
+            decoder generates it. Lines of several begin with the path of the recording and a colon.
+        as_json: whether it receives a line of JSON for each recording instead.
+        on_error: receives the errors of files that cannot be read, which are left out, and of files whose end is
+            missing, of which the rest is transcribed; by default the first is raised, or a warning is given.
+        progress: whether to show a bar of windows on stderr; by default if stderr is a terminal and text is not shown
+            piece by piece.
+        backend, dtype, device, sharding, changes, seed, compile, ignore, ignore_config, options: as for
+            `generate_text`; a CTC model has no options of generation.
+
+    Returns:
+        The transcriptions of all recordings that can be read, in their order.
+
+    Raises:
+        InputError: an argument does not fit the model, or the model writes no text about sound.
+        CheckpointError, ConfigError: the checkpoint, its processor or its tokenizer cannot be loaded.
+        ImportError: soundfile is not installed, or soxr or tokenizers, if they are needed.
+    """
+    chosen = backends.choose("result", backend, argument="generate: backend")
+    for name, value in (("batch_size", batch_size), ("window", window)):
+        if not value > 0:
+            raise InputError(f"generate: {name}={value:g} must be greater than 0")
+    paths, directory = find_recordings(recordings), locate(directory)
+    ignore_config = tuple(ignore_config)
+    name = architecture_of(directory, ignore_config)
+    processor = load_processor(directory, ignore_config=ignore_config)
+    if not isinstance(processor, SpeechProcessor):
+        raise InputError(f"{directory}: {name} reads no sound, since its processor is one of images")
+    loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
+    loading |= {**(changes or {}), **placement(chosen, device, sharding)}
+    live = len(paths) == 1 and not as_json and not timestamps
+    listener: CTCListener | WritingListener
+    if name.endswith("ForCTC"):
+        if options:
+            raise InputError(f"{directory}: {name} has no options of generation, such as {next(iter(options))}")
+        model = importlib.import_module(f"diptych.backends.{chosen}").load(directory, **loading)
+        _choose_language(directory, model, processor, language)
+        live, side = False, window / 6 if overlap is None else overlap
+        listener = CTCListener(chosen, model, processor, window, overlap=side, batch_size=batch_size)
+    else:
+        if overlap is not None:
+            raise InputError(f"{directory}: overlap={overlap:g}, but only the windows of a CTC model overlap")
+        model = load_writer(chosen, directory, "input_values", loading)
+        if language is not None:
+            options["forced_bos_token_id"] = language_id(processor.needed_tokenizer(), language, "language")
+        if model.generation_config.resolve(**options).num_return_sequences != 1:
+            raise InputError("generate: num_return_sequences must be 1 for recordings, whose windows make one text")
+        pieces = None if show is None or not live else (lambda text: show(text.removesuffix("\n")))
+        writer = Writer(model, processor.tokenizer, options, compile=compile, echo=echo, show=pieces, as_json=False)
+        listener = WritingListener(chosen, model, processor, window, writer=writer)
+    hidden = (True if live else None) if progress is None else not progress
+    show, found = beside_bars(show), list[Transcription]()
+    with tqdm(total=0, unit="window", disable=hidden, leave=False) as bar:
+        for path in paths:
+            try:
+                made = _transcribe(listener, path, seed, bar, show if live else None, on_error)
+            except InputError as error:
+                if on_error is None:
+                    raise
+                with tqdm.external_write_mode():
+                    on_error(error)
+                continue
+            found.append(made)
+            if show is not None and not live:
+                text = made.to_json(timestamps=timestamps) if as_json else made.to_text(timestamps=timestamps)
+                named = len(paths) > 1 and not as_json
+                show(f"{path}:{chr(10) if timestamps else ' '}{text}\n" if named else f"{text}\n")
+    return found
+
+
+def _transcribe(
+    listener: CTCListener | WritingListener,
+    path: str,
+    seed: int,
+    bar: Any,
+    show: Callable[[str], None] | None,
+    on_error: OnError | None,
+) -> Transcription:
+    """The transcription of a file.
+
+    Args:
+        listener: the model.
+        path: of the file.
+        seed: of the random choices.
+        bar: of progress.
+        show: receives the spaces between the windows' texts and the line break after them, which are shown already;
+            None if they are not.
+        on_error: receives the error of a file whose end is missing.
+    """
+    recording = read_recording(path, listener.rate)
+    samples = recording.samples
+    listener.check_length(path, samples)
+    windows = listener.windows(samples)
+    bar.total += len(windows)
+    bar.refresh()
+    if isinstance(listener, CTCListener):
+        text, parts, ids = listener.hear(samples, windows, bar.update)
+    else:
+        parts, ids = list[Heard](), list[int]()
+        for part, tokens in listener.write(samples, windows, seed, live=show is not None):
+            parts.append(part)
+            ids += tokens
+            if show is not None:
+                show("\n" if len(parts) == len(windows) else " ")
+            bar.update()
+        text = " ".join(part.text for part in parts)
+    if recording.damage is not None:
+        message = f"{path}: {recording.damage}; what is there is transcribed"
+        if on_error is None:
+            warnings.warn(message, stacklevel=3)
+        else:
+            with tqdm.external_write_mode():
+                on_error(InputError(message))
+    return Transcription(path, text, tuple(parts), tuple(ids))
+
+
+def _choose_language(directory: Path, model: Any, processor: SpeechProcessor, language: str | None) -> None:
+    """Loads the adapter and the vocabulary of a language into a CTC model and its processor.
+
+    Raises:
+        InputError: the model or its vocabulary has no languages, or lacks this one.
+    """
+    if language is None:
+        return
+    if getattr(model.config, "adapter_attn_dim", None) is None:
+        raise InputError(f"{directory}: language={language!r}, but the model has no adapters for languages")
+    processor.set_language(language)
+    model.load_adapter(language, directory)

@@ -1,0 +1,64 @@
+"""Files that a command reads: found by name, in directories and by patterns."""
+
+import glob
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from diptych.core.errors import InputError
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A file, a directory of files or a pattern such as "scans/*.png"; or several of them."""
+OnError = Callable[[InputError], None]
+"""Receives the error of a file that cannot be read, which names it."""
+
+
+def find_files(paths: Paths, what: str, has_ending: Callable[[str], bool]) -> list[str]:
+    """The paths of files, in order.
+
+    A directory stands for the files in it that have the right ending, a pattern for the files that it matches; both are
+    sorted. Other names are kept, whether such a file exists or not.
+
+    Args:
+        paths: what the caller gave.
+        what: a file is, such as "image".
+        has_ending: whether a name has the ending of such a file.
+
+    Raises:
+        InputError: nothing is given, or something else than a path; or a directory or pattern has no such files.
+    """
+    article = "an" if what[0] in "aeiou" else "a"
+    found: list[str] = []
+    for path in paths if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]:
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path):  # pyright: ignore[reportUnnecessaryIsInstance]
+            given = "an empty path" if path == "" else f"something of type {type(path).__name__}"
+            raise InputError(f"{what}s: {given} is given; give the paths of {what}s")
+        name = os.fspath(path)
+        if Path(name).is_dir():
+            inside = [entry.path for entry in os.scandir(name) if entry.is_file() and has_ending(entry.name)]
+        elif glob.has_magic(name) and not Path(name).exists():
+            inside = [match for match in glob.glob(name, recursive=True) if Path(match).is_file()]
+        else:
+            inside = [name]
+        if not inside:
+            none = f"no file in this directory has the ending of {article} {what}"
+            raise InputError(f"{name}: {none if Path(name).is_dir() else 'no file matches'}; give the paths of {what}s")
+        found += sorted(inside)
+    if not found:
+        raise InputError(f"{what}s: none are given, but at least one is needed")
+    return found
+
+
+def beside_bars(show: Callable[[Any], None] | None) -> Callable[[Any], None] | None:
+    """The function, with progress bars out of its way while it prints."""
+    if show is None:
+        return None
+
+    def write(value: Any) -> None:
+        with tqdm.external_write_mode():
+            show(value)
+
+    return write

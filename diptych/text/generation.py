@@ -124,8 +124,8 @@ def _tokenizer(directory: Path, source_language: str | None, *, needed: bool) ->
         return None
 
 
-def _batch(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[list[list[int]], list[list[int]]]:
-    """Prompts as rows of one length, and their mask."""
+def _batch(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> dict[str, list[list[int]]]:
+    """A model's inputs: prompts as rows of one length, and their mask."""
     width = max(map(len, rows))
     ids: list[list[int]] = []
     mask: list[list[int]] = []

@@ -61,7 +61,7 @@ def test_every_field_is_read_and_written(cls):
     changed = 0
     for f in dataclasses.fields(cls):
         value = getattr(base, f.name)
-        if f.name in ("housekeeping", "text_config", "vision_config", "encoder", "decoder"):
+        if f.name in ("housekeeping", "text_config", "vision_config", "perceiver_config", "encoder", "decoder"):
             continue
         if issubclass(cls, CompositeConfig) and f.name == "is_encoder_decoder":
             continue  # it has no other value
@@ -70,7 +70,9 @@ def test_every_field_is_read_and_written(cls):
             "num_attention_heads": 4, "hidden_size": 3 * 4 * 8 * 12, "image_size": 96, "patch_size": 5,
             "n_head": 4, "n_embd": 24, "d_model": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
             "activation_function": "relu6", "pooler_act": "relu6", "embed_dim": 192, "depths": (1, 2, 3, 1),
-            "num_heads": (4, 8, 16, 32), "window_size": 5,
+            "num_heads": (4, 8, 16, 32), "window_size": 5, "alpha_initializer": "gaussian", "alpha_type": "vector",
+            "cross_layer_interval": 8, "freeze_text_module_exceptions": ("Linear",),
+            "freeze_vision_module_exceptions": ("LayerNorm", "Embedding"),
         }.get(f.name)  # fmt: skip
         if other is None:
             match value:

@@ -180,7 +180,7 @@ def _in_one_dtype(dtype: Any, states: Array, *variables: Any) -> tuple[Array, ..
     """The states and the variables' arrays in one dtype: the given one, or the one that JAX promotes them to."""
     arrays = (states, *(variable[...] for variable in variables))
     dtype = jnp.result_type(*arrays) if dtype is None else dtype
-    return tuple(array.astype(dtype) for array in arrays)
+    return tuple(jnp.asarray(array, dtype) for array in arrays)
 
 
 class Conv1d(nnx.Conv):

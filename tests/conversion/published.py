@@ -296,6 +296,35 @@ def recognizer(encoder, decoder):
     return captions(encoder, decoder, "output_projection", None)
 
 
+def idefics(**sizes):
+    """Files of transformers 4.32: every layer has its rotary frequencies, and the images' positions are numbered."""
+    config = {"model_type": "idefics", "vocab_size": 32_000, "additional_vocab_size": 2, "use_resampler": True} | sizes
+    layers = config["num_hidden_layers"]
+    head = config["hidden_size"] // config["num_attention_heads"]
+    paths = [f"layers.{layer}.self_attn" for layer in range(layers)]
+    gated = range(layers // config["cross_layer_interval"])
+    paths += [f"gated_cross_attn_layers.{layer}.cross_attn" for layer in gated]
+    patches = (config["vision_config"]["image_size"] // config["vision_config"]["patch_size"]) ** 2
+    return Published(
+        config,
+        file="IdeficsForVisionText2Text",
+        buffers={
+            **{f"model.{path}.rotary_emb.inv_freq": (head // 2,) for path in paths},
+            "model.vision_model.embeddings.position_ids": (1, patches + 1),
+        },
+    )
+
+
+IDEFICS_9B = {
+    "hidden_size": 4096,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "cross_layer_interval": 4,
+    "qk_layer_norms": True,
+    "vision_config": {"embed_dim": 1280, "image_size": 224, "patch_size": 14, "num_attention_heads": 16},
+    "perceiver_config": {"qk_layer_norms_perceiver": True},
+}
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
 BASE = {
     "d_model": 768,
@@ -469,6 +498,34 @@ PUBLISHED = {
     ),
     "google/bert2bert_L-24_wmt_de_en": composite(
         GENERATION, GENERATION, "lm_head.decoder", "bert.embeddings.word_embeddings"
+    ),
+    "HuggingFaceM4/idefics-9b": idefics(**IDEFICS_9B),
+    "HuggingFaceM4/idefics-9b-instruct": idefics(**IDEFICS_9B | {"eos_token_id": [2, 32_001]}),
+    "HuggingFaceM4/idefics-80b": idefics(
+        **IDEFICS_9B
+        | {"hidden_size": 8192, "intermediate_size": 22_016, "num_hidden_layers": 80, "num_attention_heads": 64}
+    ),
+    "HuggingFaceM4/tiny-random-idefics": idefics(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        cross_layer_interval=1,
+        alpha_initializer="ones",
+        alpha_type="vector",
+        vision_config={
+            "embed_dim": 32,
+            "image_size": 30,
+            "intermediate_size": 37,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 5,
+            "patch_size": 2,
+        },
+        perceiver_config={
+            "resampler_depth": 2,
+            "resampler_head_dim": 8,
+            "resampler_n_heads": 2,
+            "resampler_n_latents": 16,
+        },
     ),
     "a bert2bart, whose widths differ": composite(
         UNCASED, {"model_type": "bart"}, "lm_head", "model.decoder.embed_tokens"

@@ -221,7 +221,7 @@ def _draw(drawn: Drawn, name: str) -> Case:
     )
     mask = drawn.mask(batch, length, PADDINGS)
     hidden = unseen(mask, causal=True)
-    inputs = {"use_cache": False} | drawn.text(config, batch, length, mask)
+    inputs: Inputs = {"use_cache": False} | drawn.text(config, batch, length, mask)
     if "input_ids" in inputs and additional:
         inputs["input_ids"][:, 2] = vocabulary + drawn.random().integers(0, additional, batch)
     inputs |= drawn.ids_or_not("position_ids", batch, length, config.max_position_embeddings)
@@ -264,7 +264,7 @@ def spell(sizes: Sizes, **fields: Any) -> Config:
         "freeze_text_layers": False,
         "freeze_vision_layers": False,
         "vision_config": {
-            "embed_dim": 6,
+            "embed_dim": 10,
             "image_size": 4,
             "patch_size": 2,
             "intermediate_size": 7,
@@ -285,7 +285,7 @@ def spell(sizes: Sizes, **fields: Any) -> Config:
 
 _TINY = spell(
     TINY,
-    additional_vocab_size=2,
+    additional_vocab_size=7,
     cross_layer_interval=2,
     dropout=0.15,
     use_resampler=True,
@@ -308,7 +308,7 @@ def _inputs(name: str, config: Any, random: np.random.Generator) -> Inputs:
 
 def _labels(name: str, random: np.random.Generator) -> Inputs:
     heads = name == "IdeficsForVisionText2Text"
-    return {"labels": random.integers(0, TINY["vocabulary"] + 2, (2, 6))} if heads else {}
+    return {"labels": random.integers(0, TINY["vocabulary"] + 7, (2, 6))} if heads else {}
 
 
 def _large(name: str) -> Config:

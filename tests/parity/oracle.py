@@ -137,6 +137,11 @@ def _complete_idefics(model: Any) -> None:
             crosses.append(output[1].masked_fill(~seen, 0.0))
 
     def complete(module: nn.Module, args: Any, keywords: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            if model is base:  # whose tuple has the images second, other than its record
+                first, images, *others = output
+                output = (first, *others, images)
+            return (*output, tuple(crosses)) if keywords.get("output_attentions") else output
         fields = dict(output)
         if "hidden_states" in fields:
             fields["hidden_states"] = ([*embeddings, keywords.get("inputs_embeds")][0], *fields["hidden_states"][1:])

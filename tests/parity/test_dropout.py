@@ -104,7 +104,9 @@ def test_the_fast_attention_of_torch_drops_at_the_same_rate(name: str, monkeypat
     assert rates and set(rates) == {0.0}
     rates.clear()
     model.train()(**inputs(name))
-    assert set(rates) == {0.2 if name.startswith("CLIP") else 0.25}
+    # IDEFICS' text, its images, and its resampler, which drops nothing
+    several = {"CLIP": {0.2}, "Idefics": {0.15, 0.2, 0.0}}
+    assert set(rates) == next((found for prefix, found in several.items() if name.startswith(prefix)), {0.25})
 
 
 @pytest.mark.parametrize(*WHERE)

@@ -44,7 +44,7 @@ SUBJECTS: dict[str, tuple[str, ModelConfig]] = {
     "XLMRobertaForCausalLM": ("XLMRobertaForCausalLM", RENAMED["XLMRobertaForCausalLM"]),
     "CamembertForMaskedLM": ("CamembertForMaskedLM", RENAMED["CamembertForMaskedLM"]),
 }
-OUTPUTS = ("ForPreTraining", "LMHeadModel", "LM", "GenerationDecoder", "ForConditionalGeneration")
+OUTPUTS = ("ForPreTraining", "LMHeadModel", "LM", "GenerationDecoder", "ForConditionalGeneration", "ForVisionText2Text")
 
 
 def built(backend: str, subject: str, config: ModelConfig | None = None, **build: Any) -> Any:
@@ -57,17 +57,24 @@ def values_of(model: Any) -> dict[str, np.ndarray]:
 
 
 def words_of(config: Any) -> int:
-    return getattr(config, "text_config", config).vocab_size
+    config = getattr(config, "text_config", config)
+    return config.vocab_size + getattr(config, "additional_vocab_size", 0)
 
 
 def with_words(config: Any, count: int) -> Any:
     if hasattr(config, "text_config"):
         return config.replace(text_config=config.text_config.replace(vocab_size=count))
-    return config.replace(vocab_size=count)
+    return config.with_vocabulary(count)
 
 
 def table_of(module: Any) -> np.ndarray:
-    """The rows of an embedding or output layer, in the published layout."""
+    """The rows of an embedding or output layer, in the published layout, with those of additional words."""
+    if (additional := getattr(module, "additional_embedding", None)) is not None:
+        return np.concatenate([_own_table(module), _own_table(additional)])
+    return _own_table(module)
+
+
+def _own_table(module: Any) -> np.ndarray:
     if isinstance(module, torch.nn.Module):
         return module.weight.detach().numpy()
     return np.asarray(module.embedding[...]) if hasattr(module, "embedding") else np.asarray(module.kernel[...]).T
@@ -83,7 +90,7 @@ def first_output(backend: str, model: Any, call: dict[str, Any]) -> np.ndarray:
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_larger_tables_keep_their_rows_and_have_those_of_a_new_model_behind(subject: str, tmp_path: Path) -> None:
     config = SUBJECTS[subject][1]
-    before, grown = words_of(config), words_of(config) + 7
+    grown = words_of(config) + 7
     models = {backend: built(backend, subject, seed=1) for backend in BACKENDS}
     old, new = values_of(models["torch"]), values_of(built("torch", subject, with_words(config, grown), seed=3))
     expected = {path: np.array(values) for path, values in new.items()}
@@ -103,7 +110,8 @@ def test_larger_tables_keep_their_rows_and_have_those_of_a_new_model_behind(subj
         structure(backend, model, built(backend, subject, model.config, seed=None))
     # the new rows are drawn, but for biases
     for path in changed:
-        rows = np.moveaxis(expected[path], np.argmax(np.array(expected[path].shape) == grown), 0)[before:]
+        axis = int(np.argmax(np.array(new[path].shape) != old[path].shape))
+        rows = np.moveaxis(expected[path], axis, 0)[old[path].shape[axis] :]
         assert rows.any() != path.endswith("bias"), path
 
     models["jax"].save_pretrained(tmp_path)

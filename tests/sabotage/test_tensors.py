@@ -15,6 +15,9 @@ from tests.sabotage.subjects import corrupted, torch_model
 SEEN_AT = {
     "vision_model.embeddings.class_embedding": "vision_model.embeddings",
     "vision_model.embeddings.position_embedding.weight": "vision_model.embeddings",
+    "model.vision_model.embeddings.position_embedding.weight": "model.vision_model.embeddings",
+    "perceiver_resampler.latents": "perceiver_resampler.blocks.0.0.latents_layer_norm",
+    "model.perceiver_resampler.latents": "model.perceiver_resampler.blocks.0.0.latents_layer_norm",
     "logit_scale": "loss",
 }
 
@@ -30,6 +33,8 @@ def seen_at(path: str, model: torch.nn.Module) -> str:
         return f"{owner}.out_proj"
     if leaf == "lambda_1":  # BEiT's layers scale the output of attention, and add it before they normalise
         return f"{owner}.layernorm_after"
+    if leaf == "alpha_cross_attn":  # likewise
+        return f"{owner}.post_attention_layernorm"
     return SEEN_AT.get(path, owner)
 
 

@@ -84,11 +84,11 @@ class IdeficsPerceiverConfig(ModelConfig):
     model_type: ClassVar[str] = "idefics_perciever"  # published spelling
     accepted: ClassVar[dict[str, tuple[Any, ...]]] = {"use_resampler": ()}  # the whole config's counts
 
-    resampler_n_latents: int = 64
+    qk_layer_norms_perceiver: bool = False
     resampler_depth: int = 6
+    resampler_n_latents: int = 64
     resampler_n_heads: int = 16
     resampler_head_dim: int = 96
-    qk_layer_norms_perceiver: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

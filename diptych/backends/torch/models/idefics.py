@@ -1,6 +1,7 @@
 """IDEFICS (Laurençon et al. 2023, arXiv:2306.16527), as published in HuggingFaceM4/idefics-9b."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Unpack
 
 from jaxtyping import Float
@@ -22,7 +23,7 @@ from diptych.backends.torch.stacks import (
 )
 from diptych.core import caching, check, inputs
 from diptych.core.boundary import Boundary
-from diptych.core.calls import Switches, next_token_loss, passes_through
+from diptych.core.calls import ResolvedSwitches, Switches, next_token_loss, passes_through
 from diptych.core.errors import InputError
 from diptych.core.generation.request import Prompt
 from diptych.core.inputs import ModelInput
@@ -80,14 +81,16 @@ class IdeficsPerceiverAttention(nn.Module):
         self.output_proj = layers.Linear(self.heads * head, width, bias=False, **init)
         self.dropout = layers.Dropout(0.0)
 
-    def forward(self, context: Float[Tensor, "B S D"], latents: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(
+        self, context: Float[Tensor, "B S D"], latents: Float[Tensor, "B T D"], rngs: Any = None
+    ) -> Float[Tensor, "B T D"]:
         latents = self.latents_layer_norm(latents)
         seen = ops.xp.concat([self.context_layer_norm(context), latents], axis=1)
         projected = self.q_proj(latents), self.k_proj(seen), self.v_proj(seen)
         query, key, value = (ops.split_heads(states, self.heads) for states in projected)
         if self.q_layer_norm is not None and self.k_layer_norm is not None:
             query, key = self.q_layer_norm(query), self.k_layer_norm(key)
-        return self.output_proj(ops.attention(query, key, value, dropout=self.dropout)[0])
+        return self.output_proj(ops.attention(query, key, value, dropout=self.dropout, rngs=rngs)[0])
 
 
 class IdeficsPerceiverMLP(nn.Module):
@@ -117,11 +120,12 @@ class IdeficsPerceiverResampler(nn.Module):
         )
         self.layer_norm = layers.LayerNorm(width, 1e-5, **init)
 
-    def forward(self, context: Float[Tensor, "B S D"]) -> Float[Tensor, "B L D"]:
+    def forward(self, context: Float[Tensor, "B S D"], rngs: Any = None) -> Float[Tensor, "B L D"]:
         latents = layers.value(self.latents, context)
         latents = ops.xp.broadcast_to(latents, (context.shape[0], *latents.shape))
-        for attention, mlp in self.blocks:
-            latents = latents + attention(context, latents)
+        blocks: Any = self.blocks
+        for attention, mlp in blocks:
+            latents = latents + attention(context, latents, rngs)
             latents = latents + mlp(latents)
         return self.layer_norm(latents)
 
@@ -229,16 +233,18 @@ class IdeficsGatedCrossAttentionLayer(nn.Module):
         return LayerOutput(hidden_states, None, attention, past)
 
 
-def behind(gated: IdeficsGatedCrossAttentionLayer | None, layer: IdeficsDecoderLayer) -> Callable[..., LayerOutput]:
-    """A layer of the decoder behind the attention to images that precedes it, if any, as one layer with one cache."""
-
-    def call(hidden_states: Float[Tensor, "B T D"], inputs: LayerInputs, past: LayerCache | None = None) -> LayerOutput:
-        cross = None
-        if gated is not None:
-            hidden_states, _, cross, past = gated(hidden_states, inputs, past)
-        return layer(hidden_states, inputs, past)._replace(cross_attention=cross)
-
-    return call
+def look_and_decode(
+    gated: Callable[..., LayerOutput] | None,
+    layer: Callable[..., LayerOutput],
+    hidden_states: Float[Tensor, "B T D"],
+    inputs: LayerInputs,
+    past: LayerCache | None = None,
+) -> LayerOutput:
+    """A layer of the decoder behind the attention to images that precedes it, if any: as one layer with one cache."""
+    cross = None
+    if gated is not None:
+        hidden_states, _, cross, past = gated(hidden_states, inputs, past)
+    return layer(hidden_states, inputs, past)._replace(cross_attention=cross)
 
 
 def word_embeddings(config: IdeficsConfig, **init: Unpack[ops.Init]) -> nn.Module:
@@ -315,9 +321,11 @@ class IdeficsModel(PreTrainedModel):
         """
         resolved, boundary, config = self._resolve_switches(switches), self._boundary(), self.config
         boundary.rngs(resolved["rngs"])
-        words, table = config.total_vocab_size, "vocab_size + additional_vocab_size"
-        options = {"size": words, "width": config.hidden_size} | ({"table": table} if words > config.vocab_size else {})
-        _, hidden_states = boundary.words(input_ids, inputs_embeds, self.embed_tokens, **options)
+        table = "vocab_size + additional_vocab_size" if config.additional_vocab_size else "vocab_size"
+        width, words = config.hidden_size, config.total_vocab_size
+        _, hidden_states = boundary.words(
+            input_ids, inputs_embeds, self.embed_tokens, size=words, width=width, table=table
+        )
         size = (hidden_states.shape[0], hidden_states.shape[1])
         context = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, size)
         limit = config.max_position_embeddings
@@ -328,7 +336,7 @@ class IdeficsModel(PreTrainedModel):
         images, seen = None, None if context.cache is None else context.cache.encoder_size
         if seen is None:
             given = (pixel_values, image_encoder_embeddings, perceiver_embeddings)
-            images = self._encode_images(boundary, *given, interpolate_pos_encoding, resolved["rngs"])
+            images = self._encode_images(boundary, *given, interpolate_pos_encoding, resolved)
             check.shape(boundary.caller, "the images' batch", (images.shape[0],), (size[0],), ", one row for each text")
             states = ops.xp.reshape(images, (size[0], -1, images.shape[3]))
             context = context._replace(encoder_hidden_states=states)
@@ -341,7 +349,7 @@ class IdeficsModel(PreTrainedModel):
         interval = config.cross_layer_interval
         gated = {interval * index: layer for index, layer in enumerate(self.gated_cross_attn_layers)}
         output = run_layers(
-            [behind(gated.get(index), layer) for index, layer in enumerate(self.layers)],
+            [partial(look_and_decode, gated.get(index), layer) for index, layer in enumerate(self.layers)],
             hidden_states,
             layer_inputs(context, resolved, rotation=rotation),
             context.cache,
@@ -360,13 +368,13 @@ class IdeficsModel(PreTrainedModel):
         image_encoder_embeddings: Any,
         perceiver_embeddings: Any,
         interpolate_pos_encoding: bool,
-        rngs: Any,
+        resolved: ResolvedSwitches,
     ) -> Float[Tensor, "B I L D"]:
         """The states of images that attention sees, from whichever of the arguments is given."""
         encoded, resampled = "image_encoder_embeddings", "perceiver_embeddings"
         given = {"pixel_values": pixel_values, encoded: image_encoder_embeddings, resampled: perceiver_embeddings}
         check.exactly_one(boundary.caller, **given)
-        vision = self.config.vision_config
+        vision, rngs = self.config.vision_config, resolved["rngs"]
         if perceiver_embeddings is not None:
             if self.perceiver_resampler is None:
                 raise InputError(f"{boundary.caller}: {resampled} are given, but the config has use_resampler=False")
@@ -382,10 +390,10 @@ class IdeficsModel(PreTrainedModel):
             batch, images = pixels.shape[:2]
             pixels = ops.xp.reshape(pixels, (batch * images, *pixels.shape[2:]))
             grid = vision.patch_grid_of(*pixels.shape[2:])
-            options = {"output_hidden_states": False}
-            states = self.vision_model(pixels, grid, LayerInputs(rngs=rngs), **options).last_hidden_state
+            options = LayerInputs(output_attentions=resolved["output_attentions"], rngs=rngs)
+            states = self.vision_model(pixels, grid, options, output_hidden_states=False).last_hidden_state
         if self.perceiver_resampler is not None:
-            states = self.perceiver_resampler(states)
+            states = self.perceiver_resampler(states, rngs)
         return ops.xp.reshape(states, (batch, images, *states.shape[1:]))
 
 

@@ -19,7 +19,6 @@ class Published:
         copies: tensors that the file has twice -> their other name.
         buffers: tensors of the file that are no weights.
         fresh: class -> modules that the file lacks.
-        refused: classes that transformers does not make with the config.
     """
 
     config: dict[str, Any]
@@ -30,7 +29,6 @@ class Published:
     copies: dict[str, str] = field(default_factory=dict)
     buffers: Shapes = field(default_factory=dict)
     fresh: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    refused: tuple[str, ...] = ()
 
 
 def clip(text, vision, projection, parameters, **fields):
@@ -179,7 +177,6 @@ def speech(name, model_type, architecture, parameters=None, **sizes):
         file=name + architecture,
         parameters=parameters,
         fresh={other: missing for other, missing in heads.items() if other != name + architecture},
-        refused=(f"{name}ForSequenceClassification",) if sizes.get("add_adapter") else (),
     )
 
 
@@ -399,9 +396,6 @@ PUBLISHED = {
     "facebook/wav2vec2-base-960h": speech("Wav2Vec2", "wav2vec2", "ForCTC", 94_396_320),
     "facebook/wav2vec2-large-960h-lv60-self": speech("Wav2Vec2", "wav2vec2", "ForCTC", **STABLE),
     "facebook/mms-1b-all": speech("Wav2Vec2", "wav2vec2", "ForCTC", **XLSR_1B, vocab_size=154, adapter_attn_dim=16),
-    "facebook/wav2vec2-xls-r-300m-21-to-en's encoder": speech("Wav2Vec2", "wav2vec2", "Model", **STABLE, **ADAPTED),
-    "facebook/wav2vec2-xls-r-1b-21-to-en's encoder": speech("Wav2Vec2", "wav2vec2", "Model", **XLSR_1B, **ADAPTED),
-    "facebook/wav2vec2-xls-r-2b-21-to-en's encoder": speech("Wav2Vec2", "wav2vec2", "Model", **XLSR_2B, **ADAPTED),
     "facebook/hubert-base-ls960": speech("Hubert", "hubert", "Model"),
     "facebook/hubert-large-ls960-ft": speech("Hubert", "hubert", "ForCTC", **STABLE),
     "microsoft/wavlm-base, and -plus": speech("WavLM", "wavlm", "Model"),

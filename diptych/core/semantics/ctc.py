@@ -4,6 +4,7 @@ Letters of the shapes: B batch, T frames, V vocabulary, L labels, S = 2 L + 1 st
 them and around them.
 """
 
+import functools
 from typing import Any
 
 _NEVER = -1e30
@@ -58,7 +59,7 @@ def loss(
     start = xp.where((places == 0)[None, :], zeros, zeros + _NEVER)
 
     items = (emitted, ops.steps(frames, labels))
-    alpha = ops.scan(lambda alpha, item: _next_alpha(xp, alpha, skips, frame_counts, *item), start, items)
+    alpha = ops.scan(functools.partial(_next_alpha, xp, skips, frame_counts), start, items)
     ends = xp.logical_and(
         places[None, :] <= 2 * label_counts[:, None], places[None, :] >= 2 * label_counts[:, None] - 1
     )
@@ -73,8 +74,9 @@ def loss(
     return xp.mean(losses / xp.astype(counts, wide))
 
 
-def _next_alpha(xp: Any, alpha: Any, skips: Any, frame_counts: Any, emission: Any, frame: Any) -> Any:
+def _next_alpha(xp: Any, skips: Any, frame_counts: Any, alpha: Any, item: tuple[Any, Any]) -> Any:
     """(B, S): the log-probability of being in each state after one more frame; unchanged after a row's last one."""
+    emission, frame = item
     never = xp.zeros_like(alpha) + _NEVER
     one = xp.concat([never[:, :1], alpha[:, :-1]], axis=1)
     two = xp.where(skips, xp.concat([never[:, :2], alpha[:, :-2]], axis=1), never)

@@ -157,7 +157,7 @@ def example(config: SoundEncoderConfig, architecture: str, random: np.random.Gen
         inputs["labels"] = np.where(np.array([[True, True], [True, False]]), labels, -100)
     if config.has_mask_embedding:
         frames = config.feature_lengths(length, adapter=False)
-        masked: Any = np.arange(2 * frames).reshape(2, frames) % 3 < 2  # pyright: ignore[reportUnknownMemberType]
+        masked = np.array([[(row * frames + frame) % 3 < 2 for frame in range(frames)] for row in (0, 1)])
         inputs["mask_time_indices"] = masked
         if architecture.endswith("ForPreTraining"):
             inputs["sampled_negative_indices"] = draw_negatives(masked, 3, random)

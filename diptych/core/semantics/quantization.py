@@ -86,7 +86,8 @@ def draw_negatives(masked: np.ndarray, count: int, random: np.random.Generator) 
         random: the source of randomness.
     """
     rows, frames = masked.shape
-    found: Any = np.zeros((rows, frames, count), np.int64) + np.arange(rows)[:, None, None] * frames
+    found = np.zeros((rows, frames, count), np.int64)
+    found += np.arange(rows)[:, None, None] * frames
     for row in range(rows):
         (places,) = np.nonzero(masked[row])
         drawn = random.integers(0, len(places) - 1, (len(places), count))

@@ -20,6 +20,8 @@ _NORM_EPS = 1e-5
 class Wav2Vec2ConvLayer(nnx.Module):
     """A convolution and an activation, with a norm between them if the config has one there."""
 
+    returns_channels_last = True
+
     def __init__(self, config: SoundEncoderConfig, index: int, **init: Unpack[ops.Init]) -> None:
         before, after = config.conv_dim[index - 1] if index else 1, config.conv_dim[index]
         kernel, stride = config.conv_kernel[index], config.conv_stride[index]
@@ -36,6 +38,10 @@ class Wav2Vec2ConvLayer(nnx.Module):
 
 
 class Wav2Vec2FeatureEncoder(nnx.Module):
+    """The convolutions over the samples."""
+
+    returns_channels_last = True
+
     def __init__(self, config: SoundEncoderConfig, **init: Unpack[ops.Init]) -> None:
         count = len(config.conv_dim)
         self.conv_layers = layers.ModuleList([Wav2Vec2ConvLayer(config, index, **init) for index in range(count)])
@@ -82,6 +88,10 @@ class Wav2Vec2PositionalConvEmbedding(nnx.Module):
 
 
 class Wav2Vec2AdapterLayer(nnx.Module):
+    """A convolution with gated linear units, which shortens the sequence of states."""
+
+    returns_channels_last = True
+
     def __init__(self, config: AdaptedSoundEncoderConfig, **init: Unpack[ops.Init]) -> None:
         width, kernel = config.states_width, config.adapter_kernel_size
         self.gate = ops.ACTIVATIONS["sigmoid"]

@@ -19,6 +19,8 @@ _NORM_EPS = 1e-5
 class Wav2Vec2ConvLayer(nn.Module):
     """A convolution and an activation, with a norm between them if the config has one there."""
 
+    returns_channels_last = True
+
     def __init__(self, config: SoundEncoderConfig, index: int, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         before, after = config.conv_dim[index - 1] if index else 1, config.conv_dim[index]
@@ -36,6 +38,10 @@ class Wav2Vec2ConvLayer(nn.Module):
 
 
 class Wav2Vec2FeatureEncoder(nn.Module):
+    """The convolutions over the samples."""
+
+    returns_channels_last = True
+
     def __init__(self, config: SoundEncoderConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         count = len(config.conv_dim)
@@ -85,6 +91,10 @@ class Wav2Vec2PositionalConvEmbedding(nn.Module):
 
 
 class Wav2Vec2AdapterLayer(nn.Module):
+    """A convolution with gated linear units, which shortens the sequence of states."""
+
+    returns_channels_last = True
+
     def __init__(self, config: AdaptedSoundEncoderConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         width, kernel = config.states_width, config.adapter_kernel_size

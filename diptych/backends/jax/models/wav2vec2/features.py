@@ -38,8 +38,6 @@ class Wav2Vec2ConvLayer(nnx.Module):
 
 
 class Wav2Vec2FeatureEncoder(nnx.Module):
-    """The convolutions over the samples."""
-
     returns_channels_last = True
 
     def __init__(self, config: SoundEncoderConfig, **init: Unpack[ops.Init]) -> None:
@@ -88,8 +86,6 @@ class Wav2Vec2PositionalConvEmbedding(nnx.Module):
 
 
 class Wav2Vec2AdapterLayer(nnx.Module):
-    """A convolution with gated linear units, which shortens the sequence of states."""
-
     returns_channels_last = True
 
     def __init__(self, config: AdaptedSoundEncoderConfig, **init: Unpack[ops.Init]) -> None:

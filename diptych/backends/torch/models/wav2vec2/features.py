@@ -38,8 +38,6 @@ class Wav2Vec2ConvLayer(nn.Module):
 
 
 class Wav2Vec2FeatureEncoder(nn.Module):
-    """The convolutions over the samples."""
-
     returns_channels_last = True
 
     def __init__(self, config: SoundEncoderConfig, **init: Unpack[ops.Init]) -> None:
@@ -91,8 +89,6 @@ class Wav2Vec2PositionalConvEmbedding(nn.Module):
 
 
 class Wav2Vec2AdapterLayer(nn.Module):
-    """A convolution with gated linear units, which shortens the sequence of states."""
-
     returns_channels_last = True
 
     def __init__(self, config: AdaptedSoundEncoderConfig, **init: Unpack[ops.Init]) -> None:

@@ -191,8 +191,8 @@ def _torch_hook(captured: dict[str, Any], path: str) -> Callable[..., None]:
     def keep(module: Any, arguments: Any, output: Any) -> None:
         main = _main_output(output, lambda value: isinstance(value, torch.Tensor) and value.is_floating_point())
         if main is not None:
-            moved = _returns_channels_last(module)
-            captured[_unused_name(path, captured)] = main.detach().movedim(-1, 1) if moved else main.detach()
+            main = main.detach().clone()  # modules of transformers may write into what others returned
+            captured[_unused_name(path, captured)] = main.movedim(-1, 1) if _returns_channels_last(module) else main
 
     return keep
 

@@ -1,4 +1,4 @@
-"""Makes speech models of transformers compute their losses in the dtype of their parameters instead of float32."""
+"""Makes speech models of transformers comparable: losses aren't rounded to float32, and attention calls its modules."""
 
 import functools
 from collections.abc import Callable
@@ -13,6 +13,10 @@ def exact_speech(model: Any) -> Any:
         model.loss_function = _ctc_loss
     if type(model).__name__ == "Wav2Vec2ForPreTraining":
         model.forward = _without_rounding(model.forward)
+        model.quantizer.to(model.dtype)  # whose code vectors are loaded in float32, whatever the dtype
+    for module in model.modules():
+        if type(module).__name__ == "WavLMAttention":
+            module.torch_multi_head_self_attention = functools.partial(_wavlm_attention, module)
     return model
 
 
@@ -30,6 +34,18 @@ def _ctc_loss(
     options: dict[str, Any] = {"blank": blank_token_id, "reduction": reduction, "zero_infinity": zero_infinity}
     scores = logits.log_softmax(-1).transpose(0, 1)
     return torch.nn.functional.ctc_loss(scores, labels.masked_select(told), logit_lengths, told.sum(-1), **options)
+
+
+def _wavlm_attention(module: Any, hidden_states: Any, attention_mask: Any, bias: Any) -> tuple[Any, Any]:
+    """WavLM's attention by calls of its projections, whose outputs can be compared; torch's function reads weights."""
+    layers = (module.q_proj, module.k_proj, module.v_proj)
+    query, key, value = (layer(hidden_states).unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for layer in layers)
+    scores = query @ key.mT * module.scaling + bias.unflatten(0, (-1, module.num_heads))
+    if attention_mask is not None:
+        scores = scores.masked_fill((attention_mask != 1)[:, None, None, :], -float("inf"))
+    probabilities = scores.softmax(-1)
+    states = module.out_proj((probabilities @ value).transpose(1, 2).flatten(2))
+    return states, probabilities.mean(1, keepdim=True).expand(probabilities.shape)
 
 
 def _without_rounding(call: Callable[..., Any]) -> Callable[..., Any]:

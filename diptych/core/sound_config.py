@@ -1,5 +1,6 @@
 """The config fields of speech encoders: convolutions over samples, then transformer layers over their frames."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, cast
 
@@ -145,6 +146,11 @@ class SoundEncoderConfig(ModelConfig):
         return {name: getattr(self, f"mask_{axis}_{field}") for name, field in fields.items()}
 
     @property
+    def samples_per_state(self) -> int:
+        """The samples from one state that the model returns to the next."""
+        return math.prod(self.conv_stride)
+
+    @property
     def least_samples(self) -> int:
         """The least number of samples from which the model computes a state."""
         return self._samples_of(1)
@@ -197,6 +203,11 @@ class AdaptedSoundEncoderConfig(SoundEncoderConfig):
     def adapts_width(self) -> bool:
         """Whether the adapter changes the width of the states."""
         return self.add_adapter and self.output_hidden_size not in (None, self.hidden_size)
+
+    @property
+    def samples_per_state(self) -> int:
+        """The samples from one state that the model returns to the next, behind the adapter if there is one."""
+        return super().samples_per_state * self.adapter_stride ** (self.num_adapter_layers if self.add_adapter else 0)
 
     @property
     def least_samples(self) -> int:

@@ -42,10 +42,10 @@ class WavLMAttention(Wav2Vec2Attention):
         """The bias of each query and key, before the gate."""
         length = hidden_states.shape[1]
         table: Any = self.rel_attn_embed
-        biases = table(ops.indices(distance_buckets(length, self.buckets, self.farthest), hidden_states))
+        buckets = ops.indices(distance_buckets(length, self.buckets, self.farthest), hidden_states)
         frames = ops.steps(length, hidden_states)
-        distances = frames[None, :] - frames[:, None] + length - 1
-        return ops.xp.permute_dims(biases[distances], (2, 0, 1))[None]
+        biases = table(buckets[frames[None, :] - frames[:, None] + length - 1])
+        return ops.xp.permute_dims(biases, (2, 0, 1))[None]
 
     def gate(self, hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B N T 1"]:
         """The factor of the bias for each query."""

@@ -1,5 +1,6 @@
 """The config fields of speech encoders: convolutions over samples, then transformer layers over their frames."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, cast
 
@@ -71,24 +72,24 @@ class SoundEncoderConfig(ModelConfig):
     layer_norm_eps: float = 1e-5
     feat_extract_norm: Literal["group", "layer"] = "group"
     feat_extract_activation: Activation = "gelu"
-    conv_dim: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
-    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     conv_bias: bool = False
+    conv_dim: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    do_stable_layer_norm: bool = False
     num_conv_pos_embeddings: int = 128
     num_conv_pos_embedding_groups: int = 16
-    do_stable_layer_norm: bool = False
     apply_spec_augment: bool = True
-    mask_time_prob: float = 0.05
     mask_time_length: int = 10
-    mask_time_min_masks: int = 2
-    mask_feature_prob: float = 0.0
     mask_feature_length: int = 10
+    mask_time_prob: float = 0.05
+    mask_feature_prob: float = 0.0
+    mask_time_min_masks: int = 2
     mask_feature_min_masks: int = 0
     ctc_loss_reduction: Literal["sum", "mean"] = "sum"
     ctc_zero_infinity: bool = False
-    use_weighted_layer_sum: bool = False
     classifier_proj_size: int = 256
+    use_weighted_layer_sum: bool = False
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | tuple[int, ...] | None = 2
@@ -145,6 +146,11 @@ class SoundEncoderConfig(ModelConfig):
         return {name: getattr(self, f"mask_{axis}_{field}") for name, field in fields.items()}
 
     @property
+    def samples_per_state(self) -> int:
+        """The samples from one state that the model returns to the next."""
+        return math.prod(self.conv_stride)
+
+    @property
     def least_samples(self) -> int:
         """The least number of samples from which the model computes a state."""
         return self._samples_of(1)
@@ -177,10 +183,10 @@ class AdaptedSoundEncoderConfig(SoundEncoderConfig):
     """The fields of speech encoders that can have an adapter."""
 
     add_adapter: bool = False
+    output_hidden_size: int | None = None
+    num_adapter_layers: int = 3
     adapter_kernel_size: int = 3
     adapter_stride: int = 2
-    num_adapter_layers: int = 3
-    output_hidden_size: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -197,6 +203,11 @@ class AdaptedSoundEncoderConfig(SoundEncoderConfig):
     def adapts_width(self) -> bool:
         """Whether the adapter changes the width of the states."""
         return self.add_adapter and self.output_hidden_size not in (None, self.hidden_size)
+
+    @property
+    def samples_per_state(self) -> int:
+        """The samples from one state that the model returns to the next, behind the adapter if there is one."""
+        return super().samples_per_state * self.adapter_stride ** (self.num_adapter_layers if self.add_adapter else 0)
 
     @property
     def least_samples(self) -> int:

@@ -73,7 +73,7 @@ def test_every_field_is_read_and_written(cls):
             "num_heads": (4, 8, 16, 32), "window_size": 5, "feat_extract_norm": "layer",
             "feat_extract_activation": "relu6", "num_conv_pos_embedding_groups": 4, "num_codevector_groups": 4,
             "codevector_dim": 48, "max_bucket_distance": 90, "ctc_loss_reduction": "mean" if value == "sum" else "sum",
-            "num_heads": (4, 8, 16, 32), "window_size": 5, "alpha_initializer": "gaussian", "alpha_type": "vector",
+            "alpha_initializer": "gaussian", "alpha_type": "vector",
             "cross_layer_interval": 8, "freeze_text_module_exceptions": ("Linear",),
             "freeze_vision_module_exceptions": ("LayerNorm", "Embedding"),
         }.get(f.name)  # fmt: skip

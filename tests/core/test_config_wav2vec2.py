@@ -77,7 +77,7 @@ def test_lengths_are_those_of_the_convolutions():
     assert config.feature_lengths(3600 * 16_000) == 179_999
     assert config.feature_lengths(np.array([400, 16_000])).tolist() == [1, 49]
     adapted = Wav2Vec2Config(add_adapter=True)
-    assert adapted.least_samples == 400
+    assert adapted.least_samples == 400 and (config.samples_per_state, adapted.samples_per_state) == (320, 2560)
     assert (adapted.feature_lengths(16_000), adapted.feature_lengths(16_000, adapter=False)) == (7, 49)
     wide = Wav2Vec2Config(add_adapter=True, adapter_kernel_size=5)
     assert (wide.least_samples, wide.feature_lengths(wide.least_samples)) == (400 + 320 * 14, 1)  # of 15 frames

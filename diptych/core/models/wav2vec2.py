@@ -1,6 +1,5 @@
 """Wav2Vec2 (Baevski et al. 2020, arXiv:2006.11477): config, record and published files; HuBERT's and WavLM's base."""
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -148,7 +147,7 @@ def position_convolution(slot: Slot) -> Distribution:
 
 def example(config: SoundEncoderConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:
     """Two recordings, the second one padded, with masked frames, and labels."""
-    step = math.prod(config.conv_stride)
+    step = config.samples_per_state
     length, shorter = config.least_samples + 7 * step, config.least_samples + 4 * step
     mask = np.array([[1] * length, [1] * shorter + [0] * (length - shorter)])
     inputs: dict[str, Any] = {"input_values": random.standard_normal((2, length)) * mask, "attention_mask": mask}
@@ -157,9 +156,10 @@ def example(config: SoundEncoderConfig, architecture: str, random: np.random.Gen
         inputs["labels"] = np.where(np.array([[True, True], [True, False]]), labels, -100)
     if config.has_mask_embedding:
         frames = config.feature_lengths(length, adapter=False)
-        inputs["mask_time_indices"] = np.arange(2 * frames).reshape(2, frames) % 3 < 2
-    if architecture.endswith("ForPreTraining") and config.has_mask_embedding:
-        inputs["sampled_negative_indices"] = draw_negatives(inputs["mask_time_indices"], 3, random)
+        masked = np.array([[(row * frames + frame) % 3 < 2 for frame in range(frames)] for row in (0, 1)])
+        inputs["mask_time_indices"] = masked
+        if architecture.endswith("ForPreTraining"):
+            inputs["sampled_negative_indices"] = draw_negatives(masked, 3, random)
     if architecture.endswith("ForSequenceClassification"):
         inputs["labels"] = example_targets(config.num_labels, config.problem_type, random)
     return inputs

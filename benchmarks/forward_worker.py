@@ -1,4 +1,4 @@
-"""One side of bench_forward.py or bench_images.py: loads a model, and times its calls and their matrix products."""
+"""One side of bench_forward.py and its relatives: loads a model, and times its calls and their matrix products."""
 
 import sys
 import time
@@ -25,7 +25,9 @@ class Torch:
             return getattr(library, name).from_pretrained(directory)
         import transformers
 
-        return getattr(transformers, name).from_pretrained(directory, attn_implementation="sdpa").eval()
+        model_class = getattr(transformers, name)
+        attention = "sdpa" if model_class._supports_sdpa else "eager"
+        return model_class.from_pretrained(directory, attn_implementation=attention).eval()
 
     def call(self, model: Any, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
         tensors = {name: self.torch.from_numpy(values) for name, values in inputs.items()}

@@ -14,8 +14,7 @@ from diptych.core import backends
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
-from diptych.images.files import find_images, read_batches
-from diptych.processing import load_processor
+from diptych.images.files import find_images, load_processor_of_images, read_batches
 from diptych.text.files import OnError, Paths, beside_bars
 from diptych.text.placement import placement
 
@@ -96,7 +95,7 @@ def classify_images(
     paths, directory = find_images(images), locate(directory)
     ignore_config = tuple(ignore_config)
     texts = _descriptions(directory, architecture_of(directory, ignore_config), labels, template)
-    processor = load_processor(directory, ignore_config=ignore_config)
+    processor = load_processor_of_images(directory, ignore_config)
     loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
     loading |= {**(changes or {}), **placement(chosen, device, sharding)}
     model = importlib.import_module(f"diptych.backends.{chosen}").load(directory, **loading)

@@ -1,6 +1,6 @@
 """Image files: found by name, in directories and by patterns, and read in batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -10,8 +10,22 @@ from tqdm import tqdm
 
 from diptych.core.errors import InputError
 from diptych.core.processing.pictures import pillow
-from diptych.processing import Processor
+from diptych.processing import Processor, load_processor
+from diptych.speech_processing import SpeechProcessor
 from diptych.text.files import OnError, Paths, find_files
+
+
+def load_processor_of_images(directory: Path, ignore_config: Iterable[str]) -> Processor:
+    """The processor of a checkpoint that reads images.
+
+    Raises:
+        InputError: it reads sound.
+        CheckpointError, ConfigError: as for `load_processor`.
+    """
+    processor = load_processor(directory, ignore_config=ignore_config)
+    if isinstance(processor, SpeechProcessor):
+        raise InputError(f"{directory}: its processor reads sound, not images")
+    return processor
 
 
 def find_images(paths: Paths) -> list[str]:

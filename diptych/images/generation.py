@@ -7,8 +7,7 @@ from typing import Any
 from diptych.core import backends
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
-from diptych.images.files import find_images, read_batches
-from diptych.processing import load_processor
+from diptych.images.files import find_images, load_processor_of_images, read_batches
 from diptych.text.files import OnError, Paths, beside_bars
 from diptych.text.placement import placement
 from diptych.text.tokenizers import load_tokenizer
@@ -65,7 +64,7 @@ def generate_text_from_images(
         raise InputError(f"generate: batch_size={batch_size} must be 1 or more")
     paths, directory = find_images(images), locate(directory)
     ignore_config = tuple(ignore_config)
-    processor = load_processor(directory, ignore_config=ignore_config)
+    processor = load_processor_of_images(directory, ignore_config)
     tokenizer = processor.tokenizer
     if isinstance(prompt, str):
         prompt = tokens_of(tokenizer or load_tokenizer(directory), prompt, add_special_tokens=False)

@@ -12,6 +12,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from diptych.core import registry
+from diptych.core.checkpoint.dialects import respell
 from diptych.core.checkpoint.directory import open_checkpoint
 from diptych.core.checkpoint.tensors import digest, from_array
 from diptych.core.config import ModelConfig
@@ -104,6 +105,7 @@ def stored(directory: Path, architecture: str = "") -> dict[str, str]:
     """The digests of a file's tensors by published name."""
     prefix = PREFIXES.get(architecture, "")
     tensors = load_file(directory / "model.safetensors")
+    tensors = {respell(name): array for name, array in tensors.items()}  # the present names of weight norm
     return {
         name if name.startswith(("text_proj", "visual_proj", prefix)) else prefix + name: digest(from_array(array))
         for name, array in tensors.items()

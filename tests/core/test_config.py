@@ -70,7 +70,9 @@ def test_every_field_is_read_and_written(cls):
             "num_attention_heads": 4, "hidden_size": 3 * 4 * 8 * 12, "image_size": 96, "patch_size": 5,
             "n_head": 4, "n_embd": 24, "d_model": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
             "activation_function": "relu6", "pooler_act": "relu6", "embed_dim": 192, "depths": (1, 2, 3, 1),
-            "num_heads": (4, 8, 16, 32), "window_size": 5,
+            "num_heads": (4, 8, 16, 32), "window_size": 5, "feat_extract_norm": "layer",
+            "feat_extract_activation": "relu6", "num_conv_pos_embedding_groups": 4, "num_codevector_groups": 4,
+            "codevector_dim": 48, "max_bucket_distance": 90, "ctc_loss_reduction": "mean" if value == "sum" else "sum",
         }.get(f.name)  # fmt: skip
         if other is None:
             match value:
@@ -78,10 +80,14 @@ def test_every_field_is_read_and_written(cls):
                     other = not value
                 case float():
                     other = value / 2 + 0.0625
+                case tuple():
+                    other = tuple(entry + 1 for entry in value)
                 case _ if f.name == "classifier_dropout":
                     other = 0.25
                 case _:
                     other = 7
+        if f.name == "adapter_attn_dim":
+            base = base.replace(do_stable_layer_norm=True)  # whose layers alone have such adapters
         config = base.replace(**{f.name: other})
         written = config.to_dict()
         if f.name == "num_labels":

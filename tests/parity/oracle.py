@@ -61,18 +61,6 @@ def _ctc_loss(
     return nn.functional.ctc_loss(scores, labels.masked_select(told), *lengths, **options)
 
 
-def _without_mask_warning(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A call of WavLM, whose attention gives torch a boolean mask beside a bias, which torch deprecates."""
-
-    @functools.wraps(call)
-    def quiet(*inputs: Any, **keywords: Any) -> Any:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
-            return call(*inputs, **keywords)
-
-    return quiet
-
-
 def _without_float32(call: Callable[..., Any]) -> Callable[..., Any]:
     """A call in which tensors that are rounded to float32 keep their dtype."""
 
@@ -104,9 +92,6 @@ def built(name: str, config: transformers.PretrainedConfig, **keywords: Any) -> 
         model.loss_function = _ctc_loss  # its own rounds the logits to float32
     if name.endswith(("LMHeadModel", "ForCausalLM", "GenerationDecoder")):
         model.loss_function = _causal_loss  # its own rounds the logits to float32
-    for module in (model, getattr(model, "encoder", None)):
-        if type(module).__name__.startswith("WavLM"):
-            module.forward = _without_mask_warning(module.forward)
     if name == "Wav2Vec2ForPreTraining":
         model.forward = _without_float32(model.forward)
     generator = torch.Generator().manual_seed(1)

@@ -222,7 +222,7 @@ def test_output_embeddings_are_tied_untied_or_none(backend: str, name: str) -> N
         if name == "EncoderDecoderModel":
             reads = model.encoder.embeddings.word_embeddings
         assert model.get_input_embeddings() is reads
-    elif name.endswith(OUTPUTS):
+    elif name.endswith(OUTPUTS) and name != "Wav2Vec2ForPreTraining":
         assert (found is model.get_input_embeddings()) == config.tie_word_embeddings
     else:
         assert found is None

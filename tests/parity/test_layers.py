@@ -83,6 +83,7 @@ CASES = {
     "conv1d": conv("Conv1d", 3, 5, 4, shape=(2, 11, 3)),
     "conv1d, stride": conv("Conv1d", 3, 5, 4, stride=3, shape=(2, 12, 3)),
     "conv1d, odd, padding": conv("Conv1d", 3, 5, 7, padding=2, stride=2, shape=(2, 13, 3), bias=False),
+    "conv1d, samples": conv("Conv1d", 1, 5, 4, stride=3, shape=(2, 12, 1)),
     "conv1d, groups": conv("Conv1d", 6, 9, 5, padding=1, groups=3, shape=(2, 11, 6)),
     "conv1d, tiles": conv("Conv1d", 3, 5, 2, stride=2, shape=(2, 11, 3), bias=False),
     "conv1d, a channel each": conv("Conv1d", 4, 4, 3, groups=4, stride=2, padding=3, shape=(2, 7, 4)),
@@ -268,3 +269,20 @@ def test_where_channels_come_last_is_asked_of_the_layer(backend: Any) -> None:
     last = {name for name, cls in vars(backend).items() if getattr(cls, "returns_channels_last", False)}
     images = {"Conv2d"} if backend is jax_layers else set()
     assert last == {"Conv1d", "WeightNormConv1d", "GroupNorm", "BatchNorm"} | images
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("kernel", "stride"), [(4, 3), (3, 5), (2, 2), (1, 1)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_without_a_gradient_is_a_product(channels: int, kernel: int, stride: int, bias: bool) -> None:
+    """Of inputs whose channels are adjacent, also at each length where a window more begins."""
+    case = conv("Conv1d", channels, 5, kernel, stride=stride, bias=bias, shape=(2, 11, channels))
+    layer = filled_torch(case, published_values(case))
+    for length in range(kernel, kernel + 2 * stride + 1):
+        states = torch.tensor(np.random.default_rng(length).normal(size=(2, length, channels)))
+        expected = layer(states)
+        with torch.no_grad():
+            assert layer._as_product(states) == (channels > 1)
+            found, apart = layer(states), layer(states.mT.contiguous().mT)
+        assert_close(found.numpy(), expected.detach().numpy(), name="product")
+        assert_close(apart.numpy(), expected.detach().numpy(), name="convolution")

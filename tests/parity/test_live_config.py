@@ -32,6 +32,9 @@ CHANGES: dict[str, Any] = {
     "eos_token_id": 6,
     "decoder_start_token_id": 7,
     "pad_token_id": 8,
+    "ctc_loss_reduction": "mean",
+    "contrastive_logits_temperature": 0.7,
+    "diversity_loss_weight": 0.9,
 }
 """Every field that is live in a family -> a value that no config of these tests has."""
 
@@ -52,7 +55,8 @@ def parts_of(config: ModelConfig) -> Iterator[str]:
 def changed_configs(config: ModelConfig) -> Iterator[ModelConfig]:
     """The config with another value of one live field, for each, and the same for each of its parts."""
     for name in sorted(type(config).live):
-        yield config.replace(**{name: CHANGES[name]})
+        now = getattr(config, name)
+        yield config.replace(**{name: not now if isinstance(now, bool) else CHANGES[name]})
     for part in parts_of(config):
         for changed in changed_configs(getattr(config, part)):
             yield config.replace(**{part: changed})

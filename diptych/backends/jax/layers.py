@@ -151,7 +151,17 @@ def _in_one_dtype(dtype: Any, states: Array, *variables: Any) -> tuple[Array, ..
     """The states and the variables' arrays in one dtype: the given one, or the one that JAX promotes them to."""
     arrays = (states, *(variable[...] for variable in variables))
     dtype = jnp.result_type(*arrays) if dtype is None else dtype
-    return tuple(array.astype(dtype) for array in arrays)
+    return tuple(jnp.asarray(array, dtype) for array in arrays)
+
+
+def _convolution_1d(inputs: Array, kernel: Array, strides: tuple[int, ...], padding: Any, **options: Any) -> Array:
+    size, channels = kernel.shape[:2]
+    if channels != 1 or options["feature_group_count"] != 1 or any(map(any, padding)):
+        return jax.lax.conv_general_dilated(inputs, kernel, strides, padding, **options)
+    # raw samples: one matrix product, five times as fast with XLA's CPU compiler
+    reach = inputs.shape[1] - size + 1
+    windows = jnp.concatenate([inputs[:, step : step + reach : strides[0]] for step in range(size)], axis=-1)
+    return jnp.matmul(windows, kernel[:, 0], precision=options["precision"])
 
 
 class Conv1d(nnx.Conv):
@@ -172,7 +182,7 @@ class Conv1d(nnx.Conv):
         **init: Unpack[Init],
     ) -> None:
         options: dict[str, Any] = {"kernel_init": _abstract, "bias_init": _abstract, "padding": padding}
-        options |= {"feature_group_count": groups, "use_bias": bias}
+        options |= {"feature_group_count": groups, "use_bias": bias, "conv_general_dilated": _convolution_1d}
         super().__init__(in_features, out_features, kernel_size, stride, **options, **_flax(init))
 
     def __call__(self, states: Float[Array, "B T C"]) -> Float[Array, "B L F"]:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -147,7 +147,7 @@ def position_convolution(slot: Slot) -> Distribution:
 
 
 def example(config: SoundEncoderConfig, architecture: str, random: np.random.Generator) -> dict[str, Any]:
-    """Two recordings, the second one padded, and labels."""
+    """Two recordings, the second one padded, with masked frames, and labels."""
     step = math.prod(config.conv_stride)
     length, shorter = config.least_samples + 7 * step, config.least_samples + 4 * step
     mask = np.array([[1] * length, [1] * shorter + [0] * (length - shorter)])
@@ -155,10 +155,11 @@ def example(config: SoundEncoderConfig, architecture: str, random: np.random.Gen
     if architecture.endswith("ForCTC"):
         labels = random.integers(0, config.vocab_size, (2, 2))
         inputs["labels"] = np.where(np.array([[True, True], [True, False]]), labels, -100)
-    if architecture.endswith("ForPreTraining"):
-        masked = np.tile([True, False], 32)[: config.feature_lengths(length)] & np.array([[True], [True]])
-        inputs["mask_time_indices"] = masked
-        inputs["sampled_negative_indices"] = draw_negatives(masked, 3, random)
+    if config.has_mask_embedding:
+        frames = config.feature_lengths(length, adapter=False)
+        inputs["mask_time_indices"] = np.arange(2 * frames).reshape(2, frames) % 3 < 2
+    if architecture.endswith("ForPreTraining") and config.has_mask_embedding:
+        inputs["sampled_negative_indices"] = draw_negatives(inputs["mask_time_indices"], 3, random)
     if architecture.endswith("ForSequenceClassification"):
         inputs["labels"] = example_targets(config.num_labels, config.problem_type, random)
     return inputs

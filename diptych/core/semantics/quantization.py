@@ -22,7 +22,8 @@ def one_hot_of_largest(ops: Any, values: Any) -> Any:
     """1 for the largest entry along the last axis, 0 for the others; without a gradient."""
     xp = ops.xp
     index = xp.argmax(values, axis=-1)
-    return xp.astype(index[..., None] == ops.steps(values.shape[-1], values), values.dtype)
+    places = xp.reshape(ops.steps(values.shape[-1], values), (1,) * (len(values.shape) - 1) + (-1,))
+    return xp.astype(index[..., None] == places, values.dtype)
 
 
 def perplexity(xp: Any, probabilities: Any, masked: Any) -> Any:

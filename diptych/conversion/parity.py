@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from diptych.conversion import transfer
 from diptych.conversion.capture import Run, run_jax, run_torch, shift_names
+from diptych.conversion.exact_speech import attention_of, exact_speech
 from diptych.conversion.published_names import published_names
 from diptych.conversion.report import Point, PointKind, Report
 from diptych.conversion.slots import names_backend
@@ -367,8 +368,8 @@ def _cast_torch(model: Any, dtype: str) -> Any:
 
 def _cast_transformers(model: Any, dtype: str) -> Any:
     duplicate = _cast_torch(model, dtype)
-    duplicate.set_attn_implementation("sdpa")  # its eager attention rounds to float32 inside
-    return _exact_loss(duplicate)
+    duplicate.set_attn_implementation(attention_of(type(duplicate)))
+    return exact_speech(_exact_loss(duplicate))
 
 
 def _exact_loss(model: Any) -> Any:
@@ -414,7 +415,11 @@ def _load_with_transformers(directory: Path, class_name: str, dtype: str, change
     transformers.logging.disable_progress_bar()
     try:
         model, info = cls.from_pretrained(
-            directory, dtype=getattr(torch, dtype), attn_implementation="sdpa", output_loading_info=True, **changes
+            directory,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention_of(cls),
+            output_loading_info=True,
+            **changes,
         )
     except OSError as error:
         raise CheckpointError(f"{directory}: transformers cannot load it ({str(error).splitlines()[0]})") from None
@@ -425,7 +430,7 @@ def _load_with_transformers(directory: Path, class_name: str, dtype: str, change
         raise CheckpointError(
             f"{directory}: transformers finds no tensors for {', '.join(sorted(info['missing_keys']))}"
         )
-    return _exact_loss(model.eval())
+    return exact_speech(_exact_loss(model.eval()))
 
 
 def _read_config(path: str | os.PathLike[str], class_name: str, loading: Mapping[str, Any]) -> Any:

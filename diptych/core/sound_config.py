@@ -71,24 +71,24 @@ class SoundEncoderConfig(ModelConfig):
     layer_norm_eps: float = 1e-5
     feat_extract_norm: Literal["group", "layer"] = "group"
     feat_extract_activation: Activation = "gelu"
-    conv_dim: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
-    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     conv_bias: bool = False
+    conv_dim: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    do_stable_layer_norm: bool = False
     num_conv_pos_embeddings: int = 128
     num_conv_pos_embedding_groups: int = 16
-    do_stable_layer_norm: bool = False
     apply_spec_augment: bool = True
-    mask_time_prob: float = 0.05
     mask_time_length: int = 10
-    mask_time_min_masks: int = 2
-    mask_feature_prob: float = 0.0
     mask_feature_length: int = 10
+    mask_time_prob: float = 0.05
+    mask_feature_prob: float = 0.0
+    mask_time_min_masks: int = 2
     mask_feature_min_masks: int = 0
     ctc_loss_reduction: Literal["sum", "mean"] = "sum"
     ctc_zero_infinity: bool = False
-    use_weighted_layer_sum: bool = False
     classifier_proj_size: int = 256
+    use_weighted_layer_sum: bool = False
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | tuple[int, ...] | None = 2
@@ -177,10 +177,10 @@ class AdaptedSoundEncoderConfig(SoundEncoderConfig):
     """The fields of speech encoders that can have an adapter."""
 
     add_adapter: bool = False
+    output_hidden_size: int | None = None
+    num_adapter_layers: int = 3
     adapter_kernel_size: int = 3
     adapter_stride: int = 2
-    num_adapter_layers: int = 3
-    output_hidden_size: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

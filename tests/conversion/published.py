@@ -19,7 +19,6 @@ class Published:
         copies: tensors that the file has twice -> their other name.
         buffers: tensors of the file that are no weights.
         fresh: class -> modules that the file lacks.
-        refused: classes that transformers does not make with the config.
     """
 
     config: dict[str, Any]
@@ -30,7 +29,6 @@ class Published:
     copies: dict[str, str] = field(default_factory=dict)
     buffers: Shapes = field(default_factory=dict)
     fresh: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    refused: tuple[str, ...] = ()
 
 
 def clip(text, vision, projection, parameters, **fields):
@@ -179,7 +177,6 @@ def speech(name, model_type, architecture, parameters=None, **sizes):
         file=name + architecture,
         parameters=parameters,
         fresh={other: missing for other, missing in heads.items() if other != name + architecture},
-        refused=(f"{name}ForSequenceClassification",) if sizes.get("add_adapter") else (),
     )
 
 

@@ -125,9 +125,7 @@ def test_both_backends_have_the_same_parameters(name, architecture):
     assert Counter(slots) == Counter(slots_of("jax", name, architecture))
 
 
-@pytest.mark.parametrize(
-    ("name", "architecture"), [case for case in CASES if case[1] not in PUBLISHED[case[0]].refused]
-)
+@pytest.mark.parametrize(("name", "architecture"), CASES)
 def test_every_tensor_that_transformers_saves_has_its_place(name, architecture, matched):
     shapes = saved_by_transformers(name, architecture)
     found = matched(name, architecture, shapes)

@@ -195,3 +195,51 @@ def test_a_narrow_dtype_that_goes_wrong() -> None:
     assert not report.passed
     assert first(report) == "pooler_output"
     assert parity(reference, reference, dtype="bfloat16").passed
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_other_gelu_between_convolutions(side: str) -> None:
+    reference, candidate = pair("Wav2Vec2Model", side)
+    table = {"jax": jax_ops, "torch": torch_ops}[side].ACTIVATIONS
+    candidate.feature_extractor.conv_layers[1].activation = table["gelu_new"]
+    assert first(parity(reference, candidate, gradients=False)) == "feature_extractor.conv_layers.1"
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_another_epsilon_of_group_norm(side: str) -> None:
+    reference, candidate = pair("Wav2Vec2Model", side)
+    norm = candidate.feature_extractor.conv_layers[0].layer_norm
+    setattr(norm, {"jax": "epsilon", "torch": "eps"}[side], 1e-6)
+    assert first(parity(reference, candidate, gradients=False)) == "feature_extractor.conv_layers.0.layer_norm"
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_other_frame_of_an_even_kernel_dropped(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, candidate = pair("Wav2Vec2Model", side)
+    positions, call = type(candidate.encoder.pos_conv_embed), "__call__" if side == "jax" else "forward"
+    original = getattr(positions, call)
+
+    def first_dropped(self: Any, hidden_states: Any) -> Any:
+        return (
+            self.activation(self.conv(hidden_states)[:, 1:])
+            if hasattr(self, "early")
+            else original(self, hidden_states)
+        )
+
+    candidate.encoder.pos_conv_embed.early = True  # copied with the candidate
+    monkeypatch.setattr(positions, call, first_dropped)
+    assert first(parity(reference, candidate, gradients=False)) == "encoder.pos_conv_embed"
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_bias_of_distances_in_the_first_layer_alone(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, candidate = pair("WavLMModel", side)
+    attention = type(candidate.encoder.layers[1].attention)
+    original = attention.gate
+
+    def unbiased(self: Any, hidden_states: Any) -> Any:
+        return original(self, hidden_states) * (0.0 if hasattr(self, "unbiased") else 1.0)
+
+    candidate.encoder.layers[1].attention.unbiased = True
+    monkeypatch.setattr(attention, "gate", unbiased)
+    assert first(parity(reference, candidate, gradients=False)).startswith("encoder.layers.1.attention")

@@ -157,9 +157,10 @@ def example(config: SoundEncoderConfig, architecture: str, random: np.random.Gen
         inputs["labels"] = np.where(np.array([[True, True], [True, False]]), labels, -100)
     if config.has_mask_embedding:
         frames = config.feature_lengths(length, adapter=False)
-        inputs["mask_time_indices"] = np.arange(2 * frames).reshape(2, frames) % 3 < 2
-    if architecture.endswith("ForPreTraining") and config.has_mask_embedding:
-        inputs["sampled_negative_indices"] = draw_negatives(inputs["mask_time_indices"], 3, random)
+        masked = np.array([[(row * frames + frame) % 3 < 2 for frame in range(frames)] for row in (0, 1)])
+        inputs["mask_time_indices"] = masked
+        if architecture.endswith("ForPreTraining"):
+            inputs["sampled_negative_indices"] = draw_negatives(masked, 3, random)
     if architecture.endswith("ForSequenceClassification"):
         inputs["labels"] = example_targets(config.num_labels, config.problem_type, random)
     return inputs

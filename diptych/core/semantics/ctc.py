@@ -4,6 +4,7 @@ Letters of the shapes: B batch, T frames, V vocabulary, L labels, S = 2 L + 1 st
 them and around them.
 """
 
+import functools
 from typing import Any
 
 _NEVER = -1e30
@@ -55,17 +56,10 @@ def loss(
     chosen = xp.broadcast_to(states[:, None, :], (batch, frames, states.shape[1]))
     emitted = xp.permute_dims(xp.take_along_axis(log_probabilities, chosen, axis=2), (1, 0, 2))
     zeros = xp.zeros_like(xp.astype(states, wide))
-    never = zeros[:, :1] + _NEVER
     start = xp.where((places == 0)[None, :], zeros, zeros + _NEVER)
 
-    def step(alpha: Any, item: Any) -> Any:
-        emission, frame = item
-        one = xp.concat([never, alpha[:, :-1]], axis=1)
-        two = xp.where(skips, xp.concat([never, never, alpha[:, :-2]], axis=1), xp.zeros_like(alpha) + _NEVER)
-        reached = xp.logaddexp(xp.logaddexp(alpha, one), two) + emission
-        return xp.where((frame < frame_counts)[:, None], reached, alpha)
-
-    alpha = ops.scan(step, start, (emitted, ops.steps(frames, labels)))
+    items = (emitted, ops.steps(frames, labels))
+    alpha = ops.scan(functools.partial(_next_alpha, xp, skips, frame_counts), start, items)
     ends = xp.logical_and(
         places[None, :] <= 2 * label_counts[:, None], places[None, :] >= 2 * label_counts[:, None] - 1
     )
@@ -78,6 +72,16 @@ def loss(
         return xp.sum(losses)
     counts = xp.where(label_counts > 0, label_counts, xp.full_like(label_counts, 1))
     return xp.mean(losses / xp.astype(counts, wide))
+
+
+def _next_alpha(xp: Any, skips: Any, frame_counts: Any, alpha: Any, item: tuple[Any, Any]) -> Any:
+    """(B, S): the log-probability of being in each state after one more frame; unchanged after a row's last one."""
+    emission, frame = item
+    never = xp.zeros_like(alpha) + _NEVER
+    one = xp.concat([never[:, :1], alpha[:, :-1]], axis=1)
+    two = xp.where(skips, xp.concat([never[:, :2], alpha[:, :-2]], axis=1), never)
+    reached = xp.logaddexp(xp.logaddexp(alpha, one), two) + emission
+    return xp.where((frame < frame_counts)[:, None], reached, alpha)
 
 
 def pack_labels(xp: Any, labels: Any, counted: Any) -> tuple[Any, Any]:

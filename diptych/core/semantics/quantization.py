@@ -86,7 +86,7 @@ def draw_negatives(masked: np.ndarray, count: int, random: np.random.Generator) 
         random: the source of randomness.
     """
     rows, frames = masked.shape
-    found = np.zeros((rows, frames, count), np.int64) + np.arange(rows)[:, None, None] * frames
+    found = np.tile(np.array([[[row * frames]] for row in range(rows)]), (1, frames, count))
     for row in range(rows):
         (places,) = np.nonzero(masked[row])
         drawn = random.integers(0, len(places) - 1, (len(places), count))

@@ -1,6 +1,6 @@
 """WavLM (Chen et al. 2021, arXiv:2110.13900), as published in microsoft/wavlm-base."""
 
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, Unpack, cast
 
 from flax import nnx
 from jax import Array
@@ -22,7 +22,6 @@ from diptych.backends.jax.pretrained import Build
 from diptych.backends.jax.stacks import AttentionOutput, LayerInputs
 from diptych.core.models.wavlm import WavLMConfig
 from diptych.core.semantics.positions import distance_buckets
-from diptych.core.sound_config import SoundEncoderConfig
 
 
 class WavLMAttention(Wav2Vec2Attention):
@@ -58,7 +57,8 @@ class WavLMAttention(Wav2Vec2Attention):
 
     def __call__(self, hidden_states: Float[Array, "B T D"], inputs: LayerInputs) -> AttentionOutput:
         """The attention probabilities that are returned are the heads' mean, for every head, as published."""
-        weights, bias = inputs.output_attentions, self.gate(hidden_states) * inputs.bias
+        weights, shared = inputs.output_attentions, cast(Any, inputs.bias)
+        bias = self.gate(hidden_states) * shared
         gated = LayerInputs(mask=inputs.mask, bias=bias, output_attentions=weights, rngs=inputs.rngs)
         attended = self.attend(hidden_states, gated)
         if attended.probabilities is None:
@@ -70,7 +70,7 @@ class WavLMAttention(Wav2Vec2Attention):
 class WavLMEncoder(Wav2Vec2Encoder):
     """Wav2Vec2's layers with WavLM's attention."""
 
-    def make_layer(self, config: SoundEncoderConfig, index: int, **init: Unpack[ops.Init]) -> nnx.Module:
+    def make_layer(self, config: Any, index: int, **init: Unpack[ops.Init]) -> nnx.Module:
         """The layer of a number; the first one is never dropped."""
         layer = Wav2Vec2EncoderLayerStableLayerNorm if config.do_stable_layer_norm else Wav2Vec2EncoderLayer
         attention = WavLMAttention(config, first=index == 0, **init)

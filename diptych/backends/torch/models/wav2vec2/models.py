@@ -57,8 +57,8 @@ class Wav2Vec2Model(PreTrainedModel):
         self.time_mask = layers.SpanMask("time", **config.spans("time"))
         self.feature_mask = layers.SpanMask("feature", **config.spans("feature"))
         self.encoder = self.encoder_class(config, **init)
-        adapted = isinstance(config, AdaptedSoundEncoderConfig) and config.add_adapter
-        self.adapter = Wav2Vec2Adapter(config, **init) if adapted else None
+        adapted = isinstance(config, AdaptedSoundEncoderConfig)
+        self.adapter = Wav2Vec2Adapter(config, **init) if adapted and config.add_adapter else None
         self._finish(build)
 
     def freeze_feature_encoder(self) -> None:
@@ -224,7 +224,8 @@ class Wav2Vec2ForSequenceClassification(PreTrainedModel):
             return outputs.last_hidden_state
         weights = layers.value(self.layer_weights, outputs.last_hidden_state)
         weights = ops.xp.exp(losses.log_softmax(ops.xp, weights))
-        return sum(weights[index] * states for index, states in enumerate(outputs.hidden_states))
+        weighted: Any = sum(weights[index] * states for index, states in enumerate(outputs.hidden_states))
+        return weighted
 
 
 def mean_over_frames(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B D"]:

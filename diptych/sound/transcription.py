@@ -144,7 +144,7 @@ def transcribe(
             options["forced_bos_token_id"] = language_id(processor.needed_tokenizer(), language, "language")
         if model.generation_config.resolve(**options).num_return_sequences != 1:
             raise InputError("generate: num_return_sequences must be 1 for recordings, whose windows make one text")
-        pieces = None if show is None or not live else (lambda text: show(text.removesuffix("\n")))
+        pieces = _without_line_breaks(show) if live and show is not None else None
         writer = Writer(model, processor.tokenizer, options, compile=compile, echo=echo, show=pieces, as_json=False)
         listener = WritingListener(chosen, model, processor, window, writer=writer)
     hidden = (True if live else None) if progress is None else not progress
@@ -211,6 +211,11 @@ def _transcribe(
             with tqdm.external_write_mode():
                 on_error(InputError(message))
     return Transcription(path, text, tuple(parts), tuple(ids))
+
+
+def _without_line_breaks(show: Callable[[str], None]) -> Callable[[str], None]:
+    """The function, which leaves out the line break after the text of a window."""
+    return lambda text: show(text.removesuffix("\n"))
 
 
 def _choose_language(directory: Path, model: Any, processor: SpeechProcessor, language: str | None) -> None:

@@ -35,7 +35,8 @@ def _config(name: str) -> Config:
     return {
         "decoder": gpt2.FAMILY.config("GPT2LMHeadModel"),
         "decoder_start_token_id": 58,
-        "encoder": wav2vec2.FAMILY.config("Wav2Vec2Model"),
+        # the Flax class starts with 1024 samples, whose frames must not outnumber the decoder's positions
+        "encoder": wav2vec2.FAMILY.config("Wav2Vec2Model") | {"conv_stride": [8, 3, 3]},
         "is_encoder_decoder": True,
         "model_type": "speech-encoder-decoder",
         "pad_token_id": 0,

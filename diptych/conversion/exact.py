@@ -7,12 +7,17 @@ from diptych.core.semantics.losses import IGNORED
 
 
 def exact(model: Any) -> Any:
-    """The model of transformers, changed in place: its losses, IDEFICS' norms and rotary positions aren't rounded."""
+    """The model of transformers, changed in place: its losses, IDEFICS' norms and rotary positions aren't rounded.
+
+    And where a token of IDEFICS sees no image, attention gives zeros, which the model makes of it a step later.
+    """
     if model.loss_type in (None, "ForCausalLM"):  # the default loss
         model.loss_function = _causal_loss
     for module in model.modules():
         if (forward := _FORWARDS.get(type(module).__name__)) is not None:
             module.forward = functools.partial(forward, module)
+        if getattr(module, "is_cross_attention", False) and type(module).__name__ == "IdeficsAttention":
+            _give_zeros_without_images(module)
     return model
 
 
@@ -32,6 +37,20 @@ def _rotary(module: Any, states: Any, position_ids: Any) -> Any:
     """The cosines and sines of the published angles, which are in float32."""
     angles = (position_ids[..., None].float() * module.inv_freq.float()).to(states.dtype).repeat(1, 1, 2)
     return angles.cos(), angles.sin()
+
+
+def _give_zeros_without_images(attention: Any) -> None:
+    masks: list[Any] = []
+
+    def keep_mask(module: Any, args: Any, keywords: Any) -> None:
+        masks[:] = [keywords["attention_mask"]]
+
+    def gate(module: Any, args: Any) -> Any:
+        sees_none = (masks[0] != 0.0).all(-1)[:, 0, :, None]
+        return (args[0].masked_fill(sees_none, 0.0),)
+
+    attention.register_forward_pre_hook(keep_mask, with_kwargs=True)
+    attention.o_proj.register_forward_pre_hook(gate)
 
 
 _FORWARDS = {"IdeficsRMSNorm": _rms_norm, "IdeficsRotaryEmbedding": _rotary}

@@ -81,7 +81,9 @@ class Subject:
         shift = shift_names(
             find_shifts(names, wanted, within(families()[architectures()[self.class_name]], self.config))
         )
-        return lambda name: shift(known[name]) if name in known else None
+        # IDEFICS looks up additional words alone there, and ours all of them
+        compared = {name: known[name] for name in known if not name.endswith("additional_embedding")}
+        return lambda name: shift(compared[name]) if name in compared else None
 
     def _description(self, model: Any) -> dict[str, str]:
         packages = {**PACKAGES, "transformers": ("transformers", "torch")}

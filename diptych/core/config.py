@@ -336,11 +336,8 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, housekeeping included, as plain JSON data."""
-        data: dict[str, Any] = {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if f.name not in ("housekeeping", "num_labels")
-        }
+        names = [f.name for f in dataclasses.fields(self) if f.name not in ("housekeeping", "num_labels")]
+        data: dict[str, Any] = {name: getattr(self, name) for name in names}
         data |= {**self.housekeeping, "model_type": self.model_type}
         named = data.get("id2label")
         # without names, the number of classes is the default, which BART overrides
@@ -355,9 +352,7 @@ class ModelConfig:
 
     def token_ids_outside(self) -> dict[str, Any]:
         """Special token ids that lie outside the vocabulary; common in published configs, an error only when used."""
-        size = getattr(self, "vocab_size", None)
-        if size is not None:
-            size += getattr(self, "additional_vocab_size", 0)
+        size = getattr(self, "total_vocab_size", getattr(self, "vocab_size", None))
         outside: dict[str, Any] = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)

@@ -157,7 +157,7 @@ def _resampler(path: str) -> Shapes:
 
 CHOICES: dict[str, Sequence[Choices]] = {
     "IdeficsModel": [
-        {"images": "pixel_values", "resized": True, "resampler": False, "additional": 0},
+        {"images": "pixel_values", "resized": True, "resampler": False, "padding": "holes", "counted": True},
         {"images": "image_encoder_embeddings", "resampler": True, "additional": 1},
     ],
     "IdeficsForVisionText2Text": [
@@ -224,7 +224,8 @@ def _draw(drawn: Drawn, name: str) -> Case:
     inputs: Inputs = {"use_cache": False} | drawn.text(config, batch, length, mask)
     if "input_ids" in inputs and additional:
         inputs["input_ids"][:, 2] = vocabulary + drawn.random().integers(0, additional, batch)
-    inputs |= drawn.ids_or_not("position_ids", batch, length, config.max_position_embeddings)
+    if not drawn.choice("counted", [True, False]):
+        inputs |= drawn.ids_or_not("position_ids", batch, length, config.max_position_embeddings)
     if "position_ids" in inputs:
         # without a mask, 5.23 takes a jump in the positions for the border between two texts
         inputs.setdefault("attention_mask", np.ones((batch, length), np.int64))

@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from PIL import Image, ImageDraw
-from training import IGNORED, Backend, Batch, Jax, Run, Torch, generated, model_class, plot_losses, train
+from training import IGNORED, Backend, Batch, Run, begin, generated, model_class, plot_losses, train
 
 from diptych.core.models.gpt2 import GPT2Config
 from diptych.core.models.vision_encoder_decoder import VisionEncoderDecoderConfig
@@ -144,7 +144,7 @@ def main(
 ) -> None:
     """Trains a small ViT -> GPT-2 to describe images; fails if it doesn't reach the target accuracy."""
     out.mkdir(parents=True, exist_ok=True)
-    training = (Jax if backend is Backend.jax else Torch)(NAME, CONFIG, seed)
+    training = begin(backend, model_class(backend, NAME)(CONFIG, seed=seed))
     test_set = examples(np.random.default_rng(seed + 1), TEST_IMAGES)
     run = train(training, batches(seed), test_set, steps=steps, target=target, every=every)
     picture = plot_losses(out, backend, run.losses, "ViT -> GPT-2 learns to describe images")

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from training import IGNORED, Backend, Batch, Jax, Torch, plot_losses, train
+from training import IGNORED, Backend, Batch, begin, model_class, plot_losses, train
 
 from diptych.core.models.bert import BertConfig
 from diptych.core.models.encoder_decoder import EncoderDecoderConfig
@@ -84,7 +84,7 @@ def main(
 ) -> None:
     """Trains a small bert2gpt2 to reverse strings of digits; fails if it doesn't reach the target accuracy."""
     out.mkdir(parents=True, exist_ok=True)
-    training = (Jax if backend is Backend.jax else Torch)("EncoderDecoderModel", CONFIG, seed)
+    training = begin(backend, model_class(backend, "EncoderDecoderModel")(CONFIG, seed=seed))
     test_set = strings(np.random.default_rng(seed + 1), TEST_STRINGS)
     run = train(training, batches(seed), test_set, steps=steps, target=target, every=every)
     picture = plot_losses(out, backend, run.losses, "bert2gpt2 learns to reverse digits")

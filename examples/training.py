@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
-
-from diptych.core.config import ModelConfig
 
 IGNORED = -100
 """The label of positions that don't count."""
@@ -34,20 +32,20 @@ def model_class(backend: Backend, name: str) -> Any:
 
 
 class Torch:
-    """Training in PyTorch with torch.optim.AdamW."""
+    """Training in PyTorch with torch.optim.AdamW, of the parameters that are not frozen."""
 
-    def __init__(self, name: str, config: ModelConfig, seed: int) -> None:
+    def __init__(self, model: Any, steps: int | None = None) -> None:
         import torch
 
-        self.model = model_class(Backend.torch, name)(config, seed=seed).train()
+        self.model = model.train()
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            model.trainable_parameters(),
             RATE,
             betas=(ADAMW["b1"], ADAMW["b2"]),
             eps=ADAMW["eps"],
             weight_decay=ADAMW["weight_decay"],
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: min(1.0, (step + 1) / WARM_UP))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _share(step, steps, min))
 
     def step(self, batch: Batch) -> float:
         """One training step on a batch; returns its loss."""
@@ -60,14 +58,18 @@ class Torch:
 
 
 class Jax:
-    """Training in JAX with optax.adamw; a step is one compiled function of model and optimizer state."""
+    """Training in JAX with optax.adamw, of the parameters that are not frozen.
 
-    def __init__(self, name: str, config: ModelConfig, seed: int) -> None:
+    A step is one compiled function of model and optimizer state.
+    """
+
+    def __init__(self, model: Any, steps: int | None = None) -> None:
         import jax
         import optax
 
-        self.model = model_class(Backend.jax, name)(config, seed=seed).train()
-        optimizer = optax.adamw(optax.linear_schedule(RATE / WARM_UP, RATE, WARM_UP - 1), **ADAMW)
+        self.model = model.train()
+        optimizer = optax.adamw(lambda step: RATE * _share(step, steps, jax.numpy.minimum), **ADAMW)
+        optimizer = optax.masked(optimizer, self.model.trainable_parameters())
         self.state = optimizer.init(self.model)
 
         def step(model: Any, state: Any, batch: Any) -> Any:
@@ -83,13 +85,25 @@ class Jax:
         return float(loss)
 
 
+def _share(step: Any, steps: int | None, minimum: Callable[[Any, Any], Any]) -> Any:
+    """The factor of the learning rate in a step: it rises at first, and falls over the last third of the steps."""
+    rise = minimum(1.0, (step + 1) / WARM_UP)
+    return rise if steps is None else minimum(rise, (steps - step) / max(1, steps // 3))
+
+
+def begin(backend: Backend, model: Any, steps: int | None = None) -> Torch | Jax:
+    """The training of a model of this framework; the learning rate falls in the end if the steps are given."""
+    return (Jax if backend is Backend.jax else Torch)(model, steps)
+
+
 def generated(model: Any, batch: Batch) -> np.ndarray:
-    """The generated tokens for each row of a batch, padded after the end to the width of the labels."""
+    """The new tokens for each row of a batch, padded after the end to the width of the labels."""
     inputs = {name: values for name, values in batch.items() if name != "labels"}
     length = batch["labels"].shape[1]
     output = model.eval().generate(**inputs, max_new_tokens=length)
     model.train()
-    tokens = np.asarray(output.sequences)[:, 1:]  # without the start token
+    prompt = batch["input_ids"].shape[1] if not model.encoder_inputs else 1  # an encoder's decoder has a start token
+    tokens = np.asarray(output.sequences)[:, prompt:]
     return np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])), constant_values=model.config.pad_token_id)
 
 

@@ -19,8 +19,11 @@ STEPS = 3
 SAYS = {
     "train_seq2seq": ("test strings correct", 13),
     "train_captioner": ("unseen images described correctly", 22),
+    "train_idefics": ("questions about unseen pairs answered correctly", 23),
 }
 """Example -> what its score counts, and the size of its vocabulary."""
+PHASES = {"train_idefics": 2}
+"""Example -> the number of its phases of training, if there are several."""
 
 Runs = tuple[str, Path, dict[str, Any]]
 
@@ -36,6 +39,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """An example, the folder of a few steps in each backend, one after the other, and what the two runs said."""
     out = tmp_path_factory.mktemp("example") / "out"
     steps = ("--steps", str(STEPS), "--every", str(STEPS), "--target", "0")
+    steps += ("--first-steps", str(STEPS)) if request.param in PHASES else ()
     return (
         request.param,
         out,
@@ -52,12 +56,12 @@ def test_a_run_says_what_came_of_it(runs: Runs, backend: str) -> None:
     example, out, processes = runs
     run = processes[backend]
     assert run.returncode == 0, run.stderr
-    counted, vocabulary = SAYS[example]
+    (counted, vocabulary), steps = SAYS[example], STEPS * PHASES.get(example, 1)
     assert re.search(
-        rf"^{backend}: \d+\.\d% of 1000 {counted} after {STEPS} steps and \d+ s$", run.stdout, re.MULTILINE
+        rf"^{backend}: \d+\.\d% of 1000 {counted} after {steps} steps and \d+ s$", run.stdout, re.MULTILINE
     )
     losses = losses_of(out, backend)
-    assert losses.shape == (STEPS,)
+    assert losses.shape == (steps,)
     assert (
         f"loss {losses[0]:.4f} at the start, {losses[-1]:.4f} at the end; curves in {out / 'losses.png'}" in run.stdout
     )
@@ -65,10 +69,10 @@ def test_a_run_says_what_came_of_it(runs: Runs, backend: str) -> None:
 
 
 def test_both_backends_learn_alike(runs: Runs) -> None:
-    _, out, _ = runs
+    example, out, _ = runs
     found, expected = losses_of(out, "jax"), losses_of(out, "torch")
     assert_close(found, expected, kind="float32", name="losses")
-    assert len(set(found.tolist())) == STEPS  # each step was taken
+    assert len(set(found.tolist())) == STEPS * PHASES.get(example, 1)  # each step was taken
 
 
 def colours_of(path: Path, size: tuple[int, int]) -> set[Any]:
@@ -82,8 +86,8 @@ def colours_of(path: Path, size: tuple[int, int]) -> set[Any]:
 
 def test_the_picture_has_both_curves(runs: Runs) -> None:
     example, out, _ = runs
-    more = ["captions-{}.png", "model-{}"] if example == "train_captioner" else []
-    names = [name.format(backend) for name in ["losses-{}.json", *more] for backend in BACKENDS]
+    more = {"train_captioner": ["captions-{}.png", "model-{}"], "train_idefics": ["answers-{}.png", "model-{}"]}
+    names = [name.format(backend) for name in ["losses-{}.json", *more.get(example, [])] for backend in BACKENDS]
     assert sorted(path.name for path in out.iterdir()) == sorted([*names, "losses.png"])
     assert {(31, 119, 180), (255, 127, 14)} <= colours_of(out / "losses.png", (1050, 600))  # matplotlib's first two
 
@@ -104,3 +108,11 @@ def test_a_target_that_is_not_reached_is_an_error(tmp_path: Path) -> None:
     run = trained("train_seq2seq", tmp_path / "out", "--backend", "torch", "--steps", "1", "--target", "1")
     assert (run.returncode, run.stderr.splitlines()[-1]) == (1, "the target of 100.0% was not reached")
     assert losses_of(tmp_path / "out", "torch").shape == (1,) and (tmp_path / "out" / "losses.png").exists()
+
+
+@pytest.mark.parametrize("runs", ["train_idefics"], indirect=True)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_page_shows_images_and_wrong_answers_in_red(runs: Runs, backend: str) -> None:
+    _, out, _ = runs
+    colours = colours_of(out / f"answers-{backend}.png", (1200, 900))
+    assert (255, 0, 0) in colours and len(colours) > 1000

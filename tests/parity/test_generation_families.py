@@ -72,26 +72,6 @@ def sound_encoder(backend: str) -> dict[str, Any]:
 
 
 @each_backend
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}])
-def test_states_of_sound_are_fewer_than_samples_and_have_a_mask_of_their_own(
-    backend: str, options: dict[str, Any]
-) -> None:
-    model = stub(backend, "BartForConditionalGeneration", sound_encoder(backend))
-    plain = small(backend, "BartForConditionalGeneration")
-    sound = np.random.default_rng(1).normal(size=(2, 22))
-    mask = (np.arange(22)[None] < np.array([[22], [12]])).astype(np.int64)
-    states = sound[:, :21].reshape(2, 7, 3) @ FRAMES
-    found = model.generate(input_values=sound, attention_mask=mask, **ASKED, **options)
-    wanted = plain.generate(encoder_outputs=states, attention_mask=mask[:, :21:3], **ASKED, **options)
-    assert_same(found, wanted)
-    without = model.generate(input_values=sound, **ASKED, **options)
-    assert_same(without, plain.generate(encoder_outputs=states, **ASKED, **options))
-    assert not np.allclose(array(without.scores[0]), array(found.scores[0]))
-    layers = model.generate(input_values=sound, attention_mask=mask, **ASKED, **options, output_attentions=True)
-    assert layers.cross_attentions[0][0].shape[-1] == 7
-
-
-@each_backend
 def test_given_states_may_bring_their_mask(backend: str) -> None:
     model = stub(backend, "BartForConditionalGeneration", sound_encoder(backend))
     sound, mask = np.random.default_rng(1).normal(size=(2, 22)), np.ones((2, 22), np.int64)
@@ -135,28 +115,6 @@ def image_encoder(backend: str) -> dict[str, Any]:
         "encoder_inputs": (*inputs.IMAGE_INPUTS, ModelInput("flip", "switch", "")),
         "_prepends_start_token": False,
     }
-
-
-@each_backend
-def test_images_have_no_mask(backend: str) -> None:
-    model = stub(backend, "BartForConditionalGeneration", image_encoder(backend))
-    plain = small(backend, "BartForConditionalGeneration")
-    images = np.random.default_rng(2).normal(size=(2, 1, 5, 12))
-    states = images[:, 0] @ PATCHES
-    for options in ({}, {"num_beams": 2}):
-        found = model.generate(pixel_values=images, **ASKED, **options)
-        assert_same(found, plain.generate(encoder_outputs=states, **ASKED, **options))
-        flipped = model.generate(pixel_values=images, flip=True, **ASKED, **options)
-        assert_same(flipped, plain.generate(encoder_outputs=-states, **ASKED, **options))
-    start = np.array([[7, 3], [7, 5]])  # not behind the start token: the family says so
-    found = model.generate(pixel_values=images, decoder_input_ids=start, **ASKED).sequences
-    np.testing.assert_array_equal(array(found)[:, :2], start)
-    with pytest.raises(TypeError, match="the model does not take attention_mask; it takes pixel_values, flip, enc"):
-        model.generate(pixel_values=images, attention_mask=np.ones((2, 5)))
-    with pytest.raises(
-        InputError, match=r"pixel_values has shape \(2, 5, 12\), but \(batch, channels, height, width\)"
-    ):
-        model.generate(pixel_values=images[:, 0])
 
 
 # A decoder that sees images: their states are computed once, and a mask over them grows by a row for each token.
@@ -237,16 +195,6 @@ def test_a_mask_over_images_grows_with_the_tokens(backend: str) -> None:
         model.generate(**{**call, "image_attention_mask": SEEN[:, 1:]})
     with pytest.raises(InputError, match=r"pixel_values has shape \(1, 3, 2, 2, 4\), but \(2, 3, 2, 2, 4\) is needed"):
         model.generate(**{**call, "pixel_values": IMAGES[:1]})
-
-
-def test_beams_over_images_agree() -> None:
-    both = [
-        stub(backend, "GPT2LMHeadModel", image_decoder(backend, [])).generate(
-            IDS, pixel_values=IMAGES, image_attention_mask=SEEN, num_beams=3, **ASKED
-        )
-        for backend in BACKENDS
-    ]
-    assert_same(*both)
 
 
 # A vocabulary beside the first one.

@@ -9,7 +9,7 @@ import numpy as np
 from tests.family import CROSSES, PADDINGS, Case, Config, Family, Inputs, Shapes, affine, families, unseen
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tests.drawing import Drawn
 
@@ -39,6 +39,7 @@ def written_case(
     *,
     decoders: Sequence[str],
     taken: Sequence[int],
+    adapt: Callable[[str, int, bool], None] = lambda decoder, width, same_width: None,
 ) -> Case:
     """A composite of a drawn encoder and a decoder, and one call.
 
@@ -51,16 +52,19 @@ def written_case(
         inputs: what it reads.
         decoders: the model types that the decoder may have.
         taken: sizes of the inputs; the first is the number of rows.
+        adapt: changes the encoder, given the decoder's model type and width, and whether the encoder has that width.
     """
     batch, count = taken[0], drawn.size(7, 12)
     side = drawn.part(*taken, count)
-    if not drawn.choice("same_width", [True, False]):
+    same_width = drawn.choice("same_width", [True, False])
+    if not same_width:
         side.taken |= {*heads, heads[1] // heads[0]}
         heads = side.heads()
     side.taken |= {*heads, heads[1] // heads[0]}
     kind = drawn.choice("decoder", decoders)
     half = halves()[kind].half
     assert half is not None
+    adapt(kind, heads[1], same_width)
     decoder = half.draw(side, *heads, count, CROSSES)
     vocabulary = decoder.vocab_size
     config: Config = drawn.config(

@@ -26,7 +26,7 @@ def load_image_processor(directory: Path, ignore_config: Iterable[str] = ()) -> 
     """
     processor = load_processor(directory, ignore_config=ignore_config)
     if isinstance(processor, SpeechProcessor):
-        raise InputError(f"{directory}: this checkpoint reads sound, but images are given")
+        raise InputError(f"{directory}: its processor reads sound, not images")
     return processor
 
 

@@ -15,7 +15,7 @@ from diptych.backends import torch as in_torch
 from diptych.conversion import image_inputs
 from diptych.core.errors import InputError
 from diptych.images import classify_images, generate_text_from_images
-from diptych.images.files import find_images, load_image_processor
+from diptych.images.files import find_images
 from tests.assertions import assert_close
 from tests.processing.drawings import photo
 
@@ -498,10 +498,3 @@ def test_no_classifier_has_no_classes(checkpoints, tmp_path, album):
     save(in_torch.ViTForImageClassification(config, seed=0), tmp_path)
     with pytest.raises(InputError, match="classify: num_labels=0, so the model has no classifier"):
         classify_images(tmp_path, album)
-
-
-def test_a_checkpoint_that_reads_sound_gets_no_images(tmp_path):
-    settings = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": 16_000}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
-    with pytest.raises(InputError, match=r": this checkpoint reads sound, but images are given$"):
-        load_image_processor(tmp_path)

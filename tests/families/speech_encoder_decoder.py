@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tests.composites import WRITTEN, halves, part_shapes, written_case
 from tests.families import gpt2, wav2vec2
-from tests.families.encoder_decoder import halves
 from tests.family import (
-    CROSSES,
-    PADDINGS,
     TINY,
     Case,
     Choices,
@@ -19,10 +17,8 @@ from tests.family import (
     Family,
     Inputs,
     Shapes,
-    affine,
     families,
     text_labels,
-    unseen,
 )
 
 if TYPE_CHECKING:
@@ -45,15 +41,15 @@ def _config(name: str) -> Config:
 
 
 def _shapes(name: str) -> Shapes:
-    parts = ("encoder", wav2vec2.FAMILY.shapes("Wav2Vec2Model")), ("decoder", gpt2.FAMILY.shapes("GPT2LMHeadModel"))
-    found = {f"{part}.{tensor}": shape for part, tensors in parts for tensor, shape in tensors.items()}
-    return found | affine("enc_to_dec_proj", gpt2.SIZES["n_embd"], wav2vec2.SIZES["hidden_size"])
+    return part_shapes(
+        wav2vec2.FAMILY.shapes("Wav2Vec2Model"),
+        gpt2.FAMILY.shapes("GPT2LMHeadModel"),
+        (wav2vec2.SIZES["hidden_size"], gpt2.SIZES["n_embd"]),
+    )
 
 
 # Cases
 
-WRITTEN = ("labels", "embeddings", "ids and labels")
-"""What the decoder is given."""
 DECODERS = ("bart", "gpt2", "mbart", "bert", "trocr", "roberta")
 ADAPTERS = ("narrow", "", "wide")
 """One that keeps the width, none, and one whose width is the decoder's: transformers projects no other."""
@@ -76,7 +72,7 @@ def _choices(name: str) -> Sequence[Choices]:
         {
             "encoder": encoder,
             "decoder": decoder,
-            "written": WRITTEN[index % 3],
+            "written": WRITTEN[index % len(WRITTEN)],
             "same_width": index % 2 == 1,
             "adapter at the end": "" if encoder == "hubert" else ADAPTERS[index % 3],
         }
@@ -85,57 +81,34 @@ def _choices(name: str) -> Sequence[Choices]:
 
 
 def _draw(drawn: Drawn, name: str) -> Case:
-    kind, writer = drawn.choice("encoder", encoders()), drawn.choice("decoder", DECODERS)
-    hears, writes = families()[kind], halves()[writer].half
-    assert writes is not None
-    sound = drawn.part()
+    kind = drawn.choice("encoder", encoders())
+    hears, sound = families()[kind], drawn.part()
     sound.made = {**drawn.made, "adapter": "", "masked": False}  # an adapter is added here
     heard = hears.draw(sound, hears.classes[0])
-    encoder, batch, count = heard.config, len(heard.inputs["input_values"]), drawn.size(7, 12)
-    side = drawn.part(batch, count)
-    heads, width = encoder.num_attention_heads, encoder.hidden_size
-    same = drawn.choice("same_width", [True, False])
+    encoder = heard.config
     adapter = "" if kind == "hubert" else drawn.choice("adapter at the end", ADAPTERS)
-    if not same:
-        side.taken |= {heads, width, width // heads}
-        heads, width = side.heads()
-    side.taken |= {heads, width, width // heads}
-    if adapter and not (same and writer == "gpt2"):  # there, transformers fails
+
+    def adapt(decoder: str, width: int, same_width: bool) -> None:
+        if not adapter or (same_width and decoder == "gpt2"):  # there, transformers fails
+            return
         strides = {"adapter_stride": drawn.high(1, 2), "num_adapter_layers": drawn.high(1, 2)}
         wide = width if adapter == "wide" else encoder.hidden_size
-        # transformers counts the frames behind an adapter right for this kernel alone
+        # transformers counts the frames after an adapter right for this kernel alone
         fields = {"add_adapter": True, "adapter_kernel_size": 3, "output_hidden_size": wide, **strides}
         for field, value in fields.items():
             setattr(encoder, field, value)
-    decoder = writes.draw(side, heads, width, count, CROSSES)
-    vocabulary = decoder.vocab_size
-    config = drawn.config(
+
+    return written_case(
+        drawn,
+        name,
         "speech-encoder-decoder",
-        encoder=encoder.to_dict(),
-        decoder=decoder.to_dict(),
-        pad_token_id=drawn.choice("pad", [0, vocabulary - 1]),
-        decoder_start_token_id=drawn.choice("start", [1, 4]),
+        encoder,
+        (encoder.num_attention_heads, encoder.hidden_size),
+        heard.inputs,
+        decoders=DECODERS,
+        taken=(len(heard.inputs["input_values"]),),
+        adapt=adapt,
     )
-    inputs: Inputs = {"use_cache": False, **heard.inputs}
-    written = drawn.choice("written", WRITTEN)
-    if written == "labels":  # of which the decoder's ids are made
-        labels = drawn.ids(batch, count, vocabulary)
-        labels[drawn.random().random(labels.shape) < 0.3] = -100
-        labels[:, 0] = 3
-        return Case(name, config, {**inputs, "labels": labels.astype(np.int64)})
-    if written == "embeddings":
-        inputs["decoder_inputs_embeds"] = drawn.random().standard_normal((batch, count, width))
-    else:
-        inputs["decoder_input_ids"] = drawn.ids(batch, count, vocabulary)
-    mask = drawn.mask(batch, count, PADDINGS, name="decoder_padding")
-    hidden = unseen(mask, causal=True)
-    inputs |= {} if mask is None else {"decoder_attention_mask": mask}
-    if written == "ids and labels":
-        labels = drawn.ids(batch, count, vocabulary).astype(np.int64)
-        labels[drawn.random().random(labels.shape) < 0.3] = -100
-        labels[0, -1] = 3
-        inputs["labels"] = labels if hidden is None else np.where(hidden, -100, labels)
-    return Case(name, config, inputs, hidden)
 
 
 _TINY: dict[str, Config] = {

@@ -70,7 +70,7 @@ Set = Annotated[
 
 
 def gather_images(verb: str, image: Sequence[str] | None, more_images: Sequence[str] | None) -> list[str]:
-    """The values of --image, and the arguments behind them.
+    """The values of --image, and the arguments after them.
 
     Raises:
         InputError: there are such arguments, but no --image.
@@ -85,7 +85,7 @@ def gather_images(verb: str, image: Sequence[str] | None, more_images: Sequence[
 def gather_files(
     image: Sequence[str] | None, audio: Sequence[str] | None, more: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
-    """The values of --image or of --audio, with the arguments behind them.
+    """The values of --image or of --audio, with the arguments after them.
 
     Raises:
         InputError: both are given, or such arguments without either.

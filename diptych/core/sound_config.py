@@ -206,12 +206,12 @@ class AdaptedSoundEncoderConfig(SoundEncoderConfig):
 
     @property
     def samples_per_state(self) -> int:
-        """The samples from one state that the model returns to the next, behind the adapter if there is one."""
+        """The samples from one state that the model returns to the next, after the adapter if there is one."""
         return super().samples_per_state * self.adapter_stride ** (self.num_adapter_layers if self.add_adapter else 0)
 
     @property
     def least_samples(self) -> int:
-        """The least number of samples from which the model computes a state, behind the adapter if there is one."""
+        """The least number of samples from which the model computes a state, after the adapter if there is one."""
         frames = 1
         for _ in range(self.num_adapter_layers if self.add_adapter else 0):
             frames = max((frames - 1) * self.adapter_stride + self.adapter_kernel_size - 2, 1)

@@ -43,7 +43,7 @@ def generate_text_from_images(
         directory: the checkpoint's, or a name on the Hugging Face hub.
         images: paths of images, directories of images, or patterns such as "scans/*.png".
         prompt: the first tokens of every text, as a text, to which the tokenizer adds no special tokens, or as ids. In
-            Donut they name the task and take the place of the start token; other decoders read them behind it.
+            Donut they name the task and take the place of the start token; other decoders read them after it.
         batch_size: the number of images that are read and processed at once.
         show: as for `generate_text`; the lines of several images begin with the path of the image and a colon.
         on_error: receives the errors of images that cannot be read, which are left out; by default the first is raised.

@@ -119,7 +119,7 @@ class CTCListener(Listener):
             rows = _best_tokens(self.backend, self.model, self.inputs(samples, batch))
             for window, row in zip(batch, rows, strict=True):
                 first, last = window.frames(self._samples_per_frame)
-                count = self.config.feature_lengths(window.stop - window.start)  # behind them are those of padding
+                count = self.config.feature_lengths(window.stop - window.start)  # after them are those of padding
                 tokens += row[first : min(last, count)].tolist()
             done(len(batch))
         found, step = self.processor.decode_frames(tokens), self._samples_per_frame

@@ -142,7 +142,7 @@ class IdeficsProcessor(TextProcessor):
         return (image[..., None] == np.arange(count)).astype(np.int64)
 
     def _pixel_values(self, pictures: Sequence[Sequence[Any]], count: int, options: dict[str, Any]) -> np.ndarray:
-        """(B, images, C, Y, X): zeros behind the last image of a prompt."""
+        """(B, images, C, Y, X): zeros after the last image of a prompt."""
         config = self.image_processor.config.replace(**options)
         height, width = (config.size, config.size) if isinstance(config.size, int) else config.size
         if not any(pictures):

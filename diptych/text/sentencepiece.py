@@ -127,7 +127,7 @@ def _fields(message: int | bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(message: bytes, position: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, the lowest first, and the position behind it."""
+    """A number of 7 bits a byte, the lowest first, and the position after it."""
     number, shift = 0, 0
     while True:
         byte = message[position]

@@ -330,12 +330,12 @@ def _vocabulary_and_merges(settings: _Settings) -> tuple[dict[str, int], list[tu
 
 
 def _fairseq(*, dropped: int, first: tuple[str, ...] = (), languages: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """The vocabularies of models that fairseq trained: its own special tokens before and behind the pieces.
+    """The vocabularies of models that fairseq trained: its own special tokens before and after the pieces.
 
     Args:
         dropped: the number of pieces of the file that are left out, since they stand among the first.
         first: the first tokens; by default <s>, <pad>, </s> and <unk>, as the settings call them.
-        languages: the codes behind the pieces.
+        languages: the codes after the pieces.
     """
 
     def build(settings: _Settings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:

@@ -80,7 +80,7 @@ class Writer:
         tokenizer: the model's; None if there is none.
         options: of `GenerationConfig`, as `generate` takes them.
         compile, echo, show, as_json: as for `generate_text`.
-        names_images: whether each text is shown behind the path of its image.
+        names_images: whether each text is shown after the path of its image.
     """
 
     model: Any

@@ -79,7 +79,7 @@ class Wav2Vec2BaseModelOutput(ModelOutput):
     """The output of Wav2Vec2's and WavLM's encoder."""
 
     last_hidden_state: Any = None
-    """(B, S, D), behind the adapter, if there is one."""
+    """(B, S, D), after the adapter, if there is one."""
     extract_features: Any = None
     """(B, T, conv_dim[-1]), the output of the convolutions after layer norm."""
     hidden_states: tuple[Any, ...] | None = None

@@ -13,7 +13,7 @@ from diptych.core.outputs import BaseModelOutput, ModelOutput, with_head
 
 
 class HubertModel(Wav2Vec2Model):
-    """Wav2Vec2's encoder, without an adapter; the features behind the convolutions are not returned."""
+    """Wav2Vec2's encoder, without an adapter; the features after the convolutions are not returned."""
 
     def _record(self, outputs: ModelOutput, states: Any, features: Any) -> ModelOutput:
         return with_head(BaseModelOutput, outputs, last_hidden_state=states)

@@ -240,7 +240,7 @@ def look_and_decode(
     inputs: LayerInputs,
     past: LayerCache | None = None,
 ) -> LayerOutput:
-    """A layer of the decoder behind the attention to images that precedes it, if any: as one layer with one cache."""
+    """A layer of the decoder with the attention to images that precedes it, if any, as one layer with one cache."""
     cross = None
     if gated is not None:
         hidden_states, _, cross, past = gated(hidden_states, inputs, past)
@@ -308,8 +308,8 @@ class IdeficsModel(PreTrainedModel):
             past_key_values: a cache of the earlier tokens; `init_cache` makes one. It keeps the keys of the images, so
                 that later calls need none, and read no others.
             pixel_values: (B, I, C, Y, X) floats, I images for each text; or else:
-            image_encoder_embeddings: (B, I, P, embed_dim), their states behind the encoder of images; or else:
-            perceiver_embeddings: (B, I, L, embed_dim), their states behind the resampler.
+            image_encoder_embeddings: (B, I, P, embed_dim), their states after the encoder of images; or else:
+            perceiver_embeddings: (B, I, L, embed_dim), their states after the resampler.
             image_attention_mask: (B, T, I), 1 = the token sees the image; by default each token sees all.
             interpolate_pos_encoding: whether images may have another size than the config's; positions are resampled.
             use_cache: whether the cache is returned; by default if one is given. True creates one if none is given.

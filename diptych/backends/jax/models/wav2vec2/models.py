@@ -113,7 +113,7 @@ class Wav2Vec2Model(PreTrainedModel):
         return self._format_output(self._record(outputs, states, features), switches.get("return_dict"))
 
     def _record(self, outputs: ModelOutput, states: Any, features: Any) -> ModelOutput:
-        """The output, from that of the layers, the last states and the features behind the convolutions."""
+        """The output, from that of the layers, the last states and the features after the convolutions."""
         return with_head(Wav2Vec2BaseModelOutput, outputs, last_hidden_state=states, extract_features=features)
 
     def _mask_features(
@@ -219,7 +219,7 @@ class Wav2Vec2ForSequenceClassification(PreTrainedModel):
         return self._with_head(SequenceClassifierOutput, outputs, logits, labels, self._class_loss, keywords)
 
     def _weighted_states(self, outputs: Any) -> Float[Array, "B T D"]:
-        """The states behind the adapter, if any; or the mean of those of all layers, with learned weights."""
+        """The states after the adapter, if any; or the mean of those of all layers, with learned weights."""
         if self.layer_weights is None:
             return outputs.last_hidden_state
         weights = layers.value(self.layer_weights, outputs.last_hidden_state)

@@ -1,6 +1,6 @@
 """Frames of audio: convolutions over the samples, the projection to the width of the layers, and the adapter.
 
-Letters of the shapes: B batch, T frames, L samples or frames before a convolution, S frames behind it, C channels, D
+Letters of the shapes: B batch, T frames, L samples or frames before a convolution, S frames after it, C channels, D
 width.
 """
 

@@ -167,7 +167,8 @@ def _prose(document: str) -> str:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_to_files(document: str) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", _prose(document)):
+    # ![](…) is an image in a prompt
+    for target in re.findall(r"(?<!!\[)\]\(([^)#]+)[^)]*\)", _prose(document)):
         assert target.startswith("https://") or (ROOT / document).parent.joinpath(target).exists(), (
             f"{document}: no {target}"
         )

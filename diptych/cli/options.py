@@ -96,6 +96,10 @@ def gather_files(
         raise InputError("generate: a model reads images or sound; give one of --image and --audio")
     if audio:
         return [], [*audio, *(more or ())]
+    if more and not image:
+        raise InputError(
+            f"generate: {more[0]}: only images or recordings follow the checkpoint; put --image or --audio before them"
+        )
     return gather_images("generate", image, more), []
 
 

@@ -416,7 +416,7 @@ def test_a_bar_shows_progress(checkpoints, album, capsys):
 IMAGE = ("--image", "photo0.png")
 ZERO = (*IMAGE, "--labels", "w3,w4")
 BAD = [
-    ("generate", "captioner", ("photo0.png",), "generate: photo0.png: only images follow the checkpoint; put --image"),
+    ("generate", "captioner", ("photo0.png",), "generate: photo0.png: only images or recordings follow the"),
     (
         "generate",
         "captioner",

@@ -14,11 +14,12 @@ import numpy as np
 from diptych.conversion.slots import slots_of
 from diptych.core.checkpoint import companions, loading
 from diptych.core.checkpoint.dialects import matches, resolver, spellings
-from diptych.core.checkpoint.directory import WRITABLE, new_directory, open_checkpoint, write_checkpoint
+from diptych.core.checkpoint.directory import new_directory, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic
+from diptych.core.checkpoint.formats import FORMATS, format_named
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import FamilyPaths, Filling, Match, Target, match, names_of, top_modules
-from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
+from diptych.core.checkpoint.slots import Layout, Slot, axes_in, inverse
 from diptych.core.checkpoint.tensors import TensorSource, digest, from_array
 from diptych.core.config import config_path
 from diptych.core.dtypes import FLOATS, float_name
@@ -145,12 +146,14 @@ def convert(
 
     Every tensor that any class of the family owns is kept, under its present published name; old spellings and prefixes
     become those of the class that config.json names. Tensors of published classes that diptych does not have are left
-    out. Only one tensor is in memory at a time, and a run that fails or is killed leaves nothing at the destination.
+    out. Only one tensor is in memory at a time, except for Orbax, and a run that fails or is killed leaves nothing at
+    the destination.
 
     Args:
         source: a directory, or a name on the Hugging Face hub.
         destination: the directory to create, outside of the source.
-        format: "safetensors", which transformers loads, or "flax-msgpack", for the Flax classes of transformers 4.
+        format: "safetensors", which transformers loads, "flax-msgpack", for the Flax classes of transformers 4, or
+            "orbax", whose writer needs the whole model in memory.
         dtype: of all tensors; by default each keeps its own.
         max_shard_size: the maximum size of a file, in bytes or as in "5GB"; None for one file.
         overwrite: whether a checkpoint at the destination is replaced.
@@ -169,8 +172,7 @@ def convert(
         OSError: the disk failed or is full; nothing new is left on it.
     """
     dtype = None if dtype is None else float_name(dtype)
-    if format not in WRITABLE:
-        raise InputError(f"convert: format={format!r} is not known; known: {', '.join(WRITABLE)}")
+    layout = format_named(format, caller="convert: ").layout
     directory = locate(source)
     _check_apart(directory, Path(destination))
     ignore_config = names_of("ignore_config", ignore_config)
@@ -186,11 +188,11 @@ def convert(
     found = _match_family(origin, architecture, family, ignore)
     missing = _missing_parameters(origin, architecture, found, allow_missing)
     tensors = {
-        _output_name(filling.slot, format): _output_tensor(filling, format, dtype)
-        for filling in sorted(found.match.fillings, key=lambda filling: _output_name(filling.slot, format).split("."))
+        filling.slot.name_in(layout): _output_tensor(filling, layout, dtype)
+        for filling in sorted(found.match.fillings, key=lambda filling: filling.slot.name_in(layout).split("."))
     }
     written = sum(tensor.nbytes for tensor in tensors.values())
-    if format == "safetensors":
+    if layout == "published":
         constants = family.constants({path: tensor.shape for path, tensor in tensors.items()})
         tensors |= {name: from_array(table) for name, table in constants.items()}
     if overwrite:
@@ -230,7 +232,12 @@ def _refuse_foreign_files(destination: Path) -> None:
     """Raises an error if replacing the destination would delete files that are not part of a checkpoint."""
     known = (*companions.ALL, *companions.NEVER)
     entries = destination.iterdir() if destination.is_dir() else ()
-    foreign = [path.name for path in entries if path.is_dir() or not companions.is_companion(path.name, known)]
+    foreign = [
+        path.name
+        for path in entries
+        if not any(format.owns(path.name) for format in FORMATS.values())
+        and (path.is_dir() or not companions.is_companion(path.name, known))
+    ]
     if foreign:
         raise CheckpointError(
             f"{destination}: holds files that are not part of a checkpoint and would be lost: "
@@ -298,16 +305,10 @@ def _missing_parameters(
     return missing
 
 
-def _output_name(slot: Slot, format: str) -> str:
-    return slot.flax_path if format == "flax-msgpack" else slot.path
-
-
-def _output_tensor(filling: Filling, format: str, dtype: str | None) -> TensorSource:
+def _output_tensor(filling: Filling, layout: Layout, dtype: str | None) -> TensorSource:
     """The tensor in the output's layout and dtype; reading it converts both in one pass."""
     slot, source = filling.slot, filling.source
-    rank = len(slot.shape)
-    layout = tree_axes(slot.kind, rank) if format == "flax-msgpack" else tuple(range(rank))
-    axes = tuple(filling.axes[axis] for axis in layout)
+    axes = tuple(filling.axes[axis] for axis in axes_in(layout, slot.kind, len(slot.shape)))
     target = source.dtype if dtype is None else FLOATS[dtype]
     shape = tuple(source.shape[axis] for axis in axes)
     return TensorSource(shape, target, functools.partial(_read, filling, axes, target), source.origin)
@@ -324,15 +325,14 @@ def _verify(
     directory: Path, found: Match, format: str, dtype: str | None, advance: Callable[[int], None]
 ) -> tuple[ConvertedTensor, ...]:
     """Reads the new files and compares each tensor with its source, in the published layout."""
-    written = open_checkpoint(directory, format).tensors
+    written = open_checkpoint(directory, format)
     converted: list[ConvertedTensor] = []
     for filling in found.fillings:
-        slot, rank = filling.slot, len(filling.slot.shape)
-        wanted = _output_tensor(filling, "safetensors", dtype)
-        back = written[_output_name(slot, format)]
-        axes = inverse(tree_axes(slot.kind, rank)) if format == "flax-msgpack" else tuple(range(rank))
-        filled = Filling(slot, back, slot.path, axes)
-        expected, got = digest(wanted), digest(_output_tensor(filled, "safetensors", None))
+        slot = filling.slot
+        wanted = _output_tensor(filling, "published", dtype)
+        back = written.tensors[slot.name_in(written.layout)]
+        filled = Filling(slot, back, slot.path, inverse(axes_in(written.layout, slot.kind, len(slot.shape))))
+        expected, got = digest(wanted), digest(_output_tensor(filled, "published", None))
         if (expected, wanted.dtype) != (got, back.dtype):
             raise CheckpointError(
                 f"{back.origin}: {slot.path} differs from what was written when it is read back (SHA-256 {got}, not "

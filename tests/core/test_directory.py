@@ -132,9 +132,11 @@ def test_what_is_no_size(tmp_path, size):
 
 @pytest.mark.parametrize("format", ["onnx", "torch"])
 def test_an_unknown_format(tmp_path, format):
-    with pytest.raises(InputError, match=r"^format: 'onnx' is unknown; .* safetensors, torch, flax-msgpack$"):
+    with pytest.raises(
+        InputError, match=r"^open_checkpoint: format='onnx' is not known; .* safetensors, torch, flax-msgpack, orbax$"
+    ):
         open_checkpoint(tmp_path, format="onnx")
-    with pytest.raises(InputError, match=rf"format: '{format}' is unknown; give one of safetensors, flax-msgpack$"):
+    with pytest.raises(InputError, match=rf"format='{format}' is not known; known: safetensors, flax-msgpack, orbax$"):
         write_checkpoint(tmp_path, {}, format=format)
 
 

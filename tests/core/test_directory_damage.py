@@ -20,7 +20,8 @@ def test_no_weights(tmp_path):
     with pytest.raises(
         CheckpointError,
         match=r"holds no weights: looked for model\.safetensors, model\.safetensors\.index\.json, pytorch_model\.bin, "
-        r"pytorch_model\.bin\.index\.json, flax_model\.msgpack, flax_model\.msgpack\.index\.json; found nothing$",
+        r"pytorch_model\.bin\.index\.json, flax_model\.msgpack, flax_model\.msgpack\.index\.json, "
+        r"model\.orbax or another directory with _METADATA; found nothing$",
     ):
         open_checkpoint(tmp_path)
     (tmp_path / "config.json").touch()

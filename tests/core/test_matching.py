@@ -38,9 +38,9 @@ def file_of(slots, **others):
     return {slot.path: tensor(slot.path, slot.shape) for slot in slots} | others
 
 
-def matched(slots, tensors, *, family=BERT, known=lambda: [FAMILY_PATHS], flax=False, **options):
+def matched(slots, tensors, *, family=BERT, known=lambda: [FAMILY_PATHS], layout="published", **options):
     target = Target(options.pop("class_name", "BertForMaskedLM"), slots, family, known)
-    return match(NamedTensors("dir", tensors, flax), target, **options)
+    return match(NamedTensors("dir", tensors, layout), target, **options)
 
 
 def refused(slots, tensors, **options):
@@ -271,8 +271,10 @@ FLAX_SHAPES = {
 
 
 def test_a_flax_tree_has_its_own_names_and_layouts():
-    assert {slot.flax_path: slot.flax_shape for slot in LAYERS} == FLAX_SHAPES
-    found = matched(LAYERS, {name: tensor(name, shape) for name, shape in FLAX_SHAPES.items()}, flax=True, known=never)
+    assert {slot.flax_path: slot.shape_in("flax") for slot in LAYERS} == FLAX_SHAPES
+    found = matched(
+        LAYERS, {name: tensor(name, shape) for name, shape in FLAX_SHAPES.items()}, layout="flax", known=never
+    )
     assert filled(found) == dict(zip((slot.path for slot in LAYERS), FLAX_SHAPES, strict=True))
     for filling in found.fillings:
         assert filling.source.read().transpose(filling.axes).shape == filling.slot.shape
@@ -282,7 +284,7 @@ def test_a_flax_tree_has_its_own_names_and_layouts():
 
 def test_shapes_of_a_flax_tree_are_reported_as_they_are_there():
     shapes = FLAX_SHAPES | {"bert.dense.kernel": (4, 3), "bert.conv.kernel": (6, 7, 2)}
-    message = refused(LAYERS, {name: tensor(name, shape) for name, shape in shapes.items()}, flax=True)
+    message = refused(LAYERS, {name: tensor(name, shape) for name, shape in shapes.items()}, layout="flax")
     assert message.partition(" (ignore=")[0].endswith(
         "2 tensors have another shape: bert.dense.kernel has shape (4, 3), BertForMaskedLM needs (3, 4); "
         "bert.conv.kernel has shape (6, 7, 2), BertForMaskedLM needs (6, 7, 2, 5)"

@@ -29,7 +29,10 @@ LIBRARIES = [
     "stacks.py",
 ]
 
-ALONE = {"torch": {"products.py": "XLA picks a JAX model's matrix products; torch always takes MKL's"}}
+ALONE = {
+    "jax": {"orbax.py": "Orbax stores trees of JAX arrays"},
+    "torch": {"products.py": "XLA picks a JAX model's matrix products; torch always takes MKL's"},
+}
 """Files of one backend alone -> the reason."""
 
 FRAMEWORKS = ("jax", "flax", "torch")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from diptych.core.checkpoint import companions
-from diptych.core.checkpoint.directory import Checkpoint, open_checkpoint, write_checkpoint
+from diptych.core.checkpoint.directory import open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic
+from diptych.core.checkpoint.formats import Checkpoint
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import (
     LoadReport,
@@ -50,7 +51,7 @@ class Source:
     @property
     def tensors(self) -> NamedTensors:
         """All tensors of the checkpoint."""
-        return NamedTensors(str(self.directory), self.checkpoint.tensors, self.checkpoint.flax)
+        return NamedTensors(str(self.directory), self.checkpoint.tensors, self.checkpoint.layout)
 
     @property
     def nbytes(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core.checkpoint.dialects import find_shifts, matches, resolver, respell, spellings
-from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
+from diptych.core.checkpoint.slots import Layout, Slot, axes_in, inverse
 from diptych.core.checkpoint.strips import count_infinities, permute
 from diptych.core.checkpoint.tensors import TensorSource, read_bytes
 from diptych.core.dtypes import FLOATS
@@ -60,12 +60,16 @@ class NamedTensors:
     Attributes:
         source: the origin in error messages, such as the directory.
         by_name: the tensors.
-        flax: whether they have the names and layouts of a Flax tree.
+        layout: of their names and axes.
     """
 
     source: str
     by_name: Mapping[str, TensorSource]
-    flax: bool = False
+    layout: Layout = "published"
+
+    def respell(self, name: str) -> str:
+        """The present published spelling of a tensor's name."""
+        return respell(name, flax=self.layout != "published")
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ class Matching:
 
     def __init__(self, tensors: NamedTensors, target: Target, ignore: tuple[str, ...] = ()) -> None:
         self.tensors, self.target, self.family, self.ignore = tensors, target, target.family, ignore
-        self.spelling = {name: respell(name, flax=tensors.flax) for name in tensors.by_name}
+        self.spelling = {name: tensors.respell(name) for name in tensors.by_name}
         paths = {slot.path for slot in target.slots}
         self.resolve = resolver(self.family, paths, find_shifts(set(self.spelling.values()), paths, self.family))
         self.filled_by: dict[str, str] = {}
@@ -275,8 +279,8 @@ class Matching:
         name = self.filled_by[slot.path]
         source = self.tensors.by_name[name]
         rank = len(source.shape)
-        transposed = self.tensors.flax and rank == len(slot.shape)
-        axes = inverse(tree_axes(slot.kind, rank)) if transposed else tuple(range(rank))
+        layout = self.tensors.layout if rank == len(slot.shape) else "published"
+        axes = inverse(axes_in(layout, slot.kind, rank))
         return Filling(slot, source, name, axes)
 
     def _equal(self, one: str, other: str) -> bool:
@@ -294,11 +298,10 @@ class Matching:
 
     def _refuse(self, missing: list[str], fillings: tuple[Filling, ...]) -> None:
         """Raises one error that lists everything that does not fit."""
-        class_name, flax = self.target.class_name, self.tensors.flax
+        class_name, layout = self.target.class_name, self.tensors.layout
         others = [f for f in fillings if tuple(f.source.shape[axis] for axis in f.axes) != f.slot.shape]
         misshapen = [
-            f"{f.name} has shape {f.source.shape}, {class_name} needs {f.slot.flax_shape if flax else f.slot.shape}"
-            for f in others
+            f"{f.name} has shape {f.source.shape}, {class_name} needs {f.slot.shape_in(layout)}" for f in others
         ]
         not_floating = [f"{f.name} ({f.source.dtype})" for f in fillings if f.source.dtype not in FLOATS.values()]
         unexpected, problems = self.unexpected, list[str]()
@@ -328,7 +331,7 @@ def unused_names(
     tensors: NamedTensors, slots: Iterable[Slot], allow_fresh: Iterable[str], ignore: Iterable[str]
 ) -> dict[str, list[str]]:
     """The names given to `allow_fresh` and `ignore` that match nothing, such as misspelt ones."""
-    names = [spelling for name in tensors.by_name for spelling in (name, respell(name, flax=tensors.flax))]
+    names = [spelling for name in tensors.by_name for spelling in (name, tensors.respell(name))]
     paths = [slot.path for slot in slots]
     return {
         "allow_fresh": [given for given in allow_fresh if not any(matches(path, (given,)) for path in paths)],

@@ -11,7 +11,6 @@ from pathlib import Path
 from diptych.core.checkpoint.files import partial_name
 from diptych.core.checkpoint.formats import FORMATS, Checkpoint, Format, format_named
 from diptych.core.checkpoint.tensors import TensorSource
-from diptych.core.checkpoint.torch_zip import LegacyFormatError
 from diptych.core.errors import CheckpointError, InputError
 
 # Unsupported formats: pickles under other names, and HDF5.
@@ -28,8 +27,7 @@ def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -
 
     Args:
         directory: The directory.
-        format: The name of one of `FORMATS`; None takes the first of them that exists, but for torch
-            files in the format of before version 1.6 if there are others.
+        format: The name of one of `FORMATS`; None takes the first of them that exists.
 
     Raises:
         CheckpointError: There are no weights, or they are damaged or contradict their index.
@@ -43,16 +41,11 @@ def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -
     )
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory")
-    unreadable: CheckpointError | None = None
     for candidate in candidates:
-        try:
-            found = candidate.open(directory)
-        except LegacyFormatError as error:
-            unreadable = error
-        else:
-            if found is not None:
-                return found
-    raise unreadable or _nothing_found(directory, candidates)
+        found = candidate.open(directory)
+        if found is not None:
+            return found
+    raise _nothing_found(directory, candidates)
 
 
 def write_checkpoint(

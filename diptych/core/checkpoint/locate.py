@@ -7,7 +7,6 @@ from os import PathLike
 from pathlib import Path
 
 from diptych.core.checkpoint import companions
-from diptych.core.checkpoint.torch_zip import is_legacy
 from diptych.core.errors import CheckpointError
 
 # Not "*.safetensors": many repositories hold more copies of the weights, under other names for other programs.
@@ -79,8 +78,7 @@ def locate(
     try:
         directory = download(*(only or _SAFETENSORS))
         for before, weights in () if only else pairwise((_SAFETENSORS, _TORCH, _FLAX)):
-            found = [path for pattern in before for path in directory.glob(pattern)]
-            if found and not any(map(is_legacy, found)):
+            if any(any(directory.glob(pattern)) for pattern in before):
                 break
             directory = download(*weights)
     except Exception as error:  # the hub, its client and its network layers have no common base class

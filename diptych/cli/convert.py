@@ -34,6 +34,9 @@ def convert(
         list[str] | None,
         typer.Option(metavar="NAME", help="A parameter or a module that the source may lack; may be repeated."),
     ] = None,
+    allow_overflow: Annotated[
+        bool, typer.Option("--allow-overflow", help="Let values that are too large for --dtype become infinite.")
+    ] = False,
     revision: Revision = None,
     ignore: Ignore = None,
     ignore_config: IgnoreConfig = None,
@@ -62,6 +65,7 @@ def convert(
         allow_missing=tuple(allow_missing or ()),
         ignore=tuple(ignore or ()),
         ignore_config=tuple(ignore_config or ()),
+        allow_overflow=allow_overflow,
         progress=False if json else None,
     )
     typer.echo(report.to_json()) if json else _print_conversion(report)

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diptych.conversion.convert import ConversionReport as ConversionReport
+    from diptych.conversion.conversion_report import ConversionReport as ConversionReport
     from diptych.conversion.convert import convert as convert
     from diptych.conversion.images import image_inputs as image_inputs
     from diptych.conversion.inspect import Inspection as Inspection
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diptych.conversion.transfer import to_torch as to_torch
 
 _HOMES = {
-    "ConversionReport": "convert",
+    "ConversionReport": "conversion_report",
     "Inspection": "inspect",
     "Report": "report",
     "convert": "convert",

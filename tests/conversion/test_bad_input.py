@@ -134,8 +134,8 @@ def test_missing_unexpected_misshaped_and_integer_tensors_are_listed_together(ch
         "patterns may have *). 1 tensor has another shape: pooler.dense.bias has shape (3,), BertModel needs (20,) "
         "(ignore=('pooler.dense.bias',) leaves them unread, and with it allow_fresh=('pooler.dense.bias',) in "
         "from_pretrained draws them anew). "
-        "1 tensor has a dtype other than float64, float32, float16, bfloat16: encoder.layer.0.output.dense.bias "
-        "(int32)"
+        "1 tensor has a dtype other than float64, float32, float16, bfloat16 or float8: "
+        "encoder.layer.0.output.dense.bias (int32)"
     )
 
 

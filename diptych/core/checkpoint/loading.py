@@ -141,7 +141,10 @@ def dtype_of(source: Source, found: Match, asked: Any) -> str:
     if len(names) > 1:
         listed = "; ".join(f"{len(tensors)} of {name} ({', '.join(tensors[:3])} …)" for name, tensors in names.items())
         raise CheckpointError(f"{source.directory} holds tensors of several dtypes: {listed}; say dtype=…")
-    return next(iter(names), "float32")
+    name = next(iter(names), "float32")
+    if name not in FLOATS:
+        raise CheckpointError(f"{source.directory} holds tensors of {name}, in which no model computes; say dtype=…")
+    return name
 
 
 def report_of(directory: str, found: Match, config: ModelConfig, dropped: Sequence[str] = ()) -> LoadReport:

@@ -11,7 +11,7 @@ from diptych.core.checkpoint.dialects import find_shifts, matches, resolver, res
 from diptych.core.checkpoint.slots import Layout, Slot, axes_in, inverse
 from diptych.core.checkpoint.strips import count_infinities, permute
 from diptych.core.checkpoint.tensors import TensorSource, read_bytes
-from diptych.core.dtypes import FLOATS
+from diptych.core.dtypes import FLOAT8, FLOATS
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.registry import Family
 
@@ -106,15 +106,21 @@ class Filling:
         Raises:
             CheckpointError: it has values that are too large for the dtype.
         """
+        values, overflowed = self.convert(axes, dtype)
+        if overflowed:
+            raise CheckpointError(
+                f"{self.source.origin}: {self.name} holds {self.source.dtype} values that are too large for {dtype}; "
+                "choose a wider dtype"
+            )
+        return values
+
+    def convert(self, axes: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[np.ndarray, int]:
+        """Such a copy, and the number of values that were too large for the dtype and are infinite in it."""
         values = self.source.read()
         with np.errstate(over="ignore"):
             copy = permute(values, axes, dtype)
-        if dtype != values.dtype and (found := count_infinities(copy)) and found != count_infinities(values):
-            raise CheckpointError(
-                f"{self.source.origin}: {self.name} holds {values.dtype} values that are too large for {dtype}; "
-                "choose a wider dtype"
-            )
-        return copy
+        infinite = count_infinities(copy) if dtype != values.dtype else 0
+        return copy, infinite - count_infinities(values) if infinite else 0
 
 
 @dataclass(frozen=True)
@@ -303,7 +309,8 @@ class Matching:
         misshapen = [
             f"{f.name} has shape {f.source.shape}, {class_name} needs {f.slot.shape_in(layout)}" for f in others
         ]
-        not_floating = [f"{f.name} ({f.source.dtype})" for f in fillings if f.source.dtype not in FLOATS.values()]
+        floats = (*FLOATS.values(), *FLOAT8.values())
+        not_floating = [f"{f.name} ({f.source.dtype})" for f in fillings if f.source.dtype not in floats]
         unexpected, problems = self.unexpected, list[str]()
         if missing:
             problems.append(
@@ -322,7 +329,7 @@ class Matching:
             )
         if not_floating:
             count = _count(not_floating, "has", "have")
-            problems.append(f"{count} a dtype other than {', '.join(FLOATS)}: {', '.join(not_floating)}")
+            problems.append(f"{count} a dtype other than {', '.join(FLOATS)} or float8: {', '.join(not_floating)}")
         if problems:
             raise CheckpointError(f"{self.tensors.source} does not fit {class_name}: " + ". ".join(problems))
 

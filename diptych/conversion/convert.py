@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from diptych.core.checkpoint import companions, loading
 from diptych.core.checkpoint.dialects import matches, resolver, spellings
 from diptych.core.checkpoint.directory import WRITABLE, new_directory, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic
+from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import FamilyPaths, Filling, Match, Target, match, names_of, top_modules
 from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
@@ -140,6 +141,7 @@ def convert(
     ignore: Iterable[str] = (),
     ignore_config: Iterable[str] = (),
     progress: Progress = None,
+    **options: Unpack[HubOptions],
 ) -> ConversionReport:
     """Converts a checkpoint to another format, tensor by tensor, and verifies it before it appears at the destination.
 
@@ -160,6 +162,7 @@ def convert(
         ignore_config: unknown fields of config.json to copy without checks.
         progress: True for a bar on stderr, None for one if stderr is a terminal, False for none; or a function that is
             called with each tensor's size after it is written and again after it is verified.
+        options: see `HubOptions`.
 
     Raises:
         CheckpointError: the source can't be read or doesn't fit its class, the destination may not be written, or the
@@ -171,7 +174,7 @@ def convert(
     dtype = None if dtype is None else float_name(dtype)
     if format not in WRITABLE:
         raise InputError(f"convert: format={format!r} is not known; known: {', '.join(WRITABLE)}")
-    directory = locate(source)
+    directory = locate(source, **options)
     _check_apart(directory, Path(destination))
     ignore_config = names_of("ignore_config", ignore_config)
     if architecture is None:
@@ -180,7 +183,12 @@ def convert(
         raise InputError(f"convert: architecture={architecture!r} is not known; known: {', '.join(architectures())}")
     family = families()[architectures()[architecture]]
     ignore, allow_missing = names_of("ignore", ignore), names_of("allow_missing", allow_missing)
-    origin = loading.open_source(directory, wanted=family.classes[architecture], ignore_config=ignore_config)
+    origin = loading.open_source(
+        directory,
+        wanted=family.classes[architecture],
+        ignore_config=ignore_config,
+        variant=options.get("variant"),
+    )
     loading.warn_of_unused(origin, (), (), ignore, ignore_config)
     family = within(family, origin.whole)
     found = _match_family(origin, architecture, family, ignore)

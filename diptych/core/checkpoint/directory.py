@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import cast
@@ -20,34 +20,69 @@ from diptych.core.errors import CheckpointError, InputError
 
 
 @dataclass(frozen=True)
-class _Format:
-    """The names of a format's files, and of the tensors in its index, on the Hugging Face hub."""
+class Format:
+    """The names of a format's files, and of the tensors in its index, on the Hugging Face hub.
+
+    Args:
+        stem, suffix: the parts of a file's name before and after the numbers of a shard.
+        separator: between the parts of a tensor's name in the index.
+        variant: of the weights, after a dot, such as ".fp16"; empty for the usual ones.
+    """
 
     stem: str
     suffix: str
     separator: str
+    variant: str = ""
+
+    def of_variant(self, variant: str | None) -> "Format":
+        """The format of a variant of the weights; None for the usual ones."""
+        return replace(self, variant=f".{variant}" if variant else "")
 
     @property
     def single(self) -> str:
-        return self.stem + self.suffix
+        """The name of a file with all tensors."""
+        return f"{self.stem}{self.variant}{self.suffix}"
 
     @property
     def index(self) -> str:
-        return f"{self.single}.index.json"
+        """The name of the index of shards."""
+        return f"{self.stem}{self.suffix}.index{self.variant}.json"
+
+    @property
+    def indices(self) -> tuple[str, ...]:
+        """The names that an index may have: that of transformers, and that of diffusers, which differs in variants."""
+        return tuple(dict.fromkeys((self.index, f"{self.single}.index.json")))
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Patterns of the names of all files; the variant stands before the numbers of a shard or, once, after them.
+
+        Not "*.safetensors": many repositories hold more copies of the weights, under other names for other programs.
+        """
+        shards = (f"{self.variant}-?????-of-?????", f"-?????-of-?????{self.variant}")
+        return (self.single, *self.indices, *dict.fromkeys(f"{self.stem}{shard}{self.suffix}" for shard in shards))
 
     def shard(self, number: int, count: int) -> str:
+        """The name of one of several files."""
         return f"{self.stem}-{number:05d}-of-{count:05d}{self.suffix}"
 
     def owns(self, name: str) -> bool:
+        """Whether a file has a name of the format."""
         shard = rf"{self.stem}-\d{{5}}-of-\d{{5}}{re.escape(self.suffix)}"
         return name in (self.single, self.index) or re.fullmatch(shard, name) is not None
 
+    def variant_in(self, name: str) -> str | None:
+        """The variant that a file's name holds, if any."""
+        shard = r"(?:-\d{5}-of-\d{5})?"
+        found = re.fullmatch(rf"{self.stem}{shard}\.([\w.-]+?){shard}{re.escape(self.suffix)}", name)
+        return None if found is None else found[1]
+
 
 # In order of precedence, which is that of transformers.
-_FORMATS = {
-    "safetensors": _Format("model", ".safetensors", "."),
-    "torch": _Format("pytorch_model", ".bin", "."),
-    "flax-msgpack": _Format("flax_model", ".msgpack", "/"),
+FORMATS = {
+    "safetensors": Format("model", ".safetensors", "."),
+    "torch": Format("pytorch_model", ".bin", "."),
+    "flax-msgpack": Format("flax_model", ".msgpack", "/"),
 }
 WRITABLE = ("safetensors", "flax-msgpack")
 
@@ -84,13 +119,16 @@ class Checkpoint:
         return self.format == "flax-msgpack" or self.metadata.get("format") == "flax"
 
 
-def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    directory: str | PathLike[str], format: str | None = None, variant: str | None = None
+) -> Checkpoint:
     """Open the weights in a directory; only headers are read.
 
     Args:
         directory: The directory.
         format: `"safetensors"`, `"torch"` or `"flax-msgpack"`; None takes the first of them that exists, but for torch
             files in the format of before version 1.6 if there are others.
+        variant: Which of several sets of weights, such as `"fp16"`; None for the usual one.
 
     Raises:
         CheckpointError: There are no weights, or they are damaged or contradict their index.
@@ -98,21 +136,24 @@ def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -
         OSError: A file cannot be read.
     """
     directory = Path(directory)
-    candidates = tuple(_FORMATS) if format is None else (_known_format(format, tuple(_FORMATS)),)
+    candidates = tuple(FORMATS) if format is None else (_known_format(format, tuple(FORMATS)),)
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory")
     unreadable: CheckpointError | None = None
     for name in candidates:
-        layout = _FORMATS[name]
-        single, index = directory / layout.single, directory / layout.index
+        layout = FORMATS[name].of_variant(variant)
+        single, indices = directory / layout.single, [directory / index for index in layout.indices]
         try:
             if single.is_file():
                 tensors, metadata = _read(name, single)
                 return Checkpoint(name, directory, (single,), tensors, metadata)
-            if index.is_file():
-                return _open_shards(name, directory, index)
+            for index in indices:
+                if index.is_file():
+                    return _open_shards(name, directory, index)
         except LegacyFormatError as error:
             unreadable = error
+    if variant is not None and unreadable is None:
+        raise missing_variant(directory, variant, os.listdir(directory))
     raise unreadable or _nothing_found(directory, candidates)
 
 
@@ -148,7 +189,7 @@ def write_checkpoint(
         OSError: The disk failed.
     """
     directory = Path(directory)
-    layout = _FORMATS[_known_format(format, WRITABLE)]
+    layout = FORMATS[_known_format(format, WRITABLE)]
     shards = _shards(tensors, None if max_shard_size is None else _size_in_bytes(max_shard_size))
     names = [layout.shard(number + 1, len(shards)) for number in range(len(shards))]
     if len(shards) == 1:
@@ -175,7 +216,7 @@ def write_checkpoint(
             with open_atomic(partial / layout.index) as handle:
                 handle.write(json.dumps(index, indent=2, sort_keys=True).encode() + b"\n")
             written.append(layout.index)
-        stale = [name for name in os.listdir(directory) if any(known.owns(name) for known in _FORMATS.values())]
+        stale = [name for name in os.listdir(directory) if any(known.owns(name) for known in FORMATS.values())]
         _exchange(directory, partial, written, stale)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -246,7 +287,7 @@ def _read(format: str, path: Path) -> tuple[dict[str, TensorSource], dict[str, s
 def _open_shards(format: str, directory: Path, index: Path) -> Checkpoint:
     """Open all files that an index names, and compare their tensors with it."""
     _require_inside(index.name, directory)
-    separator = _FORMATS[format].separator
+    separator = FORMATS[format].separator
     weight_map = {key.replace(separator, "."): name for key, name in _weight_map(index).items()}
     names = sorted(set(weight_map.values()))
     for name in names:
@@ -310,8 +351,17 @@ def _require_inside(name: str, directory: Path) -> None:
         )
 
 
+def missing_variant(where: str | PathLike[str], variant: str, names: Iterable[str]) -> CheckpointError:
+    """The error of a checkpoint without a variant; the variants that its files have are listed."""
+    names, layouts = tuple(names), FORMATS.values()
+    there = {found for layout in layouts for name in names if (found := layout.variant_in(name)) is not None}
+    usual = any(name in (layout.single, layout.index) for layout in layouts for name in names)
+    listed = [*sorted(there), *(["none, without variant="] if usual else [])]
+    return CheckpointError(f"{where}: has no weights of variant {variant!r}; there are: {', '.join(listed) or 'none'}")
+
+
 def _nothing_found(directory: Path, formats: Iterable[str]) -> CheckpointError:
-    wanted = ", ".join(name for format in formats for name in (_FORMATS[format].single, _FORMATS[format].index))
+    wanted = ", ".join(name for format in formats for name in (FORMATS[format].single, FORMATS[format].index))
     there = sorted(os.listdir(directory))
     message = f"{directory}: holds no weights: looked for {wanted}; found {', '.join(there) or 'nothing'}"
     foreign = [name for name in there if name.endswith(_FOREIGN)]

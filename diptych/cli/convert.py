@@ -1,17 +1,18 @@
 """The command `diptych convert`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diptych.cli.options import Ignore, IgnoreConfig, Json, Revision, find_source
+from diptych.cli.options import Ignore, IgnoreConfig, Json, given, with_hub_flags
 from diptych.cli.printing import make_console
 
 if TYPE_CHECKING:
     from diptych.conversion import ConversionReport
 
 
+@with_hub_flags()
 def convert(
     source: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
     destination: Annotated[Path, typer.Argument(help="The directory to create, outside of the source.")],
@@ -34,10 +35,10 @@ def convert(
         list[str] | None,
         typer.Option(metavar="NAME", help="A parameter or a module that the source may lack; may be repeated."),
     ] = None,
-    revision: Revision = None,
     ignore: Ignore = None,
     ignore_config: IgnoreConfig = None,
     json: Json = False,
+    **options: Any,
 ) -> None:
     """Convert a checkpoint to another format or dtype.
 
@@ -52,7 +53,7 @@ def convert(
     from diptych.conversion import convert
 
     report = convert(
-        find_source(source, revision),
+        source,
         destination,
         format=format,
         dtype=dtype,
@@ -63,6 +64,7 @@ def convert(
         ignore=tuple(ignore or ()),
         ignore_config=tuple(ignore_config or ()),
         progress=False if json else None,
+        **given(options),
     )
     typer.echo(report.to_json()) if json else _print_conversion(report)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from diptych.core.checkpoint.dialects import matches, resolver, spellings
 from diptych.core.checkpoint.directory import new_directory, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.formats import FORMATS, format_named
+from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import FamilyPaths, Filling, Match, Target, match, names_of, top_modules
 from diptych.core.checkpoint.slots import Layout, Slot, axes_in, inverse
@@ -141,6 +142,7 @@ def convert(
     ignore: Iterable[str] = (),
     ignore_config: Iterable[str] = (),
     progress: Progress = None,
+    **options: Unpack[HubOptions],
 ) -> ConversionReport:
     """Converts a checkpoint to another format, tensor by tensor, and verifies it before it appears at the destination.
 
@@ -163,6 +165,7 @@ def convert(
         ignore_config: unknown fields of config.json to copy without checks.
         progress: True for a bar on stderr, None for one if stderr is a terminal, False for none; or a function that is
             called with each tensor's size after it is written and again after it is verified.
+        options: see `HubOptions`.
 
     Raises:
         CheckpointError: the source can't be read or doesn't fit its class, the destination may not be written, or the
@@ -173,7 +176,7 @@ def convert(
     """
     dtype = None if dtype is None else float_name(dtype)
     layout = format_named(format, caller="convert: ").layout
-    directory = locate(source)
+    directory = locate(source, **options)
     _check_apart(directory, Path(destination))
     ignore_config = names_of("ignore_config", ignore_config)
     if architecture is None:
@@ -182,7 +185,12 @@ def convert(
         raise InputError(f"convert: architecture={architecture!r} is not known; known: {', '.join(architectures())}")
     family = families()[architectures()[architecture]]
     ignore, allow_missing = names_of("ignore", ignore), names_of("allow_missing", allow_missing)
-    origin = loading.open_source(directory, wanted=family.classes[architecture], ignore_config=ignore_config)
+    origin = loading.open_source(
+        directory,
+        wanted=family.classes[architecture],
+        ignore_config=ignore_config,
+        variant=options.get("variant"),
+    )
     loading.warn_of_unused(origin, (), (), ignore, ignore_config)
     family = within(family, origin.whole)
     found = _match_family(origin, architecture, family, ignore)

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from diptych.core import random
 from diptych.core.calls import CallMixin
 from diptych.core.checkpoint import loading
-from diptych.core.checkpoint.locate import locate
+from diptych.core.checkpoint.hub import split_options
 from diptych.core.checkpoint.matching import LoadReport, Match, Matching, Target, names_of
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permute
@@ -44,9 +44,7 @@ _FOREIGN: Mapping[str, str] = {
     "_do_init": "the constructor builds a model without values with seed=None",
     "output_loading_info": "the model has a load_report",
     "ignore_mismatched_sizes": "it has ignore= and allow_fresh=, for the same tensors",
-    "cache_dir": "HF_HOME names the directory of downloads, and diptych.core.checkpoint.locate takes one",
-    "local_files_only": "HF_HUB_OFFLINE=1 keeps huggingface_hub off the network",
-    "token": "HF_TOKEN holds the hub's access token",
+    **dict.fromkeys(("force_download", "resume_download"), "downloads are checked, and damaged ones removed"),
     "trust_remote_code": "it runs no code of a checkpoint",
 }
 """Keywords of transformers' loaders, some of which are fields of its config files -> what there is instead."""
@@ -158,27 +156,28 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         dtype: Any,
         placement: Any,
         build: Mapping[str, Any],
-        revision: str | None,
         allow_fresh: Iterable[str],
         ignore: Iterable[str],
         ignore_config: Iterable[str],
-        changes: Mapping[str, Any],
+        options: Mapping[str, Any],
     ) -> Self:
         """Builds a model without values and fills it from a checkpoint, tensor by tensor; see `from_pretrained`."""
+        hub, changes = split_options(options)
         allow_fresh, ignore = names_of("allow_fresh", allow_fresh), names_of("ignore", ignore)
         ignore_config = names_of("ignore_config", ignore_config)
         own = own_switches(cls)  # keywords of the constructor, not fields of the config
-        options = {**build, **{name: value for name, value in changes.items() if name in own}}
+        keywords = {**build, **{name: value for name, value in changes.items() if name in own}}
         changes = {name: value for name, value in changes.items() if name not in own}
         refuse_foreign(f"{cls.__name__}.from_pretrained", changes)
         name, family, config_class = describe_class(cls)
-        directory = locate(name_or_path, revision)
-        source = loading.open_source(directory, wanted=config_class, ignore_config=ignore_config, changes=changes)
+        source = loading.open_source(
+            name_or_path, wanted=config_class, ignore_config=ignore_config, changes=changes, **hub
+        )
         own_options = OwnOptions.of_directory(source.directory, changes)
         family = within(family, source.whole)
         construct = cast(Callable[..., Self], cls)
         guess = source.dtype_name if dtype is None else float_name(dtype)
-        model = construct(source.config, seed=None, dtype=guess, **options)
+        model = construct(source.config, seed=None, dtype=guess, **keywords)
         leaves = model._leaves()
         loading.warn_of_unused(source, [*leaves], allow_fresh, ignore, ignore_config)
         found = loading.match_source(
@@ -192,20 +191,20 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         )
         dtype_name = loading.dtype_of(source, found, dtype)
         if dtype_name != guess:
-            model = construct(source.config, seed=None, dtype=dtype_name, **options)
+            model = construct(source.config, seed=None, dtype=dtype_name, **keywords)
             leaves = model._leaves()
         model._fill(leaves, found, FLOATS[dtype_name], placement)
-        dropped = model._dropped(source, found, options) if changes and found.left_out else ()
+        dropped = model._dropped(source, found, keywords) if changes and found.left_out else ()
         model.load_report = loading.report_of(str(source.directory), found, source.config, dropped)
         model._own_options = own_options
         return model
 
-    def _dropped(self, source: loading.Source, found: Match, options: Mapping[str, Any]) -> tuple[str, ...]:
+    def _dropped(self, source: loading.Source, found: Match, keywords: Mapping[str, Any]) -> tuple[str, ...]:
         """The tensors left out that the class has with the config of the file, such as those of further layers."""
         name, family, config_class = describe_class(type(self))
         part = source.whole.part(config_class)
         construct = cast(Callable[..., Self], type(self))
-        whole = construct(source.whole if part is None else part.loaded_config, seed=None, **options)
+        whole = construct(source.whole if part is None else part.loaded_config, seed=None, **keywords)
         usual = Matching(source.tensors, Target(name, [*whole._leaves()], within(family, source.whole)))
         return tuple(name for name in found.left_out if usual.resolve(usual.spelling[name]) is not None)
 

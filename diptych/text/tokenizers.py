@@ -8,8 +8,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
+from diptych.core.checkpoint.hub import HubOptions
+from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.errors import CheckpointError, ConfigError, InputError
 from diptych.core.interfaces import Tokenizer
 from diptych.core.json_text import parse_config, read_text
@@ -38,8 +40,10 @@ class MissingTokenizerError(CheckpointError):
     """A checkpoint has no files from which a tokenizer can be made."""
 
 
-def load_tokenizer(directory: str | os.PathLike[str], *, source_language: str | None = None) -> Tokenizer:
-    """The tokenizer of a checkpoint directory, without padding and truncation.
+def load_tokenizer(
+    name_or_path: str | os.PathLike[str], *, source_language: str | None = None, **options: Unpack[HubOptions]
+) -> Tokenizer:
+    """The tokenizer of a checkpoint, without padding and truncation.
 
     It is read from tokenizer.json. Without that file, it is built from vocab.txt (BERT), vocab.json and merges.txt
     (GPT-2, RoBERTa, BART, CLIP) or a model of sentencepiece (XLM-RoBERTa, CamemBERT, MBart, BertGeneration), with the
@@ -47,9 +51,10 @@ def load_tokenizer(directory: str | os.PathLike[str], *, source_language: str | 
     `CTCTokenizer`, from vocab.json or tokenizer.json.
 
     Args:
-        directory: the checkpoint's.
+        name_or_path: the checkpoint's directory, or its name on the Hugging Face hub.
         source_language: the code of the language that an MBart encoder reads, such as "de_DE"; by default that of the
             files, or else en_XX. Of a CTC model with several vocabularies, such as MMS, the language that it writes.
+        options: see `HubOptions`.
 
     Raises:
         MissingTokenizerError: files are missing, or the tokenizer's class is not known.
@@ -57,7 +62,7 @@ def load_tokenizer(directory: str | os.PathLike[str], *, source_language: str | 
         InputError: the tokenizer does not know the language.
         ImportError: the tokenizers library is not installed.
     """
-    directory = Path(directory)
+    directory = locate(name_or_path, only=CONFIGS, **options)
     settings = _Settings(directory)
     if settings.class_name in _CTC:
         found = load_ctc_tokenizer(directory, settings.values, settings.added_ids(), source_language)

@@ -80,27 +80,46 @@ def test_parity_of_a_checkpoint_in_both_backends(run, source):
     assert {point["kind"] for point in report["points"]} == {"module", "output"}
 
 
-def test_a_verb_passes_on_how_to_load(run, monkeypatch, tmp_path):
-    """Downloads are replaced, and what would be run with them."""
-    seen, given = [], []
+def test_a_verb_passes_on_how_to_load(run, monkeypatch):
+    given = []
 
     def refuse(source, *_others, **options):
-        given.append((source, options.get("ignore_config"), options.get("add_pooling_layer")))
+        given.append((source, {name: value for name, value in options.items() if name in EXPECTED}))
         raise InputError("enough")
 
+    EXPECTED = {
+        "revision": "v2",
+        "subfolder": "text",
+        "variant": "fp16",
+        "token": "secret",
+        "ignore_config": ("field",),
+    }
     for home, name in (("inspect", "inspect_checkpoint"), ("convert", "convert"), ("parity", "parity")):
         monkeypatch.setattr(importlib.import_module(f"diptych.conversion.{home}"), name, refuse)
-    monkeypatch.setattr(importlib.import_module("diptych.text"), "generate_text", refuse)
-    located = importlib.import_module(
-        "diptych.core.checkpoint.locate"
-    )  # last: the others keep the one that they import
-    monkeypatch.setattr(located, "locate", lambda name, revision: seen.append((name, revision)) or tmp_path)
-    common = ("--revision", "v2", "--ignore-config", "field")
-    for verb in (("inspect", "owner/name"), ("convert", "owner/name", "out"), ("generate", "owner/name", "--ids", "5")):
-        assert run(*verb, *common) == (2, "", "diptych: enough\n")
-    run("parity", "owner/name", *common, "--set", "add_pooling_layer=false")
-    assert seen == [("owner/name", "v2")] * 4
-    assert given == [*[(tmp_path, ("field",), None)] * 3, (tmp_path, ("field",), False)]
+    flags = [
+        f"--{name.replace('_', '-')}={value if name != 'ignore_config' else 'field'}"
+        for name, value in EXPECTED.items()
+    ]
+    for verb in (("inspect", "owner/name"), ("convert", "owner/name", "out"), ("parity", "owner/name")):
+        assert run(*verb, *flags) == (2, "", "diptych: enough\n")
+    assert given == [("owner/name", EXPECTED)] * 3
+
+
+def test_generate_and_classify_download_what_their_flags_name(run, monkeypatch, tmp_path):
+    seen, given = [], []
+    monkeypatch.setattr(
+        importlib.import_module("diptych.core.checkpoint.locate"),
+        "locate",
+        lambda name, **options: seen.append((name, options)) or tmp_path,
+    )
+    for home, name in (("text", "generate_text"), ("images", "classify_images")):
+        home = importlib.import_module(f"diptych.{home}")
+        monkeypatch.setattr(home, name, lambda source, *_, changes, **__: given.append((source, changes)))
+    flags = ("--revision", "v2", "--variant", "fp16", "--set", "add_pooling_layer=false")
+    run("generate", "owner/name", "--ids", "5", *flags)
+    run("classify", "owner/name", "--image", "cat.jpg", *flags)
+    assert seen == [("owner/name", {"revision": "v2", "variant": "fp16"})] * 2
+    assert given == [(tmp_path, {"add_pooling_layer": False, "variant": "fp16"})] * 2
 
 
 def test_parity_against_transformers_on_inputs_of_ones_own(run, tmp_path, source):

@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 
 from diptych.core.checkpoint.files import partial_name
-from diptych.core.checkpoint.formats import FORMATS, Checkpoint, Format, format_named
+from diptych.core.checkpoint.formats import FORMATS, Checkpoint, Format, format_named, missing_variant
 from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.checkpoint.torch_zip import LegacyFormatError
 from diptych.core.errors import CheckpointError, InputError
@@ -23,13 +23,16 @@ _UNITS = {"": 1, "B": 1} | {
 }
 
 
-def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    directory: str | PathLike[str], format: str | None = None, variant: str | None = None
+) -> Checkpoint:
     """Open the weights in a directory; only headers are read.
 
     Args:
         directory: The directory.
         format: The name of one of `FORMATS`; None takes the first of them that exists, but for torch
             files in the format of before version 1.6 if there are others.
+        variant: Which of several sets of weights, such as `"fp16"`; None for the usual one.
 
     Raises:
         CheckpointError: There are no weights, or they are damaged or contradict their index.
@@ -46,12 +49,14 @@ def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -
     unreadable: CheckpointError | None = None
     for candidate in candidates:
         try:
-            found = candidate.open(directory)
+            found = candidate.open(directory, variant)
         except LegacyFormatError as error:
             unreadable = error
         else:
             if found is not None:
                 return found
+    if variant is not None and unreadable is None:
+        raise missing_variant(directory, variant, os.listdir(directory))
     raise unreadable or _nothing_found(directory, candidates)
 
 

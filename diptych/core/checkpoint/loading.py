@@ -5,13 +5,14 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 from diptych.core.checkpoint import companions
 from diptych.core.checkpoint.directory import open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.formats import Checkpoint
-from diptych.core.checkpoint.locate import locate
+from diptych.core.checkpoint.hub import HubOptions
+from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.checkpoint.matching import (
     LoadReport,
     Match,
@@ -71,12 +72,13 @@ def open_source(
     wanted: type[ModelConfig] | None = None,
     ignore_config: Iterable[str] = (),
     changes: Mapping[str, Any] | None = None,
+    **options: Unpack[HubOptions],
 ) -> Source:
     """Finds a checkpoint and reads its config, or the wanted part of it, and its tensors' headers.
 
     See `from_pretrained` for the errors.
     """
-    directory = locate(name_or_path)
+    directory = locate(name_or_path, **options)
     assume = None if wanted is None else wanted.model_type
     whole = read_config(directory, ignore=names_of("ignore_config", ignore_config), assume=assume)
     config = whole if wanted is None else whole.part(wanted)
@@ -86,7 +88,8 @@ def open_source(
             f"model_type {wanted.model_type!r}, which {wanted.__name__} reads"
         )
     config = whole if config is None else config.loaded_config
-    return Source(directory, whole, config.replace(**changes) if changes else config, open_checkpoint(directory))
+    config = config.replace(**changes) if changes else config
+    return Source(directory, whole, config, open_checkpoint(directory, variant=options.get("variant")))
 
 
 def match_source(
@@ -187,7 +190,7 @@ def save(
     target = Path(directory)
     along: list[Path] = []
     if copy_from is not None:
-        along = companions.find_companions(origin := locate(copy_from), companions.PROCESSING)
+        along = companions.find_companions(origin := locate(copy_from, only=CONFIGS), companions.PROCESSING)
         if not along:
             raise CheckpointError(f"copy_from={origin}: holds no files of a tokenizer or processor")
     if not os.fspath(directory):
@@ -213,13 +216,15 @@ def save(
     companions.copy_companions(along, target)
 
 
-def architecture_of(name_or_path: str | os.PathLike[str], ignore_config: Iterable[str] = ()) -> str:
+def architecture_of(
+    name_or_path: str | os.PathLike[str], ignore_config: Iterable[str] = (), **options: Unpack[HubOptions]
+) -> str:
     """The first known class among the `architectures` of config.json.
 
     Raises:
         ConfigError: it names none, or only unknown ones.
     """
-    directory = locate(name_or_path)
+    directory = locate(name_or_path, only=CONFIGS, **options)
     config = read_config(directory, ignore=names_of("ignore_config", ignore_config))
     known = architectures()
     for name in config.architectures or ():

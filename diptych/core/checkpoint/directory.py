@@ -3,15 +3,14 @@
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import cast
 
-from diptych.core.checkpoint.files import open_atomic, parse_json_object, partial_name
+from diptych.core.checkpoint.atomic import new_files, require_space
+from diptych.core.checkpoint.files import open_atomic, parse_json_object
 from diptych.core.checkpoint.msgpack import read_msgpack, write_msgpack
 from diptych.core.checkpoint.safetensors import read_metadata, read_safetensors, write_safetensors
 from diptych.core.checkpoint.tensors import TensorSource
@@ -153,17 +152,13 @@ def write_checkpoint(
     names = [layout.shard(number + 1, len(shards)) for number in range(len(shards))]
     if len(shards) == 1:
         names = [layout.single]
-    made = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
-    partial = partial_name(directory / layout.stem)  # inside, so on the same disk
-    partial.mkdir()
-    try:
+    require_space(directory, sum(source.nbytes for source in tensors.values()))
+    with new_files(directory, is_weight_file) as new:
         for name, shard in zip(names, shards, strict=True):
             if format == "safetensors":
-                write_safetensors(partial / name, shard, metadata, progress)
+                write_safetensors(new / name, shard, metadata, progress)
             else:
-                write_msgpack(partial / name, shard, progress)
-        written = list(names)
+                write_msgpack(new / name, shard, progress)
         if len(shards) > 1:
             weight_map = {
                 key.replace(".", layout.separator): name
@@ -172,62 +167,14 @@ def write_checkpoint(
             }
             total_size = sum(source.nbytes for source in tensors.values())
             index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
-            with open_atomic(partial / layout.index) as handle:
+            with open_atomic(new / layout.index) as handle:
                 handle.write(json.dumps(index, indent=2, sort_keys=True).encode() + b"\n")
-            written.append(layout.index)
-        stale = [name for name in os.listdir(directory) if any(known.owns(name) for known in _FORMATS.values())]
-        _exchange(directory, partial, written, stale)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if made:
-            with suppress(OSError):  # the directory is not empty if writing succeeded
-                directory.rmdir()
     return tuple(directory / name for name in names)
 
 
-@contextmanager
-def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> Generator[Path, None, None]:
-    """Yields a hidden directory to fill, which is renamed to `destination` if the block ends without an error.
-
-    Args:
-        destination: The directory to create, with its parents. It may exist if it is empty.
-        overwrite: Replace an existing checkpoint; it is restored if anything fails.
-
-    Raises:
-        CheckpointError: The destination exists and may not be replaced.
-        OSError: The disk failed.
-    """
-    given_path, destination = Path(destination), Path(destination).resolve()
-    if destination.exists() and not destination.is_dir():
-        raise CheckpointError(f"{given_path}: is a file; give the name of a directory")
-    if destination.is_dir() and any(destination.iterdir()):
-        if not overwrite:
-            raise CheckpointError(
-                f"{given_path}: is there already and not empty; give another directory, or replace it with "
-                "overwrite=True (--overwrite)"
-            )
-        if not (destination / "config.json").is_file():
-            raise CheckpointError(
-                f"{given_path}: holds files but no config.json, so it is not a checkpoint and is not overwritten; "
-                "give another directory"
-            )
-    missing = [parent for parent in destination.parents if not parent.exists()]
-    partial, replaced = partial_name(destination), partial_name(destination)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if destination.exists():
-            os.replace(destination, replaced)
-        os.replace(partial, destination)
-    except BaseException:
-        if replaced.exists() and not destination.exists():
-            os.replace(replaced, destination)
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in missing:
-            with suppress(OSError):
-                parent.rmdir()
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
+def is_weight_file(name: str) -> bool:
+    """Whether a file of this name holds weights or is their index, in any format."""
+    return any(layout.owns(name) for layout in _FORMATS.values())
 
 
 def _known_format(format: str, known: tuple[str, ...]) -> str:
@@ -348,25 +295,3 @@ def _shards(tensors: Mapping[str, TensorSource], limit: int | None) -> list[dict
         shards[-1][name] = source
         size += source.nbytes
     return shards
-
-
-def _exchange(directory: Path, partial: Path, new: list[str], old: list[str]) -> None:
-    """Move new files into the directory and old ones away; undo everything if a move fails."""
-    if len(new) == 1 and old in ([], new):
-        os.replace(partial / new[0], directory / new[0])  # one atomic step
-        return
-    replaced = partial_name(directory / "replaced")
-    replaced.mkdir()
-    moves = [(directory / name, replaced / name) for name in old]
-    moves += [(partial / name, directory / name) for name in new]
-    done: list[tuple[Path, Path]] = []
-    try:
-        for source, target in moves:
-            os.replace(source, target)
-            done.append((source, target))
-    except BaseException:
-        for source, target in reversed(done):
-            os.replace(target, source)
-        replaced.rmdir()
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)

@@ -19,7 +19,7 @@ def convert(
     format: Annotated[
         str,
         typer.Option(
-            help="safetensors, which transformers loads, flax-msgpack, for the Flax classes of transformers 4, or orbax."
+            help="safetensors, for transformers; flax-msgpack, for the Flax classes of transformers 4; or orbax."
         ),
     ] = "safetensors",
     dtype: Annotated[

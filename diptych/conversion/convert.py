@@ -13,8 +13,9 @@ import numpy as np
 
 from diptych.conversion.slots import slots_of
 from diptych.core.checkpoint import companions, loading
+from diptych.core.checkpoint.atomic import new_directory, recover, require_space
 from diptych.core.checkpoint.dialects import matches, resolver, spellings
-from diptych.core.checkpoint.directory import new_directory, open_checkpoint, write_checkpoint
+from diptych.core.checkpoint.directory import open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.formats import FORMATS, format_named
 from diptych.core.checkpoint.hub import HubOptions
@@ -203,9 +204,12 @@ def convert(
     if layout == "published":
         constants = family.constants({path: tensor.shape for path, tensor in tensors.items()})
         tensors |= {name: from_array(table) for name, table in constants.items()}
+    nbytes = sum(tensor.nbytes for tensor in tensors.values())
+    require_space(destination, nbytes)
     if overwrite:
+        recover(Path(destination).resolve())
         _refuse_foreign_files(Path(destination))
-    total = written + sum(tensor.nbytes for tensor in tensors.values())
+    total = written + nbytes
     with new_directory(destination, overwrite) as partial, _progress_meter(progress, total) as advance:
         files = write_checkpoint(
             partial,

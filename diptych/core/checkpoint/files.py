@@ -3,7 +3,6 @@
 import math
 import mmap
 import os
-import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from diptych.core.checkpoint.atomic import hidden_file
 from diptych.core.errors import CheckpointError
 from diptych.core.json_text import DuplicateNameError, load_json
 
@@ -75,11 +75,6 @@ def path_in_errors(path: Path) -> Generator[None, None, None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def partial_name(path: Path) -> Path:
-    """Return an unused hidden name beside a path, for an incomplete file."""
-    return path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-
-
 @contextmanager
 def open_atomic(path: Path) -> Generator[BinaryIO, None, None]:
     """Open a file for writing that gets its name only after it is complete and on the disk.
@@ -87,14 +82,9 @@ def open_atomic(path: Path) -> Generator[BinaryIO, None, None]:
     Raises:
         OSError: Writing failed; the error names the file, and nothing new is left on the disk.
     """
-    partial = partial_name(path)
-    try:
-        with path_in_errors(path):
-            with partial.open("xb") as handle:
-                yield handle
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with path_in_errors(path), hidden_file(path) as partial:
+        with partial.open("wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(partial, path)

@@ -54,6 +54,42 @@ SMALL_BART = {
     "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
 }
+IDEFICS: dict[str, Any] = {
+    "vocab_size": 32_000,
+    "additional_vocab_size": 2,
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "cross_layer_interval": 2,
+    "qk_layer_norms": True,
+    "use_resampler": True,
+    "alpha_initializer": "ones",
+    "vision_config": {
+        "embed_dim": 256,
+        "image_size": 112,
+        "patch_size": 14,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    },
+    "perceiver_config": {
+        "resampler_n_latents": 64,
+        "resampler_depth": 2,
+        "resampler_n_heads": 4,
+        "resampler_head_dim": 64,
+        "qk_layer_norms_perceiver": True,
+    },
+}
+"""All parts of HuggingFaceM4/idefics-9b and its vocabulary, with an eighth of the width and a quarter of the layers."""
+SMALL_IDEFICS: dict[str, Any] = {
+    **IDEFICS,
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vision_config": {**IDEFICS["vision_config"], "embed_dim": 64, "intermediate_size": 128, "num_hidden_layers": 1},
+}
 SMALL_CLIP = {
     "projection_dim": 64,
     "text_config": {**SMALL_BERT, "projection_dim": 64},
@@ -117,6 +153,13 @@ def vit_gpt2(*, small: bool = False) -> Path:
         return VisionEncoderDecoderModel(config)
 
     return _saved(f"{'small-' * small}vit-gpt2-varied", built)
+
+
+def idefics(*, small: bool = False) -> Path:
+    """The directory of a cached reduced IDEFICS."""
+    fields = SMALL_IDEFICS if small else IDEFICS
+    name = f"{'small-' * small}idefics-varied"
+    return checkpoint(name, "IdeficsForVisionText2Text", {**fields, "initializer_range": VARIED})
 
 
 def bart_base(*, small: bool = False) -> Path:

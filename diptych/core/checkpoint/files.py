@@ -18,7 +18,9 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """Map a file into memory, read-only; the map lives as long as the arrays that view it.
+    """Map a file into memory; the map lives as long as the arrays that view it.
+
+    It is private: what an array that is made writable receives stays in this process and never reaches the file.
 
     Raises:
         CheckpointError: The file is empty or a Git LFS pointer.
@@ -27,20 +29,27 @@ def map_file(path: Path) -> mmap.mmap:
     with path.open("rb") as handle:
         if os.fstat(handle.fileno()).st_size == 0:
             raise CheckpointError(f"{path}: the file is empty. Download or save it again")
-        mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = _map(handle.fileno())
     if mapped[: len(_LFS_POINTER)] == _LFS_POINTER:
         raise CheckpointError(f"{path}: is a Git LFS pointer, not the weights. Run `git lfs pull` in its repository")
     return mapped
 
 
+def _map(file: int) -> mmap.mmap:
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(file, 0, access=mmap.ACCESS_COPY)
+    # without MAP_NORESERVE, a file larger than the memory could not be mapped
+    flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+    return mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
 def view(mapped: mmap.mmap, start: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    """View a part of a mapped file as an array, without a copy; the caller has checked the bounds."""
+    """View a part of a mapped file as a read-only array, without a copy; the caller has checked the bounds."""
     size = math.prod(shape)
-    if size == 0:
-        empty = np.empty(shape, dtype)
-        empty.flags.writeable = False
-        return empty
-    return np.frombuffer(mapped, dtype, count=size, offset=start).reshape(shape)
+    found = np.frombuffer(mapped, dtype, count=size, offset=start) if size else np.empty(0, dtype)
+    found = found.reshape(shape)
+    found.flags.writeable = False
+    return found
 
 
 def parse_json_object(text: bytes, source: str) -> dict[str, Any]:

@@ -212,9 +212,10 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         usual = Matching(source.tensors, Target(name, [*whole._leaves()], within(family, source.whole)))
         return tuple(name for name in found.left_out if usual.resolve(usual.spelling[name]) is not None)
 
-    def _fill(self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], placement: Any, mmap: bool) -> None:
+    def _fill(
+        self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], placement: Any, mmap: bool = False
+    ) -> None:
         """Fills parameters with their matched tensors, a few at a time, and draws the others."""
-
         uses = Counter(filling.name for filling in found.fillings)
 
         def read(filling: Filling) -> np.ndarray:

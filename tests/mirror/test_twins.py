@@ -59,6 +59,7 @@ ONLY_HERE = {
     },
     "torch": {
         "Build.device": "JAX has shardings",
+        "from_pretrained.mmap": "JAX's layout is not the file's",
         "LinearInOut.call": "JAX's is nnx.Linear's",
         "GroupNorm.call": "JAX's is nnx.GroupNorm's, which has channels last",
         "LinearInOut.extra_repr": "nnx prints every layer's attributes",
@@ -73,7 +74,12 @@ ONLY_HERE = {
 }
 """Public names of one backend alone -> the reason."""
 
-_BUILD = [name for only in ONLY_HERE.values() for name in only if name.startswith("Build.")]
+_KEYWORDS = [
+    name.rpartition(".")[2]
+    for only in ONLY_HERE.values()
+    for name in only
+    if name.startswith(("Build.", "from_pretrained."))
+]
 
 
 class _Neutral(ast.NodeTransformer):
@@ -144,7 +150,7 @@ def signatures(source: str) -> dict[str, str]:
 
 def _parameters(arguments: ast.arguments) -> str:
     pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    kept = [(argument, default) for argument, default in pairs if f"Build.{argument.arg}" not in _BUILD]
+    kept = [(argument, default) for argument, default in pairs if argument.arg not in _KEYWORDS]
     arguments.kwonlyargs, arguments.kw_defaults = [a for a, _ in kept], [default for _, default in kept]
     for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.kwarg, arguments.vararg]:
         if argument is not None:

@@ -12,9 +12,9 @@ from tokenizers import models, pre_tokenizers
 from diptych.backends import torch as in_torch
 from diptych.core.errors import InputError
 from diptych.core.processing.recordings import read_recording
-from diptych.sound import transcribe
+from diptych.sound import recognition, transcribe
 from diptych.sound.files import find_recordings
-from diptych.sound.windows import Window, overlapping_windows, quiet_windows
+from diptych.sound.windows import Window, overlapping_windows, quiet_windows, window_batches
 from diptych.text.ctc import load_ctc_tokenizer
 from tests.processing.sounds import cut, tones, write
 
@@ -144,10 +144,24 @@ def test_a_writers_windows_are_joined(checkpoints, sounds, run):
     assert [(part.start, part.end) for part in found.parts] == [(w.start / RATE, w.stop / RATE) for w in windows]
     command = ("generate", path, "--audio", audio, "--backend", "torch", "--window", 9)
     assert run(*command) == (0, f"{found.text}\n", "")
+    assert run(*command, "--batch-size", 2) == (0, f"{found.text}\n", "")
     code, out, _ = run(*command, "--timestamps")
     assert code == 0 and out.splitlines() == [f"{part.start:.2f} {part.end:.2f} {part.text}" for part in found.parts]
     code, out, _ = run(*command, "--language", "de_DE", "--max-new-tokens", 1)
     assert code == 0 and out.split() == ["de_DE"] * len(windows)
+
+
+@pytest.mark.parametrize(("name", "calls"), [("ctc", 2), ("grouped", 5)])
+def test_windows_of_several_recordings_are_read_at_once(checkpoints, sounds, monkeypatch, name, calls):
+    """Of different lengths where a mask makes up for their padding; group norm would count it."""
+    files, batches = [sounds / file for file in ("long.wav", "short.flac", "long.wav")], []
+    whole = recognition._best_tokens
+    alone = [transcribe(checkpoints / name, file, window=9.0, backend="torch", batch_size=1)[0] for file in files]
+    monkeypatch.setattr(
+        recognition, "_best_tokens", lambda *call: batches.append(call[2]["input_values"]) or whole(*call)
+    )
+    assert transcribe(checkpoints / name, files, window=9.0, backend="torch", batch_size=6) == alone
+    assert len(batches) == calls and max(map(len, batches)) > 1
 
 
 def test_the_command_writes_every_recording(checkpoints, sounds, run, tmp_path):
@@ -221,6 +235,12 @@ def test_quiet_windows_end_where_it_is_quiet():
     assert [one.stop for one in found[:-1]] == [one.start for one in found[1:]] and found[-1].stop == 1000
     assert quiet_windows(samples[:400], 4.0, RATE) == [Window(0, 400)]
     assert min(one.stop - one.start for one in quiet_windows(samples[:401], 4.0, RATE)) >= 100
+
+
+def test_batches_are_full_or_of_one_length():
+    lengths = [4, 4, 4, 3, 4]
+    assert window_batches(lengths, 2, of_one_length=False) == [range(0, 2), range(2, 4), range(4, 5)]
+    assert window_batches(lengths, 4, of_one_length=True) == [range(0, 3), range(3, 4), range(4, 5)]
 
 
 BAD = [

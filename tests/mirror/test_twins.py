@@ -59,7 +59,6 @@ ONLY_HERE = {
     },
     "torch": {
         "Build.device": "JAX has shardings",
-        "from_pretrained.mmap": "JAX's layout is not the file's",
         "LinearInOut.call": "JAX's is nnx.Linear's",
         "GroupNorm.call": "JAX's is nnx.GroupNorm's, which has channels last",
         "LinearInOut.extra_repr": "nnx prints every layer's attributes",
@@ -74,12 +73,10 @@ ONLY_HERE = {
 }
 """Public names of one backend alone -> the reason."""
 
-_KEYWORDS = [
-    name.rpartition(".")[2]
-    for only in ONLY_HERE.values()
-    for name in only
-    if name.startswith(("Build.", "from_pretrained."))
-]
+LOADING = {"mmap": "JAX's layout is not the file's"}
+"""Keywords of torch's from_pretrained alone -> the reason."""
+
+_KEYWORDS = [*LOADING, *(name[6:] for only in ONLY_HERE.values() for name in only if name.startswith("Build."))]
 
 
 class _Neutral(ast.NodeTransformer):
@@ -201,6 +198,7 @@ def test_every_exception_still_exists() -> None:
     for backend, only in ONLY_HERE.items():
         faces = [signatures(source(backend, name)) for name in LIBRARIES]
         assert set(only) <= {path for face in faces for path in face}, backend
+    assert all(f"            {name}=" in source("torch", "pretrained.py") for name in LOADING)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from pathlib import Path
 from diptych.core.checkpoint.atomic import new_files, require_space
 from diptych.core.checkpoint.formats import FORMATS, Checkpoint, Format, format_named, missing_variant
 from diptych.core.checkpoint.tensors import TensorSource
-from diptych.core.checkpoint.torch_zip import LegacyFormatError
 from diptych.core.errors import CheckpointError, InputError
 
 # Unsupported formats: pickles under other names, and HDF5.
@@ -28,8 +27,7 @@ def open_checkpoint(
 
     Args:
         directory: The directory.
-        format: The name of one of `FORMATS`; None takes the first of them that exists, but for torch
-            files in the format of before version 1.6 if there are others.
+        format: The name of one of `FORMATS`; None takes the first of them that exists.
         variant: Which of several sets of weights, such as `"fp16"`; None for the usual one.
 
     Raises:
@@ -44,18 +42,13 @@ def open_checkpoint(
     )
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory")
-    unreadable: CheckpointError | None = None
     for candidate in candidates:
-        try:
-            found = candidate.open(directory, variant)
-        except LegacyFormatError as error:
-            unreadable = error
-        else:
-            if found is not None:
-                return found
-    if variant is not None and unreadable is None:
+        found = candidate.open(directory, variant)
+        if found is not None:
+            return found
+    if variant is not None:
         raise missing_variant(directory, variant, os.listdir(directory))
-    raise unreadable or _nothing_found(directory, candidates)
+    raise _nothing_found(directory, candidates)
 
 
 def write_checkpoint(

@@ -15,6 +15,7 @@ from diptych.core.checkpoint.msgpack import read_msgpack, write_msgpack
 from diptych.core.checkpoint.safetensors import read_metadata, read_safetensors, write_safetensors
 from diptych.core.checkpoint.slots import Layout
 from diptych.core.checkpoint.tensors import TensorSource
+from diptych.core.checkpoint.torch_legacy import is_legacy, read_torch_legacy
 from diptych.core.checkpoint.torch_zip import read_torch_zip
 from diptych.core.errors import CheckpointError, InputError
 
@@ -299,7 +300,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, TensorSource], dict[str, st
 
 
 def _read_torch(path: Path) -> tuple[dict[str, TensorSource], dict[str, str]]:
-    return read_torch_zip(path), {}
+    return (read_torch_legacy if is_legacy(path) else read_torch_zip)(path), {}
 
 
 def _read_msgpack(path: Path) -> tuple[dict[str, TensorSource], dict[str, str]]:

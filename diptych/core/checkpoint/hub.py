@@ -11,7 +11,6 @@ from typing import Any, TypedDict, cast
 
 from diptych.core.checkpoint import companions
 from diptych.core.checkpoint.formats import FILE_FORMATS, missing_variant
-from diptych.core.checkpoint.torch_zip import is_legacy
 from diptych.core.errors import CheckpointError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
@@ -71,7 +70,7 @@ def download(name: str, only: tuple[str, ...], options: HubOptions) -> Path:
     directory = _snapshot(name, inside, only or formats[0], options)
     for before, weights in pairwise(formats):
         found = [path for pattern in before for path in directory.glob(pattern)]
-        if found and not any(map(is_legacy, found)):
+        if found:
             break
         directory = _snapshot(name, inside, weights, options)
     if inside and not directory.is_dir():

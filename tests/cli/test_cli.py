@@ -109,8 +109,8 @@ def test_generate_and_classify_download_what_their_flags_name(run, monkeypatch, 
     seen, given = [], []
     monkeypatch.setattr(
         importlib.import_module("diptych.core.checkpoint.locate"),
-        "locate",
-        lambda name, **options: seen.append((name, options)) or tmp_path,
+        "download",
+        lambda name, only, options: seen.append((name, options)) or tmp_path,
     )
     for home, name in (("text", "generate_text"), ("images", "classify_images")):
         home = importlib.import_module(f"diptych.{home}")

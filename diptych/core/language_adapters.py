@@ -22,9 +22,24 @@ _HEAD = "lm_head"
 
 
 class LanguageAdapterMixin(PreTrained):
-    """A model whose layers have adapters that can be exchanged, together with its head."""
+    """A model whose layers have adapters that can be exchanged, together with its head.
 
-    def load_adapter(self, language: str, name_or_path: str | PathLike[str] | None = None) -> Self:
+    `from_pretrained` takes `target_lang`, the language whose adapters are loaded from beside the checkpoint.
+    """
+
+    @classmethod
+    def _load(
+        cls, name_or_path: str | PathLike[str], *, revision: str | None, changes: Mapping[str, Any], **loading: Any
+    ) -> Self:
+        """As `from_pretrained` of any model, and with `target_lang` among the changes the adapters of that language."""
+        changes = dict(changes)
+        language = changes.pop("target_lang", None)
+        model = super()._load(name_or_path, revision=revision, changes=changes, **loading)
+        return model if language is None else model.load_adapter(language, name_or_path, revision=revision)
+
+    def load_adapter(
+        self, language: str, name_or_path: str | PathLike[str] | None = None, *, revision: str | None = None
+    ) -> Self:
         """Replaces the adapters and the head by those of a language; `config.vocab_size` follows.
 
         Create the optimizer after this, since parameters are replaced. The vocabulary of the
@@ -34,6 +49,7 @@ class LanguageAdapterMixin(PreTrained):
             language: as in the file's name, `adapter.<language>.safetensors` or `.bin`.
             name_or_path: the directory of the file, or the checkpoint's name on the Hugging Face hub; by default the
                 directory that the model was loaded from.
+            revision: a branch, tag or commit of a checkpoint on the hub.
 
         Returns:
             The model.
@@ -48,7 +64,7 @@ class LanguageAdapterMixin(PreTrained):
         directory = self.load_report.directory if name_or_path is None else name_or_path
         if not directory:
             raise InputError(f"{caller}: the model was not loaded from a directory; pass name_or_path")
-        path = _find(directory, language)
+        path = _find(directory, language, revision)
         tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
         slots = {slot: leaf for slot, leaf in self._leaves().items() if _belongs_to_language(slot.path)}
         matched = _matched(path, tensors, slots)
@@ -68,10 +84,10 @@ def _belongs_to_language(path: str) -> bool:
     return ".adapter_layer." in path or path.startswith(f"{_HEAD}.")
 
 
-def _find(name_or_path: str | PathLike[str], language: str) -> Path:
+def _find(name_or_path: str | PathLike[str], language: str, revision: str | None) -> Path:
     """The file of a language."""
     names = [f"adapter.{language}.{suffix}" for suffix in ("safetensors", "bin")]
-    directory = locate(name_or_path, only=tuple(names))
+    directory = locate(name_or_path, revision, only=tuple(names))
     found = next((directory / name for name in names if (directory / name).is_file()), None)
     if found is None:
         known = sorted({path.name.split(".")[1] for path in directory.glob("adapter.*.*")})

@@ -60,7 +60,7 @@ def generate(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Prompts to generate from at once, by default all; or images, or windows of a CTC model, by default 8."
+            help="Prompts to generate from at once, by default all; or images, or windows of recordings, by default 8."
         ),
     ] = None,
     source_language: Annotated[

@@ -146,6 +146,9 @@ def test_the_processor_is_that_of_transformers(checkpoint, tmp_path):
     assert again.decode(ids) == both.decode(ids)
     ours.set_language("fra")
     assert ours.decode([4]) == "É"
+    ours.save_pretrained(tmp_path / "french")
+    again = transformers.Wav2Vec2Processor.from_pretrained(tmp_path / "french")
+    assert again.decode([4]) == diptych.load_processor(tmp_path / "french").decode([4]) == "É"
     with pytest.raises(InputError, match="processor: audio or text is needed, got neither"):
         ours()
 

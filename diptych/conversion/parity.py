@@ -91,6 +91,9 @@ class Subject:
         home = importlib.import_module("diptych.backends.torch")
         ours: PreTrained = getattr(home, self.class_name)(self.config, seed=None)
         known = published_names(model)
+        # torch gives a tied parameter the name that comes first, here that of the one that holds it
+        tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
+        known |= {name: known[holder] for name, holder in tied.items() if name in known and holder in known}
         names = [known[name] for name, _ in model.named_parameters()]
         wanted = [slot.path for slot in ours._leaves()]
         shift = shift_names(

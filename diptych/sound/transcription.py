@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -120,8 +121,10 @@ def transcribe(
     """
     chosen = backends.choose("result", backend, argument="generate: backend")
     for name, value in (("batch_size", batch_size), ("window", window)):
-        if value is not None and not value > 0:
-            raise InputError(f"generate: {name}={value:g} must be greater than 0")
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"generate: {name}={value:g} must be greater than 0, and finite")
+    if overlap is not None and not 0 <= overlap < math.inf:
+        raise InputError(f"generate: overlap={overlap:g} must be 0 or more, and finite")
     paths, directory = find_recordings(recordings), locate(directory)
     ignore_config = tuple(ignore_config)
     name = architecture_of(directory, ignore_config)

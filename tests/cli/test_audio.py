@@ -247,7 +247,9 @@ BAD = [
     ("ctc", ("--text", "a"), "generate: with --audio, --text, --ids, --source-language and --target-language have no"),
     ("ctc", ("--image", "x.png"), "generate: a model reads images or sound; give one of --image and --audio"),
     ("ctc", ("--num-beams", 2), "ctc: Wav2Vec2ForCTC has no options of generation, such as num_beams"),
-    ("ctc", ("--window", 0), "generate: window=0 must be greater than 0"),
+    ("ctc", ("--window", 0), "generate: window=0 must be greater than 0, and finite"),
+    ("ctc", ("--window", "inf"), "generate: window=inf must be greater than 0, and finite"),
+    ("ctc", ("--overlap", "nan"), "generate: overlap=nan must be 0 or more, and finite"),
     ("ctc", ("--window", 2, "--overlap", 1), "generate: overlap=1 leaves nothing of window=2 seconds; less than half"),
     ("ctc", ("--language", "fra"), "ctc: language='fra', but the model has no adapters for languages"),
     ("ctc", ("--batch-size", 0), "generate: batch_size=0 must be greater than 0"),
@@ -270,6 +272,8 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(run, checkpoints, sound
 def test_flags_of_recordings_need_one(run, checkpoints, sounds):
     code, _, err = run("generate", checkpoints / "ctc", "--image", sounds / "notes.txt")
     assert code == 2 and "ctc: its processor reads sound, not images" in err
+    code, _, err = run("generate", checkpoints / "ctc", "--text", "w1")
+    assert code == 2 and "ctc: Wav2Vec2ForCTC reads no text, so it cannot start from prompts; it writes texts of" in err
     code, _, err = run("generate", checkpoints / "writer", "--text", "w1", "--timestamps")
     assert code == 2 and "generate: --timestamps is for recordings, but there is no --audio" in err
     assert overlapping_windows(10, 1.0, 0.0, RATE, 4) == [Window(0, 10)]

@@ -1,4 +1,6 @@
+import errno
 import importlib
+import io
 import json
 import os
 import pty
@@ -289,3 +291,40 @@ def test_a_bar_is_shown_on_a_terminal_unless_json_is_asked_for(tmp_path, source,
     assert process.returncode == 0
     assert (b"verifying" in shown) is not json_too
     assert b"verifying" not in out
+
+
+class _Broken(io.RawIOBase):
+    """A stream that cannot be written."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def writable(self):
+        return True
+
+    def write(self, _):
+        raise self.error
+
+
+def test_streams_that_are_closed_or_broken(run, monkeypatch):
+    bad = ("generate", "absent", "--text", "-")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert run(*bad) == (2, "", "diptych: --text -: stdin is closed\n")
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert run("--version") == (0, "", "")
+    assert run(*bad) == (2, "", "")
+    for error, code in ((BrokenPipeError(errno.EPIPE, ""), 141), (OSError(errno.ENOSPC, ""), 2)):
+        for name in ("stdout", "stderr"):
+            monkeypatch.setattr(sys, name, io.TextIOWrapper(_Broken(error), write_through=True))
+        assert run("--version")[0] == code
+    assert run(*bad)[0] == 2
+
+
+@pytest.mark.parametrize(("encoding", "printed"), [("utf-8", "é猫\udcff"), ("latin-1", r"é\u732b\udcff")])
+def test_characters_that_a_stream_cannot_encode(run, monkeypatch, encoding, printed):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert run("generate", "absent", "--text", "w1", "--output", "é猫\udcff/x")[0] == 2
+    text = stream.buffer.getvalue().decode(encoding, "surrogateescape")
+    assert text == f"diptych: --output {printed}/x: there is no directory {printed}\n"

@@ -256,6 +256,14 @@ def test_a_composite_of_transformers_without_fused_attention(tmp_path: Path) -> 
         parity(tmp_path, inputs=inputs, **options)
 
 
+def test_a_tied_head_that_comes_before_its_embeddings(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 30, "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 1}
+    config = transformers.XLMRobertaConfig(**sizes, num_attention_heads=3, max_position_embeddings=16)
+    transformers.XLMRobertaForMaskedLM(config).save_pretrained(tmp_path)
+    report = parity(tmp_path, against="transformers", backend="torch")
+    assert report.passed, str(report)
+
+
 def test_weight_norm_has_its_published_names() -> None:
     sizes = {"hidden_size": 12, "num_attention_heads": 3, "num_conv_pos_embedding_groups": 2, "intermediate_size": 20}
     with torch.device("meta"):

@@ -6,12 +6,12 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from diptych.core.errors import InputError
+from diptych.core.processing.paths import check_is_file
 
 _BLOCK = 2**13
 """The number of samples of each channel that are read at once; the last of a damaged file are lost."""
@@ -65,10 +65,10 @@ def read_recording(path: str | os.PathLike[str], sampling_rate: int) -> Recordin
         ImportError: soundfile is not installed, or soxr, which another rate needs.
     """
     library = soundfile()
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file, but the path of a recording is needed")
+    check_is_file(path, "a recording")
     try:
-        file = library.SoundFile(path)
+        # a name need not be text outside Windows
+        file = library.SoundFile(os.fspath(path) if os.name == "nt" else os.fsencode(path))
     except (library.LibsndfileError, TypeError) as error:  # a TypeError for names that end with .raw
         name = os.fspath(path)
         raise InputError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from diptych.core.checkpoint.atomic import new_files, require_space
-from diptych.core.checkpoint.files import open_atomic, parse_json_object
+from diptych.core.checkpoint.files import open_atomic, parse_json_object, require_inside
 from diptych.core.checkpoint.msgpack import read_msgpack, write_msgpack
 from diptych.core.checkpoint.safetensors import read_metadata, read_safetensors, write_safetensors
 from diptych.core.checkpoint.tensors import TensorSource
@@ -52,6 +52,7 @@ WRITABLE = ("safetensors", "flax-msgpack")
 
 # Unsupported formats: pickles under other names, and HDF5.
 _FOREIGN = (".bin", ".pt", ".pth", ".ckpt", ".h5")
+_LONGEST_PATH = 1024  # bytes; the limit of the system, with the directory's own path, is higher
 _UNITS = {"": 1, "B": 1} | {
     f"{prefix}{infix}B": base ** (power + 1)
     for power, prefix in enumerate("KMGT")
@@ -192,12 +193,12 @@ def _read(format: str, path: Path) -> tuple[dict[str, TensorSource], dict[str, s
 
 def _open_shards(format: str, directory: Path, index: Path) -> Checkpoint:
     """Open all files that an index names, and compare their tensors with it."""
-    _require_inside(index.name, directory)
+    require_inside(index.name, directory)
     separator = _FORMATS[format].separator
     weight_map = {key.replace(separator, "."): name for key, name in _weight_map(index).items()}
     names = sorted(set(weight_map.values()))
     for name in names:
-        _require_inside(name, directory)
+        require_inside(name, directory)
     absent = [name for name in names if not (directory / name).is_file()]
     if absent:
         raise CheckpointError(f"{index}: names files that are not there: {', '.join(absent)}. Download them too")
@@ -234,27 +235,18 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: needs a 'weight_map' that names the file of each tensor, found {weight_map!r}")
     for key, name in cast(dict[str, object], weight_map).items():
-        if not isinstance(name, str) or "\0" in name:
+        if not isinstance(name, str) or not _is_path(name):
             raise CheckpointError(f"{index}: the file of tensor {key!r} must be a file name, not {name!r}")
     return cast(dict[str, str], weight_map)
 
 
-def _require_inside(name: str, directory: Path) -> None:
-    """Refuse a file outside the directory, unless it is where the cache of the Hugging Face hub keeps its files."""
-    root = directory.resolve()
-    target = (directory / name).resolve()
-    allowed = [root]
-    for parent in root.parents:
-        # models--owner--name/snapshots/<commit>/<file> -> models--owner--name/blobs, itself a link into the blobs
-        # beside models--owner--name if huggingface_hub shares blobs between repositories
-        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
-            allowed += [parent.parent / "blobs", parent.parent.parent / "blobs"]
-    inside = Path(os.path.abspath(directory / name)).is_relative_to(os.path.abspath(directory))
-    if not inside or not any(target.is_relative_to(place) for place in allowed):
-        raise CheckpointError(
-            f"{directory}: the file {name!r} of the sharded checkpoint is {target}, outside of the directory. "
-            "Put the file itself into it"
-        )
+def _is_path(name: str) -> bool:
+    """Whether a file could have this name, in any directory."""
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:  # JSON can hold half of a surrogate pair
+        return False
+    return "\0" not in name and len(encoded) <= _LONGEST_PATH and all(len(part) < 256 for part in encoded.split(b"/"))
 
 
 def _nothing_found(directory: Path, formats: Iterable[str]) -> CheckpointError:

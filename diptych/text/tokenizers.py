@@ -156,18 +156,49 @@ class _Settings:
         self.values = self._read("tokenizer_config.json")
         if "added_tokens_decoder" not in self.values:
             self.values |= self._read("special_tokens_map.json")
+        self._check()
         self.class_name = self._class_name()
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.directory / name
         return parse_config(read_text(path), str(path)) if path.is_file() else {}
 
+    def _check(self) -> None:
+        """Checks the types of the fields that are read.
+
+        Raises:
+            CheckpointError: fields hold something else; all are listed.
+        """
+        tokens = {name: value for name, value in self.values.items() if name in _TOKENS and value is not None}
+        wrong = {name: value for name, value in tokens.items() if not _is_token(value)}
+        for name in ("extra_special_tokens", "additional_special_tokens"):
+            value: Any = self.values.get(name) or []
+            listed = list(value.values()) if isinstance(value, dict) else value
+            if not isinstance(listed, list) or not all(map(_is_token, listed)):
+                wrong[name] = value
+        decoder: Any = self.values.get("added_tokens_decoder") or {}
+        if not isinstance(decoder, dict) or not all(_is_id(key) and _is_token(value) for key, value in decoder.items()):
+            wrong["added_tokens_decoder"] = decoder
+        for name in ("tokenizer_class", "src_lang", "target_lang", "replace_word_delimiter_char"):
+            if not isinstance(self.values.get(name), str | None):
+                wrong[name] = self.values[name]
+        for name in _SWITCHES:
+            if not isinstance(self.values.get(name), bool | None):
+                wrong[name] = self.values[name]
+        if wrong:
+            listed = ", ".join(f"{name}={str(value)[:80]}" for name, value in wrong.items())
+            raise CheckpointError(
+                f"{self.directory / 'tokenizer_config.json'}: {listed} (or special_tokens_map.json) is of another type "
+                "than a tokenizer has there; download the file again"
+            )
+
     def _class_name(self) -> str:
         config = self._read("config.json")
         parts: list[Any] = [config, config.get("encoder"), config.get("decoder")]
-        if config.get("model_type") in _CTC_TYPES and "tokenizer_class" not in self.values:
-            return _CTC[0]
         types = [part["model_type"] for part in parts if isinstance(part, dict) and "model_type" in part]
+        types = [name for name in types if isinstance(name, str)]
+        if config.get("model_type") in types and types[0] in _CTC_TYPES and "tokenizer_class" not in self.values:
+            return _CTC[0]
         by_type = next((_CLASS_OF_TYPE[name] for name in types if name in _CLASS_OF_TYPE), "")
         named = self.values.get("tokenizer_class") or config.get("tokenizer_class") or by_type
         return str(named).removesuffix("Fast")
@@ -197,9 +228,11 @@ class _Settings:
         decoder = self.values.get("added_tokens_decoder")
         if isinstance(decoder, dict):
             return {int(id): _added_token(token) for id, token in decoder.items()}
-        special = {_content(value) for name, value in self.values.items() if name.endswith("_token") and value}
+        special = {
+            _content(value) for name, value in self.values.items() if name.endswith("_token") and _is_token(value)
+        }
         special |= {_content(value) for value in self.extra()}
-        found = {id: name for name, id in self._read("added_tokens.json").items()}
+        found = {id: name for name, id in self._added_tokens().items()}
         return {
             id: _added_token(name, special=name in special, normalized=name not in special)
             for id, name in sorted(found.items())
@@ -210,7 +243,13 @@ class _Settings:
         decoder = self.values.get("added_tokens_decoder")
         if isinstance(decoder, dict):
             return {_content(token): int(id) for id, token in decoder.items()}
-        return self._read("added_tokens.json")
+        return self._added_tokens()
+
+    def _added_tokens(self) -> dict[str, int]:
+        found = self._read("added_tokens.json")
+        if not all(_is_id(id) for id in found.values()):
+            raise CheckpointError(f"{self.directory / 'added_tokens.json'}: must have an id for each token")
+        return found
 
     def extra(self) -> list[Any]:
         """Special tokens without a name of their own."""
@@ -218,8 +257,30 @@ class _Settings:
         return list(found.values() if isinstance(found, dict) else found)
 
 
-def _content(token: Any) -> str:
-    return str(token["content"] if isinstance(token, dict) else token)
+_TOKENS = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask", "word_delimiter"))
+_SWITCHES = (
+    "add_bos_token", "add_prefix_space", "clean_up_tokenization_spaces", "do_lower_case", "strip_accents",
+    "tokenize_chinese_chars",
+)  # fmt: skip
+"""Fields that are a special token, and those that are true, false or null."""
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(_content(value), str)
+
+
+def _is_id(value: Any) -> bool:
+    """Whether a number or, as the key of an object, its text is an id."""
+    if isinstance(value, str):
+        return value.isascii() and value.isdecimal() and len(value) < 10
+    return type(value) is int and 0 <= value < _IDS
+
+
+_IDS = 2**31
+
+
+def _content(token: Any) -> Any:
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def _added_token(token: Any, **flags: bool) -> Any:

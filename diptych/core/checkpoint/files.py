@@ -73,6 +73,28 @@ def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
     return parsed  # pyright: ignore[reportUnknownVariableType]
 
 
+def require_inside(name: str, directory: Path) -> None:
+    """Refuse a file outside the directory, unless it is where the cache of the Hugging Face hub keeps its files.
+
+    Raises:
+        CheckpointError: The file, or what it links to, is outside.
+    """
+    root = directory.resolve()
+    target = (directory / name).resolve()
+    allowed = [root]
+    for parent in root.parents:
+        # models--owner--name/snapshots/<commit>/<file> -> models--owner--name/blobs, itself a link into the blobs
+        # beside models--owner--name if huggingface_hub shares blobs between repositories
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            allowed += [parent.parent / "blobs", parent.parent.parent / "blobs"]
+    inside = Path(os.path.abspath(directory / name)).is_relative_to(os.path.abspath(directory))
+    if not inside or not any(target.is_relative_to(place) for place in allowed):
+        raise CheckpointError(
+            f"{directory}: the file {name!r} of the checkpoint is {target}, outside of the directory. "
+            "Put the file itself into it"
+        )
+
+
 @contextmanager
 def path_in_errors(path: Path) -> Generator[None, None, None]:
     """Add the path to an OSError that has none, such as that of a full disk."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from diptych.core.checkpoint.companions import ALL, is_companion
-from diptych.core.checkpoint.files import open_atomic, parse_json_object
+from diptych.core.checkpoint.files import open_atomic, parse_json_object, require_inside
 from diptych.core.checkpoint.msgpack import read_msgpack, write_msgpack
 from diptych.core.checkpoint.safetensors import read_metadata, read_safetensors, write_safetensors
 from diptych.core.checkpoint.slots import Layout
@@ -21,6 +21,8 @@ from diptych.core.errors import CheckpointError, InputError
 
 Tensors = Mapping[str, TensorSource]
 Progress = Callable[[int], None]
+
+_LONGEST_PATH = 1024  # bytes; the limit of the system, with the directory's own path, is higher
 
 
 @dataclass(frozen=True)
@@ -366,24 +368,15 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: needs a 'weight_map' that names the file of each tensor, found {weight_map!r}")
     for key, name in cast(dict[str, object], weight_map).items():
-        if not isinstance(name, str) or "\0" in name:
+        if not isinstance(name, str) or not _is_path(name):
             raise CheckpointError(f"{index}: the file of tensor {key!r} must be a file name, not {name!r}")
     return cast(dict[str, str], weight_map)
 
 
-def require_inside(name: str, directory: Path) -> None:
-    """Refuse a file outside the directory, unless it is where the cache of the Hugging Face hub keeps its files."""
-    root = directory.resolve()
-    target = (directory / name).resolve()
-    allowed = [root]
-    for parent in root.parents:
-        # models--owner--name/snapshots/<commit>/<file> -> models--owner--name/blobs, itself a link into the blobs
-        # beside models--owner--name if huggingface_hub shares blobs between repositories
-        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
-            allowed += [parent.parent / "blobs", parent.parent.parent / "blobs"]
-    inside = Path(os.path.abspath(directory / name)).is_relative_to(os.path.abspath(directory))
-    if not inside or not any(target.is_relative_to(place) for place in allowed):
-        raise CheckpointError(
-            f"{directory}: the file {name!r} of the sharded checkpoint is {target}, outside of the directory. "
-            "Put the file itself into it"
-        )
+def _is_path(name: str) -> bool:
+    """Whether a file could have this name, in any directory."""
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:  # JSON can hold half of a surrogate pair
+        return False
+    return "\0" not in name and len(encoded) <= _LONGEST_PATH and all(len(part) < 256 for part in encoded.split(b"/"))

@@ -1,6 +1,6 @@
-"""Speed of conversions against a copy of the same bytes by cp, each until everything is on the disk: to safetensors in
-one file and in shards, and to a Flax msgpack, whose matrices are transposed. A conversion also reads everything back and
-compares it with its source; the time of that is shown apart. The source is in the page cache; the two take turns.
+"""Speed of conversions against a copy of the same bytes by cp, each until everything is on the disk: to safetensors
+in one file and in shards, and to a Flax msgpack, whose matrices are transposed. A conversion also reads everything back
+and compares it with its source; the time of that is shown apart. The source is in the page cache; the two take turns.
 """
 
 import json

@@ -1,24 +1,25 @@
 """The command `diptych convert`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diptych.cli.options import Ignore, IgnoreConfig, Json, Revision, find_source
+from diptych.cli.options import Ignore, IgnoreConfig, Json, given, with_hub_flags
 from diptych.cli.printing import make_console
 
 if TYPE_CHECKING:
     from diptych.conversion import ConversionReport
 
 
+@with_hub_flags()
 def convert(
     source: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
     destination: Annotated[Path, typer.Argument(help="The directory to create, outside of the source.")],
     format: Annotated[
         str,
         typer.Option(
-            help="safetensors, which transformers loads, flax-msgpack, for Flax classes of transformers 4, or orbax."
+            help="safetensors, for transformers; flax-msgpack, for the Flax classes of transformers 4; or orbax."
         ),
     ] = "safetensors",
     dtype: Annotated[
@@ -37,10 +38,10 @@ def convert(
     allow_overflow: Annotated[
         bool, typer.Option("--allow-overflow", help="Let values that are too large for --dtype become infinite.")
     ] = False,
-    revision: Revision = None,
     ignore: Ignore = None,
     ignore_config: IgnoreConfig = None,
     json: Json = False,
+    **options: Any,
 ) -> None:
     """Convert a checkpoint to another format or dtype.
 
@@ -55,7 +56,7 @@ def convert(
     from diptych.conversion import convert
 
     report = convert(
-        find_source(source, revision),
+        source,
         destination,
         format=format,
         dtype=dtype,
@@ -67,6 +68,7 @@ def convert(
         ignore_config=tuple(ignore_config or ()),
         allow_overflow=allow_overflow,
         progress=False if json else None,
+        **given(options),
     )
     typer.echo(report.to_json()) if json else _print_conversion(report)
 

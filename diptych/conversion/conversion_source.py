@@ -55,6 +55,7 @@ class ConversionSource:
 def from_directory(
     directory: Path,
     architecture: str | None,
+    variant: str | None = None,
     *,
     allow_missing: Iterable[str],
     ignore: Iterable[str],
@@ -68,7 +69,8 @@ def from_directory(
         raise InputError(f"convert: architecture={architecture!r} is not known; known: {', '.join(architectures())}")
     family = families()[architectures()[architecture]]
     ignore, allow_missing = names_of("ignore", ignore), names_of("allow_missing", allow_missing)
-    origin = loading.open_source(directory, wanted=family.classes[architecture], ignore_config=ignore_config)
+    wanted = family.classes[architecture]
+    origin = loading.open_source(directory, wanted=wanted, ignore_config=ignore_config, variant=variant)
     loading.warn_of_unused(origin, (), (), ignore, ignore_config)
     family = within(family, origin.whole)
     found, others = _match_family(origin, architecture, family, ignore)

@@ -5,16 +5,18 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from diptych.conversion.conversion_report import ConversionReport, ConvertedTensor
 from diptych.conversion.conversion_source import ConversionSource, from_directory, from_live_model
 from diptych.core.checkpoint import companions
-from diptych.core.checkpoint.directory import new_directory, open_checkpoint, write_checkpoint
+from diptych.core.checkpoint.atomic import new_directory, recover, require_space
+from diptych.core.checkpoint.directory import open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.formats import FORMATS, format_named
+from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import Filling
 from diptych.core.checkpoint.slots import Layout, axes_in, inverse
@@ -39,6 +41,7 @@ def convert(
     ignore_config: Iterable[str] = (),
     allow_overflow: bool = False,
     progress: Progress = None,
+    **options: Unpack[HubOptions],
 ) -> ConversionReport:
     """Converts a checkpoint or a live model, tensor by tensor, and verifies the result before it is at the destination.
 
@@ -62,6 +65,7 @@ def convert(
         allow_overflow: whether values that are too large for `dtype` become infinite; by default they are refused.
         progress: True for a bar on stderr, None for one if stderr is a terminal, False for none; or a function that is
             called with each tensor's size after it is written and again after it is verified.
+        options: see `HubOptions`.
 
     Raises:
         CheckpointError: the source can't be read or doesn't fit its class, values are too large for the dtype, the
@@ -74,11 +78,12 @@ def convert(
     layout = format_named(format, caller="convert: ").layout
     names = {"allow_missing": allow_missing, "ignore": ignore, "ignore_config": ignore_config}
     if isinstance(source, str | os.PathLike):
-        directory = locate(source)
+        directory = locate(source, **options)
         _check_apart(directory, Path(destination))
-        origin = from_directory(directory, architecture, **names)
+        origin = from_directory(directory, architecture, options.get("variant"), **names)
     else:
-        given = [name for name, value in {"architecture": architecture, **names}.items() if value not in (None, ())]
+        keywords = {"architecture": architecture, **names, **options}
+        given = [name for name, value in keywords.items() if value not in (None, ())]
         if given:
             raise InputError(f"convert: {', '.join(given)} must go with a directory, but the source is a live model")
         origin = from_live_model(source)
@@ -91,9 +96,12 @@ def convert(
     if layout == "published":
         constants = origin.family.constants({path: tensor.shape for path, tensor in tensors.items()})
         tensors |= {name: from_array(table) for name, table in constants.items()}
+    nbytes = sum(tensor.nbytes for tensor in tensors.values())
+    require_space(destination, nbytes)
     if overwrite:
+        recover(Path(destination).resolve())
         _refuse_foreign_files(Path(destination))
-    total = written + sum(tensor.nbytes for tensor in tensors.values())
+    total = written + nbytes
     with new_directory(destination, overwrite) as partial, _progress_meter(progress, total) as advance:
         files = write_checkpoint(
             partial,

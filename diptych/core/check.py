@@ -1,7 +1,10 @@
 """Checks shared by configs and calls; their errors name the field or argument, what was found and what is needed."""
 
+import sys
+import types
+import typing
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, cast, get_args, get_origin
 
 import numpy as np
 
@@ -164,3 +167,39 @@ def ids_in_range(caller: str, name: str, bounds: tuple[int, int] | None, size: i
     for value in bounds or ():
         if not 0 <= value < size:
             raise InputError(f"{caller}: {name} holds {value}, but {table} allows 0 to {size - 1}")
+
+
+def has_type(value: Any, hint: Any) -> bool:
+    """Whether a value has an annotation's type; booleans don't count as numbers, and floats must be finite."""
+    origin = get_origin(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        return any(has_type(value, choice) for choice in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint) and not isinstance(value, bool)
+    if origin is tuple:
+        items = get_args(hint)
+        if not isinstance(value, tuple):
+            return False
+        members = cast(tuple[Any, ...], value)
+        if items[-1] is Ellipsis:
+            return all(has_type(item, items[0]) for item in members)
+        return len(members) == len(items) and all(has_type(*pair) for pair in zip(members, items, strict=True))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def describe_type(hint: Any) -> str:
+    """The description of an annotation in error messages."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if origin is types.UnionType or origin is typing.Union:
+        return " or ".join(describe_type(choice) for choice in get_args(hint))
+    if hint is type(None):
+        return "null"
+    if hint is float:
+        return "finite float"
+    return hint.__name__ if isinstance(hint, type) else str(hint)

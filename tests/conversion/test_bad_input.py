@@ -166,7 +166,7 @@ def test_an_index_that_names_a_file_outside(checkpoint, tmp_path, kind):
     content["weight_map"] = {key: given if file == name else file for key, file in content["weight_map"].items()}
     index.write_text(json.dumps(content))
     assert refused_load(checkpoint) == (
-        f"{checkpoint}: the file {given!r} of the sharded checkpoint is {outside}, outside of the directory. "
+        f"{checkpoint}: the file {given!r} of the checkpoint is {outside}, outside of the directory. "
         "Put the file itself into it"
     )
 

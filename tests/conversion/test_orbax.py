@@ -160,6 +160,9 @@ def test_links_that_lead_elsewhere(weights, tmp_path):
 
 def test_several_checkpoints(weights, tmp_path):
     save_tree(tmp_path / "second", {"a": np.ones(1)})
+    (tmp_path / "second").rename(tmp_path / "second.orbax-checkpoint-tmp-7")  # as after a run that was killed
+    assert {*open_checkpoint(tmp_path).tensors} == {"a.b", "c"}
+    (tmp_path / "second.orbax-checkpoint-tmp-7").rename(tmp_path / "second")
     with pytest.raises(CheckpointError, match=r": holds 2 checkpoints of orbax \(saved, second\), but one is needed"):
         open_checkpoint(tmp_path)
 

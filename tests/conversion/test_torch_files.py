@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -129,23 +128,6 @@ def test_a_damaged_storage_is_neither_converted_nor_loaded(copy_of, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(CheckpointError, match=message):
         in_torch.BertModel.from_pretrained(directory)
-
-
-def test_a_revision_is_downloaded(backend, saved, monkeypatch):
-    directory, asked = saved("BertModel"), list[tuple[str, Any]]()
-
-    def download(name: str, **options: Any) -> str:
-        asked.append((name, options["revision"]))
-        return str(directory)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    for load in (backend.BertModel.from_pretrained, backend.load):
-        assert digests(load("owner/bert", revision="v2")) == stored(directory)
-    assert asked == [("owner/bert", "v2")] * 2
-    with pytest.raises(CheckpointError, match=r"is on the disk, but revision='v2'"):
-        backend.BertModel.from_pretrained(directory, revision="v2")
-    with pytest.raises(TypeError, match="has no keyword local_files_only; HF_HUB_OFFLINE=1 keeps"):
-        backend.BertModel.from_pretrained(directory, local_files_only=True)
 
 
 def test_they_are_compared_with_transformers(copy_of):

@@ -139,7 +139,6 @@ def test_float64_is_rounded_to_bfloat16_once():
             low, high = finite[below], np.append(finite, 2.0**128)[below + 1]
             up = np.where(given - low == high - given, below % 2 == 1, given - low > high - given)
             np.testing.assert_array_equal(found, sign * np.where(up, high, low))
-    limits = permute(
-        np.array([3.3961775292304957e38, 3.3961775292304953e38, np.nan, -np.inf]), (0,), ml_dtypes.bfloat16
-    )
+    middle = (finite[-1] + 2.0**128) / 2
+    limits = permute(np.array([middle, np.nextafter(middle, 0), np.nan, -np.inf]), (0,), ml_dtypes.bfloat16)
     np.testing.assert_array_equal(limits.astype(np.float64), [np.inf, finite[-1], np.nan, -np.inf])

@@ -2,14 +2,12 @@
 
 import os
 import re
-import shutil
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 
-from diptych.core.checkpoint.files import partial_name
-from diptych.core.checkpoint.formats import FORMATS, Checkpoint, Format, format_named
+from diptych.core.checkpoint.atomic import new_files, require_space
+from diptych.core.checkpoint.formats import FORMATS, Checkpoint, Format, format_named, missing_variant
 from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.errors import CheckpointError, InputError
 
@@ -22,12 +20,15 @@ _UNITS = {"": 1, "B": 1} | {
 }
 
 
-def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    directory: str | PathLike[str], format: str | None = None, variant: str | None = None
+) -> Checkpoint:
     """Open the weights in a directory; only headers are read.
 
     Args:
         directory: The directory.
         format: The name of one of `FORMATS`; None takes the first of them that exists.
+        variant: Which of several sets of weights, such as `"fp16"`; None for the usual one.
 
     Raises:
         CheckpointError: There are no weights, or they are damaged or contradict their index.
@@ -42,9 +43,11 @@ def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory")
     for candidate in candidates:
-        found = candidate.open(directory)
+        found = candidate.open(directory, variant)
         if found is not None:
             return found
+    if variant is not None:
+        raise missing_variant(directory, variant, os.listdir(directory))
     raise _nothing_found(directory, candidates)
 
 
@@ -83,66 +86,15 @@ def write_checkpoint(
     directory = Path(directory)
     written_format = format_named(format, caller="write_checkpoint: ")
     limit = None if max_shard_size is None else _size_in_bytes(max_shard_size)
-    made = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
-    partial = partial_name(directory / "weights")  # inside, so on the same disk
-    partial.mkdir()
-    try:
-        names = written_format.write(partial, tensors, limit, metadata, progress)
-        stale = [name for name in os.listdir(directory) if any(known.owns(name) for known in FORMATS.values())]
-        written = sorted(os.listdir(partial), key=lambda name: name not in names)  # the index last
-        _exchange(directory, partial, written, stale)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if made:
-            with suppress(OSError):  # the directory is not empty if writing succeeded
-                directory.rmdir()
+    require_space(directory, sum(source.nbytes for source in tensors.values()))
+    with new_files(directory, is_weight_file) as new:
+        names = written_format.write(new, tensors, limit, metadata, progress)
     return tuple(directory / name for name in names)
 
 
-@contextmanager
-def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> Generator[Path, None, None]:
-    """Yields a hidden directory to fill, which is renamed to `destination` if the block ends without an error.
-
-    Args:
-        destination: The directory to create, with its parents. It may exist if it is empty.
-        overwrite: Replace an existing checkpoint; it is restored if anything fails.
-
-    Raises:
-        CheckpointError: The destination exists and may not be replaced.
-        OSError: The disk failed.
-    """
-    given_path, destination = Path(destination), Path(destination).resolve()
-    if destination.exists() and not destination.is_dir():
-        raise CheckpointError(f"{given_path}: is a file; give the name of a directory")
-    if destination.is_dir() and any(destination.iterdir()):
-        if not overwrite:
-            raise CheckpointError(
-                f"{given_path}: is there already and not empty; give another directory, or replace it with "
-                "overwrite=True (--overwrite)"
-            )
-        if not (destination / "config.json").is_file():
-            raise CheckpointError(
-                f"{given_path}: holds files but no config.json, so it is not a checkpoint and is not overwritten; "
-                "give another directory"
-            )
-    missing = [parent for parent in destination.parents if not parent.exists()]
-    partial, replaced = partial_name(destination), partial_name(destination)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if destination.exists():
-            os.replace(destination, replaced)
-        os.replace(partial, destination)
-    except BaseException:
-        if replaced.exists() and not destination.exists():
-            os.replace(replaced, destination)
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in missing:
-            with suppress(OSError):
-                parent.rmdir()
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
+def is_weight_file(name: str) -> bool:
+    """Whether an entry of this name holds weights or is their index, in any format."""
+    return any(known.owns(name) for known in FORMATS.values())
 
 
 def _nothing_found(directory: Path, formats: Iterable[Format]) -> CheckpointError:
@@ -170,25 +122,3 @@ def _size_in_bytes(size: int | str) -> int:
             f"max_shard_size: {size!r} is no size; give bytes above 0, or a string like '200MB', '5GB' or '1GiB'"
         )
     return number
-
-
-def _exchange(directory: Path, partial: Path, new: list[str], old: list[str]) -> None:
-    """Move new files into the directory and old ones away; undo everything if a move fails."""
-    if len(new) == 1 and old in ([], new) and not (directory / new[0]).is_dir():
-        os.replace(partial / new[0], directory / new[0])  # one atomic step
-        return
-    replaced = partial_name(directory / "replaced")
-    replaced.mkdir()
-    moves = [(directory / name, replaced / name) for name in old]
-    moves += [(partial / name, directory / name) for name in new]
-    done: list[tuple[Path, Path]] = []
-    try:
-        for source, target in moves:
-            os.replace(source, target)
-            done.append((source, target))
-    except BaseException:
-        for source, target in reversed(done):
-            os.replace(target, source)
-        replaced.rmdir()
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)

@@ -4,23 +4,24 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
 
 from diptych.core.checkpoint.companions import ALL, is_companion
-from diptych.core.checkpoint.files import open_atomic, parse_json_object
+from diptych.core.checkpoint.files import open_atomic, parse_json_object, require_inside
 from diptych.core.checkpoint.msgpack import read_msgpack, write_msgpack
 from diptych.core.checkpoint.safetensors import read_metadata, read_safetensors, write_safetensors
 from diptych.core.checkpoint.slots import Layout
 from diptych.core.checkpoint.tensors import TensorSource
-from diptych.core.checkpoint.torch_legacy import is_legacy, read_torch_legacy
-from diptych.core.checkpoint.torch_zip import read_torch_zip
+from diptych.core.checkpoint.torch_legacy import read_torch
 from diptych.core.errors import CheckpointError, InputError
 
 Tensors = Mapping[str, TensorSource]
 Progress = Callable[[int], None]
+
+_LONGEST_PATH = 1024  # bytes; the limit of the system, with the directory's own path, is higher
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Format(Protocol):
         """Whether an entry of a directory belongs to weights in this format."""
         ...
 
-    def open(self, directory: Path) -> Checkpoint | None:
-        """Open the weights in a directory; None if there are none in this format. Only headers are read."""
+    def open(self, directory: Path, variant: str | None) -> Checkpoint | None:
+        """Open the weights in a directory; None if there are none in this format and variant. Only headers are read."""
         ...
 
     def write(
@@ -94,6 +95,7 @@ class FileFormat:
         separator: Between the parts of a tensor's name in the index.
         read: Maps a file; returns its tensors and its metadata.
         write_file: Writes a file from its tensors and its metadata; None if the format is only read.
+        variant: Of the weights, after a dot, such as ".fp16"; empty for the usual ones.
     """
 
     name: str
@@ -103,34 +105,58 @@ class FileFormat:
     separator: str
     read: Callable[[Path], tuple[dict[str, TensorSource], dict[str, str]]]
     write_file: Callable[[Path, Tensors, Mapping[str, str] | None, Progress | None], None] | None = None
+    variant: str = ""
+
+    def of_variant(self, variant: str | None) -> "FileFormat":
+        """The format of a variant of the weights; None for the usual ones."""
+        return replace(self, variant=f".{variant}" if variant else "")
 
     @property
     def single(self) -> str:
         """The name of the file if there is only one."""
-        return self.stem + self.suffix
+        return f"{self.stem}{self.variant}{self.suffix}"
 
     @property
     def index(self) -> str:
         """The name of the index of several files."""
-        return f"{self.single}.index.json"
+        return f"{self.stem}{self.suffix}.index{self.variant}.json"
 
     @property
     def places(self) -> tuple[str, ...]:
-        """The only file, or the index."""
-        return (self.single, self.index)
+        """The only file, or the index under the name in transformers, or in diffusers, which differs in variants."""
+        return tuple(dict.fromkeys((self.single, self.index, f"{self.single}.index.json")))
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Patterns of the names of all files; the variant stands before the numbers of a shard or, once, after them.
+
+        Not "*.safetensors": many repositories hold more copies of the weights, under other names for other programs.
+        """
+        shards = (f"{self.variant}-?????-of-?????", f"-?????-of-?????{self.variant}")
+        return (*self.places, *dict.fromkeys(f"{self.stem}{shard}{self.suffix}" for shard in shards))
 
     def owns(self, name: str) -> bool:
         """Whether a file belongs to weights in this format."""
         shard = rf"{self.stem}-\d{{5}}-of-\d{{5}}{re.escape(self.suffix)}"
         return name in self.places or re.fullmatch(shard, name) is not None
 
-    def open(self, directory: Path) -> Checkpoint | None:
+    def variant_in(self, name: str) -> str | None:
+        """The variant that a file's name holds, if any."""
+        shard = r"(?:-\d{5}-of-\d{5})?"
+        found = re.fullmatch(rf"{self.stem}{shard}\.([\w.-]+?){shard}{re.escape(self.suffix)}", name)
+        return None if found is None else found[1]
+
+    def open(self, directory: Path, variant: str | None) -> Checkpoint | None:
         """Map the only file, or all files that the index names."""
-        if (directory / self.single).is_file():
-            tensors, metadata = self.read(directory / self.single)
-            return self._checkpoint(directory, [self.single], tensors, metadata)
-        if (directory / self.index).is_file():
-            return self._open_shards(directory)
+        if variant is not None:
+            return self.of_variant(variant).open(directory, None)
+        single, *indices = self.places
+        if (directory / single).is_file():
+            tensors, metadata = self.read(directory / single)
+            return self._checkpoint(directory, [single], tensors, metadata)
+        for index in indices:
+            if (directory / index).is_file():
+                return self._open_shards(directory, index)
         return None
 
     def write(
@@ -167,10 +193,10 @@ class FileFormat:
         layout: Layout = "flax" if metadata.get("format") == "flax" else self.layout  # transformers wrote these too
         return Checkpoint(self.name, layout, directory, tuple(directory / name for name in names), tensors, metadata)
 
-    def _open_shards(self, directory: Path) -> Checkpoint:
+    def _open_shards(self, directory: Path, index_name: str) -> Checkpoint:
         """Open all files that an index names, and compare their tensors with it."""
-        require_inside(self.index, directory)
-        index = directory / self.index
+        require_inside(index_name, directory)
+        index = directory / index_name
         weight_map = {key.replace(self.separator, "."): name for key, name in _weight_map(index).items()}
         names = sorted(set(weight_map.values()))
         for name in names:
@@ -216,6 +242,7 @@ class DirectoryFormat:
         layout: The names and the layout of the tensors.
         stem: The name of the directory that is written.
         marker: The file by which such a directory is recognized.
+        unfinished: What the name of a directory has in it while it is being written.
         module: The module, which has `read(directory) -> tensors` and `write(directory, tensors, progress)`.
     """
 
@@ -223,6 +250,7 @@ class DirectoryFormat:
     layout: Layout
     stem: str
     marker: str
+    unfinished: str
     module: str
 
     @property
@@ -234,9 +262,12 @@ class DirectoryFormat:
         """Whether an entry is a directory of weights that was written in this format."""
         return name == self.stem
 
-    def open(self, directory: Path) -> Checkpoint | None:
+    def open(self, directory: Path, variant: str | None) -> Checkpoint | None:
         """Open the weights in the directory itself, or in the only directory inside of it that holds some."""
-        found = [place for place in (directory, *sorted(directory.iterdir())) if (place / self.marker).is_file()]
+        if variant is not None:  # part of a file's name
+            return None
+        places = [place for place in sorted(directory.iterdir()) if self.unfinished not in place.name]
+        found = [place for place in (directory, *places) if (place / self.marker).is_file()]
         if not found:
             return None
         if len(found) > 1:
@@ -273,7 +304,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, TensorSource], dict[str, st
 
 
 def _read_torch(path: Path) -> tuple[dict[str, TensorSource], dict[str, str]]:
-    return (read_torch_legacy if is_legacy(path) else read_torch_zip)(path), {}
+    return read_torch(path), {}
 
 
 def _read_msgpack(path: Path) -> tuple[dict[str, TensorSource], dict[str, str]]:
@@ -284,16 +315,29 @@ def _write_msgpack(path: Path, tensors: Tensors, metadata: Mapping[str, str] | N
     write_msgpack(path, tensors, progress)  # which has no place for metadata
 
 
-_ALL: tuple[Format, ...] = (
+FILE_FORMATS = (
     FileFormat("safetensors", "published", "model", ".safetensors", ".", _read_safetensors, write_safetensors),
     FileFormat("torch", "published", "pytorch_model", ".bin", ".", _read_torch),
     FileFormat("flax-msgpack", "flax", "flax_model", ".msgpack", "/", _read_msgpack, _write_msgpack),
-    DirectoryFormat("orbax", "nnx", "model.orbax", "_METADATA", "diptych.backends.jax.orbax"),
+)
+"""The formats of files on the hub, in order of precedence, which is that of transformers."""
+_ALL: tuple[Format, ...] = (
+    *FILE_FORMATS,
+    DirectoryFormat("orbax", "nnx", "model.orbax", "_METADATA", ".orbax-checkpoint-tmp", "diptych.backends.jax.orbax"),
 )
 FORMATS: Mapping[str, Format] = {format.name: format for format in _ALL}
-"""Every format by name, in order of precedence, which is that of transformers."""
+"""Every format by name, in order of precedence."""
 WRITABLE = ("safetensors", "flax-msgpack", "orbax")
 """The formats that can be written."""
+
+
+def missing_variant(where: str | os.PathLike[str], variant: str, names: Iterable[str]) -> CheckpointError:
+    """The error of a checkpoint without a variant; the variants that its files have are listed."""
+    names, formats = tuple(names), FILE_FORMATS
+    there = {found for format in formats for name in names if (found := format.variant_in(name)) is not None}
+    usual = any(name in format.places for format in formats for name in names)
+    listed = [*sorted(there), *(["none, without variant="] if usual else [])]
+    return CheckpointError(f"{where}: has no weights of variant {variant!r}; there are: {', '.join(listed) or 'none'}")
 
 
 def format_named(name: str, known: tuple[str, ...] = WRITABLE, caller: str = "") -> Format:
@@ -326,24 +370,15 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: needs a 'weight_map' that names the file of each tensor, found {weight_map!r}")
     for key, name in cast(dict[str, object], weight_map).items():
-        if not isinstance(name, str) or "\0" in name:
+        if not isinstance(name, str) or not _is_path(name):
             raise CheckpointError(f"{index}: the file of tensor {key!r} must be a file name, not {name!r}")
     return cast(dict[str, str], weight_map)
 
 
-def require_inside(name: str, directory: Path) -> None:
-    """Refuse a file outside the directory, unless it is where the cache of the Hugging Face hub keeps its files."""
-    root = directory.resolve()
-    target = (directory / name).resolve()
-    allowed = [root]
-    for parent in root.parents:
-        # models--owner--name/snapshots/<commit>/<file> -> models--owner--name/blobs, itself a link into the blobs
-        # beside models--owner--name if huggingface_hub shares blobs between repositories
-        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
-            allowed += [parent.parent / "blobs", parent.parent.parent / "blobs"]
-    inside = Path(os.path.abspath(directory / name)).is_relative_to(os.path.abspath(directory))
-    if not inside or not any(target.is_relative_to(place) for place in allowed):
-        raise CheckpointError(
-            f"{directory}: the file {name!r} of the sharded checkpoint is {target}, outside of the directory. "
-            "Put the file itself into it"
-        )
+def _is_path(name: str) -> bool:
+    """Whether a file could have this name, in any directory."""
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:  # JSON can hold half of a surrogate pair
+        return False
+    return "\0" not in name and len(encoded) <= _LONGEST_PATH and all(len(part) < 256 for part in encoded.split(b"/"))

@@ -122,6 +122,18 @@ class Filling:
         infinite = count_infinities(copy) if dtype != values.dtype else 0
         return copy, infinite - count_infinities(values) if infinite else 0
 
+    def view(self, axes: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """The tensor itself where it lies in a mapped file as it is needed, writable; otherwise a copy, as of `read`.
+
+        What is written to it changes neither the file nor another view of the file.
+        """
+        values = self.source.read()
+        fits = values.dtype == dtype and values.flags.aligned and axes == tuple(range(len(axes)))
+        if not self.source.mapped or not fits:
+            return self.read(axes, dtype)
+        values.flags.writeable = True
+        return values
+
 
 @dataclass(frozen=True)
 class Match:

@@ -226,7 +226,7 @@ class _Reader:
                 f"{self.path}: tensor {name!r} takes {self.stop - start} bytes, but {dtype.name} {shape} needs "
                 f"{math.prod(shape) * dtype.itemsize}. Download or save the file again"
             )
-        return TensorSource(shape, dtype, partial(view, self.mapped, start, dtype, shape), str(self.path))
+        return TensorSource(shape, dtype, partial(view, self.mapped, start, dtype, shape), str(self.path), mapped=True)
 
     def expect(self, kind: str, name: str, length: int | None = None) -> int:
         """Read a token of this kind; return its value."""

@@ -47,12 +47,15 @@ class TensorSource:
         read: Returns the values as a C-contiguous array; for a file a read-only view of the mapped bytes, which may
             start at any address (a copy made by `strips.permute` is aligned).
         origin: The file that holds it, or another name of its origin in error messages.
+        mapped: Whether the values are bytes of a mapped file that belong to no other tensor. An array of them may be
+            made writable, since the map is private.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[], np.ndarray]
     origin: str
+    mapped: bool = False
 
     @property
     def nbytes(self) -> int:

@@ -9,11 +9,17 @@ from diptych.core.checkpoint.files import map_file
 from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.checkpoint.torch_pickle import read_pickle, read_state_dict
 from diptych.core.checkpoint.torch_storages import check_inside, read_view
+from diptych.core.checkpoint.torch_zip import read_torch_zip
 from diptych.core.errors import CheckpointError
 
 _MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # a pickled number
 _VERSION = 1001
 _COUNT_BYTES = 8  # each storage begins with the number of its elements
+
+
+def read_torch(path: str | PathLike[str]) -> dict[str, TensorSource]:
+    """Map a file that `torch.save` of any version made of a state dict; see `read_torch_zip`."""
+    return read_torch_legacy(path) if is_legacy(Path(path)) else read_torch_zip(path)
 
 
 def is_legacy(path: Path) -> bool:

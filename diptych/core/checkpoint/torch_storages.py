@@ -93,4 +93,6 @@ def read_view(mapped: mmap.mmap, start: int, order: str, tensor: StoredTensor) -
         start + tensor.offset * itemsize,
         tuple(stride * itemsize for stride in tensor.strides),
     )
-    return np.asarray(bits, f"u{itemsize}", order="C").view(tensor.dtype)
+    values = np.asarray(bits, f"u{itemsize}", order="C").view(tensor.dtype)
+    values.flags.writeable = False
+    return values

@@ -4,6 +4,7 @@ import mmap
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -76,11 +77,14 @@ def read_torch_zip(path: str | PathLike[str]) -> dict[str, TensorSource]:
     if order not in _ORDERS:
         raise CheckpointError(f"{path}: its byte order is {order!r}, but little or big is needed. Save it again")
     tensors: dict[str, TensorSource] = {}
-    for name, tensor in read_state_dict(archive.read("data.pkl"), str(path)).items():
+    stored = read_state_dict(archive.read("data.pkl"), str(path))
+    uses = Counter(tensor.storage.key for tensor in stored.values())
+    for name, tensor in stored.items():
         place = f"data/{tensor.storage.key}"
         start = check_inside(path, name, tensor, place, archive.members.get(place))
         read = partial(_read, archive, start, _ORDERS[order], tensor)
-        tensors[name] = TensorSource(tensor.shape, tensor.dtype, read, str(path))
+        alone = uses[tensor.storage.key] == 1
+        tensors[name] = TensorSource(tensor.shape, tensor.dtype, read, str(path), mapped=alone)
     return tensors
 
 

@@ -3,29 +3,30 @@
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 
-from diptych.conversion.slots import slots_of
+from diptych.conversion.manifest import TensorRecord, write_manifest
+from diptych.conversion.slots import family_slots
 from diptych.core.checkpoint import companions, loading
-from diptych.core.checkpoint.dialects import matches, resolver, spellings
+from diptych.core.checkpoint.dialects import matches
 from diptych.core.checkpoint.directory import WRITABLE, new_directory, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.locate import locate
-from diptych.core.checkpoint.matching import FamilyPaths, Filling, Match, Target, match, names_of, top_modules
+from diptych.core.checkpoint.matching import Filling, Match, Target, match, names_of, top_modules
 from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
 from diptych.core.checkpoint.tensors import TensorSource, digest, from_array
 from diptych.core.config import config_path
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.json_text import parse_config, read_text
-from diptych.core.registry import Family, architectures, families, relatives, within
+from diptych.core.registry import Family, architectures, families, read_config, within
 
 Progress = bool | Callable[[int], None] | None
 
@@ -140,6 +141,7 @@ def convert(
     allow_missing: Iterable[str] = (),
     ignore: Iterable[str] = (),
     ignore_config: Iterable[str] = (),
+    manifest: bool = False,
     progress: Progress = None,
     **options: Unpack[HubOptions],
 ) -> ConversionReport:
@@ -160,6 +162,8 @@ def convert(
         allow_missing: parameters of the class, or modules, that the source may lack.
         ignore: tensors of the source to skip; names, modules, or patterns with *.
         ignore_config: unknown fields of config.json to copy without checks.
+        manifest: whether a manifest for `verify` is written beside the weights: the source and its revision, versions,
+            the config, and each tensor's dtype, shape and SHA-256.
         progress: True for a bar on stderr, None for one if stderr is a terminal, False for none; or a function that is
             called with each tensor's size after it is written and again after it is verified.
         options: see `HubOptions`.
@@ -218,6 +222,15 @@ def convert(
         _write_config(directory, partial, origin.whole.model_type, architecture, dtypes)
         along = companions.find_companions(directory, companions.ALL)
         companions.copy_companions(along, partial)
+        if manifest:
+            write_manifest(
+                partial / companions.MANIFEST,
+                source=directory,
+                formats=(origin.checkpoint.format, format),
+                architecture=architecture,
+                config=read_config(partial, ignore=ignore_config),
+                tensors={one.name: TensorRecord(one.dtype, one.shape, one.digest) for one in converted},
+            )
     return ConversionReport(
         source=str(directory),
         destination=str(destination),
@@ -258,36 +271,10 @@ def _check_apart(source: Path, destination: Path) -> None:
 
 def _match_family(origin: loading.Source, architecture: str, family: Family, ignore: tuple[str, ...]) -> FamilyMatch:
     """Every tensor with its slot in some class of the family."""
-    own = slots_of(architecture, origin.config)
-    classes = [
-        [replace(slot, path=f"{prefix}{slot.path}") for slot in slots_of(name, config)]
-        for prefix, name, config in relatives(family, origin.whole)
-    ]
-    others = _slots_of_others(own, classes, family)
+    own, others = family_slots(architecture, origin.config, origin.whole, family)
     target = Target(architecture, [*own, *others], family, copied=family.copied(origin.whole, [s.path for s in own]))
     found = match(origin.tensors, target, allow_fresh=("*",), ignore=ignore)
     return FamilyMatch(found, frozenset(slot.path for slot in others))
-
-
-def _slots_of_others(own: Sequence[Slot], classes: Sequence[Sequence[Slot]], family: Family) -> list[Slot]:
-    """The slots that only other classes of the family have, under any prefix or old name."""
-    paths = {slot.path for slot in own}
-    resolve = resolver(family, paths)
-    family_paths = FamilyPaths(family, [{slot.path for slot in slots} for slots in classes])
-
-    def is_own(path: str) -> bool:
-        if not paths.isdisjoint(spellings(path, family)):
-            return True
-        resolved = resolve(path)
-        # one tensor here may be two in another class, such as an untied output layer
-        return resolved is not None and not family_paths.distinguish(path, resolved[0])
-
-    others: dict[str, Slot] = {}
-    for slots in classes:
-        for slot in slots:
-            if slot.path not in others and not is_own(slot.path):
-                others[slot.path] = slot
-    return [*others.values()]
 
 
 def _missing_parameters(

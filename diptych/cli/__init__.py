@@ -16,11 +16,11 @@ from typing import Annotated
 import typer
 
 import diptych
-from diptych.cli import classify, convert, generate, inspect, parity
+from diptych.cli import classify, convert, diff, generate, inspect, parity, verify
 
 app = typer.Typer(
     name="diptych",
-    help="The same transformer models in JAX and PyTorch: convert and inspect checkpoints, prove models "
+    help="The same transformer models in JAX and PyTorch: convert, compare and inspect checkpoints, prove models "
     "equal, generate text, classify images.",
     epilog="Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted, "
     "141 nobody reads the output, 143 terminated.",
@@ -30,7 +30,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (convert.convert, inspect.inspect, parity.parity, generate.generate, classify.classify):
+verbs = (
+    convert.convert,
+    inspect.inspect,
+    diff.diff,
+    verify.verify,
+    parity.parity,
+    generate.generate,
+    classify.classify,
+)
+for verb in verbs:
     app.command()(verb)
 
 

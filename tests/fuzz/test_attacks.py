@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -159,3 +160,11 @@ def test_a_panic_of_the_tokenizers_library_is_a_damaged_file(tmp_path):
     data["model"]["continuing_subword_prefix"] = "#" * 9
     message = refusal(tmp_path, "tokenizer", {"tokenizer.json": json.dumps(data).encode()})
     assert "tokenizer.json: is no tokenizer that tokenizers reads (range" in message
+
+
+def test_the_tests_of_each_guarantee_are_there():
+    root = Path(__file__).parents[2]
+    rows = [line for line in (root / "SECURITY.md").read_text().splitlines() if line.startswith("| **")]
+    named = [re.findall(r"`(tests/[^`]+)`", row) for row in rows]
+    assert len(named) == 8 and all(named)
+    assert all((root / path).is_file() for paths in named for path in paths)

@@ -201,6 +201,8 @@ def _torch_hook(captured: dict[str, Any], path: str) -> Callable[..., None]:
 def _record_calls(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[str, Any]]:
     """Records the main output of every module with parameters that is called inside the block.
 
+    As with hooks in torch, the call of a parent class within that of its subclass is no call of the module.
+
     Args:
         model: the model.
         channels_last: filled with each output's name, in the order of the calls, and whether its channels come last
@@ -217,11 +219,18 @@ def _record_calls(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[s
     }
     types = {type(module) for _, module in nnx.iter_modules(model) if callable(module)}
     captured: dict[str, Any] = {}
+    running: set[int] = set()
     channels_last.clear()
 
     def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
         def keep(module: Any, *arguments: Any, **keywords: Any) -> Any:
-            output = call(module, *arguments, **keywords)
+            if id(module) in running:
+                return call(module, *arguments, **keywords)
+            running.add(id(module))
+            try:
+                output = call(module, *arguments, **keywords)
+            finally:
+                running.remove(id(module))
             path = paths.get(id(module))
             main = _main_output(
                 output, lambda value: hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)

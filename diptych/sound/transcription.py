@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -120,8 +121,10 @@ def transcribe(
     """
     chosen = backends.choose("result", backend, argument="generate: backend")
     for name, value in (("batch_size", batch_size), ("window", window)):
-        if value is not None and not value > 0:
-            raise InputError(f"generate: {name}={value:g} must be greater than 0")
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"generate: {name}={value:g} must be greater than 0, and finite")
+    if overlap is not None and not 0 <= overlap < math.inf:
+        raise InputError(f"generate: overlap={overlap:g} must be 0 or more, and finite")
     paths, directory = find_recordings(recordings), locate(directory)
     ignore_config = tuple(ignore_config)
     name = architecture_of(directory, ignore_config)
@@ -151,6 +154,7 @@ def transcribe(
         pieces = _without_line_breaks(show) if live and show is not None else None
         writer = Writer(model, processor.tokenizer, options, compile=compile, echo=echo, show=pieces, as_json=False)
         listener = WritingListener(chosen, model, processor, window, batch_size, writer=writer)
+    listener.check_window()
     hidden = (True if live else None) if progress is None else not progress
     show, found = beside_bars(show), list[Transcription]()
     with tqdm(total=0, unit="window", disable=hidden, leave=False) as bar:

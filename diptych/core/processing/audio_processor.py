@@ -15,7 +15,7 @@ from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.errors import InputError
-from diptych.core.processing.audio_config import AudioProcessorConfig
+from diptych.core.processing.audio_config import MOST_SAMPLES, AudioProcessorConfig, is_sampling_rate
 from diptych.core.processing.config_files import CONFIG_FILE, read_processor_config
 from diptych.core.processing.features import Features, Tensors
 from diptych.core.processing.recordings import flat, read_recording, resample, to_samples
@@ -121,6 +121,8 @@ class AudioProcessor:
         for name, value in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
             if value is not None and value < 1:
                 raise InputError(f"{name}={value} must be 1 or more")
+        if sampling_rate is not None and not is_sampling_rate(sampling_rate):
+            raise InputError(f"sampling_rate={sampling_rate!r} must be a whole number from 1 to {MOST_SAMPLES}")
         if max_length is None and (truncation or strategy == "max_length"):
             raise InputError("max_length is needed for truncation=True and padding='max_length', got None")
         rows, errors = list[np.ndarray](), list[str]()
@@ -172,7 +174,11 @@ class AudioProcessor:
                     "largest value, such as 2**15 for 16 bits"
                 )
             samples = samples.astype(np.float32)
-        return resample(samples, sampling_rate or self.sampling_rate, self.sampling_rate)
+        rate = self.sampling_rate if sampling_rate is None else int(sampling_rate)
+        found = resample(samples, rate, self.sampling_rate)
+        if not found.size:
+            raise InputError(f"{name}: {len(samples)} samples at {rate} Hz are none at {self.sampling_rate} Hz")
+        return found
 
 
 def _normalize(samples: np.ndarray, out: np.ndarray) -> None:

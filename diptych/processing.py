@@ -16,7 +16,8 @@ from diptych.core.processing.image_processor import ImageProcessor
 from diptych.text.idefics import IdeficsProcessor
 from diptych.text.processing import TextProcessor
 from diptych.text.speech import SpeechProcessor
-from diptych.text.tokenizers import MissingTokenizerError, load_tokenizer
+from diptych.text.tokenizer_settings import MissingTokenizerError
+from diptych.text.tokenizers import load_tokenizer
 
 _WRITES_LABELS = ("TrOCRProcessor", "DonutProcessor", "NougatProcessor")
 """Processors whose text, beside images, is what the model is to write."""

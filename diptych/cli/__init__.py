@@ -1,9 +1,12 @@
 """The command `diptych`: each subcommand parses its arguments, calls one public function and prints the result.
 
-Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted, 143 terminated. Nothing
-heavy is imported unless needed.
+Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted, 141 stdout's reader is
+gone, 143 terminated. Nothing heavy is imported unless needed.
 """
 
+import contextlib
+import io
+import os
 import signal
 import sys
 import traceback
@@ -20,7 +23,7 @@ app = typer.Typer(
     help="The same transformer models in JAX and PyTorch: convert, compare and inspect checkpoints, prove models "
     "equal, generate text, classify images.",
     epilog="Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted, "
-    "143 terminated.",
+    "141 nobody reads the output, 143 terminated.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -42,6 +45,7 @@ for verb in verbs:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits; bad input is reported in one line on stderr."""
+    _prepare_streams()
     # by default, SIGTERM would end the process without removing what is incomplete
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -50,13 +54,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, ValueError) and not _is_ours(error):
             traceback.print_exc()
             raise SystemExit(3) from None
-        typer.echo(f"diptych: {' '.join(_message(error).split())}", err=True)
+        with contextlib.suppress(OSError):  # stderr may be what cannot be written
+            typer.echo(f"diptych: {' '.join(_message(error).split())}", err=True)
         raise SystemExit(2) from None
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer's code for it is 1, which says "not equal" here
+            raise SystemExit(141) from None
+        raise
     except Exception:  # Python's own exit code for it is 1, which says "not equal" here
         traceback.print_exc()
         raise SystemExit(3) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _prepare_streams() -> None:
+    """Discards output to closed streams, and escapes characters that a stream cannot encode."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            # names of files may hold bytes that are no characters
+            stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
 
 
 def _message(error: Exception) -> str:

@@ -19,7 +19,7 @@ def convert(
     format: Annotated[
         str,
         typer.Option(
-            help="safetensors, which transformers loads, or flax-msgpack, for the Flax classes of transformers 4."
+            help="safetensors, for transformers; flax-msgpack, for the Flax classes of transformers 4; or orbax."
         ),
     ] = "safetensors",
     dtype: Annotated[
@@ -39,6 +39,9 @@ def convert(
         list[str] | None,
         typer.Option(metavar="NAME", help="A parameter or a module that the source may lack; may be repeated."),
     ] = None,
+    allow_overflow: Annotated[
+        bool, typer.Option("--allow-overflow", help="Let values that are too large for --dtype become infinite.")
+    ] = False,
     ignore: Ignore = None,
     ignore_config: IgnoreConfig = None,
     json: Json = False,
@@ -68,6 +71,7 @@ def convert(
         allow_missing=tuple(allow_missing or ()),
         ignore=tuple(ignore or ()),
         ignore_config=tuple(ignore_config or ()),
+        allow_overflow=allow_overflow,
         progress=False if json else None,
         **given(options),
     )

@@ -60,7 +60,7 @@ def generate(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Prompts to generate from at once, by default all; or images, or windows of a CTC model, by default 8."
+            help="Prompts to generate from at once, by default all; or images, or windows of recordings, by default 8."
         ),
     ] = None,
     source_language: Annotated[
@@ -225,6 +225,8 @@ def _read_texts(given: Sequence[str], lines: bool) -> list[str]:
 
     if given.count("-") > 1:
         raise InputError("generate: stdin can be read once, so --text - can be given once")
+    if "-" in given and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
+        raise InputError("--text -: stdin is closed")
     texts: list[str] = []
     for text in given:
         if not _is_file(text):

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diptych.conversion.convert import ConversionReport as ConversionReport
+    from diptych.conversion.conversion_report import ConversionReport as ConversionReport
     from diptych.conversion.convert import convert as convert
     from diptych.conversion.diff import Diff as Diff
     from diptych.conversion.diff import diff as diff
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from diptych.conversion.verify import verify as verify
 
 _HOMES = {
-    "ConversionReport": "convert",
+    "ConversionReport": "conversion_report",
     "Diff": "diff",
     "Inspection": "inspect",
     "Report": "report",

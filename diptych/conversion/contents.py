@@ -71,7 +71,7 @@ def open_contents(
     architecture = loading.architecture_of(directory, ignore_config)
     wanted = families()[architectures()[architecture]].classes[architecture]
     found = loading.open_source(directory, wanted=wanted, ignore_config=ignore_config, variant=options.get("variant"))
-    named = NamedTensors(str(source), found.checkpoint.tensors, found.checkpoint.flax)
+    named = NamedTensors(str(source), found.checkpoint.tensors, found.checkpoint.layout)
     return _contents(named, found.checkpoint.format, architecture, named_as, found.config, found.whole)
 
 

@@ -38,7 +38,7 @@ class Inspection:
     """The contents of a checkpoint directory.
 
     Attributes:
-        format: "safetensors", "torch" or "flax-msgpack".
+        format: "safetensors", "torch", "flax-msgpack" or "orbax".
         architecture: the class that config.json names, if it is known here.
         named: every class that config.json names.
         config_class: the class that reads config.json.
@@ -110,7 +110,7 @@ def inspect_checkpoint(
             shape=tensor.shape,
             dtype=tensor.dtype.name,
             nbytes=tensor.nbytes,
-            role="buffer" if matches(respell(name, flax=checkpoint.flax), buffers) else "parameter",
+            role="buffer" if matches(respell(name, flax=checkpoint.layout != "published"), buffers) else "parameter",
         )
         for name, tensor in checkpoint.tensors.items()
     )
@@ -120,6 +120,6 @@ def inspect_checkpoint(
         architecture=architecture,
         named=named,
         config_class=type(config).__name__,
-        files={file.name: file.stat().st_size for file in checkpoint.files},
+        files={str(file.relative_to(directory)): file.stat().st_size for file in checkpoint.files},
         tensors=tensors,
     )

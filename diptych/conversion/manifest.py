@@ -50,7 +50,7 @@ class Manifest:
 def write_manifest(
     path: Path,
     *,
-    source: Path,
+    source: Path | str,
     formats: tuple[str, str],
     architecture: str,
     config: ModelConfig,
@@ -60,13 +60,17 @@ def write_manifest(
 
     Args:
         path: of the file.
-        source: the directory that was converted; one in the hub's cache is named by its repository and commit.
+        source: the directory that was converted, of which one in the hub's cache is named by its repository and commit;
+            or the description of a live model.
         formats: of the weights before and after.
         architecture: the class whose names the tensors have.
         config: of the result.
         tensors: by published name.
     """
-    repository, commit = repository_of(source) or (str(source.resolve()), None)
+    if isinstance(source, str):
+        repository, commit = source, None
+    else:
+        repository, commit = repository_of(source) or (str(source.resolve()), None)
     manifest = {
         "manifest_version": _VERSION,
         "source": repository,

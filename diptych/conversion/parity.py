@@ -35,6 +35,7 @@ from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import names_of
 from diptych.core.composite import Composite
+from diptych.core.composite_config import CompositeConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.pretrained import PreTrained, own_switches
@@ -62,14 +63,27 @@ class Subject:
     config: Any
     make: Callable[[str], Any]
 
+    @property
+    def kind(self) -> str:
+        """The class, and of a composite the model types of its parts."""
+        if not isinstance(self.config, CompositeConfig):
+            return self.class_name
+        return f"{self.class_name} of {self.config.encoder.model_type} and {self.config.decoder.model_type}"
+
     def run(self, inputs: Mapping[str, Any], dtype: str, *, seed: int, gradients: bool) -> tuple[Run, dict[str, str]]:
         """The run in a dtype, and a description of it: source, backend, versions, device."""
         with _scope(self.framework, dtype):
             model = self.make(dtype)
             if self.framework == "jax":
                 return run_jax(model, inputs, seed=seed, gradients=gradients), self._description(model)
-            published = self._published_names(model) if self.framework == "transformers" else str
-            run = run_torch(model, inputs, seed=seed, gradients=gradients, published=published)
+            if self.framework == "torch":
+                return run_torch(model, inputs, seed=seed, gradients=gradients), self._description(model)
+            published = self._published_names(model)
+            try:
+                run = run_torch(model, inputs, seed=seed, gradients=gradients, published=published)
+            except Exception as error:  # some models of transformers fail in configurations that are valid here
+                reason = f"{type(error).__name__}: {error}"
+                raise InputError(f"{self.name}: transformers cannot run it on these inputs ({reason})") from error
             return run, self._description(model)
 
     def _published_names(self, model: Any) -> Callable[[str], str | None]:
@@ -77,13 +91,19 @@ class Subject:
         home = importlib.import_module("diptych.backends.torch")
         ours: PreTrained = getattr(home, self.class_name)(self.config, seed=None)
         known = published_names(model)
+        # torch gives a tied parameter the name that comes first, here that of the one that holds it
+        tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
+        known |= {name: known[holder] for name, holder in tied.items() if name in known and holder in known}
         names = [known[name] for name, _ in model.named_parameters()]
         wanted = [slot.path for slot in ours._leaves()]
         shift = shift_names(
             find_shifts(names, wanted, within(families()[architectures()[self.class_name]], self.config))
         )
-        # IDEFICS looks up additional words alone there, and ours all of them
-        compared = {name: known[name] for name in known if not name.endswith("additional_embedding")}
+        # IDEFICS looks up additional words alone there, and ours all of them; BART's tables scale their rows there
+        scaled = {
+            name for name, module in model.named_modules() if type(module).__name__.endswith("ScaledWordEmbedding")
+        }
+        compared = {name: known[name] for name in known.keys() - scaled if not name.endswith("additional_embedding")}
         return lambda name: shift(compared[name]) if name in compared else None
 
     def _description(self, model: Any) -> dict[str, str]:
@@ -140,8 +160,8 @@ def parity(
         raise InputError("parity: against='transformers' takes the place of the candidate; give one of them")
     loading["ignore_config"] = names_of("ignore_config", ignore_config)
     first, second = _sides(reference, candidate, against, backend, loading)
-    if first.class_name != second.class_name:
-        raise InputError(f"parity: the reference is a {first.class_name}, the candidate a {second.class_name}")
+    if first.kind != second.kind:
+        raise InputError(f"parity: the reference is a {first.kind}, the candidate a {second.kind}")
     if inputs is None:
         family = families()[architectures()[first.class_name]]
         inputs = family.example(first.config, first.class_name, generator(seed, "inputs"))
@@ -415,7 +435,6 @@ def _load_with_transformers(directory: Path, class_name: str, dtype: str, change
         model, info = cls.from_pretrained(
             directory,
             dtype=getattr(torch, dtype),
-            attn_implementation=attention_of(cls),
             output_loading_info=True,
             **changes,
         )

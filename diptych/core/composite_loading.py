@@ -166,7 +166,9 @@ def _live_source(model: PreTrained) -> loading.Source:
     """A live model as a source in memory."""
     directory = Path(f"the live {type(model).__name__}")
     tensors = model._sources()  # pyright: ignore[reportPrivateUsage]
-    return loading.Source(directory, model.config, model.config, Checkpoint("memory", directory, (), tensors, {}))
+    return loading.Source(
+        directory, model.config, model.config, Checkpoint("memory", "published", directory, (), tensors, {})
+    )
 
 
 def _whole_slots(whole: Mapping[Slot, Slot], slots: Iterable[Slot]) -> tuple[Slot, ...]:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Self, Unpack, cast
 
 from diptych.core.checkpoint.dialects import respell
-from diptych.core.checkpoint.hub import HubOptions
+from diptych.core.checkpoint.hub import HubOptions, split_options
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.safetensors import read_safetensors
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permute
 from diptych.core.checkpoint.tensors import TensorSource
-from diptych.core.checkpoint.torch_zip import read_torch_zip
+from diptych.core.checkpoint.torch_legacy import read_torch
 from diptych.core.dtypes import FLOATS
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.pretrained import PreTrained
@@ -23,7 +23,18 @@ _HEAD = "lm_head"
 
 
 class LanguageAdapterMixin(PreTrained):
-    """A model whose layers have adapters that can be exchanged, together with its head."""
+    """A model whose layers have adapters that can be exchanged, together with its head.
+
+    `from_pretrained` takes `target_lang`, the language whose adapters are loaded from beside the checkpoint.
+    """
+
+    @classmethod
+    def _load(cls, name_or_path: str | PathLike[str], *, options: Mapping[str, Any], **loading: Any) -> Self:
+        """As `from_pretrained` of any model, and with `target_lang` among the options the adapters of that language."""
+        options = dict(options)
+        language = options.pop("target_lang", None)
+        model = super()._load(name_or_path, options=options, **loading)
+        return model if language is None else model.load_adapter(language, name_or_path, **split_options(options)[0])
 
     def load_adapter(
         self, language: str, name_or_path: str | PathLike[str] | None = None, **options: Unpack[HubOptions]
@@ -53,7 +64,7 @@ class LanguageAdapterMixin(PreTrained):
         if not directory:
             raise InputError(f"{caller}: the model was not loaded from a directory; pass name_or_path")
         path = _find(directory, language, **options)
-        tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
+        tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
         slots = {slot: leaf for slot, leaf in self._leaves().items() if _belongs_to_language(slot.path)}
         matched = _matched(path, tensors, slots)
         for slot, source in matched.items():

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -15,7 +16,8 @@ from diptych.core import random
 from diptych.core.calls import CallMixin
 from diptych.core.checkpoint import loading
 from diptych.core.checkpoint.hub import split_options
-from diptych.core.checkpoint.matching import LoadReport, Match, Matching, Target, names_of
+from diptych.core.checkpoint.matching import Filling, LoadReport, Match, Matching, Target, names_of
+from diptych.core.checkpoint.parallel import map_ahead
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permute
 from diptych.core.config import CacheShape, ModelConfig
@@ -40,6 +42,7 @@ _FOREIGN: Mapping[str, str] = {
     **dict.fromkeys(("attn_implementation", "_attn_implementation"), "it has no choice of an attention"),
     **dict.fromkeys(("from_pt", "from_flax", "from_tf", "use_safetensors"), _ANY_FORMAT),
     "device_map": "it has device= in PyTorch, and sharding= in JAX",
+    "mmap": "its layout differs from the file's, so parameters are copies",
     "low_cpu_mem_usage": "it never holds more than the model and one tensor",
     "_do_init": "the constructor builds a model without values with seed=None",
     "output_loading_info": "the model has a load_report",
@@ -156,6 +159,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         dtype: Any,
         placement: Any,
         build: Mapping[str, Any],
+        mmap: bool = False,
         allow_fresh: Iterable[str],
         ignore: Iterable[str],
         ignore_config: Iterable[str],
@@ -193,7 +197,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         if dtype_name != guess:
             model = construct(source.config, seed=None, dtype=dtype_name, **keywords)
             leaves = model._leaves()
-        model._fill(leaves, found, FLOATS[dtype_name], placement)
+        model._fill(leaves, found, FLOATS[dtype_name], placement, mmap)
         dropped = model._dropped(source, found, keywords) if changes and found.left_out else ()
         model.load_report = loading.report_of(str(source.directory), found, source.config, dropped)
         model._own_options = own_options
@@ -208,12 +212,19 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         usual = Matching(source.tensors, Target(name, [*whole._leaves()], within(family, source.whole)))
         return tuple(name for name in found.left_out if usual.resolve(usual.spelling[name]) is not None)
 
-    def _fill(self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], placement: Any) -> None:
-        """Fills parameters with their matched tensors, one by one, and draws the others."""
-        for filling in _bar(found.fillings, "loading"):
-            slot = filling.slot
-            axes = tuple(filling.axes[axis] for axis in self._stored_axes(slot))
-            self._put(slot, leaves[slot], filling.read(axes, dtype), placement)
+    def _fill(
+        self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], placement: Any, mmap: bool = False
+    ) -> None:
+        """Fills parameters with their matched tensors, a few at a time, and draws the others."""
+        uses = Counter(filling.name for filling in found.fillings)
+
+        def read(filling: Filling) -> np.ndarray:
+            axes = tuple(filling.axes[axis] for axis in self._stored_axes(filling.slot))
+            alone = uses[filling.name] == 1  # parameters that share a tensor of the file do not share memory
+            return filling.view(axes, dtype) if mmap and alone else filling.read(axes, dtype)
+
+        for filling, values in zip(_bar(found.fillings, "loading"), map_ahead(read, found.fillings), strict=True):
+            self._put(filling.slot, leaves[filling.slot], values, placement)
         self._draw({slot: leaves[slot] for slot in (*found.fresh, *found.constant)}, 0, placement)
 
     @property

@@ -1,4 +1,6 @@
+import errno
 import importlib
+import io
 import json
 import os
 import pty
@@ -33,6 +35,7 @@ def test_convert_takes_every_option(run, tmp_path, source):
     edit_config(tmp_path / "source", mystery=1, architectures=None)
     options = ["--ignore", "pooler.dense.bias", "--ignore", "pooler.dense.weight", "--allow-missing", "pooler"]
     options += ["--ignore-config", "mystery", "--architecture", "BertModel", "--max-shard-size", "20KB"]
+    options += ["--dtype", "float16", "--allow-overflow"]
     code, out, err = run("convert", source, tmp_path / "out", *options, "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
@@ -112,8 +115,8 @@ def test_generate_and_classify_download_what_their_flags_name(run, monkeypatch, 
         monkeypatch.setattr(home, name, lambda source, *_, changes, **__: given.append((source, changes)))
     monkeypatch.setattr(  # last: what is imported keeps the function that it finds
         importlib.import_module("diptych.core.checkpoint.locate"),
-        "locate",
-        lambda name, **options: seen.append((name, options)) or tmp_path,
+        "download",
+        lambda name, only, options: seen.append((name, options)) or tmp_path,
     )
     flags = ("--revision", "v2", "--variant", "fp16", "--set", "add_pooling_layer=false")
     run("generate", "owner/name", "--ids", "5", *flags)
@@ -317,3 +320,40 @@ def test_a_bar_is_shown_on_a_terminal_unless_json_is_asked_for(tmp_path, source,
     assert process.returncode == 0
     assert (b"verifying" in shown) is not json_too
     assert b"verifying" not in out
+
+
+class _Broken(io.RawIOBase):
+    """A stream that cannot be written."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def writable(self):
+        return True
+
+    def write(self, _):
+        raise self.error
+
+
+def test_streams_that_are_closed_or_broken(run, monkeypatch):
+    bad = ("generate", "absent", "--text", "-")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert run(*bad) == (2, "", "diptych: --text -: stdin is closed\n")
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert run("--version") == (0, "", "")
+    assert run(*bad) == (2, "", "")
+    for error, code in ((BrokenPipeError(errno.EPIPE, ""), 141), (OSError(errno.ENOSPC, ""), 2)):
+        for name in ("stdout", "stderr"):
+            monkeypatch.setattr(sys, name, io.TextIOWrapper(_Broken(error), write_through=True))
+        assert run("--version")[0] == code
+    assert run(*bad)[0] == 2
+
+
+@pytest.mark.parametrize(("encoding", "printed"), [("utf-8", "é猫\udcff"), ("latin-1", r"é\u732b\udcff")])
+def test_characters_that_a_stream_cannot_encode(run, monkeypatch, encoding, printed):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert run("generate", "absent", "--text", "w1", "--output", "é猫\udcff/x")[0] == 2
+    text = stream.buffer.getvalue().decode(encoding, "surrogateescape")
+    assert text == f"diptych: --output {printed}/x: there is no directory {printed}\n"

@@ -105,15 +105,6 @@ def test_flax_files_are_downloaded_where_there_are_no_others(hub, weights):
     assert hub.downloaded() == sorted([*COMMON, *weights])
 
 
-def test_flax_files_are_downloaded_where_torch_files_are_too_old_to_be_read(hub):
-    hub.files = [*COMMON, "pytorch_model.bin", "flax_model.msgpack"]
-    locate("name")
-    assert hub.downloaded() == sorted([*COMMON, "pytorch_model.bin"])
-    (hub.root / "pytorch_model.bin").write_bytes(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")
-    locate("name")
-    assert hub.downloaded() == sorted([*COMMON, "pytorch_model.bin", "flax_model.msgpack"])
-
-
 def test_the_options_are_passed_on(hub, tmp_path):
     hub.files = ["model.safetensors"]
     locate("a/b", revision="refs/pr/1", cache_dir=tmp_path, local_files_only=True, token="secret")

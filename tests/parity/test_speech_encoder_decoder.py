@@ -122,6 +122,8 @@ def test_a_cache_and_given_states_change_nothing(backend: str) -> None:
     assert_close(array(again.logits), array(whole.logits)[:, 2:], name="logits")
     assert_close(array(again.encoder_last_hidden_state), array(whole.encoder_last_hidden_state), name="states")
     generated = model.generate(input_values=SOUND, attention_mask=MASK, **ASKED).sequences
+    same_name = model.generate(inputs=SOUND, attention_mask=MASK, **ASKED).sequences
+    np.testing.assert_array_equal(array(generated), array(same_name))
     from_states = model.generate(encoder_outputs=states, attention_mask=MASK, **ASKED).sequences
     np.testing.assert_array_equal(array(generated), array(from_states))
 
@@ -154,6 +156,8 @@ def test_bad_calls_are_refused(backend: str) -> None:
         model.encode(SOUND, decoder_position_ids=np.array([[4]]))
     with pytest.raises(TypeError, match="the model does not take input_ids; it takes input_values, attention_mask"):
         model.generate(input_ids=TOKENS)
+    with pytest.raises(InputError, match="inputs and input_values are the same; give one of them"):
+        model.generate(inputs=SOUND, input_values=SOUND)
     with pytest.raises(InputError, match="reading 90 tokens, but the decoder has positions for 9"):
         model.generate(input_values=SOUND, **ASKED | {"max_new_tokens": 90})
 

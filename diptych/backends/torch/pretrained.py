@@ -108,6 +108,7 @@ class PreTrainedModel(nn.Module, PreTrained):
         dtype: Any = None,
         device: torch.device | str | None = None,
         gradient_checkpointing: bool = False,
+        mmap: bool = False,
         allow_fresh: Iterable[str] = (),
         ignore: Iterable[str] = (),
         ignore_config: Iterable[str] = (),
@@ -120,6 +121,10 @@ class PreTrainedModel(nn.Module, PreTrained):
             dtype: of the parameters; by default the file's.
             device: of the parameters.
             gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
+            mmap: whether parameters stay in the mapped file if they lie there as the model needs them: they are read
+                when they are used, and changing one never changes the file. The file must stay as it is while the model
+                lives: writing into it changes the model, and truncating it ends the process. Replacing or deleting it
+                is safe. By default, and always for another dtype, layout or device, they are copied.
             allow_fresh: parameters or modules that the file may lack; they are newly initialized.
             ignore: tensors of the file to skip; names, modules, or patterns with *.
             ignore_config: unknown fields of config.json to skip.
@@ -136,6 +141,7 @@ class PreTrainedModel(nn.Module, PreTrained):
             dtype=dtype,
             placement=device,
             build={"gradient_checkpointing": gradient_checkpointing},
+            mmap=mmap,
             allow_fresh=allow_fresh,
             ignore=ignore,
             ignore_config=ignore_config,

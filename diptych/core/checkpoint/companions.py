@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from diptych.core.checkpoint.files import path_in_errors
+from diptych.core.checkpoint.files import path_in_errors, require_inside
 
 PROCESSING = (
     "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json",
@@ -21,13 +21,20 @@ NEVER = ("config.json", MANIFEST, "*.index.json", "*.index.*.json", "*.safetenso
 
 
 def find_companions(directory: Path, patterns: Iterable[str]) -> list[Path]:
-    """The files of a directory that match a pattern, by name."""
+    """The files of a directory that match a pattern, by name.
+
+    Raises:
+        CheckpointError: one is a link to a file outside of the directory, which would be copied.
+    """
     chosen = tuple(patterns)
-    return [
+    found = [
         path
         for path in sorted(directory.iterdir())
         if path.is_file() and is_companion(path.name, chosen) and not is_companion(path.name, NEVER)
     ]
+    for path in found:
+        require_inside(path.name, directory)
+    return found
 
 
 def is_companion(name: str, patterns: Iterable[str]) -> bool:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from diptych.core.checkpoint import companions
-from diptych.core.checkpoint.directory import FORMATS, missing_variant
-from diptych.core.checkpoint.torch_zip import is_legacy
+from diptych.core.checkpoint.formats import FILE_FORMATS, missing_variant
 from diptych.core.errors import CheckpointError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
@@ -52,7 +51,7 @@ def access_options(options: HubOptions) -> HubOptions:
 def download(name: str, only: tuple[str, ...], options: HubOptions) -> Path:
     """Returns the directory of a checkpoint in the hub's cache, after downloading the files that it lacks.
 
-    Of the formats of weights that the repository has, only the first is downloaded, in the order of `FORMATS`.
+    Of the formats of weights that the repository has, only the first is downloaded, in the order of `FILE_FORMATS`.
 
     Args:
         name: the id of the repository, `owner/name`.
@@ -67,11 +66,11 @@ def download(name: str, only: tuple[str, ...], options: HubOptions) -> Path:
     subfolder = options.get("subfolder")
     variant = None if only else options.get("variant")
     inside = f"{subfolder.strip('/')}/" if subfolder else ""
-    formats = [] if only else [layout.of_variant(variant).patterns for layout in FORMATS.values()]
+    formats = [] if only else [layout.of_variant(variant).patterns for layout in FILE_FORMATS]
     directory = _snapshot(name, inside, only or formats[0], options)
     for before, weights in pairwise(formats):
         found = [path for pattern in before for path in directory.glob(pattern)]
-        if found and not any(map(is_legacy, found)):
+        if found:
             break
         directory = _snapshot(name, inside, weights, options)
     if inside and not directory.is_dir():

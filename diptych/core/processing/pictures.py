@@ -1,14 +1,13 @@
 """Images of every kind as Pillow images in colour or grey: files, Pillow images, and arrays of any framework."""
 
 import os
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 
 from diptych.core.errors import InputError
+from diptych.core.processing.paths import check_is_file
 
 ChannelAxis = Literal["channels_first", "channels_last"]
 
@@ -41,10 +40,7 @@ def read_image(path: str | os.PathLike[str]) -> Any:
     image_module = pillow()
     from PIL import ImageOps, UnidentifiedImageError
 
-    if not Path(path).is_file():
-        if is_url(os.fspath(path)):
-            raise InputError(f"{path}: is a URL; download it, and give the path of the file")
-        raise InputError(f"{os.fspath(path) or 'an empty path'}: no such file, but the path of an image is needed")
+    check_is_file(path, "an image")
     try:
         with image_module.open(path) as image:
             image.load()
@@ -59,11 +55,6 @@ def read_image(path: str | os.PathLike[str]) -> Any:
         raise
     except Exception as error:  # the decoders raise errors of many classes
         raise InputError(f"{path}: a damaged image ({error})") from None
-
-
-def is_url(text: str) -> bool:
-    """Whether all of a text is a URL."""
-    return re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", text) is not None
 
 
 def flat(images: Any) -> Iterator[tuple[str, Any]]:

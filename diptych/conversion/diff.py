@@ -15,8 +15,8 @@ from diptych.conversion.report import plain_json
 from diptych.core.checkpoint.hub import access_options, split_options
 from diptych.core.checkpoint.tensors import TensorSource
 
-_CHUNK = 1 << 20
-"""Entries that are compared at a time, in float64."""
+_CHUNK = 1 << 16
+"""Entries that are compared at a time, in float64; they fit the cache."""
 
 Kind = Literal["shape", "dtype", "values"]
 
@@ -229,30 +229,38 @@ def _compare(name: str, reference: TensorSource, candidate: TensorSource) -> Ten
         return TensorDifference(name, "shape", shapes, dtypes)
     one, other = reference.read().reshape(-1), candidate.read().reshape(-1)
     coarser = max((one.dtype, other.dtype), key=_rounding)
+    starts = range(0, one.size, _CHUNK)
+    chunks = [(start, one[start : start + _CHUNK], other[start : start + _CHUNK]) for start in starts]
+    if one.dtype != other.dtype and all(_equal_when_cast(first, second, coarser) for _, first, second in chunks):
+        return TensorDifference(name, "dtype", shapes, dtypes)
     count, largest, index = 0, -1.0, 0
-    only_rounded = one.dtype != other.dtype and _is_float(one.dtype) and _is_float(other.dtype)
-    for start in range(0, one.size, _CHUNK):
-        first, second = one[start : start + _CHUNK], other[start : start + _CHUNK]
-        if first.dtype == second.dtype and first.tobytes() == second.tobytes():
+    for start, first, second in chunks:
+        if first.dtype == second.dtype and np.array_equal(first.view(np.uint8), second.view(np.uint8)):
             continue
         exact, approximate = first.astype(np.float64), second.astype(np.float64)
         differs = _differs(first, second) if first.dtype == second.dtype else _differs(exact, approximate)
         if not differs.any():
             continue
         count += int(np.count_nonzero(differs))
-        with np.errstate(over="ignore", invalid="ignore"):
-            only_rounded = only_rounded and not _differs(first.astype(coarser), second.astype(coarser)).any()
+        with np.errstate(invalid="ignore"):
             distance = np.where(differs, np.abs(approximate - exact), -1.0)
         distance[np.isnan(distance)] = np.inf  # NaN on one side, or infinities of both signs
         if distance.max() > largest:
             largest, index = float(distance.max()), start + int(distance.argmax())
-    if count == 0 or only_rounded:
-        return None if one.dtype == other.dtype else TensorDifference(name, "dtype", shapes, dtypes)
+    if count == 0:
+        return None
     where = tuple(int(position) for position in np.unravel_index(index, reference.shape))
     unit = _rounding(coarser) * (_largest(one) if _is_float(coarser) else 1.0)
     units = largest / unit if unit else math.inf
     pair = (float(one[index]), float(other[index]))
     return TensorDifference(name, "values", shapes, dtypes, count, largest, units, where, pair)
+
+
+def _equal_when_cast(one: np.ndarray, other: np.ndarray, coarser: np.dtype[Any]) -> bool:
+    """Whether values of two dtypes are equal in the coarser one, or if not both are floating-point, as numbers."""
+    common = coarser if _is_float(one.dtype) and _is_float(other.dtype) else np.dtype(np.float64)
+    with np.errstate(over="ignore"):
+        return not _differs(one.astype(common), other.astype(common)).any()
 
 
 def _largest(values: np.ndarray) -> float:

@@ -70,14 +70,15 @@ def test_values_that_differ_are_measured_and_found(pair):
     assert f"{NAME}: 2 of 20 entries (float32), by up to {distance:.2e}" in str(diff(one, other))
 
 
-def test_the_index_of_a_large_flax_kernel_is_that_of_the_published_layout(pair, tmp_path):
+@pytest.mark.parametrize("format", ["flax-msgpack", "orbax"])
+def test_the_index_in_a_kernel_is_that_of_the_published_layout(pair, tmp_path, format):
     one, other = pair
     name = "encoder.layer.0.intermediate.dense.weight"
     values = arrays(one)[name].copy()
     values[3, 7] += 1
     change(other, name, values)
-    convert(other, tmp_path / "flax", format="flax-msgpack")
-    (found,) = diff(one, tmp_path / "flax").tensors
+    convert(other, tmp_path / "out", format=format)
+    (found,) = diff(one, tmp_path / "out").tensors
     assert (found.name, found.where, found.shapes) == (name, (3, 7), (values.shape, values.shape))
 
 

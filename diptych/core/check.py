@@ -127,6 +127,11 @@ def has_pixels(caller: str, name: str, shape: Sequence[int]) -> None:
         raise InputError(f"{caller}: {name} has shape {tuple(shape)}, but at least one image is needed")
 
 
+def no_frame(caller: str, name: str, samples: int, row: int) -> InputError:
+    """The error for a row of a mask that leaves too few samples for a frame."""
+    return InputError(f"{caller}: {name} leaves {samples} samples of row {row}, which make no frame; drop it")
+
+
 def has_rows(caller: str, name: str, shape: Sequence[int]) -> None:
     """A batch must not be empty."""
     if shape[0] < 1:

@@ -93,6 +93,7 @@ REFUSED = [
     (np.ones(5), {"padding": "shortest"}, "padding='shortest' must be True, False, 'longest'"),
     (np.ones(5), {"padding": "max_length"}, "max_length is needed for truncation=True and padding='max_length'"),
     (np.ones(5), {"truncation": True}, "max_length is needed for truncation=True"),
+    (np.ones(5), {"max_length": 3.5, "truncation": True}, r"max_length=3\.5 must be 1 or more, a whole number"),
     (np.ones(5), {"max_length": 0}, "max_length=0 must be 1 or more"),
     (np.ones(5), {"pad_to_multiple_of": 0}, "pad_to_multiple_of=0 must be 1 or more"),
     ([np.ones(9), np.ones(5)], {"padding": "max_length", "max_length": 6}, r"different lengths \(6, 9 samples\)"),

@@ -6,6 +6,7 @@ Letters of the shapes: B batch.
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, cast
 
@@ -119,8 +120,8 @@ class AudioProcessor:
         if strategy not in ("longest", "max_length", "do_not_pad"):
             raise InputError(f"padding={padding!r} must be True, False, 'longest', 'max_length' or 'do_not_pad'")
         for name, value in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
-            if value is not None and value < 1:
-                raise InputError(f"{name}={value} must be 1 or more")
+            if value is not None and not (isinstance(value, Integral) and value >= 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InputError(f"{name}={value!r} must be 1 or more, a whole number")
         if sampling_rate is not None and not is_sampling_rate(sampling_rate):
             raise InputError(f"sampling_rate={sampling_rate!r} must be a whole number from 1 to {MOST_SAMPLES}")
         if max_length is None and (truncation or strategy == "max_length"):

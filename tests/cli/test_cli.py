@@ -357,3 +357,15 @@ def test_characters_that_a_stream_cannot_encode(run, monkeypatch, encoding, prin
     assert run("generate", "absent", "--text", "w1", "--output", "é猫\udcff/x")[0] == 2
     text = stream.buffer.getvalue().decode(encoding, "surrogateescape")
     assert text == f"diptych: --output {printed}/x: there is no directory {printed}\n"
+
+
+def test_an_interrupt_skips_what_python_does_at_its_end(monkeypatch):
+    """JAX crashed there: the exit code was that of a segmentation fault."""
+    ends = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    for code in (130, 143, 2):
+        monkeypatch.setattr(cli, "app", lambda code=code, **_: sys.exit(code))
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([])
+        assert stopped.value.code == code
+    assert ends == [130, 143]

@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,14 @@ def test_a_sound_file_that_would_grow_without_end(tmp_path):
     soundfile.write(tmp_path / "x.wav", np.zeros(9, np.float32), 10)
     message = refusal(tmp_path, "sound", {"sound": (tmp_path / "x.wav").read_bytes()})
     assert "declares 10 samples per second, but at least 160 are needed to make 16000 of them" in message
+
+
+def test_an_image_that_a_file_cannot_hold(tmp_path):
+    data = bytearray(READERS["image"].seeds[0]["image"])
+    data[16:24] = (9_000).to_bytes(4, "big") * 2  # the size in the header of a PNG, and the checksum of it
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    message = refusal(tmp_path, "image", {"image": bytes(data)})
+    assert f"a damaged image (9000 x 9000 pixels cannot come from {len(data)} bytes)" in message
 
 
 def test_what_lies_outside_is_not_copied_along(tmp_path):

@@ -113,7 +113,7 @@ class Diff:
     def verdict(self) -> str:
         """The result in one sentence."""
         if self.equal:
-            return f"SAME: {len(self.same)} tensors and the config are equal"
+            return f"SAME: {_count(len(self.same), 'tensor')} and the config are equal"
         counts = (
             (len(self.of_kind("values")), "with other values"),
             (len(self.of_kind("dtype")), "with another dtype only"),
@@ -121,9 +121,9 @@ class Diff:
             (len(self.only_reference), "only in the reference"),
             (len(self.only_candidate), "only in the candidate"),
         )
-        parts = [f"{count} tensors {what}" for count, what in counts if count]
-        parts += [f"{len(self.config)} config fields differ"] if self.config else []
-        return f"DIFFERENT: {', '.join(parts)}; {len(self.same)} tensors are the same"
+        parts = [f"{_count(count, 'tensor')} {what}" for count, what in counts if count]
+        parts += [f"{_count(len(self.config), 'config field')} with another value"] if self.config else []
+        return f"DIFFERENT: {', '.join(parts)}; {_count(len(self.same), 'tensor')} the same"
 
     def to_json(self) -> str:
         """Everything as JSON text, with the verdict."""
@@ -165,6 +165,10 @@ class Diff:
                 yield f"only in the {side}: {', '.join(names)}"
         for difference in self.config:
             yield f"config {difference}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def diff(reference: Any, candidate: Any, *, ignore_config: Iterable[str] = (), **options: Any) -> Diff:

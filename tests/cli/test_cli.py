@@ -153,7 +153,7 @@ def test_diff_names_what_differs_and_its_exit_code_says_whether(run, tmp_path, s
     rows = [line.split() for line in out.splitlines()]
     assert code == 1
     assert any(row[:3] == ["embeddings.word_embeddings.weight", "values", "1220"] for row in rows)
-    assert "DIFFERENT: 55 tensors with other values; 0 tensors are the same" in out
+    assert "DIFFERENT: 55 tensors with other values; 0 tensors the same" in out
     code, out, _ = run("diff", source, tmp_path / "other", "--json")
     assert (code, json.loads(out)["equal"], len(json.loads(out)["tensors"])) == (1, False, 55)
 

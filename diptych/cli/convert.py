@@ -28,6 +28,10 @@ def convert(
     ] = None,
     max_shard_size: Annotated[str, typer.Option(help="The maximum size of a file, such as 200MB or 5GB.")] = "5GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint at the destination.")] = False,
+    manifest: Annotated[
+        bool,
+        typer.Option("--manifest", help="Write diptych_manifest.json too, against which `diptych verify` checks."),
+    ] = False,
     architecture: Annotated[
         str | None, typer.Option(help="The class of the weights; by default the one that config.json names.")
     ] = None,
@@ -62,6 +66,7 @@ def convert(
         dtype=dtype,
         max_shard_size=max_shard_size,
         overwrite=overwrite,
+        manifest=manifest,
         architecture=architecture,
         allow_missing=tuple(allow_missing or ()),
         ignore=tuple(ignore or ()),

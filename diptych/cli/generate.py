@@ -154,6 +154,8 @@ def generate(
     if of_sound and not recordings:
         raise InputError(f"generate: --{next(iter(of_sound))} is for recordings, but there is no --audio")
     prompts = _read_texts(text, lines) if text else [parse_ids("--ids", one) for one in ids or ()]
+    if output is not None and output.is_file():
+        _refuse_input(output, [one[1:] for one in text or () if _is_file(one) and one != "-"], images, recordings)
     written, errors = _Output(output), FileErrors()
     chosen: dict[str, Any] = {
         "backend": backend,
@@ -207,6 +209,24 @@ def generate(
         generate_text(source, prompts, batch_size=batch_size, **languages, **chosen)
     written.close()
     errors.end()
+
+
+def _refuse_input(output: Path, texts: list[str], images: Any, recordings: Any) -> None:
+    """Raises an InputError if the output would replace one of the files that are read."""
+    from diptych.core.errors import InputError
+
+    names = texts
+    if images:
+        from diptych.images.files import find_images
+
+        names = [*names, *find_images(images)]
+    if recordings:
+        from diptych.sound.files import find_recordings
+
+        names = [*names, *find_recordings(recordings)]
+    for name in names:
+        if Path(name).exists() and output.samefile(name):
+            raise InputError(f"--output {output}: is the input {name}, and would replace it; give another file")
 
 
 def _reads_images_in_prompts(source: str | Path, backend: str | None, ignore_config: Sequence[str]) -> bool:

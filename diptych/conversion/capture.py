@@ -201,6 +201,8 @@ def _torch_hook(captured: dict[str, Any], path: str) -> Callable[..., None]:
 def _record_calls(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[str, Any]]:
     """Records the main output of every module with parameters that is called inside the block.
 
+    As with hooks in torch, the call of a parent class within that of its subclass is no call of the module.
+
     Args:
         model: the model.
         channels_last: filled with each output's name, in the order of the calls, and whether its channels come last

@@ -1,22 +1,21 @@
 """What a conversion converts: the tensors of a checkpoint directory or of a live model, matched with their slots."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diptych.conversion.slots import names_backend, slots_of
+from diptych.conversion.slots import family_slots, names_backend
 from diptych.conversion.transfer import inspect_live_model, match_twin
 from diptych.core.checkpoint import loading
-from diptych.core.checkpoint.dialects import matches, resolver, spellings
-from diptych.core.checkpoint.matching import FamilyPaths, Match, Target, match, names_of, top_modules
-from diptych.core.checkpoint.slots import Slot
+from diptych.core.checkpoint.dialects import matches
+from diptych.core.checkpoint.matching import Match, Target, match, names_of, top_modules
 from diptych.core.config import ModelConfig, config_path
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.generation.options import GenerationConfig
 from diptych.core.json_text import parse_config, read_text
-from diptych.core.registry import Family, architectures, families, relatives, within
+from diptych.core.registry import Family, architectures, families, within
 
 
 @dataclass(frozen=True)
@@ -118,36 +117,10 @@ def _match_family(
     origin: loading.Source, architecture: str, family: Family, ignore: tuple[str, ...]
 ) -> tuple[Match, frozenset[str]]:
     """Every tensor with its slot in some class of the family, and the paths that the asked class does not have."""
-    own = slots_of(architecture, origin.config)
-    classes = [
-        [replace(slot, path=f"{prefix}{slot.path}") for slot in slots_of(name, config)]
-        for prefix, name, config in relatives(family, origin.whole)
-    ]
-    others = _slots_of_others(own, classes, family)
+    own, others = family_slots(architecture, origin.config, origin.whole, family)
     target = Target(architecture, [*own, *others], family, copied=family.copied(origin.whole, [s.path for s in own]))
     found = match(origin.tensors, target, allow_fresh=("*",), ignore=ignore)
     return found, frozenset(slot.path for slot in others)
-
-
-def _slots_of_others(own: Sequence[Slot], classes: Sequence[Sequence[Slot]], family: Family) -> list[Slot]:
-    """The slots that only other classes of the family have, under any prefix or old name."""
-    paths = {slot.path for slot in own}
-    resolve = resolver(family, paths)
-    family_paths = FamilyPaths(family, [{slot.path for slot in slots} for slots in classes])
-
-    def is_own(path: str) -> bool:
-        if not paths.isdisjoint(spellings(path, family)):
-            return True
-        resolved = resolve(path)
-        # one tensor here may be two in another class, such as an untied output layer
-        return resolved is not None and not family_paths.distinguish(path, resolved[0])
-
-    others: dict[str, Slot] = {}
-    for slots in classes:
-        for slot in slots:
-            if slot.path not in others and not is_own(slot.path):
-                others[slot.path] = slot
-    return [*others.values()]
 
 
 def _missing_parameters(

@@ -11,6 +11,7 @@ import numpy as np
 
 from diptych.conversion.conversion_report import ConversionReport, ConvertedTensor
 from diptych.conversion.conversion_source import ConversionSource, from_directory, from_live_model
+from diptych.conversion.manifest import TensorRecord, write_manifest
 from diptych.core.checkpoint import companions
 from diptych.core.checkpoint.atomic import new_directory, recover, require_space
 from diptych.core.checkpoint.directory import open_checkpoint, write_checkpoint
@@ -18,11 +19,12 @@ from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.formats import FORMATS, format_named
 from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.locate import locate
-from diptych.core.checkpoint.matching import Filling
+from diptych.core.checkpoint.matching import Filling, names_of
 from diptych.core.checkpoint.slots import Layout, axes_in, inverse
 from diptych.core.checkpoint.tensors import TensorSource, digest, from_array
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
+from diptych.core.registry import read_config
 
 Progress = bool | Callable[[int], None] | None
 
@@ -40,6 +42,7 @@ def convert(
     ignore: Iterable[str] = (),
     ignore_config: Iterable[str] = (),
     allow_overflow: bool = False,
+    manifest: bool = False,
     progress: Progress = None,
     **options: Unpack[HubOptions],
 ) -> ConversionReport:
@@ -63,6 +66,8 @@ def convert(
         ignore: tensors of the source to skip; names, modules, or patterns with *.
         ignore_config: unknown fields of config.json to copy without checks.
         allow_overflow: whether values that are too large for `dtype` become infinite; by default they are refused.
+        manifest: whether a manifest for `verify` is written beside the weights: the source and its revision, versions,
+            the config, and each tensor's dtype, shape and SHA-256.
         progress: True for a bar on stderr, None for one if stderr is a terminal, False for none; or a function that is
             called with each tensor's size after it is written and again after it is verified.
         options: see `HubOptions`.
@@ -76,6 +81,7 @@ def convert(
     """
     dtype = None if dtype is None else float_name(dtype)
     layout = format_named(format, caller="convert: ").layout
+    ignore_config = names_of("ignore_config", ignore_config)
     names = {"allow_missing": allow_missing, "ignore": ignore, "ignore_config": ignore_config}
     if isinstance(source, str | os.PathLike):
         directory = locate(source, **options)
@@ -121,6 +127,15 @@ def convert(
             companions.copy_companions(along, partial)
         if origin.options is not None:
             origin.options.save_pretrained(partial)
+        if manifest:
+            write_manifest(
+                partial / companions.MANIFEST,
+                source=origin.name if origin.directory is None else origin.directory,
+                formats=(origin.format, format),
+                architecture=origin.architecture,
+                config=read_config(partial, ignore=ignore_config),
+                tensors={one.name: TensorRecord(one.dtype, one.shape, one.digest) for one in converted},
+            )
     return ConversionReport(
         source=origin.name,
         destination=str(destination),

@@ -28,7 +28,8 @@ def image_inputs(
 
     Args:
         name_or_path: the checkpoint's directory, with its preprocessor_config.json, or its name on the hub.
-        images: one or more, as an `ImageProcessor` takes them; each is a row of the batch.
+        images: one or more, as an `ImageProcessor` takes them; each is a row of the batch. If the model reads several
+            for each text, they are distributed in order, and the first ones are repeated for the last text.
         seed: keys the random inputs.
         ignore_config: unknown fields of the two configs to skip.
         options: see `HubOptions`.
@@ -47,6 +48,10 @@ def image_inputs(
     if "pixel_values" not in inputs:
         raise InputError(f"{directory}: {name} reads no images; it reads {', '.join(inputs)}")
     pixels = ImageProcessor.from_pretrained(directory, ignore_config=ignore).preprocess(images)["pixel_values"]
+    shape = np.shape(inputs["pixel_values"])
+    if len(shape) > pixels.ndim:  # (batch, images, channels, height, width)
+        texts = -(-len(pixels) // shape[1])
+        pixels = pixels[np.arange(texts * shape[1]) % len(pixels)].reshape(texts, shape[1], *pixels.shape[1:])
     rows = np.arange(len(pixels))
     return {
         name: pixels if name == "pixel_values" else value[rows % len(value)] if np.ndim(value) else value

@@ -3,7 +3,7 @@
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast, get_args, get_origin
 
 import numpy as np
@@ -16,8 +16,11 @@ def _name(config: object) -> str:
     return type(config).__name__
 
 
-LARGEST: dict[str, int] = dict.fromkeys(["num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers"], 10_000)
+_LAYERS = ("num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers", "depths", "resampler_depth")
+LARGEST: dict[str, int] = dict.fromkeys((*_LAYERS, "num_adapter_layers"), 10_000)
 """The largest sizes that a config may have; 2**24 for any other. No published config comes close to them."""
+
+_MOST_ENTRIES = 100
 
 
 def positive(config: object, *fields: str) -> None:
@@ -26,9 +29,15 @@ def positive(config: object, *fields: str) -> None:
     wrong = [f"{name}={value}" for name, value in values.items() if min(_entries(value), default=0) < 1]
     if wrong:
         raise ConfigError(f"{_name(config)}: {', '.join(wrong)} must be 1 or more")
+    _at_most_largest(config, values)
+
+
+def _at_most_largest(config: object, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
-        if max(_entries(value)) > (largest := LARGEST.get(name, 2**24)):
+        if max(_entries(value), default=0) > (largest := LARGEST.get(name, 2**24)):
             raise ConfigError(f"{_name(config)}: {name}={value} must be {largest} at most")
+        if len(_entries(value)) > _MOST_ENTRIES:
+            raise ConfigError(f"{_name(config)}: {name} has {len(value)} entries, but {_MOST_ENTRIES} at most can be")
 
 
 def _entries(value: Any) -> tuple[Any, ...]:
@@ -37,11 +46,12 @@ def _entries(value: Any) -> tuple[Any, ...]:
 
 
 def not_negative(config: object, *fields: str) -> None:
-    """The fields, or the entries of each, must be 0 or more."""
+    """The fields, or the entries of each, must be 0 or more, and at most what `LARGEST` allows."""
     values = {name: getattr(config, name) for name in fields}
     wrong = [f"{name}={value}" for name, value in values.items() if any(entry < 0 for entry in _entries(value))]
     if wrong:
         raise ConfigError(f"{_name(config)}: {', '.join(wrong)} must be 0 or more")
+    _at_most_largest(config, values)
 
 
 def probability(config: object, *fields: str) -> None:
@@ -115,6 +125,11 @@ def has_pixels(caller: str, name: str, shape: Sequence[int]) -> None:
         raise InputError(f"{caller}: {name}' images have {height} x {width} pixels, but at least 1 x 1 is needed")
     if 0 in leading:
         raise InputError(f"{caller}: {name} has shape {tuple(shape)}, but at least one image is needed")
+
+
+def no_frame(caller: str, name: str, samples: int, row: int) -> InputError:
+    """The error for a row of a mask that leaves too few samples for a frame."""
+    return InputError(f"{caller}: {name} leaves {samples} samples of row {row}, which make no frame; drop it")
 
 
 def has_rows(caller: str, name: str, shape: Sequence[int]) -> None:

@@ -99,6 +99,23 @@ class Listener:
             )
 
     @property
+    def shortest_window(self) -> int:
+        """The least number of samples of a window that allows the model to read every part of a recording."""
+        return self.config.least_samples
+
+    def check_window(self) -> None:
+        """A window must be long enough for a state of the encoder.
+
+        Raises:
+            InputError: it is not.
+        """
+        if self.window * self.rate < self.shortest_window:
+            raise InputError(
+                f"generate: window={self.window:g} seconds are {round(self.window * self.rate)} samples at {self.rate} "
+                f"Hz, but the model needs at least {self.shortest_window}"
+            )
+
+    @property
     def may_pad(self) -> bool:
         """Whether padding with a mask changes nothing: group norm counts it, adapters have states beyond the end."""
         return self.config.feat_extract_norm == "layer" and not _has_adapter(self.config)
@@ -207,6 +224,11 @@ class WritingListener(Listener):
     """
 
     writer: Writer
+
+    @property
+    def shortest_window(self) -> int:
+        """Four times that of an encoder alone, since a recording may be cut a quarter of a window before its end."""
+        return 4 * self.config.least_samples
 
     def windows(self, samples: np.ndarray) -> list[Window]:
         """The windows of a recording, which end where it is quiet."""

@@ -154,6 +154,7 @@ def transcribe(
         pieces = _without_line_breaks(show) if live and show is not None else None
         writer = Writer(model, processor.tokenizer, options, compile=compile, echo=echo, show=pieces, as_json=False)
         listener = WritingListener(chosen, model, processor, window, batch_size, writer=writer)
+    listener.check_window()
     hidden = (True if live else None) if progress is None else not progress
     show, found = beside_bars(show), list[Transcription]()
     with tqdm(total=0, unit="window", disable=hidden, leave=False) as bar:

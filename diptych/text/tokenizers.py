@@ -5,7 +5,8 @@ when it is used.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -79,10 +80,8 @@ def load_tokenizer(
         ) from None
     path = directory / TOKENIZER_FILE
     if path.is_file():
-        try:
+        with _refusing(f"{path}: is no tokenizer that tokenizers reads"):
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises no specific class
-            raise CheckpointError(f"{path}: is no tokenizer that tokenizers reads ({error})") from None
     else:
         tokenizer = _build(settings)
     language = source_language or settings.values.get("src_lang")
@@ -93,6 +92,19 @@ def load_tokenizer(
     tokenizer.no_padding()
     tokenizer.no_truncation()  # the model refuses prompts that are too long
     return tokenizer
+
+
+@contextmanager
+def _refusing(problem: str) -> Iterator[None]:
+    """Turns the errors of tokenizers, which have no class of their own, into a CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except BaseException as error:  # a panic of its Rust code is no Exception
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise CheckpointError(f"{problem} ({error})") from None
+        raise
 
 
 def check_text(caller: str, text: Any) -> None:
@@ -172,12 +184,8 @@ def _build(settings: TokenizerSettings) -> Any:
     found = {name: settings.token(name, default) for name, default in defaults.items()}
     tokens = {name: token for name, token in found.items() if token is not None}
     texts = {name: token.content for name, token in tokens.items()}
-    try:
+    with _refusing(f"{settings.directory}: its vocabulary cannot be read"):
         tokenizer, marked = build(settings, texts)
-    except CheckpointError:
-        raise
-    except Exception as error:  # the library raises no specific class
-        raise CheckpointError(f"{settings.directory}: its vocabulary cannot be read ({error})") from None
     added, extra = settings.added(), [added_token(token, special=True) for token in settings.extra()]
     tokenizer.add_tokens([*added.values(), *tokens.values(), *marked, *extra])
     moved = [f"{token.content} ({id})" for id, token in added.items() if tokenizer.token_to_id(token.content) != id]

@@ -110,14 +110,14 @@ def test_a_verb_passes_on_how_to_load(run, monkeypatch):
 
 def test_generate_and_classify_download_what_their_flags_name(run, monkeypatch, tmp_path):
     seen, given = [], []
-    monkeypatch.setattr(
+    for home, name in (("text", "generate_text"), ("images", "classify_images")):
+        home = importlib.import_module(f"diptych.{home}")
+        monkeypatch.setattr(home, name, lambda source, *_, changes, **__: given.append((source, changes)))
+    monkeypatch.setattr(  # last: what is imported keeps the function that it finds
         importlib.import_module("diptych.core.checkpoint.locate"),
         "download",
         lambda name, only, options: seen.append((name, options)) or tmp_path,
     )
-    for home, name in (("text", "generate_text"), ("images", "classify_images")):
-        home = importlib.import_module(f"diptych.{home}")
-        monkeypatch.setattr(home, name, lambda source, *_, changes, **__: given.append((source, changes)))
     flags = ("--revision", "v2", "--variant", "fp16", "--set", "add_pooling_layer=false")
     run("generate", "owner/name", "--ids", "5", *flags)
     run("classify", "owner/name", "--image", "cat.jpg", *flags)
@@ -143,10 +143,38 @@ def test_what_is_not_equal_is_exit_code_1(run, tmp_path, source):
     assert "embeddings.word_embeddings" in out
 
 
+def test_diff_names_what_differs_and_its_exit_code_says_whether(run, tmp_path, source):
+    assert run("convert", source, tmp_path / "flax", "--format", "flax-msgpack")[0] == 0
+    code, out, err = run("diff", source, tmp_path / "flax")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "SAME: 55 tensors and the config are equal"
+    checkpoints.write(tmp_path / "other", "BertModel", seed=1)
+    code, out, _ = run("diff", source, tmp_path / "other")
+    rows = [line.split() for line in out.splitlines()]
+    assert code == 1
+    assert any(row[:3] == ["embeddings.word_embeddings.weight", "values", "1220"] for row in rows)
+    assert "DIFFERENT: 55 tensors with other values; 0 tensors are the same" in out
+    code, out, _ = run("diff", source, tmp_path / "other", "--json")
+    assert (code, json.loads(out)["equal"], len(json.loads(out)["tensors"])) == (1, False, 55)
+
+
+def test_a_manifest_is_written_and_verified(run, tmp_path, source):
+    assert run("convert", source, tmp_path / "made", "--manifest")[0] == 0
+    code, out, err = run("verify", tmp_path / "made")
+    assert (code, err) == (0, "")
+    assert out.startswith("VERIFIED: 55 tensors are as ")
+    checkpoints.write(tmp_path / "other", "BertModel", seed=1)
+    manifest = tmp_path / "made" / "diptych_manifest.json"
+    code, out, _ = run("verify", tmp_path / "other", "--manifest", manifest, "--json")
+    assert (code, len(json.loads(out)["changed"])) == (1, 55)
+
+
 BAD = [
     (("inspect", "{tmp}/nowhere"), "nowhere: no such directory, and no id of a model"),
     (("convert", "{tmp}/nowhere", "{tmp}/out"), "nowhere: no such directory"),
     (("parity", "{tmp}/nowhere"), "nowhere: no such directory"),
+    (("diff", "{source}", "{tmp}/nowhere"), "nowhere: no such directory"),
+    (("verify", "{source}"), "diptych_manifest.json: no such file; convert writes a manifest"),
     (("convert", "{source}", "{source}"), "is the source itself"),
     (("convert", "{source}", "{source}/inside"), "lies inside the source"),
     (("convert", "{source}", "{tmp}/out", "--format", "gguf"), "format='gguf' is not known; known: safetensors, flax"),
@@ -329,3 +357,15 @@ def test_characters_that_a_stream_cannot_encode(run, monkeypatch, encoding, prin
     assert run("generate", "absent", "--text", "w1", "--output", "é猫\udcff/x")[0] == 2
     text = stream.buffer.getvalue().decode(encoding, "surrogateescape")
     assert text == f"diptych: --output {printed}/x: there is no directory {printed}\n"
+
+
+def test_an_interrupt_skips_what_python_does_at_its_end(monkeypatch):
+    """JAX crashed there: the exit code was that of a segmentation fault."""
+    ends = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    for code in (130, 143, 2):
+        monkeypatch.setattr(cli, "app", lambda code=code, **_: sys.exit(code))
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([])
+        assert stopped.value.code == code
+    assert ends == [130, 143]

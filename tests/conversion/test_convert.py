@@ -1,5 +1,6 @@
 import importlib
 import json
+import shutil
 import tracemalloc
 
 import ml_dtypes
@@ -10,6 +11,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch_file
 
 import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
@@ -309,13 +311,22 @@ def test_one_tensor_at_a_time_is_held(tmp_path):
     largest = max(source.nbytes for source in model._sources().values())
     del model
     convert(tmp_path / "source", tmp_path / "warm")  # whatever is imported
-    for format, dtype in (("safetensors", "bfloat16"), ("flax-msgpack", None), ("flax-msgpack", "float64")):
+    (tmp_path / "torch").mkdir()
+    shutil.copy(tmp_path / "source" / "config.json", tmp_path / "torch")
+    torch.save(load_torch_file(tmp_path / "source" / "model.safetensors"), tmp_path / "torch" / "pytorch_model.bin")
+    for source, format, dtype in (
+        ("source", "safetensors", "bfloat16"),
+        ("source", "flax-msgpack", None),
+        ("source", "flax-msgpack", "float64"),
+        ("flax-msgpack-None", "safetensors", None),
+        ("torch", "safetensors", "bfloat16"),
+    ):
         held = largest * FLOATS[dtype or "float32"].itemsize // 4
         tracemalloc.start()
-        convert(tmp_path / "source", tmp_path / f"{format}-{dtype}", format=format, dtype=dtype)
+        convert(tmp_path / source, tmp_path / f"{format}-{dtype}", format=format, dtype=dtype, overwrite=True)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak < held + 2e6, (format, dtype, peak, held)
+        assert peak < held + 2e6, (source, format, dtype, peak, held)
 
 
 def test_progress_counts_every_byte_twice(tmp_path, source, capsys):

@@ -2,12 +2,15 @@
 
 import json
 import pickle
+import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import tokenizers
 
 from diptych.core.checkpoint import companions
 from diptych.core.errors import CheckpointError, ConfigError, InputError
@@ -21,12 +24,11 @@ GADGETS = (
     "posix system", "nt system", "subprocess Popen", "subprocess check_output", "pty spawn", "runpy run_path",
     "importlib import_module", "sys modules", "socket socket", "shutil rmtree", "webbrowser open", "pickle loads",
     "marshal loads", "types CodeType", "types FunctionType", "functools partial", "operator attrgetter",
-    "timeit timeit", "operator methodcaller", "ctypes CDLL", "code InteractiveInterpreter", "numpy load",
+    "torch._inductor.codecache compile_file", "timeit timeit", "operator methodcaller", "ctypes CDLL", "numpy load",
     "numpy.testing runstring", "numpy._core.multiarray scalar", "torch load", "torch.jit load", "torch.hub load",
-    "torch._utils _rebuild_device_tensor_from_numpy", "torch._inductor.codecache compile_file", "collections Counter",
+    "torch FloatStorage.from_file", "torch._utils _rebuild_device_tensor_from_numpy", "collections Counter",
     "collections OrderedDict.__class__", "torch Size.__class__.__base__", "torch.storage _load_from_bytes",
-    "torch.serialization load", "copyreg _reconstructor", "builtins type", "builtins bytearray",
-    "torch FloatStorage.from_file",
+    "code InteractiveInterpreter", "copyreg _reconstructor", "builtins type", "builtins bytearray",
 )  # fmt: skip
 
 
@@ -146,9 +148,32 @@ def test_a_sound_file_that_would_grow_without_end(tmp_path):
     assert "declares 10 samples per second, but at least 160 are needed to make 16000 of them" in message
 
 
+def test_an_image_that_a_file_cannot_hold(tmp_path):
+    data = bytearray(READERS["image"].seeds[0]["image"])
+    data[16:24] = (9_000).to_bytes(4, "big") * 2  # the size in the header of a PNG, and the checksum of it
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    message = refusal(tmp_path, "image", {"image": bytes(data)})
+    assert f"a damaged image (9000 x 9000 pixels cannot come from {len(data)} bytes)" in message
+
+
 def test_what_lies_outside_is_not_copied_along(tmp_path):
     (tmp_path / "secret").write_text("key")
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "vocab.txt").symlink_to(Path("..") / "secret")
     with pytest.raises(CheckpointError, match=r"the file 'vocab\.txt' of the checkpoint is .*secret, outside of"):
         companions.find_companions(tmp_path / "checkpoint", companions.ALL)
+
+
+def test_a_panic_of_the_tokenizers_library_is_a_damaged_file(tmp_path):
+    data = json.loads(tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])).to_str())
+    data["model"]["continuing_subword_prefix"] = "#" * 9
+    message = refusal(tmp_path, "tokenizer", {"tokenizer.json": json.dumps(data).encode()})
+    assert "tokenizer.json: is no tokenizer that tokenizers reads (range" in message
+
+
+def test_the_tests_of_each_guarantee_are_there():
+    root = Path(__file__).parents[2]
+    rows = [line for line in (root / "SECURITY.md").read_text().splitlines() if line.startswith("| **")]
+    named = [re.findall(r"`(tests/[^`]+)`", row) for row in rows]
+    assert len(named) == 8 and all(named)
+    assert all((root / path).is_file() for paths in named for path in paths)

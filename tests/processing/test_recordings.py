@@ -92,6 +92,12 @@ def test_bad_files_are_refused(tmp_path):
         (tmp_path / name).write_bytes(b"no sound at all " * 9)
         with pytest.raises(InputError, match=rf"{name}: is no sound file .* ffmpeg -i '.*{name}' -ac 1 -ar 16000"):
             read_recording(tmp_path / name, 16_000)
+    for name, reason in (
+        ("talk.raw", "samples without a header, which would say"),
+        ("talk.mp3", "Format not recognised"),
+    ):
+        with pytest.raises(InputError, match=rf"{name}: is no sound file that libsndfile reads \({reason}"):
+            read_recording(tmp_path / name, 16_000)
     empty = write(tmp_path / "empty.wav", np.zeros(0))
     with pytest.raises(InputError, match=r"empty\.wav: has no samples$"):
         read_recording(empty, 16_000)

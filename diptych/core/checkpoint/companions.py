@@ -14,7 +14,9 @@ PROCESSING = (
 """Patterns of the files of tokenizers and processors."""
 ALL = ("*.json", "*.txt", "*.md", "LICENSE*", "NOTICE*", *PROCESSING)
 """Patterns of every small file: also settings of generation, the model card and the licence."""
-NEVER = ("config.json", "*.index.json", "*.index.*.json", "*.safetensors", "*.msgpack", "*.bin", "*.h5")
+MANIFEST = "diptych_manifest.json"
+"""What a conversion wrote, and from what; it belongs to the weights beside it."""
+NEVER = ("config.json", MANIFEST, "*.index.json", "*.index.*.json", "*.safetensors", "*.msgpack", "*.bin", "*.h5")
 """Patterns of files that are no companions, although one of the others may match."""
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -134,6 +134,13 @@ class Filling:
         values.flags.writeable = True
         return values
 
+    def published(self) -> TensorSource:
+        """The tensor in the published layout; reading it makes a copy only if the file has another layout."""
+        if self.axes == tuple(range(len(self.axes))):
+            return self.source
+        shape = tuple(self.source.shape[axis] for axis in self.axes)
+        return replace(self.source, shape=shape, read=functools.partial(self.read, self.axes, self.source.dtype))
+
 
 @dataclass(frozen=True)
 class Match:
@@ -242,6 +249,34 @@ class Matching:
         fillings = tuple(self._filling(slot) for slot in self.target.slots if slot.path in self.filled_by)
         self._refuse(missing, fillings)
         return Match(fillings, fresh, tuple(self.left_out), tuple(self.ignored), constant)
+
+    def published(self) -> dict[str, TensorSource]:
+        """All tensors by published name and in the published layout; nothing is refused.
+
+        Tensors for which the model has no slot keep their own names. Those that are not parameters, and second copies
+        of others, are left out.
+        """
+        slots, legacy = {slot.path: slot for slot in self.target.slots}, dict[str, str]()
+        for name, spelling in self.spelling.items():
+            path, old = self.resolve(spelling) or (spelling, False)
+            if old:
+                legacy[name] = path
+            elif path in slots or not matches(spelling, self.family.ignored):
+                self._fill_or_keep(path, name)
+        for name, path in legacy.items():
+            if path not in self.filled_by or self.spelling[name] not in self.family.superseded:
+                self._fill_or_keep(path, name)
+        self._fill_copies()
+        return {
+            path: self._filling(slots[path]).published() if path in slots else self.tensors.by_name[name]
+            for path, name in self.filled_by.items()
+        }
+
+    def _fill_or_keep(self, path: str, name: str) -> None:
+        """Fills a path, or keeps a tensor under its own name if another one has filled it."""
+        present = self.filled_by.setdefault(path, name)
+        if present != name and not self._equal(present, name):
+            self.filled_by[self.spelling[name]] = name
 
     def _classify(self, name: str) -> None:
         """Classifies a tensor by its name alone."""

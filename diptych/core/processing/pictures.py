@@ -11,6 +11,10 @@ from diptych.core.processing.paths import check_is_file
 
 ChannelAxis = Literal["channels_first", "channels_last"]
 
+_SMALL = 1 << 22
+"""Pixels; a file of any size may declare so many."""
+_MOST_PIXELS_PER_BYTE = 10_000
+"""A zip stream, as in PNG, is at most 1032 times as large unpacked, and a pixel at least a bit."""
 _CHANNELS = (1, 3, 4)
 """The numbers of channels that an array may have: grey, colour, colour with alpha."""
 
@@ -43,6 +47,7 @@ def read_image(path: str | os.PathLike[str]) -> Any:
     check_is_file(path, "an image")
     try:
         with image_module.open(path) as image:
+            _refuse_empty_promise(path, image.size)
             image.load()
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
@@ -51,10 +56,17 @@ def read_image(path: str | os.PathLike[str]) -> Any:
         raise InputError(
             f"{path}: too large an image ({error}); if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS"
         ) from None
-    except (MemoryError, Warning):
+    except (InputError, MemoryError, Warning):
         raise
     except Exception as error:  # the decoders raise errors of many classes
         raise InputError(f"{path}: a damaged image ({error})") from None
+
+
+def _refuse_empty_promise(path: str | os.PathLike[str], size: tuple[int, int]) -> None:
+    """Raises an InputError if a file is too small for its image, whose memory would be reserved all the same."""
+    nbytes = os.path.getsize(path)
+    if size[0] * size[1] > max(_SMALL, _MOST_PIXELS_PER_BYTE * nbytes):
+        raise InputError(f"{path}: a damaged image ({size[0]} x {size[1]} pixels cannot come from {nbytes} bytes)")
 
 
 def flat(images: Any) -> Iterator[tuple[str, Any]]:

@@ -110,7 +110,11 @@ def read_recording(path: str | os.PathLike[str], sampling_rate: int) -> Recordin
 
 def _reason(error: Exception) -> str:
     """The message of an error of libsndfile's."""
-    return str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(".")
+    if isinstance(error, TypeError):
+        return "samples without a header, which would say their rate"
+    text = str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(".")
+    # the file is there: this is what is said of one that is no MP3 file
+    return "Format not recognised" if text.startswith("File does not exist") else text
 
 
 def _missing_end(log: str) -> str | None:
@@ -215,7 +219,8 @@ def to_samples(name: str, recording: Any) -> np.ndarray:
         )
     if not array.size:
         raise InputError(f"{name}: has no samples")
-    samples = array if array.dtype.kind in "iu" else array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+        samples = array if array.dtype.kind in "iu" else array.astype(np.float32, copy=False)
     _check_finite(name, samples)
     return samples
 
@@ -229,3 +234,5 @@ def _check_finite(name: str, samples: np.ndarray) -> None:
         wrong = np.flatnonzero(~np.isfinite(samples))
         if wrong.size:
             raise InputError(f"{name}: sample {wrong[0]} is {samples[wrong[0]]}, but samples must be finite numbers")
+        largest = samples[np.argmax(np.abs(samples))]
+        raise InputError(f"{name}: has samples as large as {largest:g}, but those of sound lie between -1 and 1")

@@ -41,8 +41,20 @@ TRANSFORMERS = ("transformers", "transformers static")
 RECOMPILES = "transformers flax"
 """Compiles in every call, so the difference between two calls says nothing about the time per token."""
 
-UNREAD = ("wte", "wpe", "embed_positions", "crossattention.c_attn", "encoder_attn.k_proj", "encoder_attn.v_proj")
-"""Tensors that a step doesn't read as a whole: embeddings, and projections of the encoder's states."""
+UNREAD = (
+    "wte",
+    "wpe",
+    "embed_positions",
+    "embed_tokens",
+    "crossattention.c_attn",
+    "encoder_attn.k_proj",
+    "encoder_attn.v_proj",
+    "cross_attn.k_proj",
+    "cross_attn.v_proj",
+    "vision_model",
+    "perceiver_resampler",
+)
+"""Tensors that a step doesn't read as a whole: embeddings, projections of an encoder's states, and encoders."""
 
 UNITS = 16.0
 """As in parity checks: a side's scores may differ from float64 by this multiple of what the reference's own do, and its
@@ -143,9 +155,9 @@ class Row:
         return self.batch == 1 and self.mode == "greedy"
 
 
-def measured(row: Row, options: Any) -> dict[str, Any]:
+def measured(case: Case, row: Row, options: Any) -> dict[str, Any]:
     """All measurements of one row: by contestant and, for matrix products, by framework."""
-    case, rounds = CASES[row.model], options.rounds
+    rounds = options.rounds
     directory = case.checkpoint(small=options.quick)
     found: dict[str, Any] = {name: {"steady": [], "one": []} for name in options.contestants}
     products: dict[str, Any] = {}
@@ -185,7 +197,7 @@ def measured(row: Row, options: Any) -> dict[str, Any]:
                 if turn < 0 and worker.side == RECOMPILES:
                     continue
                 seconds = {"steady": worker("steady", tokens=row.tokens)}
-                if row.bounded and worker.side != RECOMPILES:
+                if worker.side != RECOMPILES:
                     seconds["one"] = worker("steady", tokens=1)
                 if turn >= 0:
                     for kind, value in seconds.items():
@@ -196,7 +208,7 @@ def measured(row: Row, options: Any) -> dict[str, Any]:
                         products[framework]["seconds"].append(answer)
         for worker in workers:
             worker.__exit__()
-    return {"contestants": found, "products": products, "weights": case.weights(directory)}
+    return {"contestants": found, "products": products, "weights": case.weights(directory), "begun": case.begun()}
 
 
 def agree(row: Row, texts: dict[str, np.ndarray], workers: list[peers.Worker], found: dict[str, Any]) -> None:
@@ -254,18 +266,40 @@ def bandwidth(products: dict[str, Any]) -> tuple[float, str]:
     return max((products["bytes"][name] / seconds, name) for name, seconds in medians.items())
 
 
+def parts(row: Row, found: dict[str, Any], begun: int) -> dict[str, tuple[list[float], int]]:
+    """The parts of a contestant's calls: name -> seconds of each call, and the number of tokens that it handles."""
+    whole = {"all": (found["steady"], row.batch * row.tokens)}
+    if not found["one"]:
+        return whole
+    later = [everything - one for everything, one in zip(found["steady"], found["one"], strict=True)]
+    return whole | {
+        "first token": (found["one"], row.batch * begun),
+        "later tokens": (later, row.batch * (row.tokens - 1)),
+    }
+
+
 def tables(results: list[tuple[Row, dict[str, Any]]]) -> list[Table]:
     """The tables of times, of ratios, and of the share of the bound."""
     head = ("model", "tokens", "batch", "mode")
     times = Table(
-        *head, "contestant", "ms", "tokens/s", "first call, s", "equal", title="Time per call: median (quartiles)"
+        *head,
+        "contestant",
+        "part",
+        "ms",
+        "tokens/s",
+        "first call, s",
+        "equal",
+        title="Time per call: median (quartiles); the part up to the first token handles the prompt's tokens",
     )
+    flax, torch = "transformers flax jit", OURS[0]
     ratios = Table(
         *head,
         "ours",
+        "part",
         "/ faster of transformers",
-        "/ transformers flax jit",
-        title="Ratio of times: below 1, diptych is faster (of medians; of adjacent calls: median, quartiles)",
+        f"/ {flax}",
+        f"/ {torch}",
+        title="Ratio of times: below 1, ours is faster (of medians; of adjacent calls: median, quartiles)",
     )
     bounds = Table(
         *head[:2],
@@ -278,28 +312,31 @@ def tables(results: list[tuple[Row, dict[str, Any]]]) -> list[Table]:
         title="Greedy, batch 1: the bound by the framework's own products, and the time of each token after the first",
     )
     for row, result in results:
-        found = {name: values for name, values in result["contestants"].items() if "failed" not in values}
-        steady = {name: values["steady"] for name, values in found.items()}
-        median = {name: statistics.median(values) for name, values in steady.items()}
-        for name, values in found.items():
-            rate = row.batch * row.tokens / median[name]
-            equal = f"{values['equal']} of {row.batch}"
-            milliseconds = spread([1e3 * second for second in values["steady"]])
-            times.add_row(*row.head, name, milliseconds, f"{rate:.1f}", f"{values['first']:.1f}", equal)
-        theirs = min((name for name in TRANSFORMERS if name in median), key=lambda name: median[name], default=None)
-        for ours in (name for name in OURS if name in median):
-            cells = [f"{compared(steady[ours], steady[theirs])}, {theirs}" if theirs else ""]
-            flax = "transformers flax jit"
-            cells.append(compared(steady[ours], steady[flax]) if flax in steady else "")
-            ratios.add_row(*row.head, ours, *cells)
-        for name, values in found.items():
-            if not values["one"]:
+        every = {
+            name: {} if "failed" in values else parts(row, values, result["begun"])
+            for name, values in result["contestants"].items()
+        }
+        for name, found in every.items():
+            values = result["contestants"][name]
+            if not found:
+                times.add_row(*row.head, name, "not possible: see above")
+            for part, (seconds, tokens) in found.items():
+                once = (f"{values['first']:.1f}", f"{values['equal']} of {row.batch}") if part == "all" else ()
+                milliseconds = spread([1e3 * second for second in seconds])
+                times.add_row(*row.head, name, part, milliseconds, f"{tokens / statistics.median(seconds):.1f}", *once)
+        for ours in (name for name in OURS if name in every):
+            for part, (seconds, _) in every[ours].items():
+                others = {name: found[part][0] for name, found in every.items() if part in found and name != ours}
+                theirs = [name for name in TRANSFORMERS if name in others]
+                faster = min(theirs, key=lambda name: statistics.median(others[name]), default=None)
+                cells = [f"{compared(seconds, others[faster])}, {faster}" if faster else ""]
+                cells += [compared(seconds, others[name]) if name in others else "" for name in (flax, torch)]
+                ratios.add_row(*row.head, ours, part, *cells)
+        for name, found in every.items():
+            if not row.bounded or "later tokens" not in found:
                 continue
             rate, _ = bandwidth(result["products"][CONTESTANTS[name][1]])
-            steps = [
-                1e3 * (all_of - one) / (row.tokens - 1)
-                for all_of, one in zip(values["steady"], values["one"], strict=True)
-            ]
+            steps = [1e3 * seconds / (row.tokens - 1) for seconds in found["later tokens"][0]]
             bound = 1e3 * result["weights"] / rate
             bounds.add_row(
                 *row.head[:2],
@@ -315,35 +352,40 @@ def tables(results: list[tuple[Row, dict[str, Any]]]) -> list[Table]:
     return [times, ratios, bounds]
 
 
-def main() -> None:
-    parser = peers.arguments(__doc__)
+def main(
+    description: str | None,
+    cases: dict[str, Case],
+    *,
+    models: list[str],
+    batches: list[int],
+    contestants: list[str],
+) -> None:
+    """Measures the cases and prints the tables; the lists are what is measured unless the user asks for other rows."""
+    parser = peers.arguments(description)
     parser.add_argument("--rounds", type=int, help="calls per contestant, at least 2")
     parser.add_argument("--all", action="store_true", help="every row that is not named otherwise; takes hours")
-    parser.add_argument("--models", nargs="+", choices=list(CASES), help="by default gpt2")
+    parser.add_argument("--models", nargs="+", choices=list(cases), help=f"by default {' '.join(models)}")
     parser.add_argument("--tokens", type=int, nargs="+", help="number of new tokens, at least 2; by default 32")
-    parser.add_argument("--batches", type=int, nargs="+", help="by default 1 and 8")
+    parser.add_argument("--batches", type=int, nargs="+", help=f"by default {' '.join(map(str, batches))}")
     parser.add_argument("--modes", nargs="+", choices=list(BEAMS), help="by default greedy")
     parser.add_argument(
-        "--contestants", nargs="+", choices=list(CONTESTANTS), help=f"by default all but {RECOMPILES}, which takes long"
+        "--contestants", nargs="+", choices=list(CONTESTANTS), help=f"by default {', '.join(contestants)}"
     )
     parser.add_argument("--threads", type=int, help="number of cores that each contestant may use")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
-    options.models = options.models or (list(CASES) if options.all else ["gpt2"])
+    options.models = options.models or (list(cases) if options.all else models)
     options.modes = options.modes or (list(BEAMS) if options.all else ["greedy"])
-    options.contestants = options.contestants or [name for name in CONTESTANTS if options.all or name != RECOMPILES]
+    options.contestants = options.contestants or (list(CONTESTANTS) if options.all else contestants)
     if options.threads:  # workers inherit it, and both frameworks take their thread count from it
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     facts = peers.session() | {"cores used": len(os.sched_getaffinity(0))}
 
-    console = Console(width=140)
+    console = Console(width=180)
     results = list[tuple[Row, dict[str, Any]]]()
-    tokens, batches = (
-        options.tokens or ([4] if options.quick else [32, 128] if options.all else [32]),
-        options.batches or [1, 8],
-    )
-    for row in (Row(*parts) for parts in product(options.models, tokens, batches, options.modes)):
-        result = measured(row, options)
+    tokens = options.tokens or ([4] if options.quick else [32, 128] if options.all else [32])
+    for row in (Row(*keys) for keys in product(options.models, tokens, options.batches or batches, options.modes)):
+        result = measured(cases[row.model], row, options)
         results.append((row, result))
         found = result["contestants"]
         facts |= {f"versions, {name}": values.pop("versions") for name, values in found.items()}
@@ -365,4 +407,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        __doc__,
+        CASES,
+        models=["gpt2"],
+        batches=[1, 8],
+        contestants=[name for name in CONTESTANTS if name != RECOMPILES],  # which takes long
+    )

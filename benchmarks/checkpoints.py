@@ -1,6 +1,9 @@
-"""Checkpoints with random weights at published sizes, created once by transformers; all sides load the same files."""
+"""Checkpoints with random weights at published sizes, created once by transformers; all sides load the same files.
+And checkpoints of zeros that take no space."""
 
+import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -53,6 +56,69 @@ SMALL_BART = {
     "decoder_ffn_dim": 384,
     "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
+}
+IDEFICS: dict[str, Any] = {
+    "vocab_size": 32_000,
+    "additional_vocab_size": 2,
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "cross_layer_interval": 2,
+    "qk_layer_norms": True,
+    "use_resampler": True,
+    "alpha_initializer": "ones",
+    "vision_config": {
+        "embed_dim": 256,
+        "image_size": 112,
+        "patch_size": 14,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    },
+    "perceiver_config": {
+        "resampler_n_latents": 64,
+        "resampler_depth": 2,
+        "resampler_n_heads": 4,
+        "resampler_head_dim": 64,
+        "qk_layer_norms_perceiver": True,
+    },
+}
+"""All parts of HuggingFaceM4/idefics-9b and its vocabulary, with an eighth of the width and a quarter of the layers."""
+SMALL_IDEFICS: dict[str, Any] = {
+    **IDEFICS,
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vision_config": {**IDEFICS["vision_config"], "embed_dim": 64, "intermediate_size": 128, "num_hidden_layers": 1},
+}
+IDEFICS_9B: dict[str, Any] = {
+    **IDEFICS,
+    "hidden_size": 4096,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "cross_layer_interval": 4,
+    "alpha_initializer": "zeros",
+    "vision_config": {
+        "embed_dim": 1280,
+        "image_size": 224,
+        "patch_size": 14,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+    },
+    "perceiver_config": {"qk_layer_norms_perceiver": True},
+}
+"""The sizes of HuggingFaceM4/idefics-9b."""
+IDEFICS_HALF_GIGABYTE: dict[str, Any] = {
+    **IDEFICS_9B,
+    "hidden_size": 1024,
+    "intermediate_size": 2752,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 8,
+    "vision_config": {**IDEFICS_9B["vision_config"], "embed_dim": 640, "num_hidden_layers": 4},
 }
 SMALL_CLIP = {
     "projection_dim": 64,
@@ -119,6 +185,13 @@ def vit_gpt2(*, small: bool = False) -> Path:
     return _saved(f"{'small-' * small}vit-gpt2-varied", built)
 
 
+def idefics(*, small: bool = False) -> Path:
+    """The directory of a cached reduced IDEFICS."""
+    fields = SMALL_IDEFICS if small else IDEFICS
+    name = f"{'small-' * small}idefics-varied"
+    return checkpoint(name, "IdeficsForVisionText2Text", {**fields, "initializer_range": VARIED})
+
+
 def bart_base(*, small: bool = False) -> Path:
     """The directory of a cached bart-base, with enlarged position embeddings: otherwise it repeats one token."""
 
@@ -130,6 +203,46 @@ def bart_base(*, small: bool = False) -> Path:
         return model
 
     return _saved("small-bart-base-varied" if small else "bart-base-varied", built)
+
+
+def sparse_idefics(name: str, fields: dict[str, Any], shard_size: int, where: Path | None = None) -> Path:
+    """The directory of a cached IDEFICS of zeros in bfloat16, whose files consist of a header and a hole.
+
+    Args:
+        name: of the directory.
+        fields: of its config.
+        shard_size: the maximum size of a file in bytes.
+        where: the folder of the directory, by default that of the cached checkpoints.
+    """
+    from diptych.conversion.slots import slots_of
+    from diptych.core.models.idefics import IdeficsConfig
+
+    directory = (where or peers.CACHE / "checkpoints") / name
+    if (directory / "config.json").exists():
+        return directory
+    directory.mkdir(parents=True, exist_ok=True)
+    architecture = "IdeficsForVisionText2Text"
+    config: Any = IdeficsConfig.from_dict({**fields, "model_type": "idefics", "architectures": [architecture]})
+    shards, end = list[dict[str, Any]](), shard_size
+    for slot in slots_of(architecture, config):
+        size = 2 * math.prod(slot.shape)
+        if end + size > shard_size:
+            shards.append({})
+            end = 0
+        shards[-1][slot.path] = {"dtype": "BF16", "shape": slot.shape, "data_offsets": [end, end + size]}
+        end += size
+    files = dict[str, str]()
+    for index, shard in enumerate(shards, 1):
+        file = f"model-{index:05}-of-{len(shards):05}.safetensors"
+        files |= dict.fromkeys(shard, file)
+        header = json.dumps({"__metadata__": {"format": "pt"}, **shard}).encode()
+        header += b" " * (-len(header) % 8)
+        with (directory / file).open("wb") as handle:
+            handle.write(len(header).to_bytes(8, "little") + header)
+            handle.truncate(handle.tell() + max(tensor["data_offsets"][1] for tensor in shard.values()))
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    (directory / "config.json").write_text(json.dumps(config.to_dict()))
+    return directory
 
 
 def _saved(name: str, built: Callable[[], Any]) -> Path:
@@ -157,3 +270,16 @@ def size(file: Path, counts: Callable[[str], bool]) -> int:
     """Total bytes of the tensors of a safetensors file whose name `counts` accepts."""
     with safe_open(file, "numpy") as tensors:
         return sum(tensors.get_tensor(name).nbytes for name in tensors.keys() if counts(name))  # noqa: SIM118
+
+
+def as_msgpack(directory: Path) -> Path:
+    """The same checkpoint as one flax_model.msgpack, beside it."""
+    from diptych.conversion import convert
+
+    target = directory.with_name(f"{directory.name}-msgpack")
+    if not target.exists():
+        print(f"creating {target}", flush=True)
+        convert(directory, target, format="flax-msgpack", max_shard_size=None)
+    for file in target.iterdir():
+        file.read_bytes()  # into the page cache
+    return target

@@ -1,4 +1,4 @@
-"""One side of bench_generation.py: times text generation, and products of a vector with matrices."""
+"""One side of bench_generation.py and bench_idefics.py: times generation, and products of a vector with matrices."""
 
 import copy
 import sys
@@ -55,15 +55,10 @@ class Torch:
 
     def scores(self, row: int, beginning: list[int], exact: bool) -> np.ndarray:
         """The logits of the next token after the beginning of a sequence, in float64 if they are to be exact."""
-        begun = self.torch.tensor([beginning])
-        if self.reads:
-            inputs = {name: values[row : row + 1] for name, values in self.inputs.items()}
-            inputs["decoder_input_ids"] = begun
-        else:
-            inputs = {"input_ids": begun}
+        arrays = continued({name: values.numpy() for name, values in self.inputs.items()}, row, beginning, self.reads)
         model = copy.deepcopy(self.model).double() if exact else self.model
         with self.torch.inference_mode():
-            return model(**inputs).logits[0, -1].numpy()
+            return model(**{name: self.torch.tensor(values) for name, values in arrays.items()}).logits[0, -1].numpy()
 
     def put(self, values: np.ndarray) -> Any:
         return self.torch.from_numpy(values)
@@ -127,12 +122,8 @@ class Jax:
 
     def scores(self, row: int, beginning: list[int], exact: bool) -> np.ndarray:
         """The logits of the next token after the beginning of a sequence."""
-        begun = np.array([beginning])
-        inputs: dict[str, Any] = {"input_ids": begun}
-        if self.reads:
-            inputs = {name: values[row : row + 1] for name, values in self.inputs.items()}
-            inputs["decoder_input_ids"] = begun
-        return np.asarray(self.model(**inputs).logits[0, -1])
+        arrays = {name: np.asarray(values) for name, values in self.inputs.items()}
+        return np.asarray(self.model(**continued(arrays, row, beginning, self.reads)).logits[0, -1])
 
     def put(self, values: np.ndarray) -> Any:
         return self.jax.device_put(values)
@@ -143,6 +134,26 @@ class Jax:
 
     def ways(self) -> Ways:
         return _plain_ways()
+
+
+def continued(inputs: dict[str, np.ndarray], row: int, beginning: list[int], reads: bool) -> dict[str, np.ndarray]:
+    """The inputs of a call on one sequence up to a token, from those of `generate`.
+
+    Args:
+        inputs: a batch without padding.
+        row: of the batch.
+        beginning: the ids of the sequence, as `generate` returns them.
+        reads: whether they are a decoder's, which reads the states of an encoder.
+    """
+    one = {name: values[row : row + 1] for name, values in inputs.items()}
+    ids = np.array([beginning])
+    if reads:
+        return one | {"decoder_input_ids": ids}
+    seen = one.get("image_attention_mask")
+    if seen is not None:  # new tokens see what the last one of the prompt sees
+        new = seen[:, -1:].repeat(ids.shape[1] - seen.shape[1], axis=1)
+        one["image_attention_mask"] = np.concatenate([seen, new], axis=1)
+    return one | {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
 class Measured:

@@ -201,6 +201,8 @@ def _torch_hook(captured: dict[str, Any], path: str) -> Callable[..., None]:
 def _record_calls(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[str, Any]]:
     """Records the main output of every module with parameters that is called inside the block.
 
+    As with hooks in torch, the call of a parent class within that of its subclass is no call of the module.
+
     Args:
         model: the model.
         channels_last: filled with each output's name, in the order of the calls, and whether its channels come last
@@ -219,10 +221,11 @@ def _record_calls(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[s
     captured: dict[str, Any] = {}
     channels_last.clear()
 
-    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(cls: type, call: Callable[..., Any]) -> Callable[..., Any]:
         def keep(module: Any, *arguments: Any, **keywords: Any) -> Any:
             output = call(module, *arguments, **keywords)
-            path = paths.get(id(module))
+            # a subclass may call the method of its base class, whose output is not the module's
+            path = paths.get(id(module)) if type(module) is cls else None
             main = _main_output(
                 output, lambda value: hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
             )
@@ -236,7 +239,7 @@ def _record_calls(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[s
     with _one_at_a_time:  # whole types are wrapped
         own = {cls: cls.__dict__.get("__call__") for cls in types}
         for cls, call in {cls: cls.__call__ for cls in types}.items():
-            cls.__call__ = wrap(call)
+            cls.__call__ = wrap(cls, call)
         try:
             yield captured
         finally:

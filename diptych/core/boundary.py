@@ -51,6 +51,11 @@ class Boundary:
         """The backend's array namespace."""
         return self.ops.xp
 
+    def switch(self, name: str, value: Any) -> bool:
+        """A keyword that is True or False, or None for False."""
+        check.switch(self.caller, name, value)
+        return bool(value)
+
     def ids(self, name: str, value: Any, axes: str = TOKENS, *, size: int, table: str) -> Any:
         """Integer ids with the given axes, below `size`, which the config calls `table`."""
         ids = self._integers(name, value)

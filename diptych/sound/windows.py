@@ -47,7 +47,7 @@ def overlapping_windows(length: int, seconds: float, overlap: float, rate: int, 
         InputError: the overlap leaves nothing of a window.
     """
     size, side = (round(part * rate / samples_per_frame) * samples_per_frame for part in (seconds, overlap))
-    if side < 0 or size <= 2 * side:
+    if size <= 2 * side:
         raise InputError(
             f"generate: overlap={overlap:g} leaves nothing of window={seconds:g} seconds; less than half is needed"
         )

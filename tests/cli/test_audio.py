@@ -288,6 +288,8 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(run, checkpoints, sound
 def test_flags_of_recordings_need_one(run, checkpoints, sounds):
     code, _, err = run("generate", checkpoints / "ctc", "--image", sounds / "notes.txt")
     assert code == 2 and "ctc: its processor reads sound, not images" in err
+    code, _, err = run("generate", checkpoints / "ctc", "--text", "w1")
+    assert code == 2 and "ctc: Wav2Vec2ForCTC reads no text, so it cannot start from prompts; it writes texts of" in err
     code, _, err = run("generate", checkpoints / "writer", "--text", "w1", "--timestamps")
     assert code == 2 and "generate: --timestamps is for recordings, but there is no --audio" in err
     assert overlapping_windows(10, 1.0, 0.0, RATE, 4) == [Window(0, 10)]

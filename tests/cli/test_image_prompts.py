@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
 import diptych
 from diptych.backends import torch as in_torch
+from diptych.conversion import image_inputs
 from diptych.core.errors import InputError
 from diptych.core.models.idefics import IdeficsVisionConfig
 from diptych.images import generate_text_with_images
@@ -110,7 +112,7 @@ def test_prompts_that_cannot_be_read_are_reported_and_the_others_come_out(run, c
         "w1 ![](notes.png) ![](absent.png)": "notes.png: is no image that Pillow can read; absent.png: no such file",
         "![](https://example.org/a.png) w1": "https://example.org/a.png is a URL; download it, and give the path",
         "<image> w1": "prompt 0 has 1 <image> for 0 images; put each image between the texts",
-        "w1 ![]()": "no such file, but the path of an image is needed",
+        "w1 ![]()": "is a directory, but the path of an image is needed",
     }
     command = ("generate", checkpoint, "--backend", "torch", "--max-new-tokens", 6)
     texts = [word for prompt in [PROMPTS[0], *bad, PROMPTS[1]] for word in ("--text", prompt)]
@@ -137,6 +139,19 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(run, checkpoint, option
     code, out, err = run("generate", checkpoint, "--backend", "torch", *options)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("diptych: ") and message in err
+
+
+def test_parity_on_images(run, checkpoint):
+    """Each text of the inputs has two."""
+    one, two = checkpoint / "one.png", checkpoint / "two (2).png"
+    found = image_inputs(checkpoint, [one, two, two])
+    expected = [diptych.load_processor(checkpoint).image_processor(path)["pixel_values"][0] for path in (one, two)]
+    shown = np.array([[expected[0], expected[1]], [expected[1], expected[0]]])
+    assert np.array_equal(found["pixel_values"], shown)
+    assert found["image_attention_mask"].shape == (*found["input_ids"].shape, 2)
+    command = ("parity", checkpoint, checkpoint, "--backend", "torch", "--no-gradients", "--image", one)
+    code, out, _ = run(*command)
+    assert code == 0 and "EQUAL: " in out
 
 
 def test_files_that_are_missing_are_named(run, checkpoint, tmp_path):

@@ -145,8 +145,9 @@ def test_configs_are_those_of_published_files(tmp_path):
     (tmp_path / "nested" / "processor_config.json").write_text(json.dumps(nested))
     found = AudioProcessor.from_pretrained(tmp_path / "nested").config
     assert found.return_attention_mask and found.to_dict()["processor_class"] == "Wav2Vec2Processor"
+    (tmp_path / "bare").mkdir()
     with pytest.raises(CheckpointError, match="so it does not say how recordings are processed"):
-        AudioProcessor.from_pretrained(tmp_path / "absent")
+        AudioProcessor.from_pretrained(tmp_path / "bare")
 
 
 BAD_CONFIGS = [

@@ -9,7 +9,8 @@ import transformers
 import diptych
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.interfaces import Tokenizer
-from diptych.text.tokenizers import MissingTokenizerError, load_tokenizer
+from diptych.text.tokenizer_settings import MissingTokenizerError
+from diptych.text.tokenizers import load_tokenizer
 
 VOCABULARY = {token: id for id, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAN'.,", "TH"])}
 FRENCH = {token: id for id, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "É", "|", "B"])}

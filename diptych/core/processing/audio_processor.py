@@ -8,11 +8,13 @@ import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, Unpack, cast
 
 import numpy as np
 
 from diptych.core.checkpoint.files import open_atomic
+from diptych.core.checkpoint.hub import HubOptions
+from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.errors import InputError
 from diptych.core.processing.audio_config import MOST_SAMPLES, AudioProcessorConfig, is_sampling_rate
 from diptych.core.processing.config_files import CONFIG_FILE, read_processor_config
@@ -50,17 +52,22 @@ class AudioProcessor:
         return ("input_values", "attention_mask") if self.config.return_attention_mask else ("input_values",)
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike[str], *, ignore_config: Iterable[str] = ()) -> Self:
-        """The audio processor of a checkpoint directory.
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], *, ignore_config: Iterable[str] = (), **options: Unpack[HubOptions]
+    ) -> Self:
+        """The audio processor of a checkpoint.
 
         Args:
-            directory: holds preprocessor_config.json, or a processor_config.json of transformers 5.
+            name_or_path: a directory with preprocessor_config.json, or a processor_config.json of transformers 5; or a
+                name on the Hugging Face hub.
             ignore_config: unknown fields to skip.
+            options: see `HubOptions`.
 
         Raises:
             CheckpointError: the directory has no such file.
             ConfigError: the type or fields are unknown, or a value is not supported.
         """
+        directory = locate(name_or_path, only=CONFIGS, **options)
         fields, source = read_processor_config(directory, "feature_extractor", "recordings")
         return cls(AudioProcessorConfig.from_dict(fields, ignore=tuple(ignore_config), source=source))
 

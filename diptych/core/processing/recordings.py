@@ -6,17 +6,21 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from diptych.core.errors import InputError
+from diptych.core.processing.paths import check_is_file
 
 _BLOCK = 2**13
 """The number of samples of each channel that are read at once; the last of a damaged file are lost."""
 _UNKNOWN_LENGTH = 0x7FFF_0000
 """Programs that write a file into a pipe declare this many bytes or more, since they cannot know how many follow."""
+_MOST_UPSAMPLING = 100
+"""A file that declares a lower rate is refused, since it would become that many times as large."""
+_MOST_SAMPLES_PER_BYTE = 64
+"""Memory is reserved for so many; the length that a file declares may be any number."""
 _MOST_CHANNELS = 16
 """An array of so few columns, and more rows, has its channels last; no recording is so short."""
 
@@ -65,10 +69,10 @@ def read_recording(path: str | os.PathLike[str], sampling_rate: int) -> Recordin
         ImportError: soundfile is not installed, or soxr, which another rate needs.
     """
     library = soundfile()
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file, but the path of a recording is needed")
+    check_is_file(path, "a recording")
     try:
-        file = library.SoundFile(path)
+        # a name need not be text outside Windows
+        file = library.SoundFile(os.fspath(path) if os.name == "nt" else os.fsencode(path))
     except (library.LibsndfileError, TypeError) as error:  # a TypeError for names that end with .raw
         name = os.fspath(path)
         raise InputError(
@@ -76,7 +80,14 @@ def read_recording(path: str | os.PathLike[str], sampling_rate: int) -> Recordin
             f"such as M4A and WebM, can be converted: ffmpeg -i '{name}' -ac 1 -ar {sampling_rate} recording.wav"
         ) from None
     with file:
-        resampler = _Resampler(file.samplerate, sampling_rate, file.frames)
+        if sampling_rate > _MOST_UPSAMPLING * file.samplerate:
+            least = math.ceil(sampling_rate / _MOST_UPSAMPLING)
+            raise InputError(
+                f"{path}: declares {file.samplerate} samples per second, but at least {least} are needed to make "
+                f"{sampling_rate} of them"
+            )
+        likely = _MOST_SAMPLES_PER_BYTE * os.path.getsize(path)
+        resampler = _Resampler(file.samplerate, sampling_rate, min(file.frames, likely))
         block, count, damage = np.empty((_BLOCK, file.channels), np.float32), 0, _missing_end(file.extra_info)
         while True:
             try:

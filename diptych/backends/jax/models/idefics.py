@@ -102,6 +102,18 @@ class IdeficsPerceiverMLP(nnx.Module):
         return self.c_proj(ops.ACTIVATIONS["relu"](self.fc(self.ln(latents))))
 
 
+def resample(
+    attention: Callable[..., Float[Array, "B T D"]],
+    mlp: Callable[..., Float[Array, "B T D"]],
+    latents: Float[Array, "B T D"],
+    inputs: LayerInputs,
+    past: None = None,
+) -> LayerOutput:
+    """A block of the resampler as a layer, which reads an image's states as those of an encoder."""
+    latents = latents + attention(inputs.encoder_hidden_states, latents, inputs.rngs)
+    return LayerOutput(latents + mlp(latents))
+
+
 class IdeficsPerceiverResampler(nnx.Module):
     """Turns the states of an image into a fixed number of them (Alayrac et al. 2022, arXiv:2204.14198)."""
 
@@ -115,15 +127,20 @@ class IdeficsPerceiverResampler(nnx.Module):
             ]
         )
         self.layer_norm = layers.LayerNorm(width, 1e-5, **init)
+        self.gradient_checkpointing = False
 
     def __call__(self, context: Float[Array, "B S D"], rngs: Any = None) -> Float[Array, "B L D"]:
         latents = layers.value(self.latents, context)
         latents = ops.xp.broadcast_to(latents, (context.shape[0], *latents.shape))
         blocks: Any = self.blocks
-        for attention, mlp in blocks:
-            latents = latents + attention(context, latents, rngs)
-            latents = latents + mlp(latents)
-        return self.layer_norm(latents)
+        return run_layers(
+            [partial(resample, attention, mlp) for attention, mlp in blocks],
+            latents,
+            LayerInputs(encoder_hidden_states=context, rngs=rngs),
+            output_hidden_states=False,
+            gradient_checkpointing=self.gradient_checkpointing,
+            final=self.layer_norm,
+        ).last_hidden_state
 
 
 class IdeficsAttention(nnx.Module):
@@ -376,7 +393,8 @@ class IdeficsModel(PreTrainedModel):
             batch, images = states.shape[:2]
             states = ops.xp.reshape(states, (batch * images, *states.shape[2:]))
         else:
-            size = None if interpolate_pos_encoding else vision.image_shape
+            any_size = boundary.switch("interpolate_pos_encoding", interpolate_pos_encoding)
+            size = None if any_size else vision.image_shape
             least, channels = vision.patch_shape, vision.num_channels
             pixels = boundary.image_sequences(pixel_values, channels=channels, size=size, least=least)
             batch, images = pixels.shape[:2]

@@ -101,6 +101,7 @@ REFUSED = [
         (np.ones(5), {"sampling_rate": rate}, f"sampling_rate={rate} must be a whole number from 1 to 16777216")
         for rate in (0, -1, 44100.5, float("inf"), True)
     ),
+    (np.ones(1), {"sampling_rate": 44_100}, "recording: 1 samples at 44100 Hz are none at 16000 Hz"),
     (np.ones(5), {"sampling_rate": "8000"}, "sampling_rate='8000' must be a whole number"),
     (np.array([0.0, 1e300]), {}, "recording: sample 1 is inf, but samples must be finite numbers"),
     (

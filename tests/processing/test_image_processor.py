@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -171,3 +172,12 @@ def test_tensors_of_every_kind() -> None:
         assert_same(np.asarray(found.pixel_values), wanted)
     with pytest.raises(AttributeError, match=r"^there is no 'labels' here; there is pixel_values$"):
         _ = found.labels
+
+
+def test_images_in_bfloat16() -> None:
+    processor = ImageProcessor(ImageProcessorConfig.of_type("ViTImageProcessor", size=4))
+    values = np.linspace(0, 1, 48).reshape(4, 4, 3).astype(ml_dtypes.bfloat16)
+    tensor = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+    wanted = processor(values.astype(np.float32)).pixel_values
+    for image in (values, tensor):
+        np.testing.assert_array_equal(processor(image).pixel_values, wanted)

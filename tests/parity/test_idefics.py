@@ -273,7 +273,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"image_attention_mask": SEEN[:, 1:]},
         r"image_attention_mask has shape \(2, 6, 2\), but \(2, 7, 2\) is needed, a",
     ),
-    ({"image_attention_mask": SEEN[..., :1]}, r"image_attention_mask has shape \(2, 7, 1\), but \(2, 7, 2\) is needed"),
+    (
+        {"image_attention_mask": SEEN[..., :1]},
+        r"\(2, 7, 1\), but \(2, 7, 2\) is needed, as many as there are tokens and images",
+    ),
+    (
+        {"image_attention_mask": SEEN - 1.0},
+        "image_attention_mask must hold 1 for what is attended to and 0 for the rest",
+    ),
     ({"image_attention_mask": SEEN[..., 0]}, r"has shape \(2, 7\), but \(batch, tokens, images\) is needed"),
     ({"input_ids": IDS + 4}, r"input_ids holds \d+, but vocab_size \+ additional_vocab_size allows 0 to 31"),
     ({"attention_mask": np.ones((2, 6))}, r"attention_mask has shape \(2, 6\), but \(2, 7\) is needed"),

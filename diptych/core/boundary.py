@@ -86,14 +86,15 @@ class Boundary:
 
         Args:
             name, value: the argument.
-            shape: (B, T), or more axes where each token has a mask over something else.
+            shape: (B, T), or (B, T, I) where each token has a mask over images.
             widths: other lengths than T that are allowed, for masks that include earlier tokens.
             over: what T counts.
         """
         values = self.ops.concrete_array(self.caller, name, value)
         if len(values.shape) == 2 and values.shape[1] in widths:
             shape = (shape[0], values.shape[1])
-        check.shape(self.caller, name, values.shape, shape, f", as many as there are {over}")
+        counted = over if len(shape) == 2 else f"{over} and images"
+        check.shape(self.caller, name, values.shape, shape, f", as many as there are {counted}")
         if self.ops.has_other_values(values, (0, 1)):
             raise InputError(
                 f"{self.caller}: {name} must hold 1 for what is attended to and 0 for the rest, but has other values, "
@@ -210,9 +211,7 @@ class Boundary:
                     f"{self.caller}: {name} has shape {tuple(mask.shape)}, but past_key_values has the keys of "
                     f"{states} states of images, which is no multiple of {images}"
                 )
-        why = ", a number for each token and image"
-        check.shape(self.caller, name, mask.shape, (*shape, images), why)
-        mask = self.ops.on_device(mask, self.like) != 0
+        mask = self.mask(name, value, (*shape, images)) != 0
         return self.xp.repeat(mask, states // images, axis=2)[:, None]
 
     def _pixels(self, value: Any, axes: str, channels: int, size: Size | None, least: Size) -> Any:

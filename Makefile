@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long lint style types imports spelling format bench clean
+.PHONY: help demo test test-long fuzz lint style types imports spelling format bench clean
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,6 +22,11 @@ test: lint ## lint, then the whole suite
 
 test-long: export HYPOTHESIS_PROFILE = long
 test-long: test ## the same with ten times as many cases, newly drawn
+
+fuzz: COUNT ?= 20000
+fuzz: SEED ?= 0
+fuzz: $(VENV)/.installed-test ## hostile files for every reader: COUNT=1000000 SEED=7 for more and others
+	$(BIN)/python -m tests.fuzz --count $(COUNT) --seed $(SEED)
 
 lint: style types imports spelling ## all checks that need no run; the pre-commit hooks are these four
 

@@ -1,12 +1,14 @@
-"""Time and memory to load a 1.7 GB checkpoint, CLIP ViT-L/14 in float32, from the page cache: diptych in torch and in
-JAX against transformers 5, the last Flax release (from_pt=True), and a lower bound: copying every tensor out of the
-memory-mapped file, for JAX with the matrices of linear layers transposed.
+"""Time and memory to load a 1.7 GB checkpoint, CLIP ViT-L/14 in float32, from the page cache: diptych in torch (also
+with mmap=True) and in JAX against transformers 5, safetensors itself, the last Flax release (from_pt=True), and a lower
+bound: copying every tensor out of the memory-mapped file, for JAX with the matrices of linear layers transposed. JAX
+and Flax also load a flax_model.msgpack, whose matrices are transposed already.
 
 Every load runs in a process of its own, which has loaded a small checkpoint before; the sides take turns.
 """
 
 import json
 import statistics
+from pathlib import Path
 
 import checkpoints
 import peers
@@ -17,17 +19,25 @@ SIDES = {
     "copy": "here",
     "copy transposed": "here",
     "diptych torch": "here",
+    "diptych torch mmap": "here",
     "transformers": "here",
+    "safetensors": "here",
     "diptych jax": "here",
+    "diptych jax msgpack": "here",
     "transformers flax": "flax",
+    "transformers flax msgpack": "flax",
 }
 """Name of each side -> the environment in which it runs."""
 
 FLOORS = {
     "diptych torch": "copy",
+    "diptych torch mmap": "copy",
     "transformers": "copy",
+    "safetensors": "copy",
     "diptych jax": "copy transposed",
+    "diptych jax msgpack": "copy",
     "transformers flax": "copy transposed",
+    "transformers flax msgpack": "copy",
 }
 
 
@@ -41,13 +51,15 @@ def main() -> None:
     small = str(checkpoints.checkpoint("small-clip", "CLIPModel", checkpoints.SMALL_CLIP))
     directory = checkpoints.checkpoint("clip-vit-l14", "CLIPModel", checkpoints.CLIP_L14)
     file = small if options.quick else str(directory)
-    weights = next((directory if not options.quick else checkpoints.Path(small)).glob("*.safetensors"))
+    weights = next((directory if not options.quick else Path(small)).glob("*.safetensors"))
     size, largest = weights.stat().st_size, checkpoints.largest_tensor(weights)
     weights.read_bytes()  # into the page cache
+    msgpack = {path: checkpoints.as_msgpack(Path(path)) for path in (file, small)}
 
     def measure(side: str, watch: bool) -> dict[str, float]:
+        loaded, warm = (str(msgpack[path]) if side.endswith("msgpack") else path for path in (file, small))
         with peers.Worker("loading_worker.py", side, SIDES[side], options.flax_environment) as worker:
-            found = worker("measure", directory=file, warm=small, watch=watch)
+            found = worker("measure", directory=loaded, warm=warm, watch=watch)
             facts[f"versions, {side}"] = worker("versions")
         return found
 

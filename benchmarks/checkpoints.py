@@ -270,3 +270,16 @@ def size(file: Path, counts: Callable[[str], bool]) -> int:
     """Total bytes of the tensors of a safetensors file whose name `counts` accepts."""
     with safe_open(file, "numpy") as tensors:
         return sum(tensors.get_tensor(name).nbytes for name in tensors.keys() if counts(name))  # noqa: SIM118
+
+
+def as_msgpack(directory: Path) -> Path:
+    """The same checkpoint as one flax_model.msgpack, beside it."""
+    from diptych.conversion import convert
+
+    target = directory.with_name(f"{directory.name}-msgpack")
+    if not target.exists():
+        print(f"creating {target}", flush=True)
+        convert(directory, target, format="flax-msgpack", max_shard_size=None)
+    for file in target.iterdir():
+        file.read_bytes()  # into the page cache
+    return target

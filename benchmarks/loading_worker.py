@@ -1,5 +1,6 @@
 """One side of bench_loading.py: loads a checkpoint once, and measures time and memory."""
 
+import functools
 import importlib
 import sys
 import threading
@@ -16,11 +17,15 @@ INTERVAL = 0.002  # seconds between two samples of the memory
 
 def loader(side: str) -> Callable[[str], Any]:
     """The function with which a user of that side loads a CLIPModel from a directory."""
-    if side == "diptych torch":
+    if side.startswith("diptych torch"):
         import diptych.backends.torch as library
 
-        return library.CLIPModel.from_pretrained
-    if side == "diptych jax":
+        return functools.partial(library.CLIPModel.from_pretrained, mmap=side.endswith("mmap"))
+    if side == "safetensors":
+        from safetensors.torch import load_file
+
+        return lambda directory: load_file(Path(directory, "model.safetensors"))
+    if side.startswith("diptych jax"):
         import jax
 
         import diptych.backends.jax as library
@@ -34,7 +39,7 @@ def loader(side: str) -> Callable[[str], Any]:
     from jax import block_until_ready
 
     def load(directory: str) -> Any:
-        model = transformers.FlaxCLIPModel.from_pretrained(directory, from_pt=True)
+        model = transformers.FlaxCLIPModel.from_pretrained(directory, from_pt=not side.endswith("msgpack"))
         block_until_ready(model.params)
         return model
 
@@ -105,7 +110,7 @@ def measure(load: Callable[[str], Any], directory: str, warm: str, watch: bool) 
     """
     load(warm)
     if not watch:
-        touch(Path(directory, "model.safetensors").stat().st_size)
+        touch(max(file.stat().st_size for file in Path(directory).iterdir()))
         start = time.perf_counter()
         model = load(directory)
         return {"seconds": time.perf_counter() - start}

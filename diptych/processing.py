@@ -3,9 +3,10 @@
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from diptych.core.checkpoint.locate import locate
+from diptych.core.checkpoint.hub import HubOptions
+from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
 from diptych.core.processing.audio_processor import AudioProcessor
@@ -15,7 +16,8 @@ from diptych.core.processing.image_processor import ImageProcessor
 from diptych.text.idefics import IdeficsProcessor
 from diptych.text.processing import TextProcessor
 from diptych.text.speech import SpeechProcessor
-from diptych.text.tokenizers import MissingTokenizerError, load_tokenizer
+from diptych.text.tokenizer_settings import MissingTokenizerError
+from diptych.text.tokenizers import load_tokenizer
 
 _WRITES_LABELS = ("TrOCRProcessor", "DonutProcessor", "NougatProcessor")
 """Processors whose text, beside images, is what the model is to write."""
@@ -24,18 +26,15 @@ _WRITES_LABELS = ("TrOCRProcessor", "DonutProcessor", "NougatProcessor")
 def load_processor(
     name_or_path: str | os.PathLike[str],
     *,
-    revision: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
     ignore_config: Iterable[str] = (),
+    **options: Unpack[HubOptions],
 ) -> "Processor | IdeficsProcessor | SpeechProcessor":
     """The processor of a checkpoint that reads images or sound; its output goes into the models of both backends.
 
     Args:
         name_or_path: the checkpoint's directory, or its name on the Hugging Face hub.
-        revision, cache_dir, local_files_only, token: of a download.
         ignore_config: unknown fields of preprocessor_config.json to skip.
+        options: see `HubOptions`.
 
     Returns:
         A `Processor` of images; an `IdeficsProcessor` if they stand between texts; a `SpeechProcessor` of sound.
@@ -45,7 +44,7 @@ def load_processor(
             tokenizer is damaged.
         ConfigError: the type of the processor or fields are unknown, or a value is invalid.
     """
-    directory = locate(name_or_path, revision, cache_dir, local_files_only, token)
+    directory = locate(name_or_path, only=CONFIGS, **options)
     try:
         tokenizer = load_tokenizer(directory)
     except (MissingTokenizerError, ImportError):  # raised again when a text needs it

@@ -1,5 +1,6 @@
 """What the training examples share: steps in JAX and in PyTorch, the loop over them, and the plot of the losses."""
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -98,13 +99,38 @@ def begin(backend: Backend, model: Any, steps: int | None = None) -> Torch | Jax
 
 def generated(model: Any, batch: Batch) -> np.ndarray:
     """The new tokens for each row of a batch, padded after the end to the width of the labels."""
-    inputs = {name: values for name, values in batch.items() if name != "labels"}
     length = batch["labels"].shape[1]
-    output = model.eval().generate(**inputs, max_new_tokens=length)
+    output = model.eval().generate(**_inputs(batch), max_new_tokens=length)
     model.train()
     prompt = batch["input_ids"].shape[1] if not model.encoder_inputs else 1  # an encoder's decoder has a start token
     tokens = np.asarray(output.sequences)[:, prompt:]
     return np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])), constant_values=model.config.pad_token_id)
+
+
+def predicted(model: Any, batch: Batch) -> np.ndarray:
+    """The most probable token at each position of a batch."""
+    program = _jax_prediction() if "jax" in type(model).__module__ else _torch_prediction
+    tokens = np.asarray(program(model.eval(), _inputs(batch)))
+    model.train()
+    return tokens
+
+
+@functools.cache
+def _jax_prediction() -> Callable[..., Any]:
+    import jax
+
+    return jax.jit(lambda model, inputs: model(**inputs).logits.argmax(-1))
+
+
+def _torch_prediction(model: Any, inputs: Batch) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return model(**inputs).logits.argmax(-1)
+
+
+def _inputs(batch: Batch) -> Batch:
+    return {name: values for name, values in batch.items() if name != "labels"}
 
 
 def matches(tokens: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -129,9 +155,19 @@ class Run(NamedTuple):
 
 
 def train(
-    training: Torch | Jax, batches: Iterator[Batch], test_set: Batch, *, steps: int, target: float, every: int
+    training: Torch | Jax,
+    batches: Iterator[Batch],
+    test_set: Batch,
+    *,
+    steps: int,
+    target: float,
+    every: int,
+    write: Callable[[Any, Batch], np.ndarray] = generated,
 ) -> Run:
-    """Trains until the accuracy on the test set, computed every so many steps, reaches the target."""
+    """Trains until the accuracy on the test set, computed every so many steps, reaches the target.
+
+    `write` makes the tokens for a batch that are compared with its labels.
+    """
     losses: list[float] = []
     start = time.perf_counter()
     tokens = correct = np.empty(0)
@@ -139,7 +175,7 @@ def train(
         for step, batch in bar:
             losses.append(training.step(batch))
             if (step + 1) % every == 0 or step + 1 == steps:
-                tokens = generated(training.model, test_set)
+                tokens = write(training.model, test_set)
                 correct = matches(tokens, test_set["labels"])
                 bar.set_postfix(loss=f"{losses[-1]:.4f}", accuracy=f"{correct.mean():.1%}")
                 if correct.mean() >= target:

@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -90,3 +91,29 @@ def without_type_checks() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A `HubServer` in place of the Hugging Face hub, and an empty cache; its repository has no files yet."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    from tests.hub_server import serve
+
+    root = tmp_path / "served"
+    root.mkdir()
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)  # the pauses between attempts
+    with serve(root) as server:
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in (
+            ("HF_HUB_OFFLINE", False),
+            ("HF_HUB_DISABLE_XET", True),
+            ("HF_HUB_CACHE", str(tmp_path / "cache")),
+            ("ENDPOINT", server.url),
+            ("HUGGINGFACE_CO_URL_TEMPLATE", template),
+        ):
+            monkeypatch.setattr(constants, name, value)
+        huggingface_hub.close_session()
+        yield server
+    huggingface_hub.close_session()

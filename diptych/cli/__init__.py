@@ -1,9 +1,12 @@
 """The command `diptych`: each subcommand parses its arguments, calls one public function and prints the result.
 
-Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted, 143 terminated. Nothing
-heavy is imported unless needed.
+Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted, 141 stdout's reader is
+gone, 143 terminated. Nothing heavy is imported unless needed.
 """
 
+import contextlib
+import io
+import os
 import signal
 import sys
 import traceback
@@ -13,41 +16,81 @@ from typing import Annotated
 import typer
 
 import diptych
-from diptych.cli import classify, convert, generate, inspect, parity
+from diptych.cli import classify, convert, diff, generate, inspect, parity, verify
 
 app = typer.Typer(
     name="diptych",
-    help="The same transformer models in JAX and PyTorch: convert and inspect checkpoints, prove models "
+    help="The same transformer models in JAX and PyTorch: convert, compare and inspect checkpoints, prove models "
     "equal, generate text, classify images.",
     epilog="Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted, "
-    "143 terminated.",
+    "141 nobody reads the output, 143 terminated.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (convert.convert, inspect.inspect, parity.parity, generate.generate, classify.classify):
+verbs = (
+    convert.convert,
+    inspect.inspect,
+    diff.diff,
+    verify.verify,
+    parity.parity,
+    generate.generate,
+    classify.classify,
+)
+for verb in verbs:
     app.command()(verb)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits; bad input is reported in one line on stderr."""
+    _prepare_streams()
     # by default, SIGTERM would end the process without removing what is incomplete
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        code = _run(arguments)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if code in (130, 143):
+        # interrupted calls of JAX can crash the end of Python; what was to be removed has been
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    raise SystemExit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """The command's exit code."""
     try:
         app(args=None if arguments is None else list(arguments), prog_name="diptych")
     except (ImportError, OSError, ValueError) as error:
         if isinstance(error, ValueError) and not _is_ours(error):
             traceback.print_exc()
-            raise SystemExit(3) from None
-        typer.echo(f"diptych: {' '.join(_message(error).split())}", err=True)
-        raise SystemExit(2) from None
+            return 3
+        with contextlib.suppress(OSError):  # stderr may be what cannot be written
+            typer.echo(f"diptych: {' '.join(_message(error).split())}", err=True)
+        return 2
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer's code for it is 1, which says "not equal" here
+            return 141
+        return end.code if isinstance(end.code, int) else 0
     except Exception:  # Python's own exit code for it is 1, which says "not equal" here
         traceback.print_exc()
-        raise SystemExit(3) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        return 3
+    return 0
+
+
+def _prepare_streams() -> None:
+    """Discards output to closed streams, and escapes characters that a stream cannot encode."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            # names of files may hold bytes that are no characters
+            stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
 
 
 def _message(error: Exception) -> str:

@@ -12,12 +12,12 @@ from diptych.cli.options import (
     IgnoreConfig,
     Images,
     MoreImages,
-    Revision,
     Set,
     Sharding,
     find_source,
     gather_images,
     parse_settings,
+    with_hub_flags,
 )  # fmt: skip
 from diptych.cli.printing import FileErrors, make_console
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from diptych.images import Classification
 
 
+@with_hub_flags()
 def classify(
     directory: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
     more_images: MoreImages = None,
@@ -45,7 +46,6 @@ def classify(
     dtype: Dtype = None,
     device: Device = None,
     sharding: Sharding = None,
-    revision: Revision = None,
     batch_size: Annotated[int, typer.Option(help="Images to classify at once.")] = 8,
     ignore: Ignore = None,
     ignore_config: IgnoreConfig = None,
@@ -54,6 +54,7 @@ def classify(
         bool,
         typer.Option("--json", help="Print a line of JSON for each image: its path, and labels with probabilities."),
     ] = False,
+    **options: Any,
 ) -> None:
     """Classify images: print the most probable labels of each.
 
@@ -75,8 +76,9 @@ def classify(
     if not images:
         raise InputError("classify: --image is needed, with the path of an image")
     errors = FileErrors()
+    source, variant = find_source(directory, options)
     classify_images(
-        find_source(directory, revision),
+        source,
         images,
         labels=[label.strip() for one in labels or () for label in one.split(",")],
         template=template,
@@ -85,7 +87,7 @@ def classify(
         dtype=dtype,
         device=device,
         sharding=sharding,
-        changes=parse_settings(set),
+        changes={**parse_settings(set), **variant},
         batch_size=batch_size,
         show=(lambda found: typer.echo(found.to_json())) if json else _TablePrinter(),
         on_error=errors.report,

@@ -1,24 +1,25 @@
 """The command `diptych convert`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diptych.cli.options import Ignore, IgnoreConfig, Json, Revision, find_source
+from diptych.cli.options import Ignore, IgnoreConfig, Json, given, with_hub_flags
 from diptych.cli.printing import make_console
 
 if TYPE_CHECKING:
     from diptych.conversion import ConversionReport
 
 
+@with_hub_flags()
 def convert(
     source: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
     destination: Annotated[Path, typer.Argument(help="The directory to create, outside of the source.")],
     format: Annotated[
         str,
         typer.Option(
-            help="safetensors, which transformers loads, or flax-msgpack, for the Flax classes of transformers 4."
+            help="safetensors, for transformers; flax-msgpack, for the Flax classes of transformers 4; or orbax."
         ),
     ] = "safetensors",
     dtype: Annotated[
@@ -27,6 +28,10 @@ def convert(
     ] = None,
     max_shard_size: Annotated[str, typer.Option(help="The maximum size of a file, such as 200MB or 5GB.")] = "5GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint at the destination.")] = False,
+    manifest: Annotated[
+        bool,
+        typer.Option("--manifest", help="Write diptych_manifest.json too, against which `diptych verify` checks."),
+    ] = False,
     architecture: Annotated[
         str | None, typer.Option(help="The class of the weights; by default the one that config.json names.")
     ] = None,
@@ -34,10 +39,13 @@ def convert(
         list[str] | None,
         typer.Option(metavar="NAME", help="A parameter or a module that the source may lack; may be repeated."),
     ] = None,
-    revision: Revision = None,
+    allow_overflow: Annotated[
+        bool, typer.Option("--allow-overflow", help="Let values that are too large for --dtype become infinite.")
+    ] = False,
     ignore: Ignore = None,
     ignore_config: IgnoreConfig = None,
     json: Json = False,
+    **options: Any,
 ) -> None:
     """Convert a checkpoint to another format or dtype.
 
@@ -52,17 +60,20 @@ def convert(
     from diptych.conversion import convert
 
     report = convert(
-        find_source(source, revision),
+        source,
         destination,
         format=format,
         dtype=dtype,
         max_shard_size=max_shard_size,
         overwrite=overwrite,
+        manifest=manifest,
         architecture=architecture,
         allow_missing=tuple(allow_missing or ()),
         ignore=tuple(ignore or ()),
         ignore_config=tuple(ignore_config or ()),
+        allow_overflow=allow_overflow,
         progress=False if json else None,
+        **given(options),
     )
     typer.echo(report.to_json()) if json else _print_conversion(report)
 

@@ -17,16 +17,17 @@ from diptych.cli.options import (
     Images,
     MoreFiles,
     Recordings,
-    Revision,
     Set,
     Sharding,
     find_source,
     gather_files,
     parse_settings,
+    with_hub_flags,
 )  # fmt: skip
 from diptych.cli.printing import FileErrors
 
 
+@with_hub_flags()
 @with_flags
 def generate(
     directory: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
@@ -55,12 +56,11 @@ def generate(
     dtype: Dtype = None,
     device: Device = None,
     sharding: Sharding = None,
-    revision: Revision = None,
     seed: Annotated[int, typer.Option(help="Of the random choices of --do-sample.")] = 0,
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Prompts to generate from at once, by default all; or images, or windows of a CTC model, by default 8."
+            help="Prompts to generate from at once, by default all; or images, or windows of recordings, by default 8."
         ),
     ] = None,
     source_language: Annotated[
@@ -138,8 +138,10 @@ def generate(
 
       diptych generate wav2vec2-xls-r-300m-en-to-15 --audio 'talks/*.flac' --language de_DE --output german.txt
     """
+    from diptych.core.checkpoint.hub import split_options
     from diptych.core.errors import InputError
 
+    source_options, options = split_options(options)
     images, recordings = gather_files(image, audio, more_files)
     if (text and ids) or not (text or ids or images or recordings):
         raise InputError("generate: one of --text and --ids is needed, and not both; or --image, or --audio")
@@ -152,6 +154,8 @@ def generate(
     if of_sound and not recordings:
         raise InputError(f"generate: --{next(iter(of_sound))} is for recordings, but there is no --audio")
     prompts = _read_texts(text, lines) if text else [parse_ids("--ids", one) for one in ids or ()]
+    if output is not None and output.is_file():
+        _refuse_input(output, [one[1:] for one in text or () if _is_file(one) and one != "-"], images, recordings)
     written, errors = _Output(output), FileErrors()
     chosen: dict[str, Any] = {
         "backend": backend,
@@ -168,7 +172,8 @@ def generate(
         "ignore_config": tuple(ignore_config or ()),
         **collect_options(options),
     }
-    source = find_source(directory, revision)
+    source, variant = find_source(directory, source_options)
+    chosen["changes"] |= variant
     if recordings:
         from diptych.sound import transcribe
 
@@ -206,6 +211,24 @@ def generate(
     errors.end()
 
 
+def _refuse_input(output: Path, texts: list[str], images: Any, recordings: Any) -> None:
+    """Raises an InputError if the output would replace one of the files that are read."""
+    from diptych.core.errors import InputError
+
+    names = texts
+    if images:
+        from diptych.images.files import find_images
+
+        names = [*names, *find_images(images)]
+    if recordings:
+        from diptych.sound.files import find_recordings
+
+        names = [*names, *find_recordings(recordings)]
+    for name in names:
+        if Path(name).exists() and output.samefile(name):
+            raise InputError(f"--output {output}: is the input {name}, and would replace it; give another file")
+
+
 def _reads_images_in_prompts(source: str | Path, backend: str | None, ignore_config: Sequence[str]) -> bool:
     from diptych.images import reads_images_in_prompts
 
@@ -222,6 +245,8 @@ def _read_texts(given: Sequence[str], lines: bool) -> list[str]:
 
     if given.count("-") > 1:
         raise InputError("generate: stdin can be read once, so --text - can be given once")
+    if "-" in given and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
+        raise InputError("--text -: stdin is closed")
     texts: list[str] = []
     for text in given:
         if not _is_file(text):

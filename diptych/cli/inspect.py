@@ -1,21 +1,22 @@
 """The command `diptych inspect`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diptych.cli.options import IgnoreConfig, Json, Revision, find_source
+from diptych.cli.options import IgnoreConfig, Json, given, with_hub_flags
 from diptych.cli.printing import make_console
 
 if TYPE_CHECKING:
     from diptych.conversion import Inspection
 
 
+@with_hub_flags()
 def inspect(
     directory: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
-    revision: Revision = None,
     ignore_config: IgnoreConfig = None,
     json: Json = False,
+    **options: Any,
 ) -> None:
     """Show the contents of a checkpoint: class, files, and every tensor with its shape, dtype and size.
 
@@ -27,7 +28,7 @@ def inspect(
     """
     from diptych.conversion import inspect_checkpoint
 
-    inspection = inspect_checkpoint(find_source(directory, revision), ignore_config=tuple(ignore_config or ()))
+    inspection = inspect_checkpoint(directory, ignore_config=tuple(ignore_config or ()), **given(options))
     typer.echo(inspection.to_json()) if json else _print_inspection(inspection)
 
 

@@ -1,8 +1,9 @@
 """Flags that several commands have."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -14,9 +15,6 @@ Ignore = Annotated[
 IgnoreConfig = Annotated[
     list[str] | None,
     typer.Option(metavar="FIELD", help="An unknown field of config.json to accept without checks; may be repeated."),
-]
-Revision = Annotated[
-    str | None, typer.Option(help="A branch, tag or commit of the checkpoint on the Hugging Face hub.")
 ]
 Backend = Annotated[
     str | None,
@@ -103,17 +101,63 @@ def gather_files(
     return gather_images("generate", image, more), []
 
 
-def find_source(name_or_path: str, revision: str | None) -> str | Path:
-    """A checkpoint's directory, downloaded if a revision is asked for; otherwise the name as it is.
+_HUB_FLAGS = {
+    "revision": "A branch, tag or commit of the checkpoint on the Hugging Face hub.",
+    "subfolder": "The directory inside the repository or the given directory that holds the checkpoint.",
+    "variant": "Which of several sets of weights, such as fp16 for model.fp16.safetensors.",
+    "token": "The hub's access token; by default HF_TOKEN, or that of `hf auth login`.",
+}
+"""The `HubOptions` that are flags -> their help."""
+_PANEL = "Checkpoints on the Hugging Face hub, or in several variants"
+
+
+def with_hub_flags(*others: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorates a command with a parameter for each flag of `HubOptions`, in place of its **options.
+
+    Args:
+        others: the names of further checkpoints that the command takes, whose flags begin with them.
+    """
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(verb)
+        own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+        rows = dict(_HUB_FLAGS)
+        for other in others:
+            selecting = (name for name in _HUB_FLAGS if name != "token")
+            rows |= {f"{other}_{name}": f"--{name} of the {other}." for name in selecting}
+        flags = [
+            inspect.Parameter(
+                name,
+                own[-1].kind,
+                default=None,
+                annotation=Annotated[str | None, typer.Option(help=text, rich_help_panel=_PANEL)],
+            )
+            for name, text in rows.items()
+        ]
+        cast(Any, verb).__signature__ = signature.replace(parameters=[*own, *flags])
+        return verb
+
+    return decorate
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def find_source(name_or_path: str, options: Mapping[str, Any]) -> tuple[str | Path, dict[str, Any]]:
+    """A checkpoint's directory, downloaded if there are options for that, or else the name as it is; and the variant.
 
     Raises:
         CheckpointError: the download failed, or a directory is given, which has no revisions.
     """
-    if revision is None:
-        return name_or_path
+    from diptych.core.checkpoint.hub import split_options
     from diptych.core.checkpoint.locate import locate
 
-    return locate(name_or_path, revision=revision)
+    hub, _ = split_options(given(options))
+    if not hub:
+        return name_or_path, {}
+    return locate(name_or_path, **hub), {"variant": hub.get("variant")}
 
 
 def parse_settings(given: Sequence[str] | None) -> dict[str, Any]:
@@ -130,8 +174,8 @@ def parse_settings(given: Sequence[str] | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for one in given or ():
         name, equals, value = one.partition("=")
-        if not equals or not name.isidentifier() or name in _HAVE_FLAGS:
-            flag = f"; --{name.replace('_', '-')} sets it" if name in _HAVE_FLAGS else ""
+        if not equals or not name.isidentifier() or name in _SET_ELSEWHERE:
+            flag = f"; {_SET_ELSEWHERE[name]} sets it" if name in _SET_ELSEWHERE else ""
             raise InputError(f"--set {one!r}: NAME=VALUE is needed, with a field of the config{flag}")
         try:
             found[name] = json.loads(value)
@@ -144,5 +188,12 @@ def parse_settings(given: Sequence[str] | None) -> dict[str, Any]:
     return found
 
 
-_HAVE_FLAGS = ("dtype", "device", "sharding", "ignore", "ignore_config")
-"""Keywords of `from_pretrained` that other flags are for."""
+_SET_ELSEWHERE = {
+    **{
+        name: f"--{name.replace('_', '-')}"
+        for name in ("dtype", "device", "sharding", "ignore", "ignore_config", *_HUB_FLAGS)
+    },
+    "cache_dir": "the environment variable HF_HUB_CACHE",
+    "local_files_only": "the environment variable HF_HUB_OFFLINE",
+}
+"""Keywords of `from_pretrained` that are no settings -> what sets them."""

@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from diptych.cli.options import IgnoreConfig, Json, Revision, Set, find_source, parse_settings
+from diptych.cli.options import IgnoreConfig, Json, Set, given, parse_settings, with_hub_flags
 from diptych.cli.printing import make_console
 
 
+@with_hub_flags("candidate")
 def parity(
-    reference: Annotated[str, typer.Argument(help="A checkpoint directory.")],
+    reference: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
     candidate: Annotated[
         str | None, typer.Argument(help="Another one; by default the reference in the other backend.")
     ] = None,
@@ -33,10 +34,10 @@ def parity(
         str, typer.Option(help="float32, float16 or bfloat16, compared in addition to float64.")
     ] = "float64",
     gradients: Annotated[bool, typer.Option("--gradients/--no-gradients", help="Compare gradients too.")] = True,
-    revision: Revision = None,
     ignore_config: IgnoreConfig = None,
     set: Set = None,
     json: Json = False,
+    **options: Any,
 ) -> None:
     """Compare two models point by point: every module's output, the final outputs, the gradient of every parameter.
 
@@ -53,17 +54,18 @@ def parity(
       diptych parity bert-without-pooler --set add_pooling_layer=false
     """
     from diptych.conversion import image_inputs, parity
+    from diptych.core.checkpoint.hub import split_options
     from diptych.core.errors import InputError
 
     if image and input is not None:
         raise InputError("parity: --input has all inputs, so --image has no use beside it; give one of them")
     chosen: Any = {"against": against, "backend": backend, "progress": False if json else None}
-    chosen |= {"ignore_config": tuple(ignore_config or ()), **parse_settings(set)}
-    source = find_source(reference, revision)
+    chosen |= {"ignore_config": tuple(ignore_config or ()), **parse_settings(set), **given(options)}
     inputs = None if input is None else _load_arrays(input)
     if image:
-        inputs = image_inputs(source, image, seed=seed, ignore_config=chosen["ignore_config"])
-    report = parity(source, candidate, inputs=inputs, seed=seed, dtype=dtype, gradients=gradients, **chosen)
+        hub, _ = split_options(given(options))
+        inputs = image_inputs(reference, image, seed=seed, ignore_config=chosen["ignore_config"], **hub)
+    report = parity(reference, candidate, inputs=inputs, seed=seed, dtype=dtype, gradients=gradients, **chosen)
     typer.echo(report.to_json()) if json else make_console().print(report)
     raise typer.Exit(0 if report.passed else 1)
 

@@ -11,8 +11,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diptych.conversion.convert import ConversionReport as ConversionReport
+    from diptych.conversion.conversion_report import ConversionReport as ConversionReport
     from diptych.conversion.convert import convert as convert
+    from diptych.conversion.diff import Diff as Diff
+    from diptych.conversion.diff import diff as diff
     from diptych.conversion.images import image_inputs as image_inputs
     from diptych.conversion.inspect import Inspection as Inspection
     from diptych.conversion.inspect import inspect_checkpoint as inspect_checkpoint
@@ -20,17 +22,23 @@ if TYPE_CHECKING:
     from diptych.conversion.report import Report as Report
     from diptych.conversion.transfer import to_jax as to_jax
     from diptych.conversion.transfer import to_torch as to_torch
+    from diptych.conversion.verify import Verification as Verification
+    from diptych.conversion.verify import verify as verify
 
 _HOMES = {
-    "ConversionReport": "convert",
+    "ConversionReport": "conversion_report",
+    "Diff": "diff",
     "Inspection": "inspect",
     "Report": "report",
+    "Verification": "verify",
     "convert": "convert",
+    "diff": "diff",
     "image_inputs": "images",
     "inspect_checkpoint": "inspect",
     "parity": "parity",
     "to_jax": "transfer",
     "to_torch": "transfer",
+    "verify": "verify",
 }
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -46,7 +54,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """A package in which `convert` and `parity` are functions, although modules of these names hold them."""
+    """A package in which `convert`, `diff`, `parity` and `verify` are functions, not the modules that hold them."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):  # the import system binds each loaded module

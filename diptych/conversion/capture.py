@@ -219,19 +219,13 @@ def _record_calls(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[s
     }
     types = {type(module) for _, module in nnx.iter_modules(model) if callable(module)}
     captured: dict[str, Any] = {}
-    running: set[int] = set()
     channels_last.clear()
 
-    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(cls: type, call: Callable[..., Any]) -> Callable[..., Any]:
         def keep(module: Any, *arguments: Any, **keywords: Any) -> Any:
-            if id(module) in running:
-                return call(module, *arguments, **keywords)
-            running.add(id(module))
-            try:
-                output = call(module, *arguments, **keywords)
-            finally:
-                running.remove(id(module))
-            path = paths.get(id(module))
+            output = call(module, *arguments, **keywords)
+            # a subclass may call the method of its base class, whose output is not the module's
+            path = paths.get(id(module)) if type(module) is cls else None
             main = _main_output(
                 output, lambda value: hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
             )
@@ -245,7 +239,7 @@ def _record_calls(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[s
     with _one_at_a_time:  # whole types are wrapped
         own = {cls: cls.__dict__.get("__call__") for cls in types}
         for cls, call in {cls: cls.__call__ for cls in types}.items():
-            cls.__call__ = wrap(call)
+            cls.__call__ = wrap(cls, call)
         try:
             yield captured
         finally:

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
+from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.loading import architecture_of
-from diptych.core.checkpoint.locate import locate
+from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.checkpoint.matching import names_of
 from diptych.core.errors import InputError
 from diptych.core.processing.image_processor import ImageProcessor
@@ -21,6 +22,7 @@ def image_inputs(
     *,
     seed: int = 0,
     ignore_config: Iterable[str] = (),
+    **options: Unpack[HubOptions],
 ) -> dict[str, Any]:
     """The inputs of a checkpoint's model with pixels from images; other inputs are random, as in `parity`.
 
@@ -30,13 +32,14 @@ def image_inputs(
             for each text, they are distributed in order, and the first ones are repeated for the last text.
         seed: keys the random inputs.
         ignore_config: unknown fields of the two configs to skip.
+        options: see `HubOptions`.
 
     Raises:
         InputError: the model reads no images, or an image cannot be read.
         CheckpointError, ConfigError: the checkpoint does not say how images are processed, or a config is invalid.
         ImportError: Pillow is not installed.
     """
-    directory, ignore = locate(name_or_path), names_of("ignore_config", ignore_config)
+    directory, ignore = locate(name_or_path, only=CONFIGS, **options), names_of("ignore_config", ignore_config)
     name = architecture_of(directory, ignore)
     config = read_config(directory, ignore=ignore)
     family = families()[architectures()[name]]

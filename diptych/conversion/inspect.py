@@ -5,10 +5,11 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from diptych.core.checkpoint.dialects import matches, respell
 from diptych.core.checkpoint.directory import open_checkpoint
+from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import names_of
 from diptych.core.registry import architectures, families, read_config, within
@@ -37,7 +38,7 @@ class Inspection:
     """The contents of a checkpoint directory.
 
     Attributes:
-        format: "safetensors", "torch" or "flax-msgpack".
+        format: "safetensors", "torch", "flax-msgpack" or "orbax".
         architecture: the class that config.json names, if it is known here.
         named: every class that config.json names.
         config_class: the class that reads config.json.
@@ -78,20 +79,23 @@ class Inspection:
         return json.dumps(self.to_dict(), indent=2)
 
 
-def inspect_checkpoint(name_or_path: str | os.PathLike[str], *, ignore_config: Iterable[str] = ()) -> Inspection:
+def inspect_checkpoint(
+    name_or_path: str | os.PathLike[str], *, ignore_config: Iterable[str] = (), **options: Unpack[HubOptions]
+) -> Inspection:
     """The contents of a checkpoint directory; only headers are read, and no framework is needed.
 
     Args:
         name_or_path: a directory, or a name on the Hugging Face hub.
         ignore_config: unknown fields of config.json to skip.
+        options: see `HubOptions`.
 
     Raises:
         CheckpointError: the weights are missing or damaged.
         ConfigError: config.json is missing or asks for an unsupported feature.
     """
-    directory = locate(name_or_path)
+    directory = locate(name_or_path, **options)
     config = read_config(directory, ignore=names_of("ignore_config", ignore_config))
-    checkpoint = open_checkpoint(directory)
+    checkpoint = open_checkpoint(directory, variant=options.get("variant"))
     named = config.architectures or ()
     architecture = next((name for name in named if name in architectures()), None)
     buffers = {
@@ -106,7 +110,7 @@ def inspect_checkpoint(name_or_path: str | os.PathLike[str], *, ignore_config: I
             shape=tensor.shape,
             dtype=tensor.dtype.name,
             nbytes=tensor.nbytes,
-            role="buffer" if matches(respell(name, flax=checkpoint.flax), buffers) else "parameter",
+            role="buffer" if matches(respell(name, flax=checkpoint.layout != "published"), buffers) else "parameter",
         )
         for name, tensor in checkpoint.tensors.items()
     )
@@ -116,6 +120,6 @@ def inspect_checkpoint(name_or_path: str | os.PathLike[str], *, ignore_config: I
         architecture=architecture,
         named=named,
         config_class=type(config).__name__,
-        files={file.name: file.stat().st_size for file in checkpoint.files},
+        files={str(file.relative_to(directory)): file.stat().st_size for file in checkpoint.files},
         tensors=tensors,
     )

@@ -30,10 +30,12 @@ from diptych.conversion.slots import names_backend
 from diptych.core.backends import PACKAGES, BackendName, validate_name
 from diptych.core.calls import Switches
 from diptych.core.checkpoint.dialects import find_shifts
+from diptych.core.checkpoint.hub import access_options, split_options
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import names_of
 from diptych.core.composite import Composite
+from diptych.core.composite_config import CompositeConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.pretrained import PreTrained, own_switches
@@ -61,14 +63,27 @@ class Subject:
     config: Any
     make: Callable[[str], Any]
 
+    @property
+    def kind(self) -> str:
+        """The class, and of a composite the model types of its parts."""
+        if not isinstance(self.config, CompositeConfig):
+            return self.class_name
+        return f"{self.class_name} of {self.config.encoder.model_type} and {self.config.decoder.model_type}"
+
     def run(self, inputs: Mapping[str, Any], dtype: str, *, seed: int, gradients: bool) -> tuple[Run, dict[str, str]]:
         """The run in a dtype, and a description of it: source, backend, versions, device."""
         with _scope(self.framework, dtype):
             model = self.make(dtype)
             if self.framework == "jax":
                 return run_jax(model, inputs, seed=seed, gradients=gradients), self._description(model)
-            published = self._published_names(model) if self.framework == "transformers" else str
-            run = run_torch(model, inputs, seed=seed, gradients=gradients, published=published)
+            if self.framework == "torch":
+                return run_torch(model, inputs, seed=seed, gradients=gradients), self._description(model)
+            published = self._published_names(model)
+            try:
+                run = run_torch(model, inputs, seed=seed, gradients=gradients, published=published)
+            except Exception as error:  # some models of transformers fail in configurations that are valid here
+                reason = f"{type(error).__name__}: {error}"
+                raise InputError(f"{self.name}: transformers cannot run it on these inputs ({reason})") from error
             return run, self._description(model)
 
     def _published_names(self, model: Any) -> Callable[[str], str | None]:
@@ -76,13 +91,19 @@ class Subject:
         home = importlib.import_module("diptych.backends.torch")
         ours: PreTrained = getattr(home, self.class_name)(self.config, seed=None)
         known = published_names(model)
+        # torch gives a tied parameter the name that comes first, here that of the one that holds it
+        tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
+        known |= {name: known[holder] for name, holder in tied.items() if name in known and holder in known}
         names = [known[name] for name, _ in model.named_parameters()]
         wanted = [slot.path for slot in ours._leaves()]
         shift = shift_names(
             find_shifts(names, wanted, within(families()[architectures()[self.class_name]], self.config))
         )
-        # IDEFICS looks up additional words alone there, and ours all of them
-        compared = {name: known[name] for name in known if not name.endswith("additional_embedding")}
+        # IDEFICS looks up additional words alone there, and ours all of them; BART's tables scale their rows there
+        scaled = {
+            name for name, module in model.named_modules() if type(module).__name__.endswith("ScaledWordEmbedding")
+        }
+        compared = {name: known[name] for name in known.keys() - scaled if not name.endswith("additional_embedding")}
         return lambda name: shift(compared[name]) if name in compared else None
 
     def _description(self, model: Any) -> dict[str, str]:
@@ -111,7 +132,8 @@ def parity(
     """Compares two models, point by point.
 
     Args:
-        reference: a checkpoint directory, or a live model of either backend or of transformers.
+        reference: a checkpoint's directory or name on the Hugging Face hub, or a live model of either backend or of
+            transformers.
         candidate: as the reference; by default the same checkpoint in the other backend.
         inputs: keywords of the call; by default small random ones that reach every part of the model.
         seed: keys the inputs, and the weights of the outputs in the sum that is differentiated.
@@ -123,7 +145,8 @@ def parity(
         progress: whether to show a bar on stderr; by default if stderr is a terminal.
         ignore_config: unknown fields of a directory's config.json to skip.
         loading: for directories, what `from_pretrained` takes besides: config fields to change, keywords of the class's
-            constructor such as add_pooling_layer=False, `ignore` and `allow_fresh`.
+            constructor such as add_pooling_layer=False, `ignore` and `allow_fresh`; and `HubOptions`. Of these,
+            revision, subfolder and variant are the reference's; those of another candidate begin with candidate_.
 
     Raises:
         InputError: the two are of different classes, or an argument is invalid.
@@ -137,8 +160,8 @@ def parity(
         raise InputError("parity: against='transformers' takes the place of the candidate; give one of them")
     loading["ignore_config"] = names_of("ignore_config", ignore_config)
     first, second = _sides(reference, candidate, against, backend, loading)
-    if first.class_name != second.class_name:
-        raise InputError(f"parity: the reference is a {first.class_name}, the candidate a {second.class_name}")
+    if first.kind != second.kind:
+        raise InputError(f"parity: the reference is a {first.kind}, the candidate a {second.kind}")
     if inputs is None:
         family = families()[architectures()[first.class_name]]
         inputs = family.example(first.config, first.class_name, generator(seed, "inputs"))
@@ -290,7 +313,10 @@ def _blind_spots(reference: Run, candidate: Run) -> dict[str, str]:
 def _sides(
     reference: Any, candidate: Any, against: str | None, backend: BackendName | None, loading: Mapping[str, Any]
 ) -> tuple[Subject, Subject]:
-    load = functools.partial(_from_directory, loading=loading)
+    hub, loading = split_options(loading)
+    of_candidate, loading = split_options(loading, "candidate_")
+    load = functools.partial(_from_directory, loading={**loading, **hub})
+    load_candidate = functools.partial(_from_directory, loading={**loading, **access_options(hub), **of_candidate})
     given = [name for name, value in loading.items() if value != ()]
     if given and not _is_path(reference) and not _is_path(candidate):
         raise InputError(f"parity: {', '.join(given)} must go with a directory, but no directory is loaded")
@@ -302,7 +328,7 @@ def _sides(
         home = backend or "torch"
         return (
             load(reference, home) if _is_path(reference) else _from_live_model(reference),
-            load(candidate, backend or "jax") if _is_path(candidate) else _from_live_model(candidate),
+            load_candidate(candidate, backend or "jax") if _is_path(candidate) else _from_live_model(candidate),
         )
     target: BackendName = backend or (
         "torch" if not _is_path(reference) and transfer.inspect_live_model(reference).framework == "jax" else "jax"
@@ -340,16 +366,19 @@ def _is_path(thing: Any) -> bool:
 
 def _from_directory(path: str | os.PathLike[str], framework: transfer.Framework, loading: Mapping[str, Any]) -> Subject:
     """A side that is loaded from a directory, once for each dtype."""
-    class_name = architecture_of(path, loading["ignore_config"])
+    hub, loading = split_options(loading)
+    directory = locate(path, **hub)
+    loading["variant"] = hub.get("variant")
+    class_name = architecture_of(directory, loading["ignore_config"])
 
     def make(dtype: str) -> Any:
         if framework == "transformers":
             changes = {name: value for name, value in loading.items() if name not in _OURS}
-            return _load_with_transformers(locate(path), class_name, dtype, changes)
+            return _load_with_transformers(directory, class_name, dtype, changes)
         home = importlib.import_module(f"diptych.backends.{framework}")
-        return getattr(home, class_name).from_pretrained(path, dtype=dtype, **loading).unfreeze()
+        return getattr(home, class_name).from_pretrained(directory, dtype=dtype, **loading).unfreeze()
 
-    return Subject(str(path), class_name, framework, _read_config(path, class_name, loading), make)
+    return Subject(str(path), class_name, framework, _read_config(directory, class_name, loading), make)
 
 
 def _from_live_model(model: Any) -> Subject:
@@ -406,7 +435,6 @@ def _load_with_transformers(directory: Path, class_name: str, dtype: str, change
         model, info = cls.from_pretrained(
             directory,
             dtype=getattr(torch, dtype),
-            attn_implementation=attention_of(cls),
             output_loading_info=True,
             **changes,
         )
@@ -423,11 +451,11 @@ def _load_with_transformers(directory: Path, class_name: str, dtype: str, change
     return exact_speech(exact(model.eval().requires_grad_(True)))
 
 
-def _read_config(path: str | os.PathLike[str], class_name: str, loading: Mapping[str, Any]) -> Any:
+def _read_config(directory: Path, class_name: str, loading: Mapping[str, Any]) -> Any:
     """The config of a class in a directory, with the caller's changes."""
     wanted = families()[architectures()[class_name]].classes[class_name]
-    config: Any = read_config(locate(path), ignore=loading["ignore_config"], assume=wanted.model_type).part(wanted)
-    others = (*_OURS, *own_switches(getattr(names_backend(), class_name)))
+    config: Any = read_config(directory, ignore=loading["ignore_config"], assume=wanted.model_type).part(wanted)
+    others = (*_OURS, "variant", *own_switches(getattr(names_backend(), class_name)))
     return config.replace(**{name: value for name, value in loading.items() if name not in others})
 
 

@@ -5,9 +5,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from diptych.core.checkpoint.dialects import respell
+
 
 def published_names(model: Any) -> dict[str, str]:
-    """Name in memory -> name in files, as `save_pretrained` writes it, of parameters, buffers and modules.
+    """Name in memory -> name in files, in its present spelling, of parameters, buffers and modules.
 
     A module has the name below which files have exactly its parameters. Where modules are grouped in another way than
     in files, some have none, and are left out.
@@ -31,9 +33,9 @@ def _tensor_names(model: Any) -> Mapping[str, str]:
     names = [*model.state_dict()]
     loading = sys.modules.get("transformers.core_model_loading")
     if loading is None:  # before transformers 5, names in memory are those in files
-        return dict(zip(names, names, strict=True))
+        return {name: respell(name) for name in names}
     import torch
 
     marks = {name: torch.tensor([index]) for index, name in enumerate(names)}
     saved: dict[str, Any] = loading.revert_weight_conversion(model, marks)
-    return {names[int(mark)]: name for name, mark in saved.items()}
+    return {names[int(mark)]: respell(name) for name, mark in saved.items()}

@@ -122,7 +122,7 @@ class Report:
             "matched": self.matched,
             **asdict(self),
         }
-        return json.dumps(_plain(data), indent=2)
+        return json.dumps(plain_json(data), indent=2)
 
     def __str__(self) -> str:
         lines = [*self._head(), ""]
@@ -186,12 +186,12 @@ class Report:
         return lines
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """Converts NaN and infinity, which JSON lacks, to strings."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain_json(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     return value

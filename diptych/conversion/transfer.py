@@ -146,7 +146,7 @@ def _inspect_transformers(model: Any, architecture: str) -> LiveModel:
 def _twin(source: LiveModel, backend: ModuleType, dtype: Any, placement: Any, build: dict[str, Any]) -> Any:
     found_dtype = float_name(dtype) if dtype is not None else _only_dtype(source)
     model_class = getattr(backend, source.architecture)
-    twin, found = _match_twin(model_class, source, {"dtype": found_dtype, **build})
+    twin, found = match_twin(model_class, source, {"dtype": found_dtype, **build})
     leaves = twin._leaves()
     for filling in found.fillings:
         slot = filling.slot
@@ -171,7 +171,7 @@ def _only_dtype(source: LiveModel) -> str:
     return next(iter(counts))
 
 
-def _match_twin(model_class: type, source: LiveModel, build: dict[str, Any]) -> tuple[Any, Match]:
+def match_twin(model_class: type, source: LiveModel, build: dict[str, Any]) -> tuple[Any, Match]:
     """A model without values that has the source's parameters, and the match that fills them."""
     make: Callable[..., Any] = model_class
     models = [make(source.config, seed=None, **options, **build) for options in options_of(model_class)]

@@ -51,6 +51,11 @@ class Boundary:
         """The backend's array namespace."""
         return self.ops.xp
 
+    def switch(self, name: str, value: Any) -> bool:
+        """A keyword that is True or False, or None for False."""
+        check.switch(self.caller, name, value)
+        return bool(value)
+
     def ids(self, name: str, value: Any, axes: str = TOKENS, *, size: int, table: str) -> Any:
         """Integer ids with the given axes, below `size`, which the config calls `table`."""
         ids = self._integers(name, value)
@@ -74,18 +79,21 @@ class Boundary:
         check.rank(self.caller, name, values.shape, axes)
         return self.ops.as_floats(values, self.like)
 
-    def mask(self, name: str, value: Any, shape: tuple[int, ...], *, widths: tuple[int, ...] = ()) -> Any:
+    def mask(
+        self, name: str, value: Any, shape: tuple[int, ...], *, widths: tuple[int, ...] = (), over: str = "tokens"
+    ) -> Any:
         """An attention mask: 1 for what is attended to, 0 for what is not.
 
         Args:
             name, value: the argument.
             shape: (B, T), or (B, T, I) where each token has a mask over images.
             widths: other lengths than T that are allowed, for masks that include earlier tokens.
+            over: what T counts.
         """
         values = self.ops.concrete_array(self.caller, name, value)
         if len(values.shape) == 2 and values.shape[1] in widths:
             shape = (shape[0], values.shape[1])
-        counted = "tokens" if len(shape) == 2 else "tokens and images"
+        counted = over if len(shape) == 2 else f"{over} and images"
         check.shape(self.caller, name, values.shape, shape, f", as many as there are {counted}")
         if self.ops.has_other_values(values, (0, 1)):
             raise InputError(
@@ -287,7 +295,10 @@ class Boundary:
         values = self.ops.concrete_array(self.caller, name, value)
         samples = self.floats(name, values, SAMPLES)
         check.has_rows(self.caller, name, samples.shape)
-        check.at_least(self.caller, f"the number of samples in {name}", samples.shape[1], least, "one state")
+        if samples.shape[1] < least:
+            raise InputError(
+                f"{self.caller}: {name} has {samples.shape[1]} samples, but at least {least} are needed for a state"
+            )
         if self.ops.all_finite(values) is False:
             raise InputError(f"{self.caller}: {name} holds NaN or infinite samples; repair or drop the recording")
         return samples
@@ -317,9 +328,7 @@ class Boundary:
         bounds = self.ops.min_max(frames)
         if bounds is not None and bounds[0] < 1:
             row = int(self.xp.argmin(frames))
-            raise InputError(
-                f"{self.caller}: {name} leaves {int(counts[row])} samples of row {row}, which make no frame; drop it"
-            )
+            raise check.no_frame(self.caller, name, int(counts[row]), row)
         return self.ops.steps(length, frames)[None, :] < frames[:, None]
 
     def negatives(self, value: Any, size: Size, masked: Any) -> Any:
@@ -341,7 +350,7 @@ class Boundary:
         """Labels (B, L) of a text for each row of logits (B, T, V); -100 is left out."""
         labels = self._integers(name, value)
         check.rank(self.caller, name, labels.shape, "batch, labels")
-        check.shape(self.caller, name, labels.shape, (logits.shape[0], labels.shape[1]))
+        check.shape(self.caller, name, labels.shape, (logits.shape[0], max(1, labels.shape[1])))
         return self._in_vocabulary(name, labels, logits.shape[-1], "the output")
 
     def labels(self, name: str, value: Any, logits: Any) -> Any:

@@ -1,7 +1,10 @@
 """Checks shared by configs and calls; their errors name the field or argument, what was found and what is needed."""
 
-from collections.abc import Sequence
-from typing import Any
+import sys
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast, get_args, get_origin
 
 import numpy as np
 
@@ -13,8 +16,11 @@ def _name(config: object) -> str:
     return type(config).__name__
 
 
-LARGEST: dict[str, int] = dict.fromkeys(["num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers"], 10_000)
+_LAYERS = ("num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers", "depths", "resampler_depth")
+LARGEST: dict[str, int] = dict.fromkeys((*_LAYERS, "num_adapter_layers"), 10_000)
 """The largest sizes that a config may have; 2**24 for any other. No published config comes close to them."""
+
+_MOST_ENTRIES = 100
 
 
 def positive(config: object, *fields: str) -> None:
@@ -23,9 +29,15 @@ def positive(config: object, *fields: str) -> None:
     wrong = [f"{name}={value}" for name, value in values.items() if min(_entries(value), default=0) < 1]
     if wrong:
         raise ConfigError(f"{_name(config)}: {', '.join(wrong)} must be 1 or more")
+    _at_most_largest(config, values)
+
+
+def _at_most_largest(config: object, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
-        if max(_entries(value)) > (largest := LARGEST.get(name, 2**24)):
+        if max(_entries(value), default=0) > (largest := LARGEST.get(name, 2**24)):
             raise ConfigError(f"{_name(config)}: {name}={value} must be {largest} at most")
+        if len(_entries(value)) > _MOST_ENTRIES:
+            raise ConfigError(f"{_name(config)}: {name} has {len(value)} entries, but {_MOST_ENTRIES} at most can be")
 
 
 def _entries(value: Any) -> tuple[Any, ...]:
@@ -34,11 +46,12 @@ def _entries(value: Any) -> tuple[Any, ...]:
 
 
 def not_negative(config: object, *fields: str) -> None:
-    """The fields, or the entries of each, must be 0 or more."""
+    """The fields, or the entries of each, must be 0 or more, and at most what `LARGEST` allows."""
     values = {name: getattr(config, name) for name in fields}
     wrong = [f"{name}={value}" for name, value in values.items() if any(entry < 0 for entry in _entries(value))]
     if wrong:
         raise ConfigError(f"{_name(config)}: {', '.join(wrong)} must be 0 or more")
+    _at_most_largest(config, values)
 
 
 def probability(config: object, *fields: str) -> None:
@@ -114,6 +127,11 @@ def has_pixels(caller: str, name: str, shape: Sequence[int]) -> None:
         raise InputError(f"{caller}: {name} has shape {tuple(shape)}, but at least one image is needed")
 
 
+def no_frame(caller: str, name: str, samples: int, row: int) -> InputError:
+    """The error for a row of a mask that leaves too few samples for a frame."""
+    return InputError(f"{caller}: {name} leaves {samples} samples of row {row}, which make no frame; drop it")
+
+
 def has_rows(caller: str, name: str, shape: Sequence[int]) -> None:
     """A batch must not be empty."""
     if shape[0] < 1:
@@ -164,3 +182,39 @@ def ids_in_range(caller: str, name: str, bounds: tuple[int, int] | None, size: i
     for value in bounds or ():
         if not 0 <= value < size:
             raise InputError(f"{caller}: {name} holds {value}, but {table} allows 0 to {size - 1}")
+
+
+def has_type(value: Any, hint: Any) -> bool:
+    """Whether a value has an annotation's type; booleans don't count as numbers, and floats must be finite."""
+    origin = get_origin(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        return any(has_type(value, choice) for choice in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint) and not isinstance(value, bool)
+    if origin is tuple:
+        items = get_args(hint)
+        if not isinstance(value, tuple):
+            return False
+        members = cast(tuple[Any, ...], value)
+        if items[-1] is Ellipsis:
+            return all(has_type(item, items[0]) for item in members)
+        return len(members) == len(items) and all(has_type(*pair) for pair in zip(members, items, strict=True))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def describe_type(hint: Any) -> str:
+    """The description of an annotation in error messages."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if origin is types.UnionType or origin is typing.Union:
+        return " or ".join(describe_type(choice) for choice in get_args(hint))
+    if hint is type(None):
+        return "null"
+    if hint is float:
+        return "finite float"
+    return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, cast
 from diptych.core import check, composite_config
 from diptych.core.checkpoint import loading
 from diptych.core.checkpoint.directory import Checkpoint
+from diptych.core.checkpoint.hub import HubOptions, access_options, split_options
 from diptych.core.checkpoint.matching import Match
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import DecoderConfig, ModelConfig
@@ -54,6 +55,7 @@ class PartsLoadingMixin(PreTrained):
         changes = {name: value for name, value in changes.items() if name not in switches}
         paths = {role: _find_part(caller, role, given, changes) for role, given in paths.items()}
         changes = {name: value for name, value in changes.items() if not _names_part(name)}
+        hub, changes = _hub_options(caller, paths, changes)
         own = {role: _part_changes(role, changes) for role in paths}
         for given in (changes, *own.values()):
             refuse_foreign(caller, given)
@@ -65,7 +67,7 @@ class PartsLoadingMixin(PreTrained):
             source = (
                 _live_source(path)
                 if isinstance(path, PreTrained)
-                else loading.open_source(path, ignore_config=ignore_config)
+                else loading.open_source(path, ignore_config=ignore_config, **hub[role])
             )
             sources[role] = _as_part(source, role, config_class.encodes, own[role])
         config = config_class.from_encoder_decoder_configs(*(source.config for source in sources.values()), **others)
@@ -141,11 +143,32 @@ def _find_part(caller: str, role: Role, given: Any, changes: Mapping[str, Any]) 
     return found
 
 
+def _hub_options(
+    caller: str, roles: Iterable[Role], changes: Mapping[str, Any]
+) -> tuple[dict[Role, HubOptions], dict[str, Any]]:
+    """The options of each part's checkpoint, which begin with its name unless both parts share them; and the rest.
+
+    Raises:
+        TypeError: an option of one checkpoint has no part's name.
+    """
+    shared, changes = split_options(changes)
+    unclear = [name for name in shared if name not in access_options(shared)]
+    if unclear:
+        raise TypeError(f"{caller} has no keyword {unclear[0]}; say encoder_{unclear[0]} or decoder_{unclear[0]}")
+    found: dict[Role, HubOptions] = {}
+    for role in roles:
+        own, changes = split_options(changes, f"{role}_")
+        found[role] = {**shared, **own}
+    return found, changes
+
+
 def _live_source(model: PreTrained) -> loading.Source:
     """A live model as a source in memory."""
     directory = Path(f"the live {type(model).__name__}")
     tensors = model._sources()  # pyright: ignore[reportPrivateUsage]
-    return loading.Source(directory, model.config, model.config, Checkpoint("memory", directory, (), tensors, {}))
+    return loading.Source(
+        directory, model.config, model.config, Checkpoint("memory", "published", directory, (), tensors, {})
+    )
 
 
 def _whole_slots(whole: Mapping[Slot, Slot], slots: Iterable[Slot]) -> tuple[Slot, ...]:

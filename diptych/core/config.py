@@ -9,15 +9,15 @@ import dataclasses
 import functools
 import json
 import os
-import sys
-import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar, cast, dataclass_transform, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, TypeVar, Unpack, cast, dataclass_transform, get_args
 
 from diptych.core import check
+from diptych.core.checkpoint.hub import HubOptions
+from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.errors import ConfigError
 from diptych.core.json_text import parse_config, read_text
 from diptych.core.ledger import ABSENT, HOUSEKEEPING
@@ -329,9 +329,11 @@ class ModelConfig:
         return cls.from_dict(parse_config(text, source), ignore=ignore, source=source)
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike[str], *, ignore: Iterable[str] = ()) -> Self:
-        """A config from the `config.json` of a directory; see `from_dict`."""
-        path = config_path(directory)
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], *, ignore: Iterable[str] = (), **options: Unpack[HubOptions]
+    ) -> Self:
+        """A config from a directory's or a hub checkpoint's `config.json`; see `from_dict` and `HubOptions`."""
+        path = config_path(locate(name_or_path, only=CONFIGS, **options))
         return cls.from_json(read_text(path), ignore=ignore, source=str(path))
 
     def to_dict(self) -> dict[str, Any]:
@@ -458,43 +460,7 @@ def _check_types(config: ModelConfig) -> None:
     hints = _hints(type(config))
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if not has_type(value, hints[f.name]):
-            wrong.append(f"{f.name}={value!r} ({type(value).__name__}) must be {describe_type(hints[f.name])}")
+        if not check.has_type(value, hints[f.name]):
+            wrong.append(f"{f.name}={value!r} ({type(value).__name__}) must be {check.describe_type(hints[f.name])}")
     if wrong:
         raise ConfigError(f"{type(config).__name__}: {'; '.join(wrong)}")
-
-
-def has_type(value: Any, hint: Any) -> bool:
-    """Whether a value has an annotation's type; booleans don't count as numbers, and floats must be finite."""
-    origin = get_origin(hint)
-    if origin is types.UnionType or origin is typing.Union:
-        return any(has_type(value, choice) for choice in get_args(hint))
-    if origin is Literal:
-        return value in get_args(hint) and not isinstance(value, bool)
-    if origin is tuple:
-        items = get_args(hint)
-        if not isinstance(value, tuple):
-            return False
-        members = cast(tuple[Any, ...], value)
-        if items[-1] is Ellipsis:
-            return all(has_type(item, items[0]) for item in members)
-        return len(members) == len(items) and all(has_type(*pair) for pair in zip(members, items, strict=True))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def describe_type(hint: Any) -> str:
-    """The description of an annotation in error messages."""
-    origin = get_origin(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
-    if origin is types.UnionType or origin is typing.Union:
-        return " or ".join(describe_type(choice) for choice in get_args(hint))
-    if hint is type(None):
-        return "null"
-    if hint is float:
-        return "finite float"
-    return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -15,6 +15,21 @@ FLOATS: dict[str, np.dtype[Any]] = {
 }
 """The dtypes that parameters may have, by name."""
 
+FLOAT8: dict[str, np.dtype[Any]] = {
+    dtype.name: dtype
+    for dtype in map(
+        np.dtype,
+        (
+            ml_dtypes.float8_e4m3fn,
+            ml_dtypes.float8_e4m3fnuz,
+            ml_dtypes.float8_e5m2,
+            ml_dtypes.float8_e5m2fnuz,
+            ml_dtypes.float8_e8m0fnu,
+        ),
+    )
+}
+"""The dtypes of 8 bits that the tensors of a file may have, but no model."""
+
 
 def float_name(dtype: Any) -> str:
     """The name of a floating dtype given as a string, or as a dtype of numpy, JAX or PyTorch.

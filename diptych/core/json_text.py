@@ -1,6 +1,7 @@
 """JSON objects in text files."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, cast
@@ -12,17 +13,37 @@ class DuplicateNameError(ValueError):
     """An object has one name twice, so that readers would disagree on its value."""
 
 
+_DEEPEST = 100
+"""Levels of arrays and objects; what walks over the data calls itself on each."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
 def load_json(text: str) -> Any:
     """The data of a JSON text.
 
     Raises:
         DuplicateNameError: an object has one name twice.
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, is nested more than 100 levels deep, or has strings that are not valid Unicode.
     """
     try:
-        return json.loads(text, object_pairs_hook=_without_duplicates)
+        data = json.loads(text, object_pairs_hook=_without_duplicates)
     except RecursionError as error:
         raise ValueError(str(error)) from None
+    if text.count("[") + text.count("{") > _DEEPEST:
+        _check_depth(data)
+    if _SURROGATE.search(text):
+        json.dumps(data, ensure_ascii=False).encode()  # a UnicodeEncodeError for half of a surrogate pair
+    return data
+
+
+def _check_depth(data: Any) -> None:
+    level: list[Any] = [data] if isinstance(data, list | dict) else []
+    for _ in range(_DEEPEST):
+        inner = [cast(dict[str, Any], item).values() if isinstance(item, dict) else item for item in level]
+        level = [item for items in inner for item in items if isinstance(item, list | dict)]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

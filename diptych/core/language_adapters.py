@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, Unpack, cast
 
 from diptych.core.checkpoint.dialects import respell
+from diptych.core.checkpoint.hub import HubOptions, split_options
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.safetensors import read_safetensors
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permute
 from diptych.core.checkpoint.tensors import TensorSource
-from diptych.core.checkpoint.torch_zip import read_torch_zip
+from diptych.core.checkpoint.torch_legacy import read_torch
 from diptych.core.dtypes import FLOATS
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.pretrained import PreTrained
@@ -22,9 +23,22 @@ _HEAD = "lm_head"
 
 
 class LanguageAdapterMixin(PreTrained):
-    """A model whose layers have adapters that can be exchanged, together with its head."""
+    """A model whose layers have adapters that can be exchanged, together with its head.
 
-    def load_adapter(self, language: str, name_or_path: str | PathLike[str] | None = None) -> Self:
+    `from_pretrained` takes `target_lang`, the language whose adapters are loaded from beside the checkpoint.
+    """
+
+    @classmethod
+    def _load(cls, name_or_path: str | PathLike[str], *, options: Mapping[str, Any], **loading: Any) -> Self:
+        """As `from_pretrained` of any model, and with `target_lang` among the options the adapters of that language."""
+        options = dict(options)
+        language = options.pop("target_lang", None)
+        model = super()._load(name_or_path, options=options, **loading)
+        return model if language is None else model.load_adapter(language, name_or_path, **split_options(options)[0])
+
+    def load_adapter(
+        self, language: str, name_or_path: str | PathLike[str] | None = None, **options: Unpack[HubOptions]
+    ) -> Self:
         """Replaces the adapters and the head by those of a language; `config.vocab_size` follows.
 
         Create the optimizer after this, since parameters are replaced. The vocabulary of the
@@ -34,6 +48,7 @@ class LanguageAdapterMixin(PreTrained):
             language: as in the file's name, `adapter.<language>.safetensors` or `.bin`.
             name_or_path: the directory of the file, or the checkpoint's name on the Hugging Face hub; by default the
                 directory that the model was loaded from.
+            options: see `HubOptions`.
 
         Returns:
             The model.
@@ -48,8 +63,8 @@ class LanguageAdapterMixin(PreTrained):
         directory = self.load_report.directory if name_or_path is None else name_or_path
         if not directory:
             raise InputError(f"{caller}: the model was not loaded from a directory; pass name_or_path")
-        path = _find(directory, language)
-        tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
+        path = _find(directory, language, **options)
+        tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
         slots = {slot: leaf for slot, leaf in self._leaves().items() if _belongs_to_language(slot.path)}
         matched = _matched(path, tensors, slots)
         for slot, source in matched.items():
@@ -68,10 +83,10 @@ def _belongs_to_language(path: str) -> bool:
     return ".adapter_layer." in path or path.startswith(f"{_HEAD}.")
 
 
-def _find(name_or_path: str | PathLike[str], language: str) -> Path:
+def _find(name_or_path: str | PathLike[str], language: str, **options: Unpack[HubOptions]) -> Path:
     """The file of a language."""
     names = [f"adapter.{language}.{suffix}" for suffix in ("safetensors", "bin")]
-    directory = locate(name_or_path, only=tuple(names))
+    directory = locate(name_or_path, only=tuple(names), **options)
     found = next((directory / name for name in names if (directory / name).is_file()), None)
     if found is None:
         known = sorted({path.name.split(".")[1] for path in directory.glob("adapter.*.*")})

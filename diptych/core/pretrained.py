@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -14,8 +15,9 @@ from tqdm.auto import tqdm
 from diptych.core import random
 from diptych.core.calls import CallMixin
 from diptych.core.checkpoint import loading
-from diptych.core.checkpoint.locate import locate
-from diptych.core.checkpoint.matching import LoadReport, Match, Matching, Target, names_of
+from diptych.core.checkpoint.hub import split_options
+from diptych.core.checkpoint.matching import Filling, LoadReport, Match, Matching, Target, names_of
+from diptych.core.checkpoint.parallel import map_ahead
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.checkpoint.strips import permute
 from diptych.core.config import CacheShape, ModelConfig
@@ -40,13 +42,12 @@ _FOREIGN: Mapping[str, str] = {
     **dict.fromkeys(("attn_implementation", "_attn_implementation"), "it has no choice of an attention"),
     **dict.fromkeys(("from_pt", "from_flax", "from_tf", "use_safetensors"), _ANY_FORMAT),
     "device_map": "it has device= in PyTorch, and sharding= in JAX",
+    "mmap": "its layout differs from the file's, so parameters are copies",
     "low_cpu_mem_usage": "it never holds more than the model and one tensor",
     "_do_init": "the constructor builds a model without values with seed=None",
     "output_loading_info": "the model has a load_report",
     "ignore_mismatched_sizes": "it has ignore= and allow_fresh=, for the same tensors",
-    "cache_dir": "HF_HOME names the directory of downloads, and diptych.core.checkpoint.locate takes one",
-    "local_files_only": "HF_HUB_OFFLINE=1 keeps huggingface_hub off the network",
-    "token": "HF_TOKEN holds the hub's access token",
+    **dict.fromkeys(("force_download", "resume_download"), "downloads are checked, and damaged ones removed"),
     "trust_remote_code": "it runs no code of a checkpoint",
 }
 """Keywords of transformers' loaders, some of which are fields of its config files -> what there is instead."""
@@ -158,27 +159,29 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         dtype: Any,
         placement: Any,
         build: Mapping[str, Any],
-        revision: str | None,
+        mmap: bool = False,
         allow_fresh: Iterable[str],
         ignore: Iterable[str],
         ignore_config: Iterable[str],
-        changes: Mapping[str, Any],
+        options: Mapping[str, Any],
     ) -> Self:
         """Builds a model without values and fills it from a checkpoint, tensor by tensor; see `from_pretrained`."""
+        hub, changes = split_options(options)
         allow_fresh, ignore = names_of("allow_fresh", allow_fresh), names_of("ignore", ignore)
         ignore_config = names_of("ignore_config", ignore_config)
         own = own_switches(cls)  # keywords of the constructor, not fields of the config
-        options = {**build, **{name: value for name, value in changes.items() if name in own}}
+        keywords = {**build, **{name: value for name, value in changes.items() if name in own}}
         changes = {name: value for name, value in changes.items() if name not in own}
         refuse_foreign(f"{cls.__name__}.from_pretrained", changes)
         name, family, config_class = describe_class(cls)
-        directory = locate(name_or_path, revision)
-        source = loading.open_source(directory, wanted=config_class, ignore_config=ignore_config, changes=changes)
+        source = loading.open_source(
+            name_or_path, wanted=config_class, ignore_config=ignore_config, changes=changes, **hub
+        )
         own_options = OwnOptions.of_directory(source.directory, changes)
         family = within(family, source.whole)
         construct = cast(Callable[..., Self], cls)
         guess = source.dtype_name if dtype is None else float_name(dtype)
-        model = construct(source.config, seed=None, dtype=guess, **options)
+        model = construct(source.config, seed=None, dtype=guess, **keywords)
         leaves = model._leaves()
         loading.warn_of_unused(source, [*leaves], allow_fresh, ignore, ignore_config)
         found = loading.match_source(
@@ -192,29 +195,36 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
         )
         dtype_name = loading.dtype_of(source, found, dtype)
         if dtype_name != guess:
-            model = construct(source.config, seed=None, dtype=dtype_name, **options)
+            model = construct(source.config, seed=None, dtype=dtype_name, **keywords)
             leaves = model._leaves()
-        model._fill(leaves, found, FLOATS[dtype_name], placement)
-        dropped = model._dropped(source, found, options) if changes and found.left_out else ()
+        model._fill(leaves, found, FLOATS[dtype_name], placement, mmap)
+        dropped = model._dropped(source, found, keywords) if changes and found.left_out else ()
         model.load_report = loading.report_of(str(source.directory), found, source.config, dropped)
         model._own_options = own_options
         return model
 
-    def _dropped(self, source: loading.Source, found: Match, options: Mapping[str, Any]) -> tuple[str, ...]:
+    def _dropped(self, source: loading.Source, found: Match, keywords: Mapping[str, Any]) -> tuple[str, ...]:
         """The tensors left out that the class has with the config of the file, such as those of further layers."""
         name, family, config_class = describe_class(type(self))
         part = source.whole.part(config_class)
         construct = cast(Callable[..., Self], type(self))
-        whole = construct(source.whole if part is None else part.loaded_config, seed=None, **options)
+        whole = construct(source.whole if part is None else part.loaded_config, seed=None, **keywords)
         usual = Matching(source.tensors, Target(name, [*whole._leaves()], within(family, source.whole)))
         return tuple(name for name in found.left_out if usual.resolve(usual.spelling[name]) is not None)
 
-    def _fill(self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], placement: Any) -> None:
-        """Fills parameters with their matched tensors, one by one, and draws the others."""
-        for filling in _bar(found.fillings, "loading"):
-            slot = filling.slot
-            axes = tuple(filling.axes[axis] for axis in self._stored_axes(slot))
-            self._put(slot, leaves[slot], filling.read(axes, dtype), placement)
+    def _fill(
+        self, leaves: Mapping[Slot, Any], found: Match, dtype: np.dtype[Any], placement: Any, mmap: bool = False
+    ) -> None:
+        """Fills parameters with their matched tensors, a few at a time, and draws the others."""
+        uses = Counter(filling.name for filling in found.fillings)
+
+        def read(filling: Filling) -> np.ndarray:
+            axes = tuple(filling.axes[axis] for axis in self._stored_axes(filling.slot))
+            alone = uses[filling.name] == 1  # parameters that share a tensor of the file do not share memory
+            return filling.view(axes, dtype) if mmap and alone else filling.read(axes, dtype)
+
+        for filling, values in zip(_bar(found.fillings, "loading"), map_ahead(read, found.fillings), strict=True):
+            self._put(filling.slot, leaves[filling.slot], values, placement)
         self._draw({slot: leaves[slot] for slot in (*found.fresh, *found.constant)}, 0, placement)
 
     @property

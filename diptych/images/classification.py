@@ -130,7 +130,9 @@ def _descriptions(directory: Path, name: str, labels: Sequence[str], template: s
     template = TEMPLATE if template is None else template
     if "{}" not in template:
         raise InputError(f"classify: template={template!r} has no {{}}, which a label takes the place of")
-    if not labels or not all(label.strip() for label in labels):
+    if labels and not all(label.strip() for label in labels):
+        raise InputError(f"classify: labels: one of {', '.join(labels)} is empty")
+    if not labels:
         raise InputError(f"{directory}: a CLIPModel needs labels to choose from, such as 'a cat' and 'a dog'")
     twice = sorted({label for label in labels if list(labels).count(label) > 1})
     if twice:

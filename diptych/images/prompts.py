@@ -14,7 +14,7 @@ from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
 from diptych.core.pretrained import generates_text
 from diptych.core.processing.features import Features
-from diptych.core.processing.pictures import is_url
+from diptych.core.processing.paths import is_url
 from diptych.processing import load_processor
 from diptych.text.files import OnError
 from diptych.text.placement import placement

@@ -1,14 +1,14 @@
 """What models hear in a recording: CTC models a token in each frame, others a text for each window."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diptych.core.errors import InputError
-from diptych.sound.windows import Window, batches_of_one_length, overlapping_windows, quiet_windows
+from diptych.sound.windows import Window, overlapping_windows, quiet_windows, window_batches
 from diptych.text.speech import SpeechProcessor
 from diptych.text.writing import Writer
 
@@ -30,6 +30,34 @@ class Heard:
     end: float
 
 
+class Part(NamedTuple):
+    """A window of one of several recordings.
+
+    Attributes:
+        recording: its number.
+        window: where it lies.
+        samples: (samples,) of it.
+    """
+
+    recording: int
+    window: Window
+    samples: np.ndarray
+
+
+class Text(NamedTuple):
+    """The text of a recording.
+
+    Attributes:
+        text: all of it.
+        heard: its parts.
+        ids: the tokens of all frames, or those that were generated.
+    """
+
+    text: str
+    heard: tuple[Heard, ...]
+    ids: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Listener:
     """A model that reads sound, with its processor.
@@ -39,12 +67,14 @@ class Listener:
         model: of the backend.
         processor: of its checkpoint.
         window: the longest part of a recording, in seconds, that the model reads at once.
+        batch_size: the number of windows that are read at once.
     """
 
     backend: str
     model: Any
     processor: SpeechProcessor
     window: float
+    batch_size: int
 
     @property
     def config(self) -> Any:
@@ -68,16 +98,52 @@ class Listener:
                 f"{name}: has {len(samples)} samples at {self.rate} Hz, but the model needs at least {least}"
             )
 
-    def inputs(self, samples: np.ndarray, windows: list[Window]) -> dict[str, np.ndarray]:
-        """The model's inputs for equally long windows.
+    @property
+    def shortest_window(self) -> int:
+        """The least number of samples of a window that allows the model to read every part of a recording."""
+        return self.config.least_samples
 
-        In JAX, they are padded to one of a few lengths if padding changes nothing: group norm counts it, and the states
-        of an adapter reach beyond the end.
+    def check_window(self) -> None:
+        """A window must be long enough for a state of the encoder.
+
+        Raises:
+            InputError: it is not.
         """
-        rows, config = [samples[one.start : one.stop] for one in windows], self.config
-        if self.backend == "torch" or config.feat_extract_norm == "group" or _has_adapter(config):
+        if self.window * self.rate < self.shortest_window:
+            raise InputError(
+                f"generate: window={self.window:g} seconds are {round(self.window * self.rate)} samples at {self.rate} "
+                f"Hz, but the model needs at least {self.shortest_window}"
+            )
+
+    @property
+    def may_pad(self) -> bool:
+        """Whether padding with a mask changes nothing: group norm counts it, adapters have states beyond the end."""
+        return self.config.feat_extract_norm == "layer" and not _has_adapter(self.config)
+
+    def batches(self, recordings: Sequence[tuple[np.ndarray, Sequence[Window]]]) -> Iterator[list[Part]]:
+        """The windows of recordings in batches that the model can read at once.
+
+        Args:
+            recordings: the samples (samples,) of each, and its windows.
+        """
+        parts = [
+            Part(number, window, samples[window.start : window.stop])
+            for number, (samples, windows) in enumerate(recordings)
+            for window in windows
+        ]
+        lengths = [len(part.samples) for part in parts]
+        for batch in window_batches(lengths, self.batch_size, of_one_length=not self.may_pad):
+            yield parts[batch.start : batch.stop]
+
+    def inputs(self, batch: Sequence[Part]) -> dict[str, np.ndarray]:
+        """The model's inputs for a batch of windows, padded if their lengths differ.
+
+        In JAX, they are padded to one of a few lengths if the model allows it.
+        """
+        rows = [part.samples for part in batch]
+        if not self.may_pad or (self.backend == "torch" and len({len(row) for row in rows}) == 1):
             return {"input_values": self.processor(rows, return_attention_mask=False).input_values}
-        step = max(1, round(self.window * self.rate / _BUCKETS))
+        step = max(1, round(self.window * self.rate / _BUCKETS)) if self.backend == "jax" else None
         found = self.processor(rows, pad_to_multiple_of=step, return_attention_mask=True)
         return {name: found[name] for name in ("input_values", "attention_mask")}
 
@@ -88,11 +154,9 @@ class CTCListener(Listener):
 
     Attributes:
         overlap: the seconds at each end of a window that are context only.
-        batch_size: the number of windows that are read at once.
     """
 
     overlap: float
-    batch_size: int
 
     def windows(self, samples: np.ndarray) -> list[Window]:
         """The windows of a recording; a last one that is too short for a frame is left out."""
@@ -104,27 +168,30 @@ class CTCListener(Listener):
         adapters = [self.config.adapter_stride] * self.config.num_adapter_layers if _has_adapter(self.config) else []
         return int(np.prod([*self.config.conv_stride, *adapters]))
 
-    def hear(
-        self, samples: np.ndarray, windows: list[Window], done: Callable[[int], Any]
-    ) -> tuple[str, list[Heard], list[int]]:
-        """The text of a recording, its words, and the tokens of its frames.
+    def listen(
+        self, recordings: Sequence[tuple[np.ndarray, Sequence[Window]]], seed: int, done: Callable[[int], Any]
+    ) -> list[Text]:
+        """The texts of recordings, with the times of their words.
 
         Args:
-            samples: (samples,) of the recording.
-            windows: its own.
+            recordings: the samples (samples,) of each, and its windows.
+            seed: unused, since nothing is random.
             done: receives the number of windows that were read.
         """
-        tokens: list[int] = []
-        for batch in batches_of_one_length(windows, self.batch_size):
-            rows = _best_tokens(self.backend, self.model, self.inputs(samples, batch))
-            for window, row in zip(batch, rows, strict=True):
-                first, last = window.frames(self._samples_per_frame)
-                count = self.config.feature_lengths(window.stop - window.start)  # after them are those of padding
-                tokens += row[first : min(last, count)].tolist()
+        tokens: list[list[int]] = [[] for _ in recordings]
+        for batch in self.batches(recordings):
+            rows = _best_tokens(self.backend, self.model, self.inputs(batch))
+            for part, row in zip(batch, rows, strict=True):
+                first, last = part.window.frames(self._samples_per_frame)
+                count = self.config.feature_lengths(len(part.samples))  # after them are those of padding
+                tokens[part.recording] += row[first : min(last, count)].tolist()
             done(len(batch))
+        return [self._text(one) for one in tokens]
+
+    def _text(self, tokens: list[int]) -> Text:
         found, step = self.processor.decode_frames(tokens), self._samples_per_frame
         words = [Heard(one.text, one.start * step / self.rate, one.end * step / self.rate) for one in found.words]
-        return found.text, words, tokens
+        return Text(found.text, tuple(words), tuple(tokens))
 
 
 def _has_adapter(config: Any) -> bool:
@@ -158,22 +225,35 @@ class WritingListener(Listener):
 
     writer: Writer
 
+    @property
+    def shortest_window(self) -> int:
+        """Four times that of an encoder alone, since a recording may be cut a quarter of a window before its end."""
+        return 4 * self.config.least_samples
+
     def windows(self, samples: np.ndarray) -> list[Window]:
         """The windows of a recording, which end where it is quiet."""
         return quiet_windows(samples, self.window, self.rate)
 
-    def write(
-        self, samples: np.ndarray, windows: list[Window], seed: int, *, live: bool
-    ) -> Iterator[tuple[Heard, Any]]:
-        """What is written for each window, with its ids.
+    def listen(
+        self, recordings: Sequence[tuple[np.ndarray, Sequence[Window]]], seed: int, done: Callable[[int], Any]
+    ) -> list[Text]:
+        """The texts of recordings: those of their windows, joined with spaces.
 
         Args:
-            samples: (samples,) of the recording.
-            windows: its own.
+            recordings: the samples (samples,) of each, and its windows.
             seed: of the random choices.
-            live: whether tokens are shown as they are generated.
+            done: receives the number of windows that were read.
         """
-        for number, window in enumerate(windows):
-            inputs = self.inputs(samples, [window])
-            (text,) = self.writer.write(inputs, [()], seed + number, live=live)
-            yield Heard(str(text).strip(), window.start / self.rate, window.stop / self.rate), text.ids
+        heard: list[list[Heard]] = [[] for _ in recordings]
+        ids: list[list[int]] = [[] for _ in recordings]
+        number = 0
+        for batch in self.batches(recordings):
+            texts = self.writer.write(self.inputs(batch), [()] * len(batch), seed + number, live=True)
+            for part, text in zip(batch, texts, strict=True):
+                start, stop = part.window.start / self.rate, part.window.stop / self.rate
+                heard[part.recording].append(Heard(str(text).strip(), start, stop))
+                ids[part.recording] += text.ids
+            number += len(batch)
+            done(len(batch))
+        joined = [" ".join(one.text for one in parts) for parts in heard]
+        return [Text(text, tuple(parts), tuple(one)) for text, parts, one in zip(joined, heard, ids, strict=True)]

@@ -2,12 +2,13 @@
 
 import importlib
 import json
+import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -15,10 +16,11 @@ from diptych.core import backends
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
-from diptych.core.processing.recordings import read_recording
+from diptych.core.processing.recordings import Recording, read_recording
 from diptych.processing import load_processor
 from diptych.sound.files import find_recordings
 from diptych.sound.recognition import CTCListener, Heard, WritingListener
+from diptych.sound.windows import Window
 from diptych.text.files import OnError, Paths, beside_bars
 from diptych.text.placement import placement
 from diptych.text.speech import SpeechProcessor
@@ -70,7 +72,7 @@ def transcribe(
     sharding: str | None = None,
     changes: Mapping[str, Any] | None = None,
     seed: int = 0,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     compile: bool = False,
     echo: bool = False,
     show: Callable[[str], None] | None = None,
@@ -95,10 +97,12 @@ def transcribe(
         window: the seconds of a window; a recording that is no longer is read as a whole.
         overlap: of a CTC model, the seconds at each end of a window that are context only; by default a sixth of it.
         timestamps: whether `show` receives the parts with their times.
-        batch_size: of a CTC model, the number of windows that are read at once.
+        batch_size: the number of windows that are read at once, of one recording or of several; by default 8, or 1 if
+            text is shown piece by piece. Windows of different lengths are read at once if padding changes nothing.
         echo: whether the text includes the decoder's start token.
         show: receives the texts, with a line break after each; that of a single recording is shown piece by piece if a
-            decoder generates it. Lines of several begin with the path of the recording and a colon.
+            decoder generates it and `batch_size` is not given. Lines of several begin with the path of the recording
+            and a colon.
         as_json: whether it receives a line of JSON for each recording instead.
         on_error: receives the errors of files that cannot be read, which are left out, and of files whose end is
             missing, of which the rest is transcribed; by default the first is raised, or a warning is given.
@@ -117,8 +121,10 @@ def transcribe(
     """
     chosen = backends.choose("result", backend, argument="generate: backend")
     for name, value in (("batch_size", batch_size), ("window", window)):
-        if not value > 0:
-            raise InputError(f"generate: {name}={value:g} must be greater than 0")
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"generate: {name}={value:g} must be greater than 0, and finite")
+    if overlap is not None and not 0 <= overlap < math.inf:
+        raise InputError(f"generate: overlap={overlap:g} must be 0 or more, and finite")
     paths, directory = find_recordings(recordings), locate(directory)
     ignore_config = tuple(ignore_config)
     name = architecture_of(directory, ignore_config)
@@ -127,15 +133,16 @@ def transcribe(
         raise InputError(f"{directory}: {name} reads no sound, since its processor is one of images")
     loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
     loading |= {**(changes or {}), **placement(chosen, device, sharding)}
-    live = len(paths) == 1 and not as_json and not timestamps
+    live = len(paths) == 1 and not as_json and not timestamps and not name.endswith("ForCTC") and batch_size is None
+    batch_size = batch_size or (1 if live else 8)
     listener: CTCListener | WritingListener
     if name.endswith("ForCTC"):
         if options:
             raise InputError(f"{directory}: {name} has no options of generation, such as {next(iter(options))}")
         model = importlib.import_module(f"diptych.backends.{chosen}").load(directory, **loading)
         _choose_language(directory, model, processor, language)
-        live, side = False, window / 6 if overlap is None else overlap
-        listener = CTCListener(chosen, model, processor, window, overlap=side, batch_size=batch_size)
+        side = window / 6 if overlap is None else overlap
+        listener = CTCListener(chosen, model, processor, window, batch_size, overlap=side)
     else:
         if overlap is not None:
             raise InputError(f"{directory}: overlap={overlap:g}, but only the windows of a CTC model overlap")
@@ -146,71 +153,76 @@ def transcribe(
             raise InputError("generate: num_return_sequences must be 1 for recordings, whose windows make one text")
         pieces = _without_line_breaks(show) if live and show is not None else None
         writer = Writer(model, processor.tokenizer, options, compile=compile, echo=echo, show=pieces, as_json=False)
-        listener = WritingListener(chosen, model, processor, window, writer=writer)
+        listener = WritingListener(chosen, model, processor, window, batch_size, writer=writer)
+    listener.check_window()
     hidden = (True if live else None) if progress is None else not progress
     show, found = beside_bars(show), list[Transcription]()
     with tqdm(total=0, unit="window", disable=hidden, leave=False) as bar:
-        for path in paths:
-            try:
-                made = _transcribe(listener, path, seed, bar, show if live else None, on_error)
-            except InputError as error:
-                if on_error is None:
-                    raise
-                with tqdm.external_write_mode():
-                    on_error(error)
-                continue
-            found.append(made)
-            if show is not None and not live:
-                text = made.to_json(timestamps=timestamps) if as_json else made.to_text(timestamps=timestamps)
-                named = len(paths) > 1 and not as_json
-                show(f"{path}:{chr(10) if timestamps else ' '}{text}\n" if named else f"{text}\n")
+        waiting = 0
+
+        def done(count: int) -> None:
+            nonlocal waiting
+            waiting -= count
+            bar.update(count)
+            if live and show is not None:  # the text of the window is shown already
+                show(" " if waiting else "\n")
+
+        for group in _read_groups(listener, paths, on_error):
+            waiting = sum(len(one.windows) for one in group)
+            bar.total += waiting
+            bar.refresh()
+            texts = listener.listen([(one.recording.samples, one.windows) for one in group], seed, done)
+            for one, (text, parts, ids) in zip(group, texts, strict=True):
+                _report_damage(one, on_error)
+                found.append(made := Transcription(one.path, text, parts, ids))
+                if show is not None and not live:
+                    line = made.to_json(timestamps=timestamps) if as_json else made.to_text(timestamps=timestamps)
+                    named = len(paths) > 1 and not as_json
+                    show(f"{one.path}:{chr(10) if timestamps else ' '}{line}\n" if named else f"{line}\n")
     return found
 
 
-def _transcribe(
-    listener: CTCListener | WritingListener,
-    path: str,
-    seed: int,
-    bar: Any,
-    show: Callable[[str], None] | None,
-    on_error: OnError | None,
-) -> Transcription:
-    """The transcription of a file.
+class _Opened(NamedTuple):
+    """A recording that was read, with its path and its windows."""
 
-    Args:
-        listener: the model.
-        path: of the file.
-        seed: of the random choices.
-        bar: of progress.
-        show: receives the spaces between the windows' texts and the line break after them, which are shown already;
-            None if they are not.
-        on_error: receives the error of a file whose end is missing.
-    """
-    recording = read_recording(path, listener.rate)
-    samples = recording.samples
-    listener.check_length(path, samples)
-    windows = listener.windows(samples)
-    bar.total += len(windows)
-    bar.refresh()
-    if isinstance(listener, CTCListener):
-        text, parts, ids = listener.hear(samples, windows, bar.update)
-    else:
-        parts, ids = list[Heard](), list[int]()
-        for part, tokens in listener.write(samples, windows, seed, live=show is not None):
-            parts.append(part)
-            ids += tokens
-            if show is not None:
-                show("\n" if len(parts) == len(windows) else " ")
-            bar.update()
-        text = " ".join(part.text for part in parts)
-    if recording.damage is not None:
-        message = f"{path}: {recording.damage}; what is there is transcribed"
-        if on_error is None:
-            warnings.warn(message, stacklevel=3)
-        else:
+    path: str
+    recording: Recording
+    windows: list[Window]
+
+
+def _read_groups(
+    listener: CTCListener | WritingListener, paths: Iterable[str], on_error: OnError | None
+) -> Iterator[list[_Opened]]:
+    """Reads the recordings, in groups that have the windows for a batch, or more if a recording has."""
+    group: list[_Opened] = []
+    for path in paths:
+        try:
+            recording = read_recording(path, listener.rate)
+            listener.check_length(path, recording.samples)
+        except InputError as error:
+            if on_error is None:
+                raise
             with tqdm.external_write_mode():
-                on_error(InputError(message))
-    return Transcription(path, text, tuple(parts), tuple(ids))
+                on_error(error)
+            continue
+        group.append(_Opened(path, recording, listener.windows(recording.samples)))
+        if sum(len(one.windows) for one in group) >= listener.batch_size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _report_damage(opened: _Opened, on_error: OnError | None) -> None:
+    """Reports that the end of a recording is missing."""
+    if opened.recording.damage is None:
+        return
+    message = f"{opened.path}: {opened.recording.damage}; what is there is transcribed"
+    if on_error is None:
+        warnings.warn(message, stacklevel=3)
+    else:
+        with tqdm.external_write_mode():
+            on_error(InputError(message))
 
 
 def _without_line_breaks(show: Callable[[str], None]) -> Callable[[str], None]:

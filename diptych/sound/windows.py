@@ -47,7 +47,7 @@ def overlapping_windows(length: int, seconds: float, overlap: float, rate: int, 
         InputError: the overlap leaves nothing of a window.
     """
     size, side = (round(part * rate / samples_per_frame) * samples_per_frame for part in (seconds, overlap))
-    if side < 0 or size <= 2 * side:
+    if size <= 2 * side:
         raise InputError(
             f"generate: overlap={overlap:g} leaves nothing of window={seconds:g} seconds; less than half is needed"
         )
@@ -86,13 +86,16 @@ def _quietest(samples: np.ndarray, width: int) -> int:
     return int(np.argmin(energy[width:] - energy[:-width])) + width // 2
 
 
-def batches_of_one_length(windows: Sequence[Window], size: int) -> list[list[Window]]:
-    """Windows in batches of at most `size`, those of a batch being equally long."""
-    found: list[list[Window]] = []
-    for window in windows:
-        alike = found and found[-1][0].stop - found[-1][0].start == window.stop - window.start
-        if alike and len(found[-1]) < size:
-            found[-1].append(window)
+def window_batches(lengths: Sequence[int], size: int, *, of_one_length: bool) -> list[range]:
+    """Windows of so many samples, one after the other, in batches of at most `size`: the numbers of each batch.
+
+    `of_one_length` keeps windows of different lengths apart.
+    """
+    found: list[range] = []
+    for number, length in enumerate(lengths):
+        last = found[-1] if found else range(0)
+        if last and len(last) < size and not (of_one_length and lengths[last.start] != length):
+            found[-1] = range(last.start, number + 1)
         else:
-            found.append([window])
+            found.append(range(number, number + 1))
     return found

@@ -191,11 +191,11 @@ def load_ctc_tokenizer(
         return None
     found: Any = parse_config(read_text(path), str(path))
     if path.name == "tokenizer.json":
-        more = found.get("added_tokens") or []
-        found = {**found.get("model", {}).get("vocab", {}), **{token["content"]: token["id"] for token in more}}
+        found = _vocabulary_of(found)
     nested = bool(found) and all(isinstance(part, dict) for part in found.values())
     vocabularies = found if nested else {"": found}
-    if not found or not all(isinstance(id, int) for part in vocabularies.values() for id in part.values()):
+    ids = [id for part in vocabularies.values() for id in (part.values() if isinstance(part, dict) else (None,))]
+    if not found or not all(type(id) is int and 0 <= id < 2**31 for id in ids):
         raise CheckpointError(f"{path}: is no vocabulary of a CTC model, which has an id for each token")
     tokens = {name: _text(settings[f"{name}_token"]) for name in _SPECIAL if f"{name}_token" in settings}
     switches = {
@@ -218,6 +218,17 @@ def load_ctc_tokenizer(
             f"target_lang={chosen!r}, which is none of them; name the language"
         )
     return CTCTokenizer({}, vocabularies, **tokens, **switches).for_language(chosen)
+
+
+def _vocabulary_of(data: Any) -> Any:
+    """The ids in a tokenizer.json, or an empty vocabulary."""
+    model, more = data.get("model"), data.get("added_tokens") or []
+    found: Any = model.get("vocab") if isinstance(model, dict) else None
+    tokens: list[Any] = more if isinstance(more, list) else [None]
+    complete = all(isinstance(token, dict) and {"content", "id"} <= token.keys() for token in tokens)
+    if not isinstance(found, dict) or not complete:
+        return {}
+    return {**found, **{str(token["content"]): token["id"] for token in tokens}}
 
 
 _SPECIAL = ("pad", "unk", "bos", "eos")

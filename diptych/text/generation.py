@@ -10,7 +10,8 @@ from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
 from diptych.text.placement import placement
-from diptych.text.tokenizers import MissingTokenizerError, load_tokenizer
+from diptych.text.tokenizer_settings import MissingTokenizerError
+from diptych.text.tokenizers import load_tokenizer
 from diptych.text.writing import Text, Writer, ends_of, language_id, load_writer, tokens_of
 
 

@@ -11,7 +11,7 @@ from diptych.core.errors import CheckpointError, InputError
 from diptych.core.interfaces import Tokenizer
 from diptych.core.processing.features import Features, Tensors
 from diptych.core.processing.image_processor import ImageProcessor
-from diptych.core.processing.pictures import is_url
+from diptych.core.processing.paths import is_url
 from diptych.text.processing import TextProcessor
 from diptych.text.tokenizers import PaddingSide
 

@@ -1,12 +1,15 @@
 """The processor of a checkpoint that reads sound: its audio processor, and the tokenizer beside it."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diptych.core.checkpoint.files import open_atomic
 from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
+from diptych.core.json_text import parse_config, read_text
 from diptych.core.processing.audio_processor import AudioProcessor
 from diptych.core.processing.features import Features, Tensors
 from diptych.text.ctc import CTCTokenizer, TimedText
@@ -25,6 +28,7 @@ class SpeechProcessor(TextProcessor):
     def __init__(self, audio_processor: AudioProcessor, tokenizer: Tokenizer | None, directory: Path) -> None:
         super().__init__(tokenizer, directory)
         self.audio_processor = audio_processor
+        self._language: str | None = None
 
     def __repr__(self) -> str:
         return f"SpeechProcessor({str(self.directory)!r}, {self.audio_processor!r})"
@@ -97,13 +101,18 @@ class SpeechProcessor(TextProcessor):
         tokenizer = self.needed_tokenizer()
         if not isinstance(tokenizer, CTCTokenizer):
             raise InputError(f"{self.directory}: language={language!r}, but its vocabulary has no languages")
-        self.tokenizer = tokenizer.for_language(language)
+        self.tokenizer, self._language = tokenizer.for_language(language), language
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Writes preprocessor_config.json, and copies the tokenizer's files beside it.
+        """Writes preprocessor_config.json, and copies the tokenizer's files beside it, with the language that was set.
 
         Raises:
             CheckpointError: the directory is a file.
             OSError: a file cannot be written.
         """
         self._save(directory, self.audio_processor)
+        if self._language is not None:
+            path = Path(directory) / "tokenizer_config.json"
+            settings = parse_config(read_text(path), str(path)) if path.is_file() else {}
+            with open_atomic(path) as handle:
+                handle.write(json.dumps({**settings, "target_lang": self._language}, indent=2).encode())

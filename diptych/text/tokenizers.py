@@ -5,19 +5,28 @@ when it is used.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
+from diptych.core.checkpoint.hub import HubOptions
+from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.errors import CheckpointError, ConfigError, InputError
 from diptych.core.interfaces import Tokenizer
-from diptych.core.json_text import parse_config, read_text
 from diptych.text.ctc import load_ctc_tokenizer
-from diptych.text.sentencepiece import SentencePieceModel, read_model
+from diptych.text.sentencepiece import SentencePieceModel
+from diptych.text.tokenizer_settings import (
+    CTC_CLASSES,
+    TOKENIZER_FILE,
+    MissingTokenizerError,
+    TokenizerSettings,
+    added_token,
+    content_of,
+)
 
 PaddingSide = Literal["left", "right"]
-TOKENIZER_FILE = "tokenizer.json"
 
 _MBART_LANGUAGES = (
     "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX",
@@ -34,12 +43,10 @@ _MBART50_LANGUAGES = (
 """Those of MBart-50."""
 
 
-class MissingTokenizerError(CheckpointError):
-    """A checkpoint has no files from which a tokenizer can be made."""
-
-
-def load_tokenizer(directory: str | os.PathLike[str], *, source_language: str | None = None) -> Tokenizer:
-    """The tokenizer of a checkpoint directory, without padding and truncation.
+def load_tokenizer(
+    name_or_path: str | os.PathLike[str], *, source_language: str | None = None, **options: Unpack[HubOptions]
+) -> Tokenizer:
+    """The tokenizer of a checkpoint, without padding and truncation.
 
     It is read from tokenizer.json. Without that file, it is built from vocab.txt (BERT), vocab.json and merges.txt
     (GPT-2, RoBERTa, BART, CLIP) or a model of sentencepiece (XLM-RoBERTa, CamemBERT, MBart, BertGeneration), with the
@@ -47,9 +54,10 @@ def load_tokenizer(directory: str | os.PathLike[str], *, source_language: str | 
     `CTCTokenizer`, from vocab.json or tokenizer.json.
 
     Args:
-        directory: the checkpoint's.
+        name_or_path: the checkpoint's directory, or its name on the Hugging Face hub.
         source_language: the code of the language that an MBart encoder reads, such as "de_DE"; by default that of the
             files, or else en_XX. Of a CTC model with several vocabularies, such as MMS, the language that it writes.
+        options: see `HubOptions`.
 
     Raises:
         MissingTokenizerError: files are missing, or the tokenizer's class is not known.
@@ -57,9 +65,9 @@ def load_tokenizer(directory: str | os.PathLike[str], *, source_language: str | 
         InputError: the tokenizer does not know the language.
         ImportError: the tokenizers library is not installed.
     """
-    directory = Path(directory)
-    settings = _Settings(directory)
-    if settings.class_name in _CTC:
+    directory = locate(name_or_path, only=CONFIGS, **options)
+    settings = TokenizerSettings(directory)
+    if settings.class_name in CTC_CLASSES:
         found = load_ctc_tokenizer(directory, settings.values, settings.added_ids(), source_language)
         if found is None:
             raise MissingTokenizerError(f"{directory / 'vocab.json'}: no such file, so ids cannot become text")
@@ -72,10 +80,8 @@ def load_tokenizer(directory: str | os.PathLike[str], *, source_language: str | 
         ) from None
     path = directory / TOKENIZER_FILE
     if path.is_file():
-        try:
+        with _refusing(f"{path}: is no tokenizer that tokenizers reads"):
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises no specific class
-            raise CheckpointError(f"{path}: is no tokenizer that tokenizers reads ({error})") from None
     else:
         tokenizer = _build(settings)
     language = source_language or settings.values.get("src_lang")
@@ -86,6 +92,19 @@ def load_tokenizer(directory: str | os.PathLike[str], *, source_language: str | 
     tokenizer.no_padding()
     tokenizer.no_truncation()  # the model refuses prompts that are too long
     return tokenizer
+
+
+@contextmanager
+def _refusing(problem: str) -> Iterator[None]:
+    """Turns the errors of tokenizers, which have no class of their own, into a CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except BaseException as error:  # a panic of its Rust code is no Exception
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise CheckpointError(f"{problem} ({error})") from None
+        raise
 
 
 def check_text(caller: str, text: Any) -> None:
@@ -126,105 +145,14 @@ def load_special_tokens(directory: str | os.PathLike[str]) -> SpecialTokens:
         CheckpointError: files are broken.
         ConfigError: padding_side is neither left nor right.
     """
-    settings = _Settings(Path(directory))
+    settings = TokenizerSettings(Path(directory))
     defaults = _LLAMA if settings.class_name == "LlamaTokenizer" else _RECIPES.get(settings.class_name, ({},))[0]
     named = (settings.values.get(f"{role}_token", defaults.get(role)) for role in ("bos", "eos", "pad"))
     side = settings.values.get("padding_side", "left" if defaults is _LLAMA else "right")
     if side not in ("left", "right"):
         raise ConfigError(f"{Path(directory) / 'tokenizer_config.json'}: padding_side={side!r} must be left or right")
-    bos, eos, pad = (None if token is None else _content(token) for token in named)
-    return SpecialTokens(bos, eos, pad, tuple(map(_content, settings.extra())), side)
-
-
-class _Settings:
-    """What the small files beside a vocabulary say.
-
-    Attributes:
-        directory: that of the files.
-        values: the fields of tokenizer_config.json, under those of special_tokens_map.json in older checkpoints.
-        class_name: the name of the tokenizer's class in transformers, without "Fast"; from config.json if
-            tokenizer_config.json has none.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.values = self._read("tokenizer_config.json")
-        if "added_tokens_decoder" not in self.values:
-            self.values |= self._read("special_tokens_map.json")
-        self.class_name = self._class_name()
-
-    def _read(self, name: str) -> dict[str, Any]:
-        path = self.directory / name
-        return parse_config(read_text(path), str(path)) if path.is_file() else {}
-
-    def _class_name(self) -> str:
-        config = self._read("config.json")
-        parts: list[Any] = [config, config.get("encoder"), config.get("decoder")]
-        if config.get("model_type") in _CTC_TYPES and "tokenizer_class" not in self.values:
-            return _CTC[0]
-        types = [part["model_type"] for part in parts if isinstance(part, dict) and "model_type" in part]
-        by_type = next((_CLASS_OF_TYPE[name] for name in types if name in _CLASS_OF_TYPE), "")
-        named = self.values.get("tokenizer_class") or config.get("tokenizer_class") or by_type
-        return str(named).removesuffix("Fast")
-
-    def path(self, name: str) -> Path:
-        """The path of a file that is needed."""
-        path = self.directory / name
-        if not path.is_file():
-            raise MissingTokenizerError(
-                f"{self.directory / TOKENIZER_FILE}: no such file, nor the {name} of a {self.class_name}, so text "
-                "cannot become ids; ids work without"
-            )
-        return path
-
-    def model(self) -> SentencePieceModel:
-        """The model of sentencepiece, under any of its names."""
-        found = sorted(self.directory.glob("*.model"))
-        return read_model(found[0] if len(found) == 1 else self.path("sentencepiece.bpe.model"))
-
-    def token(self, name: str, default: Any) -> Any:
-        """The special token that serves as "mask", "eos" …, as an AddedToken; None if there is none."""
-        value = self.values.get(f"{name}_token", default)
-        return None if value is None else _added_token(value, special=True)
-
-    def added(self) -> dict[int, Any]:
-        """The tokens that were added to the vocabulary, by id."""
-        decoder = self.values.get("added_tokens_decoder")
-        if isinstance(decoder, dict):
-            return {int(id): _added_token(token) for id, token in decoder.items()}
-        special = {_content(value) for name, value in self.values.items() if name.endswith("_token") and value}
-        special |= {_content(value) for value in self.extra()}
-        found = {id: name for name, id in self._read("added_tokens.json").items()}
-        return {
-            id: _added_token(name, special=name in special, normalized=name not in special)
-            for id, name in sorted(found.items())
-        }
-
-    def added_ids(self) -> dict[str, int]:
-        """The ids of the tokens that were added to the vocabulary."""
-        decoder = self.values.get("added_tokens_decoder")
-        if isinstance(decoder, dict):
-            return {_content(token): int(id) for id, token in decoder.items()}
-        return self._read("added_tokens.json")
-
-    def extra(self) -> list[Any]:
-        """Special tokens without a name of their own."""
-        found = self.values.get("extra_special_tokens") or self.values.get("additional_special_tokens") or []
-        return list(found.values() if isinstance(found, dict) else found)
-
-
-def _content(token: Any) -> str:
-    return str(token["content"] if isinstance(token, dict) else token)
-
-
-def _added_token(token: Any, **flags: bool) -> Any:
-    """A token of the files, a string or an object with flags, as an AddedToken."""
-    import tokenizers
-
-    if isinstance(token, dict):
-        names = ("single_word", "lstrip", "rstrip", "normalized", "special")
-        flags |= {name: bool(token[name]) for name in names if name in token}
-    return tokenizers.AddedToken(_content(token), **flags)
+    bos, eos, pad = (None if token is None else content_of(token) for token in named)
+    return SpecialTokens(bos, eos, pad, tuple(map(content_of, settings.extra())), side)
 
 
 _STRIPPING_MASK = {"content": "<mask>", "lstrip": True}
@@ -239,7 +167,7 @@ _CLIP = {"bos": "<|startoftext|>", **dict.fromkeys(("eos", "unk", "pad"), "<|end
 _BERT_GENERATION = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "<::::>", "pad": "<pad>"}
 
 
-def _build(settings: _Settings) -> Any:
+def _build(settings: TokenizerSettings) -> Any:
     """The tokenizer of vocabulary files, with all special and added tokens.
 
     Raises:
@@ -256,13 +184,9 @@ def _build(settings: _Settings) -> Any:
     found = {name: settings.token(name, default) for name, default in defaults.items()}
     tokens = {name: token for name, token in found.items() if token is not None}
     texts = {name: token.content for name, token in tokens.items()}
-    try:
+    with _refusing(f"{settings.directory}: its vocabulary cannot be read"):
         tokenizer, marked = build(settings, texts)
-    except CheckpointError:
-        raise
-    except Exception as error:  # the library raises no specific class
-        raise CheckpointError(f"{settings.directory}: its vocabulary cannot be read ({error})") from None
-    added, extra = settings.added(), [_added_token(token, special=True) for token in settings.extra()]
+    added, extra = settings.added(), [added_token(token, special=True) for token in settings.extra()]
     tokenizer.add_tokens([*added.values(), *tokens.values(), *marked, *extra])
     moved = [f"{token.content} ({id})" for id, token in added.items() if tokenizer.token_to_id(token.content) != id]
     if moved:
@@ -277,7 +201,7 @@ def _build(settings: _Settings) -> Any:
 # Vocabularies: each gives a tokenizer that has only its model, and the tokens that its files mark.
 
 
-def _word_piece(settings: _Settings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
+def _word_piece(settings: TokenizerSettings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
     """BERT's: words, split into the longest known parts."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -294,7 +218,7 @@ def _word_piece(settings: _Settings, tokens: Mapping[str, str]) -> tuple[Any, li
     return tokenizer, []
 
 
-def _byte_level_bpe(settings: _Settings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
+def _byte_level_bpe(settings: TokenizerSettings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
     """GPT-2's: bytes, merged pair by pair."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -309,7 +233,7 @@ _CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}
 """What CLIP takes for a word; part of its published tokenizer."""
 
 
-def _clip_bpe(settings: _Settings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
+def _clip_bpe(settings: TokenizerSettings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
     """CLIP's: lower-cased words, of which each ends with a mark."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -323,7 +247,7 @@ def _clip_bpe(settings: _Settings, tokens: Mapping[str, str]) -> tuple[Any, list
     return tokenizer, []
 
 
-def _vocabulary_and_merges(settings: _Settings) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _vocabulary_and_merges(settings: TokenizerSettings) -> tuple[dict[str, int], list[tuple[str, str]]]:
     from tokenizers import models
 
     return models.BPE.read_file(str(settings.path("vocab.json")), str(settings.path("merges.txt")))
@@ -338,7 +262,7 @@ def _fairseq(*, dropped: int, first: tuple[str, ...] = (), languages: tuple[str,
         languages: the codes after the pieces.
     """
 
-    def build(settings: _Settings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
+    def build(settings: TokenizerSettings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
         from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
         model = settings.model()
@@ -358,12 +282,12 @@ def _fairseq(*, dropped: int, first: tuple[str, ...] = (), languages: tuple[str,
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, spaces])
         tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme=scheme)
         marked = [text for text in start if text.endswith("NOTUSED")]
-        return tokenizer, [*_marked(model), *(_added_token(text, special=True) for text in (*marked, *languages))]
+        return tokenizer, [*_marked(model), *(added_token(text, special=True) for text in (*marked, *languages))]
 
     return build
 
 
-def _plain_sentencepiece(settings: _Settings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
+def _plain_sentencepiece(settings: TokenizerSettings, tokens: Mapping[str, str]) -> tuple[Any, list[Any]]:
     """BertGeneration's: the pieces of the file as they are."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -387,7 +311,7 @@ def _plain_sentencepiece(settings: _Settings, tokens: Mapping[str, str]) -> tupl
 def _marked(model: SentencePieceModel) -> list[Any]:
     """The pieces that are never split: control symbols, which are special, and those that a user defined."""
     found = (piece for piece in model.pieces if piece.is_control or piece.is_user_defined)
-    return [_added_token(piece.text, special=piece.is_control, normalized=False) for piece in found]
+    return [added_token(piece.text, special=piece.is_control, normalized=False) for piece in found]
 
 
 # Frames: the special tokens around a text.
@@ -408,28 +332,28 @@ def _template(
     )
 
 
-def _frame_bert(tokenizer: Any, settings: _Settings, tokens: Mapping[str, str]) -> None:
+def _frame_bert(tokenizer: Any, settings: TokenizerSettings, tokens: Mapping[str, str]) -> None:
     _template(tokenizer, [tokens["cls"]], [tokens["sep"]], [tokens["sep"]], second=1)
 
 
-def _frame_roberta(tokenizer: Any, settings: _Settings, tokens: Mapping[str, str]) -> None:
+def _frame_roberta(tokenizer: Any, settings: TokenizerSettings, tokens: Mapping[str, str]) -> None:
     _template(tokenizer, [tokens["cls"]], [tokens["sep"]] * 2, [tokens["sep"]])
 
 
-def _frame_sentence(tokenizer: Any, settings: _Settings, tokens: Mapping[str, str]) -> None:
+def _frame_sentence(tokenizer: Any, settings: TokenizerSettings, tokens: Mapping[str, str]) -> None:
     _template(tokenizer, [tokens["bos"]], [tokens["eos"]] * 2, [tokens["eos"]])
 
 
-def _frame_gpt2(tokenizer: Any, settings: _Settings, tokens: Mapping[str, str]) -> None:
+def _frame_gpt2(tokenizer: Any, settings: TokenizerSettings, tokens: Mapping[str, str]) -> None:
     if settings.values.get("add_bos_token"):
         _template(tokenizer, [tokens["bos"]], [tokens["bos"]], [])
 
 
-def _no_frame(tokenizer: Any, settings: _Settings, tokens: Mapping[str, str]) -> None:
+def _no_frame(tokenizer: Any, settings: TokenizerSettings, tokens: Mapping[str, str]) -> None:
     """MBart's is set for each language, and BertGeneration has none."""
 
 
-def _frame_with_language(tokenizer: Any, settings: _Settings, language: str) -> None:
+def _frame_with_language(tokenizer: Any, settings: TokenizerSettings, language: str) -> None:
     """MBart's frame: the language comes last, and in MBart-50 first.
 
     Raises:
@@ -459,16 +383,3 @@ _RECIPES: Mapping[str, tuple[Mapping[str, Any], Callable[..., Any], Callable[...
     "BertGenerationTokenizer": (_BERT_GENERATION, _plain_sentencepiece, _no_frame),
 }
 """Name of a class -> its special tokens, what reads its vocabulary, and what puts special tokens around a text."""
-
-_CTC = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
-"""Classes of the tokenizers of CTC models; the second is the name in the first files."""
-_CTC_TYPES = ("wav2vec2", "hubert", "wavlm")
-"""model_types of CTC models."""
-
-_CLASS_OF_TYPE = {
-    "bert": "BertTokenizer", "gpt2": "GPT2Tokenizer", "roberta": "RobertaTokenizer", "bart": "BartTokenizer",
-    "clip": "CLIPTokenizer", "clip_text_model": "CLIPTokenizer", "xlm-roberta": "XLMRobertaTokenizer",
-    "camembert": "CamembertTokenizer", "mbart": "MBartTokenizer", "bert-generation": "BertGenerationTokenizer",
-    "trocr": "XLMRobertaTokenizer",
-}  # fmt: skip
-"""model_type -> the class of its tokenizer."""

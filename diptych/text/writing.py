@@ -62,6 +62,8 @@ def load_writer(backend: str, directory: Path, reads: str, options: Mapping[str,
     """
     name = architecture_of(directory, options["ignore_config"])
     model_class = getattr(importlib.import_module(f"diptych.backends.{backend}"), name)
+    if name.endswith("ForCTC"):
+        raise InputError(f"{directory}: {name} reads no {_READ[reads]}; it writes texts of recordings (--audio)")
     if not generates_text(model_class):
         raise InputError(f"{directory}: {name} writes no texts; a class with a language model's head is needed")
     model = model_class.from_pretrained(directory, **options)

@@ -12,9 +12,9 @@ from tokenizers import models, pre_tokenizers
 from diptych.backends import torch as in_torch
 from diptych.core.errors import InputError
 from diptych.core.processing.recordings import read_recording
-from diptych.sound import transcribe
+from diptych.sound import recognition, transcribe
 from diptych.sound.files import find_recordings
-from diptych.sound.windows import Window, overlapping_windows, quiet_windows
+from diptych.sound.windows import Window, overlapping_windows, quiet_windows, window_batches
 from diptych.text.ctc import load_ctc_tokenizer
 from tests.processing.sounds import cut, tones, write
 
@@ -144,10 +144,24 @@ def test_a_writers_windows_are_joined(checkpoints, sounds, run):
     assert [(part.start, part.end) for part in found.parts] == [(w.start / RATE, w.stop / RATE) for w in windows]
     command = ("generate", path, "--audio", audio, "--backend", "torch", "--window", 9)
     assert run(*command) == (0, f"{found.text}\n", "")
+    assert run(*command, "--batch-size", 2) == (0, f"{found.text}\n", "")
     code, out, _ = run(*command, "--timestamps")
     assert code == 0 and out.splitlines() == [f"{part.start:.2f} {part.end:.2f} {part.text}" for part in found.parts]
     code, out, _ = run(*command, "--language", "de_DE", "--max-new-tokens", 1)
     assert code == 0 and out.split() == ["de_DE"] * len(windows)
+
+
+@pytest.mark.parametrize(("name", "calls"), [("ctc", 2), ("grouped", 5)])
+def test_windows_of_several_recordings_are_read_at_once(checkpoints, sounds, monkeypatch, name, calls):
+    """Of different lengths where a mask makes up for their padding; group norm would count it."""
+    files, batches = [sounds / file for file in ("long.wav", "short.flac", "long.wav")], []
+    whole = recognition._best_tokens
+    alone = [transcribe(checkpoints / name, file, window=9.0, backend="torch", batch_size=1)[0] for file in files]
+    monkeypatch.setattr(
+        recognition, "_best_tokens", lambda *call: batches.append(call[2]["input_values"]) or whole(*call)
+    )
+    assert transcribe(checkpoints / name, files, window=9.0, backend="torch", batch_size=6) == alone
+    assert len(batches) == calls and max(map(len, batches)) > 1
 
 
 def test_the_command_writes_every_recording(checkpoints, sounds, run, tmp_path):
@@ -223,11 +237,35 @@ def test_quiet_windows_end_where_it_is_quiet():
     assert min(one.stop - one.start for one in quiet_windows(samples[:401], 4.0, RATE)) >= 100
 
 
+def test_batches_are_full_or_of_one_length():
+    lengths = [4, 4, 4, 3, 4]
+    assert window_batches(lengths, 2, of_one_length=False) == [range(0, 2), range(2, 4), range(4, 5)]
+    assert window_batches(lengths, 4, of_one_length=True) == [range(0, 3), range(3, 4), range(4, 5)]
+
+
 BAD = [
     ("ctc", ("--text", "a"), "generate: with --audio, --text, --ids, --source-language and --target-language have no"),
     ("ctc", ("--image", "x.png"), "generate: a model reads images or sound; give one of --image and --audio"),
     ("ctc", ("--num-beams", 2), "ctc: Wav2Vec2ForCTC has no options of generation, such as num_beams"),
     ("ctc", ("--window", 0), "generate: window=0 must be greater than 0"),
+    ("ctc", ("--window", "inf"), "generate: window=inf must be greater than 0, and finite"),
+    (
+        "ctc",
+        ("--window", 0.05),
+        "generate: window=0.05 seconds are 5 samples at 100 Hz, but the model needs at least 9",
+    ),
+    (
+        "writer",
+        ("--window", 0.3),
+        "generate: window=0.3 seconds are 30 samples at 100 Hz, but the model needs at least 36",
+    ),
+    ("ctc", ("--overlap", "nan"), "generate: overlap=nan must be 0 or more, and finite"),
+    ("ctc", ("--overlap", -1), "generate: overlap=-1 must be 0 or more, and finite"),
+    (
+        "writer",
+        ("--max-new-tokens", 90),
+        "generate: max_length=91 means reading 90 tokens, but the decoder has positions",
+    ),
     ("ctc", ("--window", 2, "--overlap", 1), "generate: overlap=1 leaves nothing of window=2 seconds; less than half"),
     ("ctc", ("--language", "fra"), "ctc: language='fra', but the model has no adapters for languages"),
     ("ctc", ("--batch-size", 0), "generate: batch_size=0 must be greater than 0"),
@@ -250,6 +288,8 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(run, checkpoints, sound
 def test_flags_of_recordings_need_one(run, checkpoints, sounds):
     code, _, err = run("generate", checkpoints / "ctc", "--image", sounds / "notes.txt")
     assert code == 2 and "ctc: its processor reads sound, not images" in err
+    code, _, err = run("generate", checkpoints / "ctc", "--text", "w1")
+    assert code == 2 and "ctc: Wav2Vec2ForCTC reads no text, so it cannot start from prompts; it writes texts of" in err
     code, _, err = run("generate", checkpoints / "writer", "--text", "w1", "--timestamps")
     assert code == 2 and "generate: --timestamps is for recordings, but there is no --audio" in err
     assert overlapping_windows(10, 1.0, 0.0, RATE, 4) == [Window(0, 10)]

@@ -1,4 +1,6 @@
+import errno
 import importlib
+import io
 import json
 import os
 import pty
@@ -33,6 +35,7 @@ def test_convert_takes_every_option(run, tmp_path, source):
     edit_config(tmp_path / "source", mystery=1, architectures=None)
     options = ["--ignore", "pooler.dense.bias", "--ignore", "pooler.dense.weight", "--allow-missing", "pooler"]
     options += ["--ignore-config", "mystery", "--architecture", "BertModel", "--max-shard-size", "20KB"]
+    options += ["--dtype", "float16", "--allow-overflow"]
     code, out, err = run("convert", source, tmp_path / "out", *options, "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
@@ -80,27 +83,46 @@ def test_parity_of_a_checkpoint_in_both_backends(run, source):
     assert {point["kind"] for point in report["points"]} == {"module", "output"}
 
 
-def test_a_verb_passes_on_how_to_load(run, monkeypatch, tmp_path):
-    """Downloads are replaced, and what would be run with them."""
-    seen, given = [], []
+def test_a_verb_passes_on_how_to_load(run, monkeypatch):
+    given = []
 
     def refuse(source, *_others, **options):
-        given.append((source, options.get("ignore_config"), options.get("add_pooling_layer")))
+        given.append((source, {name: value for name, value in options.items() if name in EXPECTED}))
         raise InputError("enough")
 
+    EXPECTED = {
+        "revision": "v2",
+        "subfolder": "text",
+        "variant": "fp16",
+        "token": "secret",
+        "ignore_config": ("field",),
+    }
     for home, name in (("inspect", "inspect_checkpoint"), ("convert", "convert"), ("parity", "parity")):
         monkeypatch.setattr(importlib.import_module(f"diptych.conversion.{home}"), name, refuse)
-    monkeypatch.setattr(importlib.import_module("diptych.text"), "generate_text", refuse)
-    located = importlib.import_module(
-        "diptych.core.checkpoint.locate"
-    )  # last: the others keep the one that they import
-    monkeypatch.setattr(located, "locate", lambda name, revision: seen.append((name, revision)) or tmp_path)
-    common = ("--revision", "v2", "--ignore-config", "field")
-    for verb in (("inspect", "owner/name"), ("convert", "owner/name", "out"), ("generate", "owner/name", "--ids", "5")):
-        assert run(*verb, *common) == (2, "", "diptych: enough\n")
-    run("parity", "owner/name", *common, "--set", "add_pooling_layer=false")
-    assert seen == [("owner/name", "v2")] * 4
-    assert given == [*[(tmp_path, ("field",), None)] * 3, (tmp_path, ("field",), False)]
+    flags = [
+        f"--{name.replace('_', '-')}={value if name != 'ignore_config' else 'field'}"
+        for name, value in EXPECTED.items()
+    ]
+    for verb in (("inspect", "owner/name"), ("convert", "owner/name", "out"), ("parity", "owner/name")):
+        assert run(*verb, *flags) == (2, "", "diptych: enough\n")
+    assert given == [("owner/name", EXPECTED)] * 3
+
+
+def test_generate_and_classify_download_what_their_flags_name(run, monkeypatch, tmp_path):
+    seen, given = [], []
+    for home, name in (("text", "generate_text"), ("images", "classify_images")):
+        home = importlib.import_module(f"diptych.{home}")
+        monkeypatch.setattr(home, name, lambda source, *_, changes, **__: given.append((source, changes)))
+    monkeypatch.setattr(  # last: what is imported keeps the function that it finds
+        importlib.import_module("diptych.core.checkpoint.locate"),
+        "download",
+        lambda name, only, options: seen.append((name, options)) or tmp_path,
+    )
+    flags = ("--revision", "v2", "--variant", "fp16", "--set", "add_pooling_layer=false")
+    run("generate", "owner/name", "--ids", "5", *flags)
+    run("classify", "owner/name", "--image", "cat.jpg", *flags)
+    assert seen == [("owner/name", {"revision": "v2", "variant": "fp16"})] * 2
+    assert given == [(tmp_path, {"add_pooling_layer": False, "variant": "fp16"})] * 2
 
 
 def test_parity_against_transformers_on_inputs_of_ones_own(run, tmp_path, source):
@@ -121,10 +143,38 @@ def test_what_is_not_equal_is_exit_code_1(run, tmp_path, source):
     assert "embeddings.word_embeddings" in out
 
 
+def test_diff_names_what_differs_and_its_exit_code_says_whether(run, tmp_path, source):
+    assert run("convert", source, tmp_path / "flax", "--format", "flax-msgpack")[0] == 0
+    code, out, err = run("diff", source, tmp_path / "flax")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "SAME: 55 tensors and the config are equal"
+    checkpoints.write(tmp_path / "other", "BertModel", seed=1)
+    code, out, _ = run("diff", source, tmp_path / "other")
+    rows = [line.split() for line in out.splitlines()]
+    assert code == 1
+    assert any(row[:3] == ["embeddings.word_embeddings.weight", "values", "1220"] for row in rows)
+    assert "DIFFERENT: 55 tensors with other values; 0 tensors are the same" in out
+    code, out, _ = run("diff", source, tmp_path / "other", "--json")
+    assert (code, json.loads(out)["equal"], len(json.loads(out)["tensors"])) == (1, False, 55)
+
+
+def test_a_manifest_is_written_and_verified(run, tmp_path, source):
+    assert run("convert", source, tmp_path / "made", "--manifest")[0] == 0
+    code, out, err = run("verify", tmp_path / "made")
+    assert (code, err) == (0, "")
+    assert out.startswith("VERIFIED: 55 tensors are as ")
+    checkpoints.write(tmp_path / "other", "BertModel", seed=1)
+    manifest = tmp_path / "made" / "diptych_manifest.json"
+    code, out, _ = run("verify", tmp_path / "other", "--manifest", manifest, "--json")
+    assert (code, len(json.loads(out)["changed"])) == (1, 55)
+
+
 BAD = [
     (("inspect", "{tmp}/nowhere"), "nowhere: no such directory, and no id of a model"),
     (("convert", "{tmp}/nowhere", "{tmp}/out"), "nowhere: no such directory"),
     (("parity", "{tmp}/nowhere"), "nowhere: no such directory"),
+    (("diff", "{source}", "{tmp}/nowhere"), "nowhere: no such directory"),
+    (("verify", "{source}"), "diptych_manifest.json: no such file; convert writes a manifest"),
     (("convert", "{source}", "{source}"), "is the source itself"),
     (("convert", "{source}", "{source}/inside"), "lies inside the source"),
     (("convert", "{source}", "{tmp}/out", "--format", "gguf"), "format='gguf' is not known; known: safetensors, flax"),
@@ -270,3 +320,52 @@ def test_a_bar_is_shown_on_a_terminal_unless_json_is_asked_for(tmp_path, source,
     assert process.returncode == 0
     assert (b"verifying" in shown) is not json_too
     assert b"verifying" not in out
+
+
+class _Broken(io.RawIOBase):
+    """A stream that cannot be written."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def writable(self):
+        return True
+
+    def write(self, _):
+        raise self.error
+
+
+def test_streams_that_are_closed_or_broken(run, monkeypatch):
+    bad = ("generate", "absent", "--text", "-")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert run(*bad) == (2, "", "diptych: --text -: stdin is closed\n")
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert run("--version") == (0, "", "")
+    assert run(*bad) == (2, "", "")
+    for error, code in ((BrokenPipeError(errno.EPIPE, ""), 141), (OSError(errno.ENOSPC, ""), 2)):
+        for name in ("stdout", "stderr"):
+            monkeypatch.setattr(sys, name, io.TextIOWrapper(_Broken(error), write_through=True))
+        assert run("--version")[0] == code
+    assert run(*bad)[0] == 2
+
+
+@pytest.mark.parametrize(("encoding", "printed"), [("utf-8", "é猫\udcff"), ("latin-1", r"é\u732b\udcff")])
+def test_characters_that_a_stream_cannot_encode(run, monkeypatch, encoding, printed):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert run("generate", "absent", "--text", "w1", "--output", "é猫\udcff/x")[0] == 2
+    text = stream.buffer.getvalue().decode(encoding, "surrogateescape")
+    assert text == f"diptych: --output {printed}/x: there is no directory {printed}\n"
+
+
+def test_an_interrupt_skips_what_python_does_at_its_end(monkeypatch):
+    """JAX crashed there: the exit code was that of a segmentation fault."""
+    ends = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    for code in (130, 143, 2):
+        monkeypatch.setattr(cli, "app", lambda code=code, **_: sys.exit(code))
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([])
+        assert stopped.value.code == code
+    assert ends == [130, 143]

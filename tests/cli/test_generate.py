@@ -387,6 +387,17 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(run, checkpoints, name,
     assert message in err
 
 
+@pytest.mark.parametrize(("kind", "prefix"), [("--text", "@"), ("--image", ""), ("--audio", "")])
+def test_no_input_is_replaced(run, gpt2, tmp_path, kind, prefix):
+    given, linked = tmp_path / "given.png", tmp_path / "linked.png"
+    given.write_text("w1")
+    linked.symlink_to(given)
+    code, out, err = run("generate", gpt2, kind, f"{prefix}{given}", "--output", linked)
+    assert (code, out) == (2, "")
+    assert err == f"diptych: --output {linked}: is the input {given}, and would replace it; give another file\n"
+    assert given.read_text() == "w1"
+
+
 def test_stdin_that_is_no_text(run, gpt2, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"w1 \xff"), encoding="utf-8"))
     code, out, err = run("generate", gpt2, "--backend", "torch", "--text", "-")

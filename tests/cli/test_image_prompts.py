@@ -112,7 +112,7 @@ def test_prompts_that_cannot_be_read_are_reported_and_the_others_come_out(run, c
         "w1 ![](notes.png) ![](absent.png)": "notes.png: is no image that Pillow can read; absent.png: no such file",
         "![](https://example.org/a.png) w1": "https://example.org/a.png is a URL; download it, and give the path",
         "<image> w1": "prompt 0 has 1 <image> for 0 images; put each image between the texts",
-        "w1 ![]()": "no such file, but the path of an image is needed",
+        "w1 ![]()": "is a directory, but the path of an image is needed",
     }
     command = ("generate", checkpoint, "--backend", "torch", "--max-new-tokens", 6)
     texts = [word for prompt in [PROMPTS[0], *bad, PROMPTS[1]] for word in ("--text", prompt)]

@@ -460,7 +460,7 @@ BAD = [
         "encoder: ViTModel does not classify images; a CLIPModel or …ForImageClassification",
     ),
     ("classify", "clip", IMAGE, "clip: a CLIPModel needs labels to choose from, such as 'a cat' and 'a dog'"),
-    ("classify", "clip", (*IMAGE, "--labels", "w3,,w4"), "clip: a CLIPModel needs labels to choose from"),
+    ("classify", "clip", (*IMAGE, "--labels", "w3,,w4"), "classify: labels: one of w3, , w4 is empty"),
     ("classify", "clip", (*IMAGE, "--labels", "w3,w4,w3"), "classify: labels: w3 is given more than once"),
     (
         "classify",

@@ -214,6 +214,26 @@ def test_a_switch_that_is_neither_true_nor_false(models, name, value):
     assert text == f"BertModel: {name}={value!r}, but True or False is needed"
 
 
+PIXELS = np.zeros((2, 3, 36, 36), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "inputs"),
+    [
+        ("ViTModel", "interpolate_pos_encoding", {"pixel_values": PIXELS}),
+        ("BeitModel", "interpolate_pos_encoding", {"pixel_values": PIXELS}),
+        ("SwinModel", "interpolate_pos_encoding", {"pixel_values": PIXELS}),
+        ("CLIPVisionModel", "interpolate_pos_encoding", {"pixel_values": PIXELS}),
+        ("CLIPModel", "return_loss", {"input_ids": IDS, "pixel_values": PIXELS}),
+        ("IdeficsModel", "interpolate_pos_encoding", {"input_ids": IDS, "pixel_values": PIXELS[:, None]}),
+        ("Wav2Vec2Model", "freeze_feature_encoder", {"input_values": np.zeros((1, 2000), np.float32)}),
+    ],
+)
+def test_a_switch_of_one_model_that_is_neither_true_nor_false(models, architecture, name, inputs):
+    text = refused_call(models, architecture, **inputs, **{name: "yes"})
+    assert text == f"{architecture}: {name}='yes', but True or False is needed"
+
+
 def test_embeddings_in_the_place_of_ids(models):
     needed = "BertModel: exactly one of input_ids and inputs_embeds is needed"
     embeds = np.zeros((2, 3, 20), np.float32)

@@ -110,3 +110,20 @@ def test_a_module_that_says_nothing_is_taken_as_it_is() -> None:
     run = run_jax(Model(), {"sound": np.ones((3, 11, 2), np.float32)}, seed=0, gradients=False)
     assert run.modules["conv"].shape == (3, 6, 11)
     assert np.array_equal(run.modules["conv"], run.outputs["output"])
+
+
+def test_an_output_of_a_base_class_is_not_captured() -> None:
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.dense = jax_layers.Linear(2, 2, dtype=jnp.float32)
+            self.head = jax_layers.DecoupledLinear(2, 3, 1, dtype=jnp.float32)  # calls the method of Linear
+
+        def __call__(self, states: Any) -> Any:
+            return self.head(self.dense(states))
+
+    model = Model()
+    for slot, variable in jax_slots.leaves(model).items():
+        variable.set_value(jnp.ones(slot.shape[::-1], jnp.float32))
+    run = run_jax(model, {"states": np.ones((5, 2), np.float32)}, seed=0, gradients=False)
+    assert list(run.modules) == ["dense", "head.additional_fc", "head"]
+    assert run.modules["head"].shape == (5, 4)

@@ -1,7 +1,10 @@
 import importlib
 import json
+import shutil
 import tracemalloc
 
+import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,11 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch_file
 
+import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
-from diptych.conversion import convert, inspect_checkpoint
+from diptych.conversion import convert, inspect_checkpoint, to_jax
 from diptych.core.checkpoint.directory import open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.tensors import from_array
 from diptych.core.dtypes import FLOATS
@@ -20,6 +25,7 @@ from tests.assertions import assert_close
 from tests.conversion import checkpoints
 from tests.conversion.tiny import (
     ARCHITECTURES,
+    CONSTANT,
     DTYPES,
     arrays,
     bits,
@@ -33,46 +39,71 @@ from tests.conversion.tiny import (
 )
 
 module = importlib.import_module("diptych.conversion.convert")
-FORMATS = ("safetensors", "flax-msgpack")
+FORMATS = ("safetensors", "flax-msgpack", "orbax")
 
 
 @pytest.mark.parametrize(("architecture", "dtype"), DTYPES)
-def test_there_and_back_is_bit_exact(tmp_path, architecture, dtype):
+def test_every_class_through_every_format_is_bit_exact(tmp_path, architecture, dtype):
     model = getattr(in_torch, architecture)(config_of(architecture), seed=5, dtype=dtype)
-    model.save_pretrained(tmp_path / "source")
-    there = convert(tmp_path / "source", tmp_path / "flax", format="flax-msgpack", max_shard_size="10KB")
-    back = convert(tmp_path / "flax", tmp_path / "back")
+    model.save_pretrained(tmp_path / "saved")
+    with jax.enable_x64(dtype == "float64"):
+        twin = to_jax(model)
+        there = convert(twin, tmp_path / "flax", format="flax-msgpack", max_shard_size="10KB")
+        between = convert(tmp_path / "flax", tmp_path / "orbax", format="orbax")
+        back = convert(tmp_path / "orbax", tmp_path / "back")
+        assert digests(getattr(in_jax, architecture).from_pretrained(tmp_path / "orbax")) == digests(model)
     assert {tensor.name: tensor.digest for tensor in there.tensors} == digests(model)
-    assert there.tensors == back.tensors
+    assert there.tensors == between.tensors == back.tensors
     assert there.dtypes == {dtype: len(there.tensors)}
     assert len(there.files) > 1
-    assert inspect_checkpoint(tmp_path / "flax").format == there.format == back.source_format == "flax-msgpack"
+    assert inspect_checkpoint(tmp_path / "flax").format == there.format == between.source_format == "flax-msgpack"
     written = (tmp_path / "back" / "model.safetensors").read_bytes()
-    assert written == (tmp_path / "source" / "model.safetensors").read_bytes()
-    for directory in ("flax", "back"):
-        loaded = getattr(in_torch, architecture).from_pretrained(tmp_path / directory)
-        assert digests(loaded) == digests(model)
+    assert written == (tmp_path / "saved" / "model.safetensors").read_bytes()
+    assert digests(getattr(in_torch, architecture).from_pretrained(tmp_path / "flax")) == digests(model)
 
 
-@settings(max_examples=settings().max_examples // 10)
-@given(seed=st.integers(0, 2**32 - 1), data=st.data())
-def test_each_tensor_keeps_its_dtype_and_every_bit(tmp_path_factory, seed, data):
+def save_with_torch(directory, tensors, zipped):
+    """Writes a pytorch_model.bin."""
+    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    given = {
+        name: torch.from_numpy(array.view(f"i{array.itemsize}").copy())
+        .view(kinds[array.itemsize])
+        .view(getattr(torch, array.dtype.name))
+        for name, array in tensors.items()
+    }
+    torch.save(given, directory / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+
+
+@settings(max_examples=settings().max_examples // 20)
+@given(
+    name=st.sampled_from(checkpoints.NAMES),
+    source=st.sampled_from(["safetensors", "bin", "old bin"]),
+    formats=st.permutations(FORMATS),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_pair_of_formats_keeps_each_tensors_dtype_and_every_bit(tmp_path_factory, name, source, formats, seed):
     root = tmp_path_factory.mktemp("drawn")
-    checkpoints.write(root / "source", "CLIPVisionModel")
+    checkpoints.write(root / "source", name)
     random = np.random.default_rng(seed)
-    dtypes = st.sampled_from(list(FLOATS.values()))
     tensors = {}
-    for name, shape in checkpoints.shapes("CLIPVisionModel").items():
-        dtype = data.draw(dtypes) if name.endswith(("0.mlp.fc1.weight", "embedding", "bias")) else np.dtype("float32")
-        tensors[name] = np.frombuffer(random.bytes(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
-    write_checkpoint(root / "source", {name: from_array(array) for name, array in tensors.items()})
-    convert(root / "source", root / "flax", format="flax-msgpack")
-    convert(root / "flax", root / "back")
-    back = arrays(root / "back")
-    assert set(back) == set(tensors)
-    for name, array in tensors.items():
-        assert back[name].dtype == array.dtype
-        np.testing.assert_array_equal(bits(back[name]), bits(array))
+    for path, shape in checkpoints.shapes(name).items():
+        dtype = random.choice([*FLOATS.values(), np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e5m2)])
+        tensors[path] = np.frombuffer(random.bytes(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
+    if source == "safetensors":
+        write_checkpoint(root / "source", {path: from_array(array) for path, array in tensors.items()})
+    else:
+        (root / "source" / "model.safetensors").unlink()
+        save_with_torch(root / "source", tensors, zipped=source == "bin")
+    first, second, third = formats
+    before = root / "source"
+    for number, format in enumerate((first, second, third, first, third, second, first, "safetensors")):
+        convert(before, root / str(number), format=format)
+        before = root / str(number)
+    back = arrays(before)
+    assert {path for path in back if not path.endswith(CONSTANT)} == set(tensors)
+    for path, array in tensors.items():
+        assert back[path].dtype == array.dtype
+        np.testing.assert_array_equal(bits(back[path]), bits(array))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -87,16 +118,46 @@ def test_a_dtype_for_all_tensors(tmp_path, source, format, dtype):
         np.testing.assert_array_equal(bits(tensor.read()), bits(before[name].astype(FLOATS[dtype])))
 
 
-def test_values_too_large_for_the_dtype_are_refused(tmp_path, source):
+def test_values_too_large_for_the_dtype(tmp_path, source):
     def enlarge(tensors):
-        tensors["pooler.dense.weight"][3, 4] = 1e6
+        tensors["pooler.dense.weight"][3, 4:6] = 1e6
+        tensors["embeddings.LayerNorm.bias"][1] = -1e38
         tensors["pooler.dense.bias"][0] = np.inf  # which float16 can say
 
     rewrite(source, enlarge)
-    convert(source, tmp_path / "wide", dtype="bfloat16")
-    with pytest.raises(CheckpointError, match=r"pooler\.dense\.weight holds float32 values .* too large for float16"):
+    assert convert(source, tmp_path / "wide", dtype="bfloat16").overflowed == {}
+    with pytest.raises(
+        CheckpointError,
+        match=r"source: values of 2 tensors are too large for float16: embeddings\.LayerNorm\.bias \(1 value\), "
+        r"pooler\.dense\.weight \(2 values\)\. Choose a wider dtype, or make them infinite with allow_overflow=True",
+    ):
         convert(source, tmp_path / "out", dtype="float16")
     assert not (tmp_path / "out").exists()
+    report = convert(source, tmp_path / "out", dtype="float16", allow_overflow=True)
+    assert report.overflowed == {"embeddings.LayerNorm.bias": 1, "pooler.dense.weight": 2}
+    assert "2 with values that overflowed, as allowed: embeddings.LayerNorm.bias (1), pooler.dense.weight (2)" in str(
+        report
+    )
+    assert arrays(tmp_path / "out")["pooler.dense.weight"][3, 4:6].tolist() == [np.inf, np.inf]
+
+
+def test_float8_is_kept_and_widened(tmp_path, source):
+    kinds = {"query": ml_dtypes.float8_e4m3fn, "key": ml_dtypes.float8_e5m2}
+    tensors = {name: array.astype(kinds.get(name.split(".")[-2], np.float32)) for name, array in arrays(source).items()}
+    write_checkpoint(source, {name: from_array(array) for name, array in tensors.items()})
+    for format in ("orbax", "flax-msgpack"):
+        convert(source, tmp_path / format, format=format)
+        convert(tmp_path / format, tmp_path / f"{format} back")
+        assert (tmp_path / f"{format} back" / "model.safetensors").read_bytes() == (
+            source / "model.safetensors"
+        ).read_bytes()
+    model = in_torch.BertModel.from_pretrained(source, dtype="float16")
+    name = "encoder.layer.0.attention.self.query.weight"
+    np.testing.assert_array_equal(model._sources()[name].read(), tensors[name].astype(np.float16))
+    only = {name: from_array(array.astype(ml_dtypes.float8_e5m2)) for name, array in tensors.items()}
+    write_checkpoint(source, only)
+    with pytest.raises(CheckpointError, match=r"holds tensors of float8_e5m2, in which no model computes; say dtype=…"):
+        in_torch.BertModel.from_pretrained(source)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -243,13 +304,22 @@ def test_one_tensor_at_a_time_is_held(tmp_path):
     largest = max(source.nbytes for source in model._sources().values())
     del model
     convert(tmp_path / "source", tmp_path / "warm")  # whatever is imported
-    for format, dtype in (("safetensors", "bfloat16"), ("flax-msgpack", None), ("flax-msgpack", "float64")):
+    (tmp_path / "torch").mkdir()
+    shutil.copy(tmp_path / "source" / "config.json", tmp_path / "torch")
+    torch.save(load_torch_file(tmp_path / "source" / "model.safetensors"), tmp_path / "torch" / "pytorch_model.bin")
+    for source, format, dtype in (
+        ("source", "safetensors", "bfloat16"),
+        ("source", "flax-msgpack", None),
+        ("source", "flax-msgpack", "float64"),
+        ("flax-msgpack-None", "safetensors", None),
+        ("torch", "safetensors", "bfloat16"),
+    ):
         held = largest * FLOATS[dtype or "float32"].itemsize // 4
         tracemalloc.start()
-        convert(tmp_path / "source", tmp_path / f"{format}-{dtype}", format=format, dtype=dtype)
+        convert(tmp_path / source, tmp_path / f"{format}-{dtype}", format=format, dtype=dtype, overwrite=True)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak < held + 2e6, (format, dtype, peak, held)
+        assert peak < held + 2e6, (source, format, dtype, peak, held)
 
 
 def test_progress_counts_every_byte_twice(tmp_path, source, capsys):

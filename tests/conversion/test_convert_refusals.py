@@ -100,12 +100,12 @@ BAD_SOURCES = {
     "index out": (
         lambda d: replace_index(d, first_elsewhere("../x.safetensors")),
         CheckpointError,
-        r"'\.\./x\.safetensors' of the sharded checkpoint is .*, outside of the directory",
+        r"'\.\./x\.safetensors' of the checkpoint is .*, outside of the directory",
     ),
     "index absolute": (
         lambda d: replace_index(d, first_elsewhere("/etc/passwd")),
         CheckpointError,
-        "'/etc/passwd' of the sharded checkpoint is /etc/passwd, outside of the directory",
+        "'/etc/passwd' of the checkpoint is /etc/passwd, outside of the directory",
     ),
     "no shard": (
         lambda d: replace_index(d, first_elsewhere("model-00009-of-00009.safetensors")),

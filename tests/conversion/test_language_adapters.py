@@ -49,6 +49,8 @@ def test_an_adapter_is_exchanged_as_in_transformers(multilingual, backend, tmp_p
     np.testing.assert_allclose(array(model(SAMPLES).logits), expected, atol=1e-4)
     changed = {path for path, digest in digests(model).items() if digest != before[path]}
     assert changed == {path for path in before if ".adapter_layer." in path or path.startswith("lm_head.")}
+    loaded = backend.Wav2Vec2ForCTC.from_pretrained(multilingual, target_lang=language)
+    assert digests(loaded) == digests(model) and loaded.config == model.config
     model.save_pretrained(tmp_path)
     assert digests(backend.Wav2Vec2ForCTC.from_pretrained(tmp_path)) == digests(model)
 
@@ -64,10 +66,12 @@ def lists_as_tuples():
     return {name: tuple(value) for name, value in SIZES.items() if isinstance(value, list)}
 
 
-def test_models_without_adapters_refuse(multilingual, backend):
+def test_models_without_adapters_refuse(multilingual, backend, saved):
     config = backend.Wav2Vec2Config(**{**SIZES, **lists_as_tuples(), "adapter_attn_dim": None})
     with pytest.raises(InputError, match="the model has no adapters for languages: its config has no adapter_attn_dim"):
         backend.Wav2Vec2ForCTC(config, seed=None).load_adapter("fra", multilingual)
+    with pytest.raises(InputError, match=r"HubertForCTC\.load_adapter: the model has no adapters for languages"):
+        backend.HubertForCTC.from_pretrained(saved("HubertForCTC"), target_lang="fra")
 
 
 def test_a_language_that_is_not_there_is_named_with_those_that_are(multilingual, backend):

@@ -14,8 +14,11 @@ import transformers
 import diptych.backends.jax
 import diptych.backends.torch
 from diptych.conversion import parity, to_jax
+from diptych.conversion.published_names import published_names
 from diptych.core.errors import CheckpointError, ConfigError, InputError
 from diptych.core.models.bert import BertConfig
+from diptych.core.models.encoder_decoder import EncoderDecoderConfig
+from diptych.core.models.gpt2 import GPT2Config
 from tests.conversion import checkpoints
 from tests.conversion.tiny import edit_config
 
@@ -214,6 +217,62 @@ def test_what_cannot_be_compared(directory: Path, tmp_path: Path) -> None:
         parity(tmp_path / "no_such")
     with pytest.raises(InputError, match="is not a known model class"):
         parity(torch.nn.Linear(2, 2))
+
+
+def test_composites_of_other_parts_are_of_other_kinds() -> None:
+    sizes = {"vocab_size": 20, "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 1}
+    bert, gpt = BertConfig(**sizes, num_attention_heads=3), GPT2Config(vocab_size=20, n_embd=12, n_layer=1, n_head=3)
+    models = [
+        diptych.backends.torch.EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(bert, decoder))
+        for decoder in (bert, gpt)
+    ]
+    message = (
+        "reference is a EncoderDecoderModel of bert and bert, the candidate a EncoderDecoderModel of bert and gpt2"
+    )
+    with pytest.raises(InputError, match=message):
+        parity(*models)
+
+
+def test_a_composite_of_transformers_without_fused_attention(tmp_path: Path) -> None:
+    """DonutSwin refuses the attention that its decoder has; its decoder's table of words scales its rows."""
+    config = transformers.DonutSwinConfig(
+        image_size=16, patch_size=4, embed_dim=6, depths=[1], num_heads=[2], window_size=2
+    )
+    mbart = transformers.MBartConfig(
+        vocab_size=30, d_model=12, encoder_attention_heads=3, decoder_layers=1, decoder_attention_heads=3,
+        decoder_ffn_dim=20, max_position_embeddings=16, is_decoder=True, add_cross_attention=True,
+        scale_embedding=True,
+    )  # fmt: skip
+    encoder, decoder = transformers.DonutSwinModel(config), transformers.MBartForCausalLM(mbart)
+    transformers.VisionEncoderDecoderModel(encoder=encoder, decoder=decoder).save_pretrained(tmp_path)
+    options: dict[str, Any] = {"against": "transformers", "backend": "torch", "gradients": False}
+    report = parity(tmp_path, **options)
+    assert report.passed, str(report)
+    assert report.only_candidate == ("decoder.model.decoder.embed_tokens",)
+    inputs = {"pixel_values": np.zeros((1, 2, 16, 16)), "decoder_input_ids": [[1, 2]]}
+    with pytest.raises(
+        InputError, match=r"transformers cannot run it on these inputs \(RuntimeError: .*to have 3 channels"
+    ):
+        parity(tmp_path, inputs=inputs, **options)
+
+
+def test_a_tied_head_that_comes_before_its_embeddings(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 30, "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 1}
+    config = transformers.XLMRobertaConfig(**sizes, num_attention_heads=3, max_position_embeddings=16)
+    transformers.XLMRobertaForMaskedLM(config).save_pretrained(tmp_path)
+    report = parity(tmp_path, against="transformers", backend="torch")
+    assert report.passed, str(report)
+
+
+def test_weight_norm_has_its_published_names() -> None:
+    sizes = {"hidden_size": 12, "num_attention_heads": 3, "num_conv_pos_embedding_groups": 2, "intermediate_size": 20}
+    with torch.device("meta"):
+        model = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**sizes, num_hidden_layers=1))
+    names = published_names(model)
+    conv = "encoder.pos_conv_embed.conv"
+    assert names[f"{conv}.parametrizations.weight.original0"] == f"{conv}.weight_g"
+    assert names[conv] == conv
+    assert f"{conv}.parametrizations.weight" not in names
 
 
 def test_names_in_memory_that_are_not_those_of_files() -> None:

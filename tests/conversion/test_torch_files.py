@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 import diptych.backends.torch as in_torch
 from diptych.conversion import convert, inspect_checkpoint, parity
 from diptych.core.checkpoint.tensors import DTYPES
+from diptych.core.checkpoint.torch_legacy import read_torch_legacy
 from diptych.core.checkpoint.torch_zip import read_torch_zip
 from diptych.core.errors import CheckpointError
 from tests.conversion.tiny import digests, files_of, stored
@@ -24,12 +24,12 @@ def bytes_of(tensor: torch.Tensor) -> bytes:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def as_torch_file(directory: Path, shards: int = 1) -> Path:
-    """Replaces a directory's safetensors by what transformers 4 wrote."""
+def as_torch_file(directory: Path, shards: int = 1, zipped: bool = True) -> Path:
+    """Replaces a directory's safetensors by what transformers 4 wrote, with PyTorch's present or old format."""
     tensors = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()
     if shards == 1:
-        torch.save(tensors, directory / "pytorch_model.bin")
+        torch.save(tensors, directory / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
         return directory
     names = {name: f"pytorch_model-{n % shards + 1:05d}-of-{shards:05d}.bin" for n, name in enumerate(tensors)}
     for file in set(names.values()):
@@ -38,8 +38,8 @@ def as_torch_file(directory: Path, shards: int = 1) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("protocol", [2, 5])
-def test_state_dicts_of_every_dtype_with_shared_storages_and_views(tmp_path, protocol):
+@pytest.mark.parametrize(("protocol", "zipped"), [(2, True), (5, True), (2, False), (5, False)])
+def test_state_dicts_of_every_dtype_with_shared_storages_and_views(tmp_path, protocol, zipped):
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     state: dict[str, Any] = model.state_dict()  # an OrderedDict with _metadata
     shared = torch.arange(24.0).reshape(4, 6)
@@ -48,8 +48,8 @@ def test_state_dicts_of_every_dtype_with_shared_storages_and_views(tmp_path, pro
     bits = torch.arange(48, dtype=torch.uint8)
     for dtype in DTYPES.values():
         state[dtype.name] = (bits % 2).bool() if dtype.name == "bool" else bits.view(getattr(torch, dtype.name)).clone()
-    torch.save(state, tmp_path / "file.bin", pickle_protocol=protocol)
-    found = read_torch_zip(tmp_path / "file.bin")
+    torch.save(state, tmp_path / "file.bin", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    found = (read_torch_zip if zipped else read_torch_legacy)(tmp_path / "file.bin")
     assert list(found) == list(state)
     for name, source in found.items():
         assert (source.shape, f"torch.{source.dtype.name}") == (tuple(state[name].shape), str(state[name].dtype))
@@ -77,14 +77,7 @@ def test_anything_else_that_torch_saves_is_refused(tmp_path, value, message):
         read_torch_zip(tmp_path / "file.bin")
 
 
-def test_other_files_of_torch(tmp_path):
-    torch.save({"w": torch.zeros(2)}, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
-    with pytest.raises(
-        CheckpointError, match=r"format from before version 1\.6, .* torch\.save\(torch\.load\(path, wei"
-    ):
-        read_torch_zip(tmp_path / "old.bin")
-    torch.save(torch.load(tmp_path / "old.bin", weights_only=True), tmp_path / "old.bin")  # as the message says
-    assert read_torch_zip(tmp_path / "old.bin")["w"].read().tolist() == [0, 0]
+def test_an_expanded_tensor(tmp_path):
     torch.save({"w": torch.zeros(1).expand(3)}, tmp_path / "expanded.bin")
     with pytest.raises(CheckpointError, match=r"'w' repeats the entries of its storage \(3 of 1\), as after expand"):
         read_torch_zip(tmp_path / "expanded.bin")
@@ -108,15 +101,13 @@ def test_safetensors_come_first_and_flax_last(saved, copy_of):
     assert inspect_checkpoint(directory).format == "safetensors"
     as_torch_file(directory)
     assert inspect_checkpoint(directory).format == "torch"
-    torch.save({}, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    assert inspect_checkpoint(directory).format == "flax-msgpack"
     (directory / "pytorch_model.bin").unlink()
     assert inspect_checkpoint(directory).format == "flax-msgpack"
 
 
 @pytest.mark.parametrize("format", ["safetensors", "flax-msgpack"])
 def test_they_are_converted(saved, copy_of, tmp_path, format):
-    directory = as_torch_file(copy_of("BertModel"))
+    directory = as_torch_file(copy_of("BertModel"), zipped=format == "safetensors")
     report = convert(directory, tmp_path / "out", format=format)
     assert (report.source_format, report.format) == ("torch", format)
     assert digests(in_torch.BertModel.from_pretrained(tmp_path / "out")) == stored(saved("BertModel"))
@@ -137,23 +128,6 @@ def test_a_damaged_storage_is_neither_converted_nor_loaded(copy_of, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(CheckpointError, match=message):
         in_torch.BertModel.from_pretrained(directory)
-
-
-def test_a_revision_is_downloaded(backend, saved, monkeypatch):
-    directory, asked = saved("BertModel"), list[tuple[str, Any]]()
-
-    def download(name: str, **options: Any) -> str:
-        asked.append((name, options["revision"]))
-        return str(directory)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    for load in (backend.BertModel.from_pretrained, backend.load):
-        assert digests(load("owner/bert", revision="v2")) == stored(directory)
-    assert asked == [("owner/bert", "v2")] * 2
-    with pytest.raises(CheckpointError, match=r"is on the disk, but revision='v2'"):
-        backend.BertModel.from_pretrained(directory, revision="v2")
-    with pytest.raises(TypeError, match="has no keyword local_files_only; HF_HUB_OFFLINE=1 keeps"):
-        backend.BertModel.from_pretrained(directory, local_files_only=True)
 
 
 def test_they_are_compared_with_transformers(copy_of):

@@ -129,7 +129,7 @@ def test_where_the_parameters_go_can_be_said():
         return jax.devices()[0]
 
     twin = to_jax(model, sharding=place)
-    assert asked == {slot.path: slot.flax_shape for slot in twin._leaves()}
+    assert asked == {slot.path: slot.shape_in("flax") for slot in twin._leaves()}
     assert to_torch(twin, device="meta").device.type == "meta"
 
 

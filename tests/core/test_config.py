@@ -20,6 +20,7 @@ from diptych.core.config import (
 from diptych.core.errors import ConfigError
 from diptych.core.models.bert import BertConfig
 from diptych.core.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from diptych.core.models.swin import SwinConfig
 from diptych.core.registry import config_classes
 from tests.core.published import LAION, PUBLISHED, SHARED_4, SHARED_5
 
@@ -224,6 +225,9 @@ def test_what_is_not_supported_is_refused_by_name(field, value, supported):
          "BertConfig: vocab_size=0, num_hidden_layers=-1 must be 1 or more"),
         (BertConfig, {"type_vocab_size": 0}, "BertConfig: type_vocab_size=0 must be 1 or more"),
         (BertConfig, {"vocab_size": 10**30}, f"BertConfig: vocab_size={10**30} must be {2**24} at most"),
+        (SwinConfig, {"depths": (10_001, 2, 6, 2)}, "SwinConfig: depths=(10001, 2, 6, 2) must be 10000 at most"),
+        (SwinConfig, {"mlp_ratio": 1e308}, "SwinConfig: mlp_ratio=1e+308 must be 16777216 at most"),
+        (BertConfig, {"num_labels": 2**24 + 1}, "BertConfig: num_labels=16777217 must be 16777216 at most"),
         (BertConfig, {"num_hidden_layers": 10_001}, "BertConfig: num_hidden_layers=10001 must be 10000 at most"),
         (BertConfig, {"hidden_size": 12 * 2**40}, f"BertConfig: hidden_size={12 * 2**40} must be {2**24} at most"),
         (BertConfig, {"max_position_embeddings": 0}, "BertConfig: max_position_embeddings=0 must be 1 or more"),

@@ -20,7 +20,8 @@ def test_no_weights(tmp_path):
     with pytest.raises(
         CheckpointError,
         match=r"holds no weights: looked for model\.safetensors, model\.safetensors\.index\.json, pytorch_model\.bin, "
-        r"pytorch_model\.bin\.index\.json, flax_model\.msgpack, flax_model\.msgpack\.index\.json; found nothing$",
+        r"pytorch_model\.bin\.index\.json, flax_model\.msgpack, flax_model\.msgpack\.index\.json, "
+        r"model\.orbax or another directory with _METADATA; found nothing$",
     ):
         open_checkpoint(tmp_path)
     (tmp_path / "config.json").touch()
@@ -133,7 +134,7 @@ def test_a_name_that_leaves_the_directory(tmp_path, monkeypatch, name, relative)
         monkeypatch.chdir(directory)
         directory = "."
     with pytest.raises(
-        CheckpointError, match=rf"the file '{name}' of the sharded checkpoint is .*/secret\.safetensors, outside of"
+        CheckpointError, match=rf"the file '{name}' of the checkpoint is .*/secret\.safetensors, outside of"
     ):
         open_checkpoint(directory)
 
@@ -144,7 +145,7 @@ def test_a_link_that_leaves_the_directory(tmp_path, absolute):
     directory = write_shards(tmp_path / "model", {}, {"a": "a.safetensors"})
     (directory / "a.safetensors").symlink_to(target if absolute else "../secret.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"the file 'a\.safetensors' of the sharded checkpoint is .*/secret\.safetensors, outs"
+        CheckpointError, match=r"the file 'a\.safetensors' of the checkpoint is .*/secret\.safetensors, outs"
     ):
         open_checkpoint(directory)
 
@@ -154,7 +155,7 @@ def test_an_index_that_is_a_link_out_of_the_directory(tmp_path):
     os.replace(directory / "model.safetensors.index.json", tmp_path / "index.json")
     (directory / "model.safetensors.index.json").symlink_to("../index.json")
     with pytest.raises(
-        CheckpointError, match=r"the file 'model\.safetensors\.index\.json' of the sharded checkpoint is .*/index\.json"
+        CheckpointError, match=r"the file 'model\.safetensors\.index\.json' of the checkpoint is .*/index\.json"
     ):
         open_checkpoint(directory)
 
@@ -198,7 +199,7 @@ def test_a_link_out_of_the_cache_of_the_hub_is_refused(tmp_path):
     (snapshot / "a.safetensors").unlink()
     (snapshot / "a.safetensors").symlink_to(outside(tmp_path))
     with pytest.raises(
-        CheckpointError, match=r"the file 'a\.safetensors' of the sharded checkpoint is .*secret\.safetensors, outside"
+        CheckpointError, match=r"the file 'a\.safetensors' of the checkpoint is .*secret\.safetensors, outside"
     ):
         open_checkpoint(snapshot)
     foreign = tmp_path / "hub" / "models--owner--other" / "blobs"
@@ -207,6 +208,6 @@ def test_a_link_out_of_the_cache_of_the_hub_is_refused(tmp_path):
     (snapshot / "a.safetensors").unlink()
     (snapshot / "a.safetensors").symlink_to(foreign / "sha")
     with pytest.raises(
-        CheckpointError, match=r"the file 'a\.safetensors' of the sharded checkpoint is .*other/blobs/sha, outside"
+        CheckpointError, match=r"the file 'a\.safetensors' of the checkpoint is .*other/blobs/sha, outside"
     ):
         open_checkpoint(snapshot)

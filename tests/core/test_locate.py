@@ -1,4 +1,5 @@
 import errno
+import re
 import sys
 from fnmatch import fnmatch
 
@@ -7,7 +8,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from diptych.core.checkpoint.locate import locate
-from diptych.core.errors import CheckpointError
+from diptych.core.errors import CheckpointError, InputError
 
 
 class Hub:
@@ -58,7 +59,7 @@ def test_a_directory_is_itself_and_nobody_is_asked(hub, tmp_path):
     assert locate("gpt2").samefile(tmp_path / "elsewhere" / "gpt2")
     assert locate(tmp_path / "elsewhere") == tmp_path / "elsewhere"
     with pytest.raises(CheckpointError, match=r"gpt2: is on the disk, but revision='v2'; only names on the hub have"):
-        locate("gpt2", "v2")
+        locate("gpt2", revision="v2")
     assert hub.calls == []
 
 
@@ -104,15 +105,6 @@ def test_flax_files_are_downloaded_where_there_are_no_others(hub, weights):
     assert hub.downloaded() == sorted([*COMMON, *weights])
 
 
-def test_flax_files_are_downloaded_where_torch_files_are_too_old_to_be_read(hub):
-    hub.files = [*COMMON, "pytorch_model.bin", "flax_model.msgpack"]
-    locate("name")
-    assert hub.downloaded() == sorted([*COMMON, "pytorch_model.bin"])
-    (hub.root / "pytorch_model.bin").write_bytes(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")
-    locate("name")
-    assert hub.downloaded() == sorted([*COMMON, "pytorch_model.bin", "flax_model.msgpack"])
-
-
 def test_the_options_are_passed_on(hub, tmp_path):
     hub.files = ["model.safetensors"]
     locate("a/b", revision="refs/pr/1", cache_dir=tmp_path, local_files_only=True, token="secret")
@@ -150,7 +142,8 @@ def test_what_the_hub_answers_is_told(hub, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    message = rf"a/b: no such directory, and the Hugging Face hub answered {type(error).__name__}: .*not in the cache"
+    answer = rf"{type(error).__name__}: .*not in the cache"
+    message = f"a/b: no such directory, and the Hugging Face hub, asked for revision main, answered {answer}"
     with pytest.raises(CheckpointError, match=message) as caught:
         locate("a/b")
     assert caught.value.__cause__ is error
@@ -174,3 +167,28 @@ def test_without_the_client_the_extra_is_named(hub, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"a/b: no such directory; .*pip install 'diptych\[hub\]'"):
         locate("a/b")
+
+
+def test_a_subfolder_of_a_directory_may_not_leave_it(hub, tmp_path):
+    inside, outside = tmp_path / "checkpoint" / "text" / "large", tmp_path / "elsewhere"
+    inside.mkdir(parents=True)
+    (tmp_path / "checkpoint" / "link").symlink_to(outside)
+    assert locate(tmp_path / "checkpoint", subfolder="text/large", token="unused", cache_dir="unused") == inside
+    with pytest.raises(CheckpointError, match=r"checkpoint/image: no such directory; subfolders here: link, text"):
+        locate(tmp_path / "checkpoint", subfolder="image")
+    with pytest.raises(CheckpointError, match=r"checkpoint/link: is outside of .*checkpoint, at .*elsewhere; give"):
+        locate(tmp_path / "checkpoint", subfolder="link")
+    for name in ("..", "text/../..", "/etc", "", "a//b", "a*", 5):
+        with pytest.raises(InputError, match=rf"subfolder={re.escape(repr(name))} must be a relative path without"):
+            locate(tmp_path / "checkpoint", subfolder=name)
+
+
+@pytest.mark.parametrize("variant", ["../fp16", "", "fp*", ".", 16])
+def test_a_variant_is_a_part_of_a_file_name(hub, variant):
+    with pytest.raises(InputError, match=rf"variant={re.escape(repr(variant))} must be a part of the weights' file"):
+        locate("a/b", variant=variant)
+
+
+def test_an_unknown_option_is_a_type_error(hub):
+    with pytest.raises(TypeError, match="unknown keyword branch; for a checkpoint there are revision, subfolder, "):
+        locate("a/b", branch="v2")

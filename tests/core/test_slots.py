@@ -23,7 +23,7 @@ def test_files_of_flax_hold_what_models_hold_but_for_the_layers_of_gpt2():
     assert {kind for kind, rank in KINDS if tree_axes(kind, rank) != flax_axes(kind, rank)} == {"linear_in_out"}
     assert flax_axes("linear_in_out", 2) == (0, 1)
     slot = Slot("h.0.attn.c_attn.weight", (4, 12), "linear_in_out")
-    assert (slot.flax_path, slot.flax_shape) == ("h.0.attn.c_attn.kernel", (12, 4))
+    assert (slot.flax_path, slot.shape_in("flax")) == ("h.0.attn.c_attn.kernel", (12, 4))
 
 
 def test_every_kind_of_weight_is_listed_here():

@@ -122,3 +122,23 @@ def test_infinities_are_counted(dtype):
     values[0, 1], values[2, 4], values[1, 1], values[1, 2] = np.inf, -np.inf, np.nan, ml_dtypes.finfo(dtype).max
     assert count_infinities(values) == count_infinities(values.T) == 2
     assert count_infinities(np.full(3, np.inf, dtype)[1:]) == 2
+
+
+def test_float64_is_rounded_to_bfloat16_once():
+    """By way of float32, values just beyond a middle would become the middle, and go to the even side."""
+    exponents = np.arange(-140, 127)[:, None]
+    middles = np.ldexp(1 + np.arange(1, 16, 2) / 2**8, exponents)  # half of the last place of bfloat16
+    steps = [-(2.0**-30), -(2.0**-52), 0, 2.0**-52, 2.0**-30]
+    values = np.stack([middles + np.ldexp(step, exponents) for step in steps])
+    finite = np.arange(0x7F80, dtype=np.uint16).view(ml_dtypes.bfloat16).astype(np.float64)
+    for sign in (1, -1):
+        for axes in ((0, 1, 2), (2, 1, 0)):
+            found = permute(sign * values, axes, ml_dtypes.bfloat16).astype(np.float64)
+            given = values.transpose(axes)
+            below = np.searchsorted(finite, given, "right") - 1
+            low, high = finite[below], np.append(finite, 2.0**128)[below + 1]
+            up = np.where(given - low == high - given, below % 2 == 1, given - low > high - given)
+            np.testing.assert_array_equal(found, sign * np.where(up, high, low))
+    middle = (finite[-1] + 2.0**128) / 2
+    limits = permute(np.array([middle, np.nextafter(middle, 0), np.nan, -np.inf]), (0,), ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(limits.astype(np.float64), [np.inf, finite[-1], np.nan, -np.inf])

@@ -1,6 +1,7 @@
 """Files as `torch.save` makes them, written opcode by opcode: core's tests run without torch."""
 
 import pickle
+import struct
 import zipfile
 
 import numpy as np
@@ -17,8 +18,9 @@ def imported(name):
     return f"c{module}\n{name}\n".encode()
 
 
-def storage(key="0", count=6, type="torch.FloatStorage", kind="storage"):
-    return b"(" + value(kind) + imported(type) + value(key) + value("cpu") + value(count) + b"tQ"
+def storage(key="0", count=6, type="torch.FloatStorage", kind="storage", rest=b""):
+    """A storage; `rest` stands after the five parts that all have."""
+    return b"(" + value(kind) + imported(type) + value(key) + value("cpu") + value(count) + rest + b"tQ"
 
 
 ORDERED_DICT = imported("collections.OrderedDict") + b")R"
@@ -48,6 +50,15 @@ def write(path, files, compression=zipfile.ZIP_STORED):
         for name, content in files.items():
             archive.writestr(name, content)
     return path
+
+
+def legacy(pickle, storages, version=1001, keys=None):
+    """The content of a file in PyTorch's format from before version 1.6; storages are (count, bytes) by key."""
+    magic, machine = value(0x1950A86A20F9469CFC6C), b"}" + value("little_endian") + b"\x88s"
+    parts = (magic, value(version), machine)
+    head = b"".join(b"\x80\x02" + part + b"." for part in parts) + pickle
+    listed = b"\x80\x02](" + b"".join(value(key) for key in (keys or storages)) + b"e."
+    return head + listed + b"".join(struct.pack("<q", count) + content for count, content in storages.values())
 
 
 FLOATS = np.arange(6, dtype=np.float32)

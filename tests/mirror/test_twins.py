@@ -29,7 +29,10 @@ LIBRARIES = [
     "stacks.py",
 ]
 
-ALONE = {"torch": {"products.py": "XLA picks a JAX model's matrix products; torch always takes MKL's"}}
+ALONE = {
+    "jax": {"orbax.py": "Orbax stores trees of JAX arrays"},
+    "torch": {"products.py": "XLA picks a JAX model's matrix products; torch always takes MKL's"},
+}
 """Files of one backend alone -> the reason."""
 
 FRAMEWORKS = ("jax", "flax", "torch")
@@ -70,7 +73,10 @@ ONLY_HERE = {
 }
 """Public names of one backend alone -> the reason."""
 
-_BUILD = [name for only in ONLY_HERE.values() for name in only if name.startswith("Build.")]
+LOADING = {"mmap": "JAX's layout is not the file's"}
+"""Keywords of torch's from_pretrained alone -> the reason."""
+
+_KEYWORDS = [*LOADING, *(name[6:] for only in ONLY_HERE.values() for name in only if name.startswith("Build."))]
 
 
 class _Neutral(ast.NodeTransformer):
@@ -141,7 +147,7 @@ def signatures(source: str) -> dict[str, str]:
 
 def _parameters(arguments: ast.arguments) -> str:
     pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    kept = [(argument, default) for argument, default in pairs if f"Build.{argument.arg}" not in _BUILD]
+    kept = [(argument, default) for argument, default in pairs if argument.arg not in _KEYWORDS]
     arguments.kwonlyargs, arguments.kw_defaults = [a for a, _ in kept], [default for _, default in kept]
     for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.kwarg, arguments.vararg]:
         if argument is not None:
@@ -192,6 +198,7 @@ def test_every_exception_still_exists() -> None:
     for backend, only in ONLY_HERE.items():
         faces = [signatures(source(backend, name)) for name in LIBRARIES]
         assert set(only) <= {path for face in faces for path in face}, backend
+    assert all(f"            {name}=" in source("torch", "pretrained.py") for name in LOADING)
 
 
 @pytest.mark.parametrize(

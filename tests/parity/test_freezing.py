@@ -23,7 +23,8 @@ from tests.parity.tiny import CONFIGS, inputs, labels_for
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 EACH = pytest.mark.parametrize("backend", BACKENDS)
 
-STEPS = {"VisionEncoderDecoderModel": 20}
+SPEECH = "SpeechEncoderDecoderModel"
+STEPS = {"VisionEncoderDecoderModel": 20, SPEECH: 20}
 """Class -> steps of training, if not 5."""
 # the epsilon is large on purpose, as in test_training: Adam would turn the rounding of a zero gradient into steps
 RATE, BETAS, EPSILON, DECAY = 1e-2, (0.9, 0.98), 1e-3, 0.1
@@ -35,11 +36,13 @@ FROZEN: dict[str, tuple[str, ...]] = {
     "CLIPModel": ("vision_model", "logit_scale"),
     "EncoderDecoderModel": ("encoder",),
     "VisionEncoderDecoderModel": ("encoder",),
+    SPEECH: ("encoder.feature_extractor",),
 }
+SUBJECTS = CONFIGS | {SPEECH: CONFIGS[SPEECH].with_part("decoder", CONFIGS["BartForCausalLM"])}
 
 
 def built(backend: str, name: str, **build: Any) -> Any:
-    return getattr(BACKENDS[backend], name)(CONFIGS[name], **build)
+    return getattr(BACKENDS[backend], name)(SUBJECTS[name], **build)
 
 
 def values_of(model: Any) -> dict[str, np.ndarray]:

@@ -122,13 +122,15 @@ def test_a_cache_and_given_states_change_nothing(backend: str) -> None:
     assert_close(array(again.logits), array(whole.logits)[:, 2:], name="logits")
     assert_close(array(again.encoder_last_hidden_state), array(whole.encoder_last_hidden_state), name="states")
     generated = model.generate(input_values=SOUND, attention_mask=MASK, **ASKED).sequences
+    same_name = model.generate(inputs=SOUND, attention_mask=MASK, **ASKED).sequences
+    np.testing.assert_array_equal(array(generated), array(same_name))
     from_states = model.generate(encoder_outputs=states, attention_mask=MASK, **ASKED).sequences
     np.testing.assert_array_equal(array(generated), array(from_states))
 
 
 REFUSED = [
     ({"inputs": SOUND, "input_values": SOUND}, "inputs and input_values are the same; give one of them"),
-    ({"inputs": SOUND[:, :5]}, "the number of samples in input_values is 5, but one state=10"),
+    ({"inputs": SOUND[:, :5]}, "input_values has 5 samples, but at least 10 are needed for a state"),
     ({"inputs": SOUND, "attention_mask": MASK[:, :6]}, r"attention_mask has shape \(2, 6\), but \(2, 40\) is needed"),
     ({"inputs": SOUND, "attention_mask": MASK * [[1], [0]]}, "attention_mask leaves 0 samples of row 1, which make no"),
     ({"inputs": np.full((2, 40), np.nan)}, "input_values"),
@@ -139,6 +141,18 @@ REFUSED = [
     ),
     ({"encoder_outputs": np.zeros((2, 6, 12))}, r"encoder_outputs has shape \(2, 6, 12\), but \(2, 6, 18\) is needed"),
     ({}, "input_values is needed, got None"),
+]
+
+
+REFUSED_BY_GENERATE = [
+    ({"inputs": SOUND, "input_values": SOUND}, "inputs and input_values are the same; give one of them"),
+    ({"input_values": SOUND[:, :5]}, r"generate: input_values has 5 samples, but at least 10 are needed for a state"),
+    ({"input_values": SOUND * np.nan}, "generate: input_values holds NaN or infinite samples"),
+    ({"input_values": SOUND, "attention_mask": MASK[:, :6]}, r"\(2, 40\) is needed, as many as there are samples"),
+    (
+        {"input_values": SOUND, "attention_mask": MASK * [[1], [0]]},
+        "generate: attention_mask leaves 0 samples of row 1",
+    ),
 ]
 
 
@@ -154,6 +168,9 @@ def test_bad_calls_are_refused(backend: str) -> None:
         model.encode(SOUND, decoder_position_ids=np.array([[4]]))
     with pytest.raises(TypeError, match="the model does not take input_ids; it takes input_values, attention_mask"):
         model.generate(input_ids=TOKENS)
+    for call, message in REFUSED_BY_GENERATE:  # before a compiled program, which could not tell
+        with pytest.raises(InputError, match=message):
+            model.generate(**call, **ASKED)
     with pytest.raises(InputError, match="reading 90 tokens, but the decoder has positions for 9"):
         model.generate(input_values=SOUND, **ASKED | {"max_new_tokens": 90})
 

@@ -245,7 +245,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "one recording": ({"input_values": SAMPLES[0]}, r"input_values has shape \(40,\), but \(batch, samples\)"),
     "stereo": ({"input_values": SAMPLES[:, :, None]}, r"input_values has shape \(2, 40, 1\), but \(batch, samples\)"),
     "no rows": ({"input_values": SAMPLES[:0]}, r"input_values has shape \(0, 40\), but at least one row"),
-    "short": ({"input_values": SAMPLES[:, :9]}, "the number of samples in input_values is 9, but one state=10"),
+    "short": ({"input_values": SAMPLES[:, :9]}, "input_values has 9 samples, but at least 10 are needed for a state"),
     "NaN": ({"input_values": NAN}, "input_values holds NaN or infinite samples"),
     "infinite": ({"input_values": INFINITE}, "input_values holds NaN or infinite samples"),
     "mask over frames": (
@@ -288,6 +288,7 @@ LABELS: dict[str, tuple[Any, str]] = {
     "rows": (np.ones((3, 2), int), r"labels has shape \(3, 2\), but \(2, 2\) is needed"),
     "rank": (np.ones(2, int), r"labels has shape \(2,\), but \(batch, labels\) is needed"),
     "floats": (np.ones((2, 2)), "labels has dtype float64, but ids must be integers"),
+    "none": (np.zeros((2, 0), int), r"labels has shape \(2, 0\), but \(2, 1\) is needed"),
     "outside": (np.array([[1, 23], [1, 2]]), "labels holds 23, but the output allows 0 to 22"),
     "negative": (np.array([[1, -1], [1, 2]]), "labels holds -1, but the output allows 0 to 22"),
     "long": (np.array([[1, 2, 3, 4], [5, 5, 5, -100]]), "labels has 3 in row 1, which need 5 frames .* the row has 4"),

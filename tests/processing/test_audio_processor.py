@@ -93,9 +93,21 @@ REFUSED = [
     (np.ones(5), {"padding": "shortest"}, "padding='shortest' must be True, False, 'longest'"),
     (np.ones(5), {"padding": "max_length"}, "max_length is needed for truncation=True and padding='max_length'"),
     (np.ones(5), {"truncation": True}, "max_length is needed for truncation=True"),
+    (np.ones(5), {"max_length": 3.5, "truncation": True}, r"max_length=3\.5 must be 1 or more, a whole number"),
     (np.ones(5), {"max_length": 0}, "max_length=0 must be 1 or more"),
     (np.ones(5), {"pad_to_multiple_of": 0}, "pad_to_multiple_of=0 must be 1 or more"),
     ([np.ones(9), np.ones(5)], {"padding": "max_length", "max_length": 6}, r"different lengths \(6, 9 samples\)"),
+    *(
+        (np.ones(5), {"sampling_rate": rate}, f"sampling_rate={rate} must be a whole number from 1 to 16777216")
+        for rate in (0, -1, 44100.5, float("inf"), True)
+    ),
+    (np.ones(5), {"sampling_rate": "8000"}, "sampling_rate='8000' must be a whole number"),
+    (np.array([0.0, 1e300]), {}, "recording: sample 1 is inf, but samples must be finite numbers"),
+    (
+        np.array([0.0, -1e30]),
+        {},
+        "recording: has samples as large as -1e\\+30, but those of sound lie between -1 and 1",
+    ),
     (np.ones(5), {"return_tensors": "tf"}, "return_tensors='tf' is not known"),
 ]
 
@@ -132,8 +144,9 @@ def test_configs_are_those_of_published_files(tmp_path):
     (tmp_path / "nested" / "processor_config.json").write_text(json.dumps(nested))
     found = AudioProcessor.from_pretrained(tmp_path / "nested").config
     assert found.return_attention_mask and found.to_dict()["processor_class"] == "Wav2Vec2Processor"
+    (tmp_path / "bare").mkdir()
     with pytest.raises(CheckpointError, match="so it does not say how recordings are processed"):
-        AudioProcessor.from_pretrained(tmp_path / "absent")
+        AudioProcessor.from_pretrained(tmp_path / "bare")
 
 
 BAD_CONFIGS = [

@@ -24,8 +24,8 @@ def refused(images: Any, message: str, processor: ImageProcessor = OURS, **optio
 
 def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(tmp_path / "absent.png", f"{tmp_path / 'absent.png'}: no such file, but the path of an image is needed")
-    refused(tmp_path, f"{tmp_path}: no such file")
-    refused("", "an empty path: no such file, but the path of an image is needed")
+    refused(tmp_path, f"{tmp_path}: is a directory, but the path of an image is needed")
+    refused("", "the path: is empty, but the path of an image is needed")
     refused(
         "https://example.org/a.png", "https://example.org/a.png: is a URL; download it, and give the path of the file"
     )

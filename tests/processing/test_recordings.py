@@ -1,5 +1,6 @@
 """Sound files of every format, whole and damaged."""
 
+import os
 import re
 import sys
 import tracemalloc
@@ -76,12 +77,26 @@ def test_a_file_that_was_written_into_a_pipe_is_whole(tmp_path):
     assert found.damage is None and len(found.samples) == 1600
 
 
+def test_a_name_that_is_no_text(tmp_path):
+    path = write(tmp_path / "name.wav", tones(300)).rename(tmp_path / os.fsdecode(b"\xff.wav"))
+    assert len(read_recording(path, 16_000).samples) == 1600
+
+
 def test_bad_files_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"absent\.wav: no such file, but the path of a recording is needed"):
         read_recording(tmp_path / "absent.wav", 16_000)
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(InputError, match=r"pipe\.wav: is a pipe or device, but the path of a recording is needed"):
+        read_recording(tmp_path / "pipe.wav", 16_000)
     for name in ("talk.m4a", "talk.webm", "talk.raw", "talk.wav", "talk.mp3"):
         (tmp_path / name).write_bytes(b"no sound at all " * 9)
         with pytest.raises(InputError, match=rf"{name}: is no sound file .* ffmpeg -i '.*{name}' -ac 1 -ar 16000"):
+            read_recording(tmp_path / name, 16_000)
+    for name, reason in (
+        ("talk.raw", "samples without a header, which would say"),
+        ("talk.mp3", "Format not recognised"),
+    ):
+        with pytest.raises(InputError, match=rf"{name}: is no sound file that libsndfile reads \({reason}"):
             read_recording(tmp_path / name, 16_000)
     empty = write(tmp_path / "empty.wav", np.zeros(0))
     with pytest.raises(InputError, match=r"empty\.wav: has no samples$"):

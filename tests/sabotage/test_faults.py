@@ -1,6 +1,8 @@
 """Faults that ports have, planted in either backend: the report must fail and point at the right module."""
 
 import dataclasses
+import functools
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -30,6 +32,19 @@ def first(report: Any) -> str:
     assert report.first_divergence is not None
     assert report.first_divergence.name in report.verdict()
     return report.first_divergence.name
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, module: Any, method: str, faulty: Any) -> None:
+    """Replaces a method of the module alone: `faulty` takes the original one first. It survives being copied."""
+    owner = type(module)
+    original = getattr(owner, method)
+
+    def planted(self: Any, *inputs: Any, **keywords: Any) -> Any:
+        call = functools.partial(faulty, original) if hasattr(self, "is_faulty") else original
+        return call(self, *inputs, **keywords)
+
+    module.is_faulty = True
+    monkeypatch.setattr(owner, method, planted)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -245,30 +260,63 @@ def test_another_epsilon_of_group_norm(side: str) -> None:
 @pytest.mark.parametrize("side", SIDES)
 def test_the_other_frame_of_an_even_kernel_dropped(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, candidate = pair("Wav2Vec2Model", side)
-    positions, call = type(candidate.encoder.pos_conv_embed), "__call__" if side == "jax" else "forward"
-    original = getattr(positions, call)
 
-    def first_dropped(self: Any, hidden_states: Any) -> Any:
-        return (
-            self.activation(self.conv(hidden_states)[:, 1:])
-            if hasattr(self, "early")
-            else original(self, hidden_states)
-        )
+    def first_dropped(original: Any, self: Any, hidden_states: Any) -> Any:
+        return self.activation(self.conv(hidden_states)[:, 1:])
 
-    candidate.encoder.pos_conv_embed.early = True  # copied with the candidate
-    monkeypatch.setattr(positions, call, first_dropped)
+    plant(monkeypatch, candidate.encoder.pos_conv_embed, "__call__" if side == "jax" else "forward", first_dropped)
     assert first(parity(reference, candidate, gradients=False)) == "encoder.pos_conv_embed"
 
 
 @pytest.mark.parametrize("side", SIDES)
 def test_a_bias_of_distances_in_the_first_layer_alone(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, candidate = pair("WavLMModel", side)
-    attention = type(candidate.encoder.layers[1].attention)
-    original = attention.gate
 
-    def unbiased(self: Any, hidden_states: Any) -> Any:
-        return original(self, hidden_states) * (0.0 if hasattr(self, "unbiased") else 1.0)
+    def unbiased(original: Any, self: Any, hidden_states: Any) -> Any:
+        return original(self, hidden_states) * 0.0
 
-    candidate.encoder.layers[1].attention.unbiased = True
-    monkeypatch.setattr(attention, "gate", unbiased)
+    plant(monkeypatch, candidate.encoder.layers[1].attention, "gate", unbiased)
     assert first(parity(reference, candidate, gradients=False)).startswith("encoder.layers.1.attention")
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_weight_norm_for_each_channel(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is by default, and not for each position of the kernel."""
+    reference, candidate = pair("Wav2Vec2Model", side)
+    xp = {"jax": jax_ops, "torch": torch_ops}[side].xp
+
+    def per_channel(original: Any, self: Any, states: Any) -> Any:
+        values = self.weight_v[...]
+        weight = values * self.weight_g[...] / xp.sqrt(xp.sum(values * values, axis=(1, 2), keepdims=True))
+        norms = xp.sqrt(xp.sum(weight * weight, axis=(0, 1), keepdims=True))
+        options = {name: getattr(self, name, None) for name in ("bias", "stride", "padding", "groups", "dtype")}
+        return original(SimpleNamespace(weight_v=weight, weight_g=norms, **options), states)
+
+    call = "__call__" if side == "jax" else "forward"
+    plant(monkeypatch, candidate.encoder.pos_conv_embed.conv, call, per_channel)
+    assert first(parity(reference, candidate, gradients=False)) == "encoder.pos_conv_embed.conv"
+
+
+def test_a_frame_of_padding_that_the_decoder_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, candidate = pair("SpeechEncoderDecoderModel", "torch")
+
+    def one_more(original: Any, self: Any, *inputs: Any) -> Any:
+        mask = original(self, *inputs)
+        return torch_ops.xp.concat([mask[:, :1], mask[:, :-1]], axis=1)
+
+    plant(monkeypatch, candidate.encoder, "states_mask", one_more)
+    report = parity(reference, candidate, gradients=False)
+    assert first(report) == "decoder.transformer.h.0.crossattention.c_proj"
+
+
+def test_states_that_are_cut_instead_of_projected(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, candidate = pair("SpeechEncoderDecoderModel", "torch")
+    width = candidate.config.decoder.hidden_size
+
+    def cut(original: Any, self: Any, encoded: Any, *inputs: Any) -> Any:
+        return encoded.last_hidden_state[..., :width]
+
+    plant(monkeypatch, candidate, "_states_for_decoder", cut)
+    report = parity(reference, candidate, gradients=False)
+    assert first(report) == "decoder.transformer.h.0.crossattention.c_attn"
+    assert "enc_to_dec_proj" in report.only_reference

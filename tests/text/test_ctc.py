@@ -9,7 +9,8 @@ import transformers
 import diptych
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.interfaces import Tokenizer
-from diptych.text.tokenizers import MissingTokenizerError, load_tokenizer
+from diptych.text.tokenizer_settings import MissingTokenizerError
+from diptych.text.tokenizers import load_tokenizer
 
 VOCABULARY = {token: id for id, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAN'.,", "TH"])}
 FRENCH = {token: id for id, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "É", "|", "B"])}
@@ -146,6 +147,9 @@ def test_the_processor_is_that_of_transformers(checkpoint, tmp_path):
     assert again.decode(ids) == both.decode(ids)
     ours.set_language("fra")
     assert ours.decode([4]) == "É"
+    ours.save_pretrained(tmp_path / "french")
+    again = transformers.Wav2Vec2Processor.from_pretrained(tmp_path / "french")
+    assert again.decode([4]) == diptych.load_processor(tmp_path / "french").decode([4]) == "É"
     with pytest.raises(InputError, match="processor: audio or text is needed, got neither"):
         ours()
 

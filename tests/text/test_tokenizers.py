@@ -12,7 +12,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from diptych.core.errors import CheckpointError, InputError
 from diptych.text import load_tokenizer
-from diptych.text.tokenizers import MissingTokenizerError
+from diptych.text.tokenizer_settings import MissingTokenizerError
 
 CORPUS = [
     "The cat sleeps on the warm windowsill, and the kitten naps in the sun.",

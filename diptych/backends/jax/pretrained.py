@@ -143,11 +143,10 @@ class PreTrainedModel(nnx.Module, PreTrained):
         compute_dtype: Any = None,
         sharding: Placement = None,
         gradient_checkpointing: bool = False,
-        revision: str | None = None,
         allow_fresh: Iterable[str] = (),
         ignore: Iterable[str] = (),
         ignore_config: Iterable[str] = (),
-        **config_changes: Any,
+        **options: Any,
     ) -> Self:
         """A model with the weights of a checkpoint: safetensors, pytorch_model.bin or a Flax msgpack, also in shards.
 
@@ -157,11 +156,11 @@ class PreTrainedModel(nnx.Module, PreTrained):
             compute_dtype: in which layers compute; by default the parameters'.
             sharding: where the parameters go: a device, a Sharding, or a function of published path and stored shape.
             gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
-            revision: a branch, tag or commit of a checkpoint on the hub.
             allow_fresh: parameters or modules that the file may lack; they are newly initialized.
             ignore: tensors of the file to skip; names, modules, or patterns with *.
             ignore_config: unknown fields of config.json to skip.
-            config_changes: config fields to change, or keywords of the class's constructor.
+            options: config fields to change; keywords of the class's constructor; or which checkpoint is meant and how
+                it is downloaded, see `HubOptions`: revision, subfolder, variant, token, cache_dir, local_files_only.
 
         Raises:
             CheckpointError: the files cannot be read or do not fit the model; every missing, unexpected and misshaped
@@ -173,11 +172,10 @@ class PreTrainedModel(nnx.Module, PreTrained):
             dtype=dtype,
             placement=sharding,
             build={"compute_dtype": compute_dtype, "gradient_checkpointing": gradient_checkpointing},
-            revision=revision,
             allow_fresh=allow_fresh,
             ignore=ignore,
             ignore_config=ignore_config,
-            changes=config_changes,
+            options=options,
         )
 
     def save_pretrained(

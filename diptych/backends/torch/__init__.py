@@ -28,11 +28,13 @@ def __dir__() -> list[str]:
     return sorted([*registry.architectures(), *registry.config_names(), "GenerationConfig", "load"])
 
 
-def load(name_or_path: str | os.PathLike[str], *, revision: str | None = None, **options: Any) -> Any:
+def load(name_or_path: str | os.PathLike[str], **options: Any) -> Any:
     """Loads a checkpoint as the class that its config.json names; see `from_pretrained`."""
+    from diptych.core.checkpoint.hub import split_options
     from diptych.core.checkpoint.loading import architecture_of
     from diptych.core.checkpoint.locate import locate
 
-    directory = locate(name_or_path, revision)
+    hub, options = split_options(options)
+    directory = locate(name_or_path, **hub)
     name = architecture_of(directory, options.get("ignore_config", ()))
-    return __getattr__(name).from_pretrained(directory, **options)
+    return __getattr__(name).from_pretrained(directory, variant=hub.get("variant"), **options)

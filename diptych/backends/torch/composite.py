@@ -53,7 +53,8 @@ class CompositeModel(Composite, GenerationMixin, PreTrainedModel):
             gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
             ignore_config: unknown fields of either config.json to skip.
             config_changes: fields of the composite's config, or of a part's after "encoder_" or "decoder_"; or
-                encoder_add_pooling_layer=False for an encoder without its pooler.
+                encoder_add_pooling_layer=False for an encoder without its pooler; or `HubOptions`, of a part with its
+                prefix (encoder_revision …), token, cache_dir and local_files_only of both without.
 
         Raises:
             CheckpointError: the files cannot be read, do not fit their part, or have several dtypes.

@@ -108,11 +108,11 @@ class PreTrainedModel(nn.Module, PreTrained):
         dtype: Any = None,
         device: torch.device | str | None = None,
         gradient_checkpointing: bool = False,
-        revision: str | None = None,
+        mmap: bool = False,
         allow_fresh: Iterable[str] = (),
         ignore: Iterable[str] = (),
         ignore_config: Iterable[str] = (),
-        **config_changes: Any,
+        **options: Any,
     ) -> Self:
         """A model with the weights of a checkpoint: safetensors, pytorch_model.bin or a Flax msgpack, also in shards.
 
@@ -121,11 +121,15 @@ class PreTrainedModel(nn.Module, PreTrained):
             dtype: of the parameters; by default the file's.
             device: of the parameters.
             gradient_checkpointing: whether activations are recomputed in the backward pass, which saves their memory.
-            revision: a branch, tag or commit of a checkpoint on the hub.
+            mmap: whether parameters stay in the mapped file if they lie there as the model needs them: they are read
+                when they are used, and changing one never changes the file. The file must stay as it is while the model
+                lives: writing into it changes the model, and truncating it ends the process. Replacing or deleting it
+                is safe. By default, and always for another dtype, layout or device, they are copied.
             allow_fresh: parameters or modules that the file may lack; they are newly initialized.
             ignore: tensors of the file to skip; names, modules, or patterns with *.
             ignore_config: unknown fields of config.json to skip.
-            config_changes: config fields to change, or keywords of the class's constructor.
+            options: config fields to change; keywords of the class's constructor; or which checkpoint is meant and how
+                it is downloaded, see `HubOptions`: revision, subfolder, variant, token, cache_dir, local_files_only.
 
         Raises:
             CheckpointError: the files cannot be read or do not fit the model; every missing, unexpected and misshaped
@@ -137,11 +141,11 @@ class PreTrainedModel(nn.Module, PreTrained):
             dtype=dtype,
             placement=device,
             build={"gradient_checkpointing": gradient_checkpointing},
-            revision=revision,
+            mmap=mmap,
             allow_fresh=allow_fresh,
             ignore=ignore,
             ignore_config=ignore_config,
-            changes=config_changes,
+            options=options,
         )
 
     def save_pretrained(

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from diptych.core.checkpoint.files import path_in_errors
+from diptych.core.checkpoint.files import path_in_errors, require_inside
 
 PROCESSING = (
     "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json",
@@ -14,18 +14,27 @@ PROCESSING = (
 """Patterns of the files of tokenizers and processors."""
 ALL = ("*.json", "*.txt", "*.md", "LICENSE*", "NOTICE*", *PROCESSING)
 """Patterns of every small file: also settings of generation, the model card and the licence."""
-NEVER = ("config.json", "*.index.json", "*.safetensors", "*.msgpack", "*.bin", "*.h5")
+MANIFEST = "diptych_manifest.json"
+"""What a conversion wrote, and from what; it belongs to the weights beside it."""
+NEVER = ("config.json", MANIFEST, "*.index.json", "*.index.*.json", "*.safetensors", "*.msgpack", "*.bin", "*.h5")
 """Patterns of files that are no companions, although one of the others may match."""
 
 
 def find_companions(directory: Path, patterns: Iterable[str]) -> list[Path]:
-    """The files of a directory that match a pattern, by name."""
+    """The files of a directory that match a pattern, by name.
+
+    Raises:
+        CheckpointError: one is a link to a file outside of the directory, which would be copied.
+    """
     chosen = tuple(patterns)
-    return [
+    found = [
         path
         for path in sorted(directory.iterdir())
         if path.is_file() and is_companion(path.name, chosen) and not is_companion(path.name, NEVER)
     ]
+    for path in found:
+        require_inside(path.name, directory)
+    return found
 
 
 def is_companion(name: str, patterns: Iterable[str]) -> bool:

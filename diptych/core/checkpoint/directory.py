@@ -1,55 +1,15 @@
 """The directory of a checkpoint: finding its weight files, and replacing them with new ones."""
 
-import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import cast
 
-from diptych.core.checkpoint.files import open_atomic, parse_json_object, partial_name
-from diptych.core.checkpoint.msgpack import read_msgpack, write_msgpack
-from diptych.core.checkpoint.safetensors import read_metadata, read_safetensors, write_safetensors
+from diptych.core.checkpoint.atomic import new_files, require_space
+from diptych.core.checkpoint.formats import FORMATS, Checkpoint, Format, format_named, missing_variant
 from diptych.core.checkpoint.tensors import TensorSource
-from diptych.core.checkpoint.torch_zip import LegacyFormatError, read_torch_zip
 from diptych.core.errors import CheckpointError, InputError
-
-
-@dataclass(frozen=True)
-class _Format:
-    """The names of a format's files, and of the tensors in its index, on the Hugging Face hub."""
-
-    stem: str
-    suffix: str
-    separator: str
-
-    @property
-    def single(self) -> str:
-        return self.stem + self.suffix
-
-    @property
-    def index(self) -> str:
-        return f"{self.single}.index.json"
-
-    def shard(self, number: int, count: int) -> str:
-        return f"{self.stem}-{number:05d}-of-{count:05d}{self.suffix}"
-
-    def owns(self, name: str) -> bool:
-        shard = rf"{self.stem}-\d{{5}}-of-\d{{5}}{re.escape(self.suffix)}"
-        return name in (self.single, self.index) or re.fullmatch(shard, name) is not None
-
-
-# In order of precedence, which is that of transformers.
-_FORMATS = {
-    "safetensors": _Format("model", ".safetensors", "."),
-    "torch": _Format("pytorch_model", ".bin", "."),
-    "flax-msgpack": _Format("flax_model", ".msgpack", "/"),
-}
-WRITABLE = ("safetensors", "flax-msgpack")
 
 # Unsupported formats: pickles under other names, and HDF5.
 _FOREIGN = (".bin", ".pt", ".pth", ".ckpt", ".h5")
@@ -60,60 +20,35 @@ _UNITS = {"": 1, "B": 1} | {
 }
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """The weights in a directory.
-
-    Args:
-        format: `"safetensors"`, `"torch"` or `"flax-msgpack"`.
-        directory: The directory.
-        files: The files that hold tensors.
-        tensors: All tensors by name, in the order of the files.
-        metadata: The free-form metadata of safetensors files.
-    """
-
-    format: str
-    directory: Path
-    files: tuple[Path, ...]
-    tensors: Mapping[str, TensorSource]
-    metadata: Mapping[str, str]
-
-    @property
-    def flax(self) -> bool:
-        """Whether the tensors have the names and layouts of a Flax tree; safetensors files may have them too."""
-        return self.format == "flax-msgpack" or self.metadata.get("format") == "flax"
-
-
-def open_checkpoint(directory: str | PathLike[str], format: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    directory: str | PathLike[str], format: str | None = None, variant: str | None = None
+) -> Checkpoint:
     """Open the weights in a directory; only headers are read.
 
     Args:
         directory: The directory.
-        format: `"safetensors"`, `"torch"` or `"flax-msgpack"`; None takes the first of them that exists, but for torch
-            files in the format of before version 1.6 if there are others.
+        format: The name of one of `FORMATS`; None takes the first of them that exists.
+        variant: Which of several sets of weights, such as `"fp16"`; None for the usual one.
 
     Raises:
         CheckpointError: There are no weights, or they are damaged or contradict their index.
+        ImportError: The format needs a package that is not installed.
         InputError: The format is unknown.
         OSError: A file cannot be read.
     """
     directory = Path(directory)
-    candidates = tuple(_FORMATS) if format is None else (_known_format(format, tuple(_FORMATS)),)
+    candidates = (
+        tuple(FORMATS.values()) if format is None else (format_named(format, tuple(FORMATS), "open_checkpoint: "),)
+    )
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory")
-    unreadable: CheckpointError | None = None
-    for name in candidates:
-        layout = _FORMATS[name]
-        single, index = directory / layout.single, directory / layout.index
-        try:
-            if single.is_file():
-                tensors, metadata = _read(name, single)
-                return Checkpoint(name, directory, (single,), tensors, metadata)
-            if index.is_file():
-                return _open_shards(name, directory, index)
-        except LegacyFormatError as error:
-            unreadable = error
-    raise unreadable or _nothing_found(directory, candidates)
+    for candidate in candidates:
+        found = candidate.open(directory, variant)
+        if found is not None:
+            return found
+    if variant is not None:
+        raise missing_variant(directory, variant, os.listdir(directory))
+    raise _nothing_found(directory, candidates)
 
 
 def write_checkpoint(
@@ -125,7 +60,7 @@ def write_checkpoint(
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Path, ...]:
-    """Write weights into a directory: one file, or shards and their index.
+    """Write weights into a directory: one file, shards and their index, or a directory.
 
     Nothing appears under its final name, and no older weight file is touched, before everything is written. Then older
     weight files of any format are removed, so that the directory holds one set of weights.
@@ -133,185 +68,37 @@ def write_checkpoint(
     Args:
         directory: The directory; created if it does not exist.
         tensors: The tensors by name; shards are filled in this order.
-        format: `"safetensors"` or `"flax-msgpack"`.
+        format: The name of one of `WRITABLE`.
         max_shard_size: The maximum size of a file (`200_000_000`, `"200MB"`, `"5GB"`, `"1GiB"`); None for one file. A
             larger tensor gets its own file.
-        metadata: Free-form metadata of safetensors files, by default `{"format": "pt"}`; msgpack has none.
+        metadata: Free-form metadata of safetensors files, by default `{"format": "pt"}`; other formats have none.
         progress: Called after each tensor with its size in bytes.
 
     Returns:
-        The files written, without the index.
+        What holds tensors: the files written, without the index, or the directory.
 
     Raises:
         CheckpointError: A tensor cannot be stored in this format.
+        ImportError: The format needs a package that is not installed.
         InputError: The format is unknown or the size is invalid.
         OSError: The disk failed.
     """
     directory = Path(directory)
-    layout = _FORMATS[_known_format(format, WRITABLE)]
-    shards = _shards(tensors, None if max_shard_size is None else _size_in_bytes(max_shard_size))
-    names = [layout.shard(number + 1, len(shards)) for number in range(len(shards))]
-    if len(shards) == 1:
-        names = [layout.single]
-    made = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
-    partial = partial_name(directory / layout.stem)  # inside, so on the same disk
-    partial.mkdir()
-    try:
-        for name, shard in zip(names, shards, strict=True):
-            if format == "safetensors":
-                write_safetensors(partial / name, shard, metadata, progress)
-            else:
-                write_msgpack(partial / name, shard, progress)
-        written = list(names)
-        if len(shards) > 1:
-            weight_map = {
-                key.replace(".", layout.separator): name
-                for name, shard in zip(names, shards, strict=True)
-                for key in shard
-            }
-            total_size = sum(source.nbytes for source in tensors.values())
-            index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
-            with open_atomic(partial / layout.index) as handle:
-                handle.write(json.dumps(index, indent=2, sort_keys=True).encode() + b"\n")
-            written.append(layout.index)
-        stale = [name for name in os.listdir(directory) if any(known.owns(name) for known in _FORMATS.values())]
-        _exchange(directory, partial, written, stale)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if made:
-            with suppress(OSError):  # the directory is not empty if writing succeeded
-                directory.rmdir()
+    written_format = format_named(format, caller="write_checkpoint: ")
+    limit = None if max_shard_size is None else _size_in_bytes(max_shard_size)
+    require_space(directory, sum(source.nbytes for source in tensors.values()))
+    with new_files(directory, is_weight_file) as new:
+        names = written_format.write(new, tensors, limit, metadata, progress)
     return tuple(directory / name for name in names)
 
 
-@contextmanager
-def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> Generator[Path, None, None]:
-    """Yields a hidden directory to fill, which is renamed to `destination` if the block ends without an error.
-
-    Args:
-        destination: The directory to create, with its parents. It may exist if it is empty.
-        overwrite: Replace an existing checkpoint; it is restored if anything fails.
-
-    Raises:
-        CheckpointError: The destination exists and may not be replaced.
-        OSError: The disk failed.
-    """
-    given_path, destination = Path(destination), Path(destination).resolve()
-    if destination.exists() and not destination.is_dir():
-        raise CheckpointError(f"{given_path}: is a file; give the name of a directory")
-    if destination.is_dir() and any(destination.iterdir()):
-        if not overwrite:
-            raise CheckpointError(
-                f"{given_path}: is there already and not empty; give another directory, or replace it with "
-                "overwrite=True (--overwrite)"
-            )
-        if not (destination / "config.json").is_file():
-            raise CheckpointError(
-                f"{given_path}: holds files but no config.json, so it is not a checkpoint and is not overwritten; "
-                "give another directory"
-            )
-    missing = [parent for parent in destination.parents if not parent.exists()]
-    partial, replaced = partial_name(destination), partial_name(destination)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if destination.exists():
-            os.replace(destination, replaced)
-        os.replace(partial, destination)
-    except BaseException:
-        if replaced.exists() and not destination.exists():
-            os.replace(replaced, destination)
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in missing:
-            with suppress(OSError):
-                parent.rmdir()
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
+def is_weight_file(name: str) -> bool:
+    """Whether an entry of this name holds weights or is their index, in any format."""
+    return any(known.owns(name) for known in FORMATS.values())
 
 
-def _known_format(format: str, known: tuple[str, ...]) -> str:
-    if format not in known:
-        raise InputError(f"format: {format!r} is unknown; give one of {', '.join(known)}")
-    return format
-
-
-def _read(format: str, path: Path) -> tuple[dict[str, TensorSource], dict[str, str]]:
-    """Read the header of a weight file: its tensors and its metadata."""
-    if format == "safetensors":
-        return read_safetensors(path), read_metadata(path)
-    return (read_torch_zip(path) if format == "torch" else read_msgpack(path)), {}
-
-
-def _open_shards(format: str, directory: Path, index: Path) -> Checkpoint:
-    """Open all files that an index names, and compare their tensors with it."""
-    _require_inside(index.name, directory)
-    separator = _FORMATS[format].separator
-    weight_map = {key.replace(separator, "."): name for key, name in _weight_map(index).items()}
-    names = sorted(set(weight_map.values()))
-    for name in names:
-        _require_inside(name, directory)
-    absent = [name for name in names if not (directory / name).is_file()]
-    if absent:
-        raise CheckpointError(f"{index}: names files that are not there: {', '.join(absent)}. Download them too")
-    tensors: dict[str, TensorSource] = {}
-    metadata: dict[str, str] = {}
-    holders: dict[str, list[str]] = {}
-    for name in names:
-        found, described = _read(format, directory / name)
-        metadata = described | metadata
-        if described.get("format", metadata.get("format")) != metadata.get("format"):
-            raise CheckpointError(
-                f"{directory / name}: its metadata says format {described['format']!r}, that of the files before it "
-                f"{metadata['format']!r}; the files belong to different checkpoints"
-            )
-        tensors |= found
-        for key in found:
-            holders.setdefault(key, []).append(name)
-    twice = [f"{key} ({', '.join(files)})" for key, files in holders.items() if len(files) > 1]
-    lost = [f"{key} ({name})" for key, name in weight_map.items() if name not in holders.get(key, ())]
-    unnamed = [f"{key} ({files[0]})" for key, files in holders.items() if key not in weight_map]
-    for problem, keys in (
-        ("these tensors are stored in several files", twice),
-        ("these tensors are not in the file that it names for them", lost),
-        ("these tensors are in the files, but it does not name them", unnamed),
-    ):
-        if keys:
-            raise CheckpointError(f"{index}: {problem}: {', '.join(keys)}. The files belong to different checkpoints")
-    return Checkpoint(format, directory, tuple(directory / name for name in names), tensors, metadata)
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    """Parse an index: tensor name -> file name."""
-    weight_map: object = parse_json_object(index.read_bytes(), str(index)).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: needs a 'weight_map' that names the file of each tensor, found {weight_map!r}")
-    for key, name in cast(dict[str, object], weight_map).items():
-        if not isinstance(name, str) or "\0" in name:
-            raise CheckpointError(f"{index}: the file of tensor {key!r} must be a file name, not {name!r}")
-    return cast(dict[str, str], weight_map)
-
-
-def _require_inside(name: str, directory: Path) -> None:
-    """Refuse a file outside the directory, unless it is where the cache of the Hugging Face hub keeps its files."""
-    root = directory.resolve()
-    target = (directory / name).resolve()
-    allowed = [root]
-    for parent in root.parents:
-        # models--owner--name/snapshots/<commit>/<file> -> models--owner--name/blobs, itself a link into the blobs
-        # beside models--owner--name if huggingface_hub shares blobs between repositories
-        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
-            allowed += [parent.parent / "blobs", parent.parent.parent / "blobs"]
-    inside = Path(os.path.abspath(directory / name)).is_relative_to(os.path.abspath(directory))
-    if not inside or not any(target.is_relative_to(place) for place in allowed):
-        raise CheckpointError(
-            f"{directory}: the file {name!r} of the sharded checkpoint is {target}, outside of the directory. "
-            "Put the file itself into it"
-        )
-
-
-def _nothing_found(directory: Path, formats: Iterable[str]) -> CheckpointError:
-    wanted = ", ".join(name for format in formats for name in (_FORMATS[format].single, _FORMATS[format].index))
+def _nothing_found(directory: Path, formats: Iterable[Format]) -> CheckpointError:
+    wanted = ", ".join(place for format in formats for place in format.places)
     there = sorted(os.listdir(directory))
     message = f"{directory}: holds no weights: looked for {wanted}; found {', '.join(there) or 'nothing'}"
     foreign = [name for name in there if name.endswith(_FOREIGN)]
@@ -335,38 +122,3 @@ def _size_in_bytes(size: int | str) -> int:
             f"max_shard_size: {size!r} is no size; give bytes above 0, or a string like '200MB', '5GB' or '1GiB'"
         )
     return number
-
-
-def _shards(tensors: Mapping[str, TensorSource], limit: int | None) -> list[dict[str, TensorSource]]:
-    """Distribute tensors over files, in order, each up to the limit."""
-    shards: list[dict[str, TensorSource]] = [{}]
-    size = 0
-    for name, source in tensors.items():
-        if limit is not None and shards[-1] and size + source.nbytes > limit:
-            shards.append({})
-            size = 0
-        shards[-1][name] = source
-        size += source.nbytes
-    return shards
-
-
-def _exchange(directory: Path, partial: Path, new: list[str], old: list[str]) -> None:
-    """Move new files into the directory and old ones away; undo everything if a move fails."""
-    if len(new) == 1 and old in ([], new):
-        os.replace(partial / new[0], directory / new[0])  # one atomic step
-        return
-    replaced = partial_name(directory / "replaced")
-    replaced.mkdir()
-    moves = [(directory / name, replaced / name) for name in old]
-    moves += [(partial / name, directory / name) for name in new]
-    done: list[tuple[Path, Path]] = []
-    try:
-        for source, target in moves:
-            os.replace(source, target)
-            done.append((source, target))
-    except BaseException:
-        for source, target in reversed(done):
-            os.replace(target, source)
-        replaced.rmdir()
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)

@@ -3,7 +3,6 @@
 import math
 import mmap
 import os
-import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from diptych.core.checkpoint.atomic import hidden_file
 from diptych.core.errors import CheckpointError
 from diptych.core.json_text import DuplicateNameError, load_json
 
@@ -18,7 +18,9 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """Map a file into memory, read-only; the map lives as long as the arrays that view it.
+    """Map a file into memory; the map lives as long as the arrays that view it.
+
+    It is private: what an array that is made writable receives stays in this process and never reaches the file.
 
     Raises:
         CheckpointError: The file is empty or a Git LFS pointer.
@@ -27,20 +29,27 @@ def map_file(path: Path) -> mmap.mmap:
     with path.open("rb") as handle:
         if os.fstat(handle.fileno()).st_size == 0:
             raise CheckpointError(f"{path}: the file is empty. Download or save it again")
-        mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = _map(handle.fileno())
     if mapped[: len(_LFS_POINTER)] == _LFS_POINTER:
         raise CheckpointError(f"{path}: is a Git LFS pointer, not the weights. Run `git lfs pull` in its repository")
     return mapped
 
 
+def _map(file: int) -> mmap.mmap:
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(file, 0, access=mmap.ACCESS_COPY)
+    # without MAP_NORESERVE, a file larger than the memory could not be mapped
+    flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+    return mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
 def view(mapped: mmap.mmap, start: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    """View a part of a mapped file as an array, without a copy; the caller has checked the bounds."""
+    """View a part of a mapped file as a read-only array, without a copy; the caller has checked the bounds."""
     size = math.prod(shape)
-    if size == 0:
-        empty = np.empty(shape, dtype)
-        empty.flags.writeable = False
-        return empty
-    return np.frombuffer(mapped, dtype, count=size, offset=start).reshape(shape)
+    found = np.frombuffer(mapped, dtype, count=size, offset=start) if size else np.empty(0, dtype)
+    found = found.reshape(shape)
+    found.flags.writeable = False
+    return found
 
 
 def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
@@ -64,6 +73,28 @@ def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
     return parsed  # pyright: ignore[reportUnknownVariableType]
 
 
+def require_inside(name: str, directory: Path) -> None:
+    """Refuse a file outside the directory, unless it is where the cache of the Hugging Face hub keeps its files.
+
+    Raises:
+        CheckpointError: The file, or what it links to, is outside.
+    """
+    root = directory.resolve()
+    target = (directory / name).resolve()
+    allowed = [root]
+    for parent in root.parents:
+        # models--owner--name/snapshots/<commit>/<file> -> models--owner--name/blobs, itself a link into the blobs
+        # beside models--owner--name if huggingface_hub shares blobs between repositories
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            allowed += [parent.parent / "blobs", parent.parent.parent / "blobs"]
+    inside = Path(os.path.abspath(directory / name)).is_relative_to(os.path.abspath(directory))
+    if not inside or not any(target.is_relative_to(place) for place in allowed):
+        raise CheckpointError(
+            f"{directory}: the file {name!r} of the checkpoint is {target}, outside of the directory. "
+            "Put the file itself into it"
+        )
+
+
 @contextmanager
 def path_in_errors(path: Path) -> Generator[None, None, None]:
     """Add the path to an OSError that has none, such as that of a full disk."""
@@ -75,11 +106,6 @@ def path_in_errors(path: Path) -> Generator[None, None, None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def partial_name(path: Path) -> Path:
-    """Return an unused hidden name beside a path, for an incomplete file."""
-    return path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-
-
 @contextmanager
 def open_atomic(path: Path) -> Generator[BinaryIO, None, None]:
     """Open a file for writing that gets its name only after it is complete and on the disk.
@@ -87,14 +113,9 @@ def open_atomic(path: Path) -> Generator[BinaryIO, None, None]:
     Raises:
         OSError: Writing failed; the error names the file, and nothing new is left on the disk.
     """
-    partial = partial_name(path)
-    try:
-        with path_in_errors(path):
-            with partial.open("xb") as handle:
-                yield handle
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with path_in_errors(path), hidden_file(path) as partial:
+        with partial.open("wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(partial, path)

@@ -5,12 +5,15 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 from diptych.core.checkpoint import companions
-from diptych.core.checkpoint.directory import Checkpoint, open_checkpoint, write_checkpoint
+from diptych.core.checkpoint.atomic import new_files
+from diptych.core.checkpoint.directory import is_weight_file, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic
-from diptych.core.checkpoint.locate import locate
+from diptych.core.checkpoint.formats import Checkpoint
+from diptych.core.checkpoint.hub import HubOptions
+from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.checkpoint.matching import (
     LoadReport,
     Match,
@@ -50,7 +53,7 @@ class Source:
     @property
     def tensors(self) -> NamedTensors:
         """All tensors of the checkpoint."""
-        return NamedTensors(str(self.directory), self.checkpoint.tensors, self.checkpoint.flax)
+        return NamedTensors(str(self.directory), self.checkpoint.tensors, self.checkpoint.layout)
 
     @property
     def nbytes(self) -> int:
@@ -70,12 +73,13 @@ def open_source(
     wanted: type[ModelConfig] | None = None,
     ignore_config: Iterable[str] = (),
     changes: Mapping[str, Any] | None = None,
+    **options: Unpack[HubOptions],
 ) -> Source:
     """Finds a checkpoint and reads its config, or the wanted part of it, and its tensors' headers.
 
     See `from_pretrained` for the errors.
     """
-    directory = locate(name_or_path)
+    directory = locate(name_or_path, **options)
     assume = None if wanted is None else wanted.model_type
     whole = read_config(directory, ignore=names_of("ignore_config", ignore_config), assume=assume)
     config = whole if wanted is None else whole.part(wanted)
@@ -85,7 +89,8 @@ def open_source(
             f"model_type {wanted.model_type!r}, which {wanted.__name__} reads"
         )
     config = whole if config is None else config.loaded_config
-    return Source(directory, whole, config.replace(**changes) if changes else config, open_checkpoint(directory))
+    config = config.replace(**changes) if changes else config
+    return Source(directory, whole, config, open_checkpoint(directory, variant=options.get("variant")))
 
 
 def match_source(
@@ -140,7 +145,10 @@ def dtype_of(source: Source, found: Match, asked: Any) -> str:
     if len(names) > 1:
         listed = "; ".join(f"{len(tensors)} of {name} ({', '.join(tensors[:3])} …)" for name, tensors in names.items())
         raise CheckpointError(f"{source.directory} holds tensors of several dtypes: {listed}; say dtype=…")
-    return next(iter(names), "float32")
+    name = next(iter(names), "float32")
+    if name not in FLOATS:
+        raise CheckpointError(f"{source.directory} holds tensors of {name}, in which no model computes; say dtype=…")
+    return name
 
 
 def report_of(directory: str, found: Match, config: ModelConfig, dropped: Sequence[str] = ()) -> LoadReport:
@@ -178,15 +186,15 @@ def save(
     max_shard_size: int | str | None,
     copy_from: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Writes config.json and safetensors; older weights are replaced only once the new ones are complete.
+    """Writes config.json and safetensors; an older checkpoint is replaced only once all of the new one is complete.
 
     A model's own options go into generation_config.json. If it has none, an older file is removed, since it belonged to
-    another model. The files of the tokenizer and processor of another checkpoint are copied last.
+    another model. The files of the tokenizer and processor of another checkpoint are copied.
     """
     target = Path(directory)
     along: list[Path] = []
     if copy_from is not None:
-        along = companions.find_companions(origin := locate(copy_from), companions.PROCESSING)
+        along = companions.find_companions(origin := locate(copy_from, only=CONFIGS), companions.PROCESSING)
         if not along:
             raise CheckpointError(f"copy_from={origin}: holds no files of a tokenizer or processor")
     if not os.fspath(directory):
@@ -202,23 +210,28 @@ def save(
     family = within(families()[architectures()[class_name]], config)
     constants = family.constants({path: source.shape for path, source in tensors.items()})
     tensors = {**tensors, **{name: from_array(table) for name, table in constants.items()}}
-    write_checkpoint(target, tensors, format="safetensors", max_shard_size=max_shard_size)
-    with open_atomic(target / "config.json") as handle:
-        handle.write(config.to_json().encode())
-    if options is None:
-        (target / GENERATION_FILE).unlink(missing_ok=True)
-    else:
-        options.save_pretrained(target)
-    companions.copy_companions(along, target)
+
+    def replaces(name: str) -> bool:
+        return is_weight_file(name) or name == GENERATION_FILE
+
+    with new_files(target, replaces) as new:
+        write_checkpoint(new, tensors, format="safetensors", max_shard_size=max_shard_size)
+        with open_atomic(new / "config.json") as handle:
+            handle.write(config.to_json().encode())
+        if options is not None:
+            options.save_pretrained(new)
+        companions.copy_companions(along, new)
 
 
-def architecture_of(name_or_path: str | os.PathLike[str], ignore_config: Iterable[str] = ()) -> str:
+def architecture_of(
+    name_or_path: str | os.PathLike[str], ignore_config: Iterable[str] = (), **options: Unpack[HubOptions]
+) -> str:
     """The first known class among the `architectures` of config.json.
 
     Raises:
         ConfigError: it names none, or only unknown ones.
     """
-    directory = locate(name_or_path)
+    directory = locate(name_or_path, only=CONFIGS, **options)
     config = read_config(directory, ignore=names_of("ignore_config", ignore_config))
     known = architectures()
     for name in config.architectures or ():

@@ -2,16 +2,16 @@
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from diptych.core.checkpoint.dialects import find_shifts, matches, resolver, respell, spellings
-from diptych.core.checkpoint.slots import Slot, inverse, tree_axes
+from diptych.core.checkpoint.slots import Layout, Slot, axes_in, inverse
 from diptych.core.checkpoint.strips import count_infinities, permute
 from diptych.core.checkpoint.tensors import TensorSource, read_bytes
-from diptych.core.dtypes import FLOATS
+from diptych.core.dtypes import FLOAT8, FLOATS
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.registry import Family
 
@@ -60,12 +60,16 @@ class NamedTensors:
     Attributes:
         source: the origin in error messages, such as the directory.
         by_name: the tensors.
-        flax: whether they have the names and layouts of a Flax tree.
+        layout: of their names and axes.
     """
 
     source: str
     by_name: Mapping[str, TensorSource]
-    flax: bool = False
+    layout: Layout = "published"
+
+    def respell(self, name: str) -> str:
+        """The present published spelling of a tensor's name."""
+        return respell(name, flax=self.layout != "published")
 
 
 @dataclass(frozen=True)
@@ -102,15 +106,40 @@ class Filling:
         Raises:
             CheckpointError: it has values that are too large for the dtype.
         """
+        values, overflowed = self.convert(axes, dtype)
+        if overflowed:
+            raise CheckpointError(
+                f"{self.source.origin}: {self.name} holds {self.source.dtype} values that are too large for {dtype}; "
+                "choose a wider dtype"
+            )
+        return values
+
+    def convert(self, axes: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[np.ndarray, int]:
+        """Such a copy, and the number of values that were too large for the dtype and are infinite in it."""
         values = self.source.read()
         with np.errstate(over="ignore"):
             copy = permute(values, axes, dtype)
-        if dtype != values.dtype and (found := count_infinities(copy)) and found != count_infinities(values):
-            raise CheckpointError(
-                f"{self.source.origin}: {self.name} holds {values.dtype} values that are too large for {dtype}; "
-                "choose a wider dtype"
-            )
-        return copy
+        infinite = count_infinities(copy) if dtype != values.dtype else 0
+        return copy, infinite - count_infinities(values) if infinite else 0
+
+    def view(self, axes: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """The tensor itself where it lies in a mapped file as it is needed, writable; otherwise a copy, as of `read`.
+
+        What is written to it changes neither the file nor another view of the file.
+        """
+        values = self.source.read()
+        fits = values.dtype == dtype and values.flags.aligned and axes == tuple(range(len(axes)))
+        if not self.source.mapped or not fits:
+            return self.read(axes, dtype)
+        values.flags.writeable = True
+        return values
+
+    def published(self) -> TensorSource:
+        """The tensor in the published layout; reading it makes a copy only if the file has another layout."""
+        if self.axes == tuple(range(len(self.axes))):
+            return self.source
+        shape = tuple(self.source.shape[axis] for axis in self.axes)
+        return replace(self.source, shape=shape, read=functools.partial(self.read, self.axes, self.source.dtype))
 
 
 @dataclass(frozen=True)
@@ -185,7 +214,7 @@ class Matching:
 
     def __init__(self, tensors: NamedTensors, target: Target, ignore: tuple[str, ...] = ()) -> None:
         self.tensors, self.target, self.family, self.ignore = tensors, target, target.family, ignore
-        self.spelling = {name: respell(name, flax=tensors.flax) for name in tensors.by_name}
+        self.spelling = {name: tensors.respell(name) for name in tensors.by_name}
         paths = {slot.path for slot in target.slots}
         self.resolve = resolver(self.family, paths, find_shifts(set(self.spelling.values()), paths, self.family))
         self.filled_by: dict[str, str] = {}
@@ -220,6 +249,34 @@ class Matching:
         fillings = tuple(self._filling(slot) for slot in self.target.slots if slot.path in self.filled_by)
         self._refuse(missing, fillings)
         return Match(fillings, fresh, tuple(self.left_out), tuple(self.ignored), constant)
+
+    def published(self) -> dict[str, TensorSource]:
+        """All tensors by published name and in the published layout; nothing is refused.
+
+        Tensors for which the model has no slot keep their own names. Those that are not parameters, and second copies
+        of others, are left out.
+        """
+        slots, legacy = {slot.path: slot for slot in self.target.slots}, dict[str, str]()
+        for name, spelling in self.spelling.items():
+            path, old = self.resolve(spelling) or (spelling, False)
+            if old:
+                legacy[name] = path
+            elif path in slots or not matches(spelling, self.family.ignored):
+                self._fill_or_keep(path, name)
+        for name, path in legacy.items():
+            if path not in self.filled_by or self.spelling[name] not in self.family.superseded:
+                self._fill_or_keep(path, name)
+        self._fill_copies()
+        return {
+            path: self._filling(slots[path]).published() if path in slots else self.tensors.by_name[name]
+            for path, name in self.filled_by.items()
+        }
+
+    def _fill_or_keep(self, path: str, name: str) -> None:
+        """Fills a path, or keeps a tensor under its own name if another one has filled it."""
+        present = self.filled_by.setdefault(path, name)
+        if present != name and not self._equal(present, name):
+            self.filled_by[self.spelling[name]] = name
 
     def _classify(self, name: str) -> None:
         """Classifies a tensor by its name alone."""
@@ -275,8 +332,8 @@ class Matching:
         name = self.filled_by[slot.path]
         source = self.tensors.by_name[name]
         rank = len(source.shape)
-        transposed = self.tensors.flax and rank == len(slot.shape)
-        axes = inverse(tree_axes(slot.kind, rank)) if transposed else tuple(range(rank))
+        layout = self.tensors.layout if rank == len(slot.shape) else "published"
+        axes = inverse(axes_in(layout, slot.kind, rank))
         return Filling(slot, source, name, axes)
 
     def _equal(self, one: str, other: str) -> bool:
@@ -294,13 +351,13 @@ class Matching:
 
     def _refuse(self, missing: list[str], fillings: tuple[Filling, ...]) -> None:
         """Raises one error that lists everything that does not fit."""
-        class_name, flax = self.target.class_name, self.tensors.flax
+        class_name, layout = self.target.class_name, self.tensors.layout
         others = [f for f in fillings if tuple(f.source.shape[axis] for axis in f.axes) != f.slot.shape]
         misshapen = [
-            f"{f.name} has shape {f.source.shape}, {class_name} needs {f.slot.flax_shape if flax else f.slot.shape}"
-            for f in others
+            f"{f.name} has shape {f.source.shape}, {class_name} needs {f.slot.shape_in(layout)}" for f in others
         ]
-        not_floating = [f"{f.name} ({f.source.dtype})" for f in fillings if f.source.dtype not in FLOATS.values()]
+        floats = (*FLOATS.values(), *FLOAT8.values())
+        not_floating = [f"{f.name} ({f.source.dtype})" for f in fillings if f.source.dtype not in floats]
         unexpected, problems = self.unexpected, list[str]()
         if missing:
             problems.append(
@@ -319,7 +376,7 @@ class Matching:
             )
         if not_floating:
             count = _count(not_floating, "has", "have")
-            problems.append(f"{count} a dtype other than {', '.join(FLOATS)}: {', '.join(not_floating)}")
+            problems.append(f"{count} a dtype other than {', '.join(FLOATS)} or float8: {', '.join(not_floating)}")
         if problems:
             raise CheckpointError(f"{self.tensors.source} does not fit {class_name}: " + ". ".join(problems))
 
@@ -328,7 +385,7 @@ def unused_names(
     tensors: NamedTensors, slots: Iterable[Slot], allow_fresh: Iterable[str], ignore: Iterable[str]
 ) -> dict[str, list[str]]:
     """The names given to `allow_fresh` and `ignore` that match nothing, such as misspelt ones."""
-    names = [spelling for name in tensors.by_name for spelling in (name, respell(name, flax=tensors.flax))]
+    names = [spelling for name in tensors.by_name for spelling in (name, tensors.respell(name))]
     paths = [slot.path for slot in slots]
     return {
         "allow_fresh": [given for given in allow_fresh if not any(matches(path, (given,)) for path in paths)],

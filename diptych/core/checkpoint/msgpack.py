@@ -51,7 +51,7 @@ _TOKENS = (
 )
 
 _Tree: TypeAlias = "dict[str, _Tree | _Scalar | TensorSource]"
-_Layout: TypeAlias = "dict[str, _Layout | str]"  # a tree that holds a tensor's name at each leaf
+NameTree: TypeAlias = "dict[str, NameTree | str]"  # a tree that holds a tensor's name at each leaf
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,11 @@ def write_msgpack(
         OSError: The disk failed.
     """
     path = Path(path)
-    layout = _tree_layout(tensors, path)
+    layout = nested_names(tensors, path)
     for name, source in tensors.items():
         dtype_name(source, name)
 
-    def write(handle: BinaryIO, tree: _Layout) -> None:
+    def write(handle: BinaryIO, tree: NameTree) -> None:
         handle.write(_pack("map", len(tree)))
         for key, node in tree.items():
             handle.write(_string(key))
@@ -226,7 +226,7 @@ class _Reader:
                 f"{self.path}: tensor {name!r} takes {self.stop - start} bytes, but {dtype.name} {shape} needs "
                 f"{math.prod(shape) * dtype.itemsize}. Download or save the file again"
             )
-        return TensorSource(shape, dtype, partial(view, self.mapped, start, dtype, shape), str(self.path))
+        return TensorSource(shape, dtype, partial(view, self.mapped, start, dtype, shape), str(self.path), mapped=True)
 
     def expect(self, kind: str, name: str, length: int | None = None) -> int:
         """Read a token of this kind; return its value."""
@@ -293,9 +293,9 @@ def _numbered_values(node: "_Tree | _Scalar | TensorSource | None") -> "list[_Tr
     return [node.get(str(index)) for index in range(len(node))] if isinstance(node, dict) else [None]
 
 
-def _tree_layout(names: Iterable[str], path: Path) -> _Layout:
+def nested_names(names: Iterable[str], path: Path) -> NameTree:
     """Turn joined names into a tree."""
-    layout: _Layout = {}
+    layout: NameTree = {}
     for name in names:
         *parents, last = keys = name.split(".")
         if "/" in name or not all(keys):

@@ -57,7 +57,7 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, TensorSource]:
             )
         spans.append((start, stop, name))
         read = partial(view, mapped, data_start + start, dtype, shape)
-        tensors[name] = TensorSource(shape, dtype, read, str(path))
+        tensors[name] = TensorSource(shape, dtype, read, str(path), mapped=True)
     spans.sort()
     for (_, stop, name), (start, _, following) in pairwise(spans):
         if start < stop:

@@ -3,9 +3,11 @@
 import math
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-_CHECKED = 1 << 16  # entries that are checked at a time
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_CHECKED = 1 << 16  # entries that are checked, or cast in two steps, at a time
 _RUN = 16  # elements written in one run; 16 elements of 4 bytes fill a cache line
 
 
@@ -53,7 +55,7 @@ def count_infinities(array: np.ndarray) -> int:
 def _fill(target: np.ndarray, source: np.ndarray, axes: tuple[int, ...]) -> None:
     """Copy `source`, with its axes permuted, into `target`."""
     if axes == tuple(range(len(axes))):
-        target[...] = source
+        _cast(target, source)
         return
     strip = run = 1
     axis = 0
@@ -63,7 +65,7 @@ def _fill(target: np.ndarray, source: np.ndarray, axes: tuple[int, ...]) -> None
             break
         run *= source.shape[axis]
     if source.shape[axis] <= strip:  # the whole array is smaller than a run
-        target[...] = source.transpose(axes)
+        _cast(target, source.transpose(axes))
         return
     # Two passes through a strip that stays in the cache: the first reads the source in its own order, whatever its
     # alignment and dtype, the second writes runs of the target, whole cache lines if possible.
@@ -74,5 +76,23 @@ def _fill(target: np.ndarray, source: np.ndarray, axes: tuple[int, ...]) -> None
         part = (*(slice(None),) * axis, slice(start, start + strip))
         values = source[part]
         staged = buffer[(*(slice(None),) * axis, slice(values.shape[axis]))]
-        staged[...] = values
+        _cast(staged, values)
         permuted_target[part] = staged
+
+
+def _cast(target: np.ndarray, source: np.ndarray) -> None:
+    """Assigns values, rounded to the nearest of the target's dtype, and to the even one of two that are equally near.
+
+    bfloat16 takes float64 by way of float32, which must not make a value equally near that was not: it is rounded to
+    odd first, that is, cut off, with its last bit set if anything was lost.
+    """
+    if target.dtype != _BFLOAT16 or source.dtype != np.float64:
+        target[...] = source
+        return
+    target, source = np.atleast_1d(target, source)
+    rows = max(1, _CHECKED * source.shape[0] // max(1, source.size))
+    for start in range(0, source.shape[0], rows):
+        exact = source[start : start + rows]
+        single = exact.astype(np.float32)
+        inexact, larger = single != exact, np.abs(single) > np.abs(exact)
+        target[start : start + rows] = (single.view(np.uint32) - larger | inexact).view(np.float32)

@@ -19,6 +19,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I8": np.dtype(np.int8),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
     "I16": np.dtype(np.int16),
     "U16": np.dtype(np.uint16),
     "F16": np.dtype(np.float16),
@@ -44,12 +47,15 @@ class TensorSource:
         read: Returns the values as a C-contiguous array; for a file a read-only view of the mapped bytes, which may
             start at any address (a copy made by `strips.permute` is aligned).
         origin: The file that holds it, or another name of its origin in error messages.
+        mapped: Whether the values are bytes of a mapped file that belong to no other tensor. An array of them may be
+            made writable, since the map is private.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[], np.ndarray]
     origin: str
+    mapped: bool = False
 
     @property
     def nbytes(self) -> int:

@@ -8,38 +8,13 @@ imported.
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 
 from diptych.core.checkpoint.tensors import NUMPY_DTYPES
+from diptych.core.checkpoint.torch_storages import Storage, StoredTensor
 from diptych.core.errors import CheckpointError
-
-
-@dataclass(frozen=True)
-class Storage:
-    """The memory of one or more tensors.
-
-    Attributes:
-        key: its name in the archive.
-        count: the number of its elements.
-        dtype: of the elements; None if they are bytes, and each tensor has a dtype of its own.
-    """
-
-    key: str
-    count: int
-    dtype: np.dtype[Any] | None
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A view of a storage; `offset` and `strides` count elements of the tensor's dtype."""
-
-    storage: Storage
-    dtype: np.dtype[Any]
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -70,28 +45,18 @@ _MOST_AXES = 32  # of a numpy array in version 1
 _DTYPES = {f"torch.{name}": dtype for name, dtype in NUMPY_DTYPES.items()}
 
 
-def read_state_dict(pickled: bytes, source: str) -> dict[str, StoredTensor]:
+def read_state_dict(pickled: bytes | IO[bytes], source: str) -> dict[str, StoredTensor]:
     """The tensors that a pickled state dict describes, by name.
 
     Args:
-        pickled: the pickle.
+        pickled: the pickle, or a file at whose position one begins; the position is moved to its end.
         source: the file, for error messages.
 
     Raises:
         CheckpointError: the pickle is damaged, needs anything else than tensors (which is named, and not executed), or
             is not a flat dict of tensors.
     """
-    try:
-        found = _Machine().run(pickled)
-    except _UnsupportedError as error:
-        raise CheckpointError(
-            f"{source}: its pickle {error}, which diptych does not read; nothing was executed. If you trust the file, "
-            "load it with torch and save its dict of dense tensors as safetensors"
-        ) from None
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{source}: its pickle is damaged ({type(error).__name__}: {error}). Download or save the file again"
-        ) from error
+    found = read_pickle(pickled, source)
     if not isinstance(found, dict):
         raise CheckpointError(f"{source}: holds a {_kind(found)}, but a dict of tensors by name is needed")
     entries = cast(dict[str, Any], found)
@@ -105,6 +70,21 @@ def read_state_dict(pickled: bytes, source: str) -> dict[str, StoredTensor]:
     return entries
 
 
+def read_pickle(pickled: bytes | IO[bytes], source: str) -> Any:
+    """What a pickle of plain data and tensors describes; see `read_state_dict`."""
+    try:
+        return _Machine().run(pickled)
+    except _UnsupportedError as error:
+        raise CheckpointError(
+            f"{source}: its pickle {error}, which diptych does not read; nothing was executed. If you trust the file, "
+            "load it with torch and save its dict of dense tensors as safetensors"
+        ) from None
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{source}: its pickle is damaged ({type(error).__name__}: {error}). Download or save the file again"
+        ) from error
+
+
 class _Machine:
     """The stack and the memo of a pickle."""
 
@@ -113,7 +93,7 @@ class _Machine:
         self.marks: list[int] = []  # heights of the stack
         self.memo: dict[int, Any] = {}
 
-    def run(self, pickled: bytes) -> Any:
+    def run(self, pickled: bytes | IO[bytes]) -> Any:
         """Returns the object that the pickle describes."""
         for opcode, argument, position in pickletools.genops(pickled):
             step = _STEPS.get(opcode.name)
@@ -173,10 +153,12 @@ class _Machine:
         self.push_name(f"{_of_kind(str, module)}.{_of_kind(str, name)}")
 
     def push_storage(self) -> None:
-        kind, storage, key, _, count = _of_kind(tuple, self.stack.pop())
+        kind, storage, key, _, count, *view = _of_kind(tuple, self.stack.pop())
         name = _of_kind(_Name, storage).name
         if kind != "storage" or name not in _STORAGES:
             raise _UnsupportedError(f"has a persistent id of type {name}")
+        if view not in ([], [None]):  # so the first versions of PyTorch shared memory
+            raise _UnsupportedError("has a storage that is a part of another one")
         (count,) = _sizes((count,))
         self.stack.append(Storage(_of_kind(str, key), count, _STORAGES[name]))
 

@@ -1,10 +1,10 @@
 """Files of `torch.save`: a zip archive with a pickle that describes the tensors, and the bytes of their storages."""
 
-import math
 import mmap
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -14,14 +14,13 @@ import numpy as np
 
 from diptych.core.checkpoint.files import map_file
 from diptych.core.checkpoint.tensors import TensorSource
-from diptych.core.checkpoint.torch_pickle import StoredTensor, read_state_dict
+from diptych.core.checkpoint.torch_pickle import read_state_dict
+from diptych.core.checkpoint.torch_storages import StoredTensor, check_inside, read_view
 from diptych.core.errors import CheckpointError
 
-_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # the pickled number that old files begin with
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, length of the extra field
 _ENCRYPTED = 0x1
 _ORDERS = {b"little": "<", b"big": ">"}
-_LARGEST = 2**48  # the product of a tensor's sizes other than 0; numpy has no larger arrays
 
 
 @dataclass(frozen=True)
@@ -53,16 +52,6 @@ class _Archive:
         self.checksums.pop(name, None)
 
 
-class LegacyFormatError(CheckpointError):
-    """The file is in the format of PyTorch before version 1.6, which is no zip archive."""
-
-
-def is_legacy(path: Path) -> bool:
-    """Whether a file is in the format of PyTorch before version 1.6."""
-    with path.open("rb") as file:
-        return file.read(len(_LEGACY)) == _LEGACY
-
-
 def read_torch_zip(path: str | PathLike[str]) -> dict[str, TensorSource]:
     """Map a file that `torch.save` made of a state dict, and list its tensors in the order of the dict.
 
@@ -76,8 +65,7 @@ def read_torch_zip(path: str | PathLike[str]) -> dict[str, TensorSource]:
         or a copy if its strides or its byte order are not the usual ones.
 
     Raises:
-        CheckpointError: The file is damaged or holds something else than dense tensors; a LegacyFormatError if it is
-            in PyTorch's old format.
+        CheckpointError: The file is damaged or holds something else than dense tensors.
         OSError: It cannot be opened.
     """
     path = Path(path)
@@ -89,21 +77,20 @@ def read_torch_zip(path: str | PathLike[str]) -> dict[str, TensorSource]:
     if order not in _ORDERS:
         raise CheckpointError(f"{path}: its byte order is {order!r}, but little or big is needed. Save it again")
     tensors: dict[str, TensorSource] = {}
-    for name, tensor in read_state_dict(archive.read("data.pkl"), str(path)).items():
-        start = _storage_start(archive, name, tensor)
+    stored = read_state_dict(archive.read("data.pkl"), str(path))
+    uses = Counter(tensor.storage.key for tensor in stored.values())
+    for name, tensor in stored.items():
+        place = f"data/{tensor.storage.key}"
+        start = check_inside(path, name, tensor, place, archive.members.get(place))
         read = partial(_read, archive, start, _ORDERS[order], tensor)
-        tensors[name] = TensorSource(tensor.shape, tensor.dtype, read, str(path))
+        alone = uses[tensor.storage.key] == 1
+        tensors[name] = TensorSource(tensor.shape, tensor.dtype, read, str(path), mapped=alone)
     return tensors
 
 
 def _open(path: Path) -> _Archive:
     """Map an archive, and check that its members are stored as they are and apart from each other."""
     mapped = map_file(path)
-    if mapped[: len(_LEGACY)] == _LEGACY:
-        raise LegacyFormatError(
-            f"{path}: is in PyTorch's format from before version 1.6, which diptych does not read. Save it again: "
-            "torch.save(torch.load(path, weights_only=True), path)"
-        )
     try:
         with zipfile.ZipFile(path) as file:
             entries, end = file.infolist(), file.start_dir
@@ -145,44 +132,7 @@ def _span(mapped: mmap.mmap, entry: zipfile.ZipInfo) -> range | None:
     return range(start, start + entry.file_size)
 
 
-def _storage_start(archive: _Archive, name: str, tensor: StoredTensor) -> int:
-    """The position of a tensor's storage in the file, after a check that the tensor lies inside of it."""
-    storage = tensor.storage
-    span = archive.members.get(f"data/{storage.key}")
-    itemsize = tensor.dtype.itemsize
-    declared = storage.count * (1 if storage.dtype is None else itemsize)
-    entries, last = math.prod(tensor.shape), tensor.offset
-    last += sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
-    if span is None or len(span) != declared:
-        found = "is not in the file" if span is None else f"has {len(span)} bytes"
-        problem = f"needs {declared} bytes of storage data/{storage.key}, which {found}"
-    elif entries and (last + 1) * itemsize > declared:
-        problem = f"ends at byte {(last + 1) * itemsize} of its storage, which has {declared}"
-    elif entries * itemsize > declared:
-        problem = (
-            f"repeats the entries of its storage ({entries} of {declared // itemsize}), as after expand(); save its "
-            "clone()"
-        )
-    elif math.prod(size or 1 for size in tensor.shape) > _LARGEST:
-        problem = f"has the shape {tensor.shape}, which no array can have"
-    else:
-        return span.start
-    raise CheckpointError(f"{archive.path}: tensor {name!r} {problem}. Download or save the file again")
-
-
 def _read(archive: _Archive, start: int, order: str, tensor: StoredTensor) -> np.ndarray:
-    """A tensor's values, read as integers of its width, since bfloat16 has no byte order.
-
-    Raises:
-        CheckpointError: its storage differs from its checksum.
-    """
+    """A tensor's values, after the check of its storage."""
     archive.check(f"data/{tensor.storage.key}")
-    itemsize = tensor.dtype.itemsize
-    bits = np.ndarray(
-        tensor.shape,
-        f"{order}u{itemsize}",
-        archive.mapped,
-        start + tensor.offset * itemsize,
-        tuple(stride * itemsize for stride in tensor.strides),
-    )
-    return np.asarray(bits, f"u{itemsize}", order="C").view(tensor.dtype)
+    return read_view(archive.mapped, start, order, tensor)

@@ -1,14 +1,14 @@
 """The input arrays of `generate`: checked against the model's description of them, and padded at the end."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from diptych.core import check
 from diptych.core.boundary import Boundary
 from diptych.core.errors import InputError
-from diptych.core.inputs import ENCODER_OUTPUTS, ModelInput
+from diptych.core.inputs import ENCODER_OUTPUTS, INPUT_VALUES, SAMPLE_MASK, ModelInput
 
 
 class InputReader:
@@ -69,8 +69,24 @@ class InputReader:
             shape = tuple(sizes[axis] for axis in kind.axis_names if axis in sizes)
             if len(shape) != len(kind.axis_names):
                 raise InputError(f"{self.caller}: {name} is given, but nothing that it could be a mask of")
-            return self.ops.to_numpy(boundary.mask(name, value, shape))
+            values = self.ops.to_numpy(boundary.mask(name, value, shape, over=kind.axis_names[1]))
+            if kind.axes == SAMPLE_MASK.axes:
+                self._check_frames(name, values)
+            return values
+        if kind.axes == INPUT_VALUES.axes:
+            return boundary.sound(name, value, least=getattr(self.model._encoder_config, "least_samples", 1))
         return boundary.floats(name, value, kind.axes)
+
+    def _check_frames(self, name: str, mask: Any) -> None:
+        """Each row of a known mask over samples must leave enough for a frame; a compiled program could not tell."""
+        if type(mask) is not np.ndarray:
+            return
+        lengths = getattr(self.model._encoder_config, "feature_lengths", None)
+        counts: Any = np.count_nonzero(cast(Any, mask), axis=1)
+        frames = counts if lengths is None else lengths(counts)
+        if np.min(frames) < 1:
+            row = int(np.argmin(frames))
+            raise check.no_frame(self.caller, name, int(counts[row]), row)
 
     def _pad_input(self, kind: ModelInput, values: Any, width: int, pad_token_id: int) -> Any:
         """An input with its token axis padded at the end, if it has one and may be padded.

@@ -60,6 +60,10 @@ class GenerationBase(PreTrained):
         standard = (inputs.INPUT_IDS, inputs.ATTENTION_MASK, inputs.INPUTS_EMBEDS)
         return tuple(one for one in standard if self._call_takes(one.name))
 
+    def _rename_inputs(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords of `generate`, inputs under their own names."""
+        return dict(options)
+
     @property
     def _vocabulary(self) -> tuple[int, str]:
         """The number of token ids, which is the width of the logits, and the config's expression for it."""
@@ -232,7 +236,7 @@ class GenerationBase(PreTrained):
 
     def _check_generation(
         self,
-        options: dict[str, Any],
+        options: Mapping[str, Any],
         *,
         generation_config: Any = None,
         past_key_values: Any = None,
@@ -245,7 +249,7 @@ class GenerationBase(PreTrained):
         compile: bool = False,
     ) -> GenerationRequest:
         """The request of a call; `options` has the inputs of the model too. Errors are those of `generate`."""
-        caller = f"{type(self).__name__}.generate"
+        caller, options = f"{type(self).__name__}.generate", self._rename_inputs(options)
         _refuse_foreign(caller, options)
         names = {*inputs.STANDARD_NAMES, *inputs.by_name(self.encoder_inputs), *inputs.by_name(self.prompt_inputs)}
         arguments = {name: options.pop(name) for name in [*options] if name in names}

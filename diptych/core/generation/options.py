@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 
+from diptych.core.check import describe_type, has_type
 from diptych.core.checkpoint.files import open_atomic
-from diptych.core.config import FrozenMap, ModelConfig, describe_type, has_type, thaw_json
+from diptych.core.config import FrozenMap, ModelConfig, thaw_json
 from diptych.core.errors import ConfigError, InputError
 from diptych.core.json_text import parse_config, read_text
 

@@ -53,6 +53,7 @@ class SwinLikeConfig(ImageEncoderConfig):
                 "of which there are 1 to 16"
             )
         check.positive(self, "embed_dim", "window_size", "depths", "num_heads")
+        check.not_negative(self, "mlp_ratio")
         largest = max(self.hidden_size, self.intermediate_size(self.hidden_size))
         if largest > 2**24 or self.intermediate_size(self.embed_dim) < 1:
             raise ConfigError(

@@ -6,11 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from diptych.core.config import FrozenMap, describe_type, freeze_json, has_type, thaw_json
+from diptych.core.check import describe_type, has_type
+from diptych.core.config import FrozenMap, freeze_json, thaw_json
 from diptych.core.errors import ConfigError
 
 TYPE = "Wav2Vec2FeatureExtractor"
 """The one type of audio processor: it takes raw samples. Its first files name no type."""
+
+MOST_SAMPLES = 2**24
+"""The greatest number of samples per second."""
 
 _HOUSEKEEPING: Mapping[str, tuple[Any, ...]] = {
     "auto_map": (),
@@ -51,8 +55,8 @@ class AudioProcessorConfig:
             for name, hint in hints.items()
             if not has_type(getattr(self, name), hint)
         ]
-        if not wrong and not 1 <= self.sampling_rate <= 2**24:
-            wrong = [f"sampling_rate={self.sampling_rate} must lie between 1 and {2**24}"]
+        if not wrong and not is_sampling_rate(self.sampling_rate):
+            wrong = [f"sampling_rate={self.sampling_rate} must lie between 1 and {MOST_SAMPLES}"]
         if wrong:
             raise ConfigError(f"{type(self).__name__}: {'; '.join(wrong)}")
 
@@ -106,6 +110,11 @@ class AudioProcessorConfig:
     def to_json(self) -> str:
         """The text of a `preprocessor_config.json`."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+def is_sampling_rate(value: Any) -> bool:
+    """Whether a value is a whole number of samples per second."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value in range(1, MOST_SAMPLES + 1)
 
 
 def _declared(cls: type[AudioProcessorConfig]) -> set[str]:

@@ -6,14 +6,17 @@ Letters of the shapes: B batch.
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, Unpack, cast
 
 import numpy as np
 
 from diptych.core.checkpoint.files import open_atomic
+from diptych.core.checkpoint.hub import HubOptions
+from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.errors import InputError
-from diptych.core.processing.audio_config import AudioProcessorConfig
+from diptych.core.processing.audio_config import MOST_SAMPLES, AudioProcessorConfig, is_sampling_rate
 from diptych.core.processing.config_files import CONFIG_FILE, read_processor_config
 from diptych.core.processing.features import Features, Tensors
 from diptych.core.processing.recordings import flat, read_recording, resample, to_samples
@@ -49,17 +52,22 @@ class AudioProcessor:
         return ("input_values", "attention_mask") if self.config.return_attention_mask else ("input_values",)
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike[str], *, ignore_config: Iterable[str] = ()) -> Self:
-        """The audio processor of a checkpoint directory.
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], *, ignore_config: Iterable[str] = (), **options: Unpack[HubOptions]
+    ) -> Self:
+        """The audio processor of a checkpoint.
 
         Args:
-            directory: holds preprocessor_config.json, or a processor_config.json of transformers 5.
+            name_or_path: a directory with preprocessor_config.json, or a processor_config.json of transformers 5; or a
+                name on the Hugging Face hub.
             ignore_config: unknown fields to skip.
+            options: see `HubOptions`.
 
         Raises:
             CheckpointError: the directory has no such file.
             ConfigError: the type or fields are unknown, or a value is not supported.
         """
+        directory = locate(name_or_path, only=CONFIGS, **options)
         fields, source = read_processor_config(directory, "feature_extractor", "recordings")
         return cls(AudioProcessorConfig.from_dict(fields, ignore=tuple(ignore_config), source=source))
 
@@ -112,8 +120,10 @@ class AudioProcessor:
         if strategy not in ("longest", "max_length", "do_not_pad"):
             raise InputError(f"padding={padding!r} must be True, False, 'longest', 'max_length' or 'do_not_pad'")
         for name, value in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
-            if value is not None and value < 1:
-                raise InputError(f"{name}={value} must be 1 or more")
+            if value is not None and not (isinstance(value, Integral) and value >= 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InputError(f"{name}={value!r} must be 1 or more, a whole number")
+        if sampling_rate is not None and not is_sampling_rate(sampling_rate):
+            raise InputError(f"sampling_rate={sampling_rate!r} must be a whole number from 1 to {MOST_SAMPLES}")
         if max_length is None and (truncation or strategy == "max_length"):
             raise InputError("max_length is needed for truncation=True and padding='max_length', got None")
         rows, errors = list[np.ndarray](), list[str]()
@@ -165,7 +175,11 @@ class AudioProcessor:
                     "largest value, such as 2**15 for 16 bits"
                 )
             samples = samples.astype(np.float32)
-        return resample(samples, sampling_rate or self.sampling_rate, self.sampling_rate)
+        rate = self.sampling_rate if sampling_rate is None else int(sampling_rate)
+        found = resample(samples, rate, self.sampling_rate)
+        if not found.size:
+            raise InputError(f"{name}: {len(samples)} samples at {rate} Hz are none at {self.sampling_rate} Hz")
+        return found
 
 
 def _normalize(samples: np.ndarray, out: np.ndarray) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
 
-from diptych.core.config import FrozenMap, describe_type, freeze_json, has_type, thaw_json
+from diptych.core.check import describe_type, has_type
+from diptych.core.config import FrozenMap, freeze_json, thaw_json
 from diptych.core.errors import ConfigError
 
 Size = tuple[int, int]

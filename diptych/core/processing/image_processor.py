@@ -8,11 +8,13 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 
 from diptych.core.checkpoint.files import open_atomic
+from diptych.core.checkpoint.hub import HubOptions
+from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.errors import InputError
 from diptych.core.processing.config_files import CONFIG_FILE, read_processor_config
 from diptych.core.processing.features import Features, Tensors
@@ -45,17 +47,22 @@ class ImageProcessor:
         return f"ImageProcessor({self.config!r})"
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike[str], *, ignore_config: Iterable[str] = ()) -> Self:
-        """The image processor of a checkpoint directory.
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], *, ignore_config: Iterable[str] = (), **options: Unpack[HubOptions]
+    ) -> Self:
+        """The image processor of a checkpoint.
 
         Args:
-            directory: holds preprocessor_config.json, or a processor_config.json of transformers 5.
+            name_or_path: a directory with preprocessor_config.json, or a processor_config.json of transformers 5; or a
+                name on the Hugging Face hub.
             ignore_config: unknown fields to skip.
+            options: see `HubOptions`.
 
         Raises:
             CheckpointError: the directory has no such file.
             ConfigError: the type or fields are unknown, or a value is invalid.
         """
+        directory = locate(name_or_path, only=CONFIGS, **options)
         fields, source = read_processor_config(directory, "image_processor")
         return cls(ImageProcessorConfig.from_dict(fields, ignore=tuple(ignore_config), source=source))
 

@@ -1,17 +1,20 @@
 """Images of every kind as Pillow images in colour or grey: files, Pillow images, and arrays of any framework."""
 
 import os
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 
 from diptych.core.errors import InputError
+from diptych.core.processing.paths import check_is_file
 
 ChannelAxis = Literal["channels_first", "channels_last"]
 
+_SMALL = 1 << 22
+"""Pixels; a file of any size may declare so many."""
+_MOST_PIXELS_PER_BYTE = 10_000
+"""A zip stream, as in PNG, is at most 1032 times as large unpacked, and a pixel at least a bit."""
 _CHANNELS = (1, 3, 4)
 """The numbers of channels that an array may have: grey, colour, colour with alpha."""
 
@@ -41,12 +44,10 @@ def read_image(path: str | os.PathLike[str]) -> Any:
     image_module = pillow()
     from PIL import ImageOps, UnidentifiedImageError
 
-    if not Path(path).is_file():
-        if is_url(os.fspath(path)):
-            raise InputError(f"{path}: is a URL; download it, and give the path of the file")
-        raise InputError(f"{os.fspath(path) or 'an empty path'}: no such file, but the path of an image is needed")
+    check_is_file(path, "an image")
     try:
         with image_module.open(path) as image:
+            _refuse_empty_promise(path, image.size)
             image.load()
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
@@ -55,15 +56,17 @@ def read_image(path: str | os.PathLike[str]) -> Any:
         raise InputError(
             f"{path}: too large an image ({error}); if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS"
         ) from None
-    except (MemoryError, Warning):
+    except (InputError, MemoryError, Warning):
         raise
     except Exception as error:  # the decoders raise errors of many classes
         raise InputError(f"{path}: a damaged image ({error})") from None
 
 
-def is_url(text: str) -> bool:
-    """Whether all of a text is a URL."""
-    return re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", text) is not None
+def _refuse_empty_promise(path: str | os.PathLike[str], size: tuple[int, int]) -> None:
+    """Raises an InputError if a file is too small for its image, whose memory would be reserved all the same."""
+    nbytes = os.path.getsize(path)
+    if size[0] * size[1] > max(_SMALL, _MOST_PIXELS_PER_BYTE * nbytes):
+        raise InputError(f"{path}: a damaged image ({size[0]} x {size[1]} pixels cannot come from {nbytes} bytes)")
 
 
 def flat(images: Any) -> Iterator[tuple[str, Any]]:

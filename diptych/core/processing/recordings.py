@@ -6,17 +6,21 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from diptych.core.errors import InputError
+from diptych.core.processing.paths import check_is_file
 
 _BLOCK = 2**13
 """The number of samples of each channel that are read at once; the last of a damaged file are lost."""
 _UNKNOWN_LENGTH = 0x7FFF_0000
 """Programs that write a file into a pipe declare this many bytes or more, since they cannot know how many follow."""
+_MOST_UPSAMPLING = 100
+"""A file that declares a lower rate is refused, since it would become that many times as large."""
+_MOST_SAMPLES_PER_BYTE = 64
+"""Memory is reserved for so many; the length that a file declares may be any number."""
 _MOST_CHANNELS = 16
 """An array of so few columns, and more rows, has its channels last; no recording is so short."""
 
@@ -65,10 +69,10 @@ def read_recording(path: str | os.PathLike[str], sampling_rate: int) -> Recordin
         ImportError: soundfile is not installed, or soxr, which another rate needs.
     """
     library = soundfile()
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file, but the path of a recording is needed")
+    check_is_file(path, "a recording")
     try:
-        file = library.SoundFile(path)
+        # a name need not be text outside Windows
+        file = library.SoundFile(os.fspath(path) if os.name == "nt" else os.fsencode(path))
     except (library.LibsndfileError, TypeError) as error:  # a TypeError for names that end with .raw
         name = os.fspath(path)
         raise InputError(
@@ -76,7 +80,14 @@ def read_recording(path: str | os.PathLike[str], sampling_rate: int) -> Recordin
             f"such as M4A and WebM, can be converted: ffmpeg -i '{name}' -ac 1 -ar {sampling_rate} recording.wav"
         ) from None
     with file:
-        resampler = _Resampler(file.samplerate, sampling_rate, file.frames)
+        if sampling_rate > _MOST_UPSAMPLING * file.samplerate:
+            least = math.ceil(sampling_rate / _MOST_UPSAMPLING)
+            raise InputError(
+                f"{path}: declares {file.samplerate} samples per second, but at least {least} are needed to make "
+                f"{sampling_rate} of them"
+            )
+        likely = _MOST_SAMPLES_PER_BYTE * os.path.getsize(path)
+        resampler = _Resampler(file.samplerate, sampling_rate, min(file.frames, likely))
         block, count, damage = np.empty((_BLOCK, file.channels), np.float32), 0, _missing_end(file.extra_info)
         while True:
             try:
@@ -99,7 +110,11 @@ def read_recording(path: str | os.PathLike[str], sampling_rate: int) -> Recordin
 
 def _reason(error: Exception) -> str:
     """The message of an error of libsndfile's."""
-    return str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(".")
+    if isinstance(error, TypeError):
+        return "samples without a header, which would say their rate"
+    text = str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(".")
+    # the file is there: this is what is said of one that is no MP3 file
+    return "Format not recognised" if text.startswith("File does not exist") else text
 
 
 def _missing_end(log: str) -> str | None:
@@ -204,7 +219,8 @@ def to_samples(name: str, recording: Any) -> np.ndarray:
         )
     if not array.size:
         raise InputError(f"{name}: has no samples")
-    samples = array if array.dtype.kind in "iu" else array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+        samples = array if array.dtype.kind in "iu" else array.astype(np.float32, copy=False)
     _check_finite(name, samples)
     return samples
 
@@ -218,3 +234,5 @@ def _check_finite(name: str, samples: np.ndarray) -> None:
         wrong = np.flatnonzero(~np.isfinite(samples))
         if wrong.size:
             raise InputError(f"{name}: sample {wrong[0]} is {samples[wrong[0]]}, but samples must be finite numbers")
+        largest = samples[np.argmax(np.abs(samples))]
+        raise InputError(f"{name}: has samples as large as {largest:g}, but those of sound lie between -1 and 1")

@@ -197,6 +197,7 @@ class BeitModel(PreTrainedModel):
             InputError: an argument has the wrong dtype or shape, or the model has no mask token.
         """
         resolved, boundary, config = self._resolve_switches(switches), self._boundary(), self.config
+        boundary.switch("interpolate_pos_encoding", interpolate_pos_encoding)
         pixels = boundary.images(pixel_values, channels=config.num_channels, size=None, least=config.patch_shape)
         rows, columns = grid = config.patch_grid_of(*pixels.shape[2:])
         masked = None

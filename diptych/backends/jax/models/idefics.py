@@ -393,7 +393,8 @@ class IdeficsModel(PreTrainedModel):
             batch, images = states.shape[:2]
             states = ops.xp.reshape(states, (batch * images, *states.shape[2:]))
         else:
-            size = None if interpolate_pos_encoding else vision.image_shape
+            any_size = boundary.switch("interpolate_pos_encoding", interpolate_pos_encoding)
+            size = None if any_size else vision.image_shape
             least, channels = vision.patch_shape, vision.num_channels
             pixels = boundary.image_sequences(pixel_values, channels=channels, size=size, least=least)
             batch, images = pixels.shape[:2]

@@ -203,7 +203,7 @@ class CLIPPreTrainedModel(PreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Checks a batch of images and runs the vision tower on it."""
         resolved, boundary = self._resolve_switches(switches), self._boundary()
-        size = None if interpolate_pos_encoding else config.image_shape
+        size = None if boundary.switch("interpolate_pos_encoding", interpolate_pos_encoding) else config.image_shape
         pixels = boundary.images(pixel_values, channels=config.num_channels, size=size, least=config.patch_shape)
         grid = config.patch_grid_of(*pixels.shape[2:])
         boundary.rngs(resolved["rngs"])
@@ -352,7 +352,7 @@ class CLIPModel(CLIPPreTrainedModel):
             InputError: an argument has the wrong dtype or shape, an id is out of range, or a loss is asked for and the
                 numbers of texts and images differ.
         """
-        config = self.config
+        config, return_loss = self.config, self._boundary().switch("return_loss", return_loss)
         vision = self._vision(config.vision_config, pixel_values, interpolate_pos_encoding, switches)
         text = self._text(config.text_config, input_ids, attention_mask, position_ids, switches)
         vision = vision.replace(pooler_output=self.visual_projection(vision.pooler_output))

@@ -286,8 +286,8 @@ class SwinModel(PreTrainedModel):
             InputError: an argument has the wrong dtype or shape, or the model has no mask token.
         """
         resolved, boundary, config = self._resolve_switches(switches), self._boundary(), self.config
-        any_size = interpolate_pos_encoding or not config.use_absolute_embeddings
-        size = None if any_size else config.image_shape
+        resampled = boundary.switch("interpolate_pos_encoding", interpolate_pos_encoding)
+        size = None if resampled or not config.use_absolute_embeddings else config.image_shape
         pixels = boundary.images(pixel_values, channels=config.num_channels, size=size)
         grids = windows.stage_grids(config.padded_grid_of(*pixels.shape[2:]), len(config.depths))
         masked = bool_masked_pos

@@ -196,7 +196,7 @@ class ViTModel(PreTrainedModel):
             InputError: an argument has the wrong dtype or shape, or the model has no mask token.
         """
         resolved, boundary, config = self._resolve_switches(switches), self._boundary(), self.config
-        size = None if interpolate_pos_encoding else config.image_shape
+        size = None if boundary.switch("interpolate_pos_encoding", interpolate_pos_encoding) else config.image_shape
         pixels = boundary.images(pixel_values, channels=config.num_channels, size=size, least=config.patch_shape)
         grid, masked = config.patch_grid_of(*pixels.shape[2:]), None
         if bool_masked_pos is not None:

@@ -103,8 +103,9 @@ class Wav2Vec2Model(PreTrainedModel):
         if mask_feature_indices is not None:
             size = (samples.shape[0], config.hidden_size)
             given["feature"] = boundary.selection("mask_feature_indices", mask_feature_indices, size, "feature")
+        frozen = boundary.switch("freeze_feature_encoder", freeze_feature_encoder)
         states = self.feature_extractor(samples)
-        states = ops.stop_gradient(states) if freeze_feature_encoder else states
+        states = ops.stop_gradient(states) if frozen else states
         states, features = self.feature_projection(states, resolved["rngs"])
         states = self._mask_features(states, mask, given, resolved["rngs"])
         outputs = self.encoder(states, mask, resolved)

@@ -1,0 +1,115 @@
+"""The manifest of a conversion: what was written, and from what, in a file beside the weights."""
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych.conversion.contents import config_fields
+from diptych.core.checkpoint.files import open_atomic, parse_json_object
+from diptych.core.checkpoint.hub import repository_of
+from diptych.core.config import ModelConfig
+from diptych.core.errors import CheckpointError
+
+_VERSION = 1
+_PACKAGES = ("diptych", "ml_dtypes", "numpy", "safetensors")
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """A tensor in a manifest.
+
+    Attributes:
+        dtype, shape: in the published layout.
+        sha256: of the values in that dtype and layout, whatever the format of the files.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `verify` needs of a manifest.
+
+    Attributes:
+        architecture: the class whose names the tensors have.
+        config: the fields of the config, without those that describe its file.
+        tensors: by published name.
+    """
+
+    architecture: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorRecord]
+
+
+def write_manifest(
+    path: Path,
+    *,
+    source: Path | str,
+    formats: tuple[str, str],
+    architecture: str,
+    config: ModelConfig,
+    tensors: Mapping[str, TensorRecord],
+) -> None:
+    """Writes the manifest of a conversion.
+
+    Args:
+        path: of the file.
+        source: the directory that was converted, of which one in the hub's cache is named by its repository and commit;
+            or the description of a live model.
+        formats: of the weights before and after.
+        architecture: the class whose names the tensors have.
+        config: of the result.
+        tensors: by published name.
+    """
+    if isinstance(source, str):
+        repository, commit = source, None
+    else:
+        repository, commit = repository_of(source) or (str(source.resolve()), None)
+    manifest = {
+        "manifest_version": _VERSION,
+        "source": repository,
+        "revision": commit,
+        "source_format": formats[0],
+        "format": formats[1],
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in _PACKAGES},
+        },
+        "architecture": architecture,
+        "config": config_fields(config),
+        "tensors": {name: vars(tensors[name]) for name in sorted(tensors)},
+    }
+    with open_atomic(path) as handle:
+        handle.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads a manifest.
+
+    Raises:
+        CheckpointError: there is no such file, or it is damaged or of a later version.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; convert writes a manifest with manifest=True (--manifest)")
+    data = parse_json_object(path.read_bytes(), str(path))
+    version = data.get("manifest_version")
+    if version != _VERSION:
+        raise CheckpointError(
+            f"{path}: manifest_version={version!r} is not known; version {_VERSION} is. Update diptych"
+        )
+    try:
+        tensors = {
+            name: TensorRecord(tensor["dtype"], tuple(tensor["shape"]), tensor["sha256"])
+            for name, tensor in data["tensors"].items()
+        }
+        return Manifest(data["architecture"], dict(data["config"]), tensors)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{path}: is no manifest of a conversion, or damaged. Convert the checkpoint again"
+        ) from None

@@ -1,0 +1,179 @@
+"""Attacks by name: each is refused, nothing is executed, and the error says what and where; see SECURITY.md."""
+
+import json
+import pickle
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import tokenizers
+
+from diptych.core.checkpoint import companions
+from diptych.core.errors import CheckpointError, ConfigError, InputError
+from tests.core import torch_files
+from tests.fuzz.__main__ import SECONDS, write
+from tests.fuzz.guard import guarded
+from tests.fuzz.readers import PICKLES, READERS
+
+GADGETS = (
+    "builtins eval", "builtins exec", "builtins getattr", "builtins __import__", "builtins open", "os system",
+    "posix system", "nt system", "subprocess Popen", "subprocess check_output", "pty spawn", "runpy run_path",
+    "importlib import_module", "sys modules", "socket socket", "shutil rmtree", "webbrowser open", "pickle loads",
+    "marshal loads", "types CodeType", "types FunctionType", "functools partial", "operator attrgetter",
+    "torch._inductor.codecache compile_file", "timeit timeit", "operator methodcaller", "ctypes CDLL", "numpy load",
+    "numpy.testing runstring", "numpy._core.multiarray scalar", "torch load", "torch.jit load", "torch.hub load",
+    "torch FloatStorage.from_file", "torch._utils _rebuild_device_tensor_from_numpy", "collections Counter",
+    "collections OrderedDict.__class__", "torch Size.__class__.__base__", "torch.storage _load_from_bytes",
+    "code InteractiveInterpreter", "copyreg _reconstructor", "builtins type", "builtins bytearray",
+)  # fmt: skip
+
+
+def refusal(directory, name, files):
+    """The error with which a reader refuses files."""
+    write(directory, files)
+    with (
+        pytest.raises((CheckpointError, ConfigError, InputError)) as error,
+        guarded(directory, SECONDS),
+    ):
+        READERS[name].read(directory)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("gadget", GADGETS)
+def test_no_name_of_a_pickle_is_imported(tmp_path, gadget):
+    module, name = gadget.split()
+    by_stack = b"\x80\x04" + torch_files.value(module) + torch_files.value(name) + b"\x93)R."
+    for payload in (f"\x80\x02c{module}\n{name}\n)R.".encode("latin-1"), by_stack):
+        message = refusal(tmp_path, "pickle", {"data.pkl": payload})
+        assert f"asks for {module}.{name}, which diptych does not read; nothing was executed" in message
+
+
+def test_no_pickle_of_an_attack_is_executed(tmp_path):
+    for payload in PICKLES[2:]:
+        assert "nothing was executed" in refusal(tmp_path, "pickle", {"data.pkl": payload})
+    inner = torch_files.write(tmp_path / "inner", torch_files.members(PICKLES[2])).read_bytes()
+    for content in (inner, PICKLES[2], {"w": inner}):  # a pickle inside of a pickle stays bytes
+        message = refusal(tmp_path, "pickle", {"data.pkl": pickle.dumps(content, 4)})
+        assert "its pickle has the instruction" in message
+
+
+@pytest.mark.parametrize(
+    ("opcodes", "message"),
+    [
+        (b"\x80\x02(X\x01\x00\x00\x00xtQ.", "its pickle is damaged"),
+        (torch_files.pickled({"w": torch_files.storage(kind="module")}), "has a persistent id of type"),
+        (torch_files.pickled({"w": torch_files.storage(type="torch.Size")}), "has a persistent id of type torch.Size"),
+        (b"\x80\x02P1\n.", "has the instruction PERSID"),
+        (b"\x80\x02\x82\x01.", "has the instruction EXT1"),
+        (b"\x80\x02(i__main__\nX\n.", "has the instruction INST"),
+        (b"\x80\x02" + torch_files.imported("torch.Size") + b")\x81.", "has the instruction NEWOBJ"),
+        (b"\x80\x02]q\x00h\x00a.", "holds a list"),  # a list in itself
+        (b"\x80\x02" + b"(" * 100_000 + b".", "its pickle is damaged"),
+    ],
+)
+def test_other_ways_into_a_pickle(tmp_path, opcodes, message):
+    assert message in refusal(tmp_path, "pickle", {"data.pkl": opcodes})
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+    bomb = torch_files.write(tmp_path / "bomb", {"archive/data.pkl": bytes(1 << 26)}, zipfile.ZIP_DEFLATED).read_bytes()
+    assert len(bomb) < 1 << 17
+    assert "is compressed or encrypted" in refusal(tmp_path, "torch", {"pytorch_model.bin": bomb})
+
+
+DEEP = json.loads("[" * 101 + "]" * 101)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (json.dumps({"model_type": "bert", "architectures": DEEP}), "is nested more than 100 levels deep"),
+        (json.dumps(DEEP), "is nested more than 100 levels deep"),
+        ('{"model_type": "\\ud800"}', "surrogates not allowed"),
+        ('{"model_type": "bert", "model_type": "gpt2"}', "has the same name twice: model_type"),
+        ('{"model_type": "bert", "layer_norm_eps": NaN}', "must be finite float"),
+        ('{"model_type": "bert", "layer_norm_eps": 1e999}', "must be finite float"),
+        ('{"model_type": "bert", "hidden_size": 1' + "0" * 5000 + "}", "not JSON"),
+        (
+            '{"model_type": "bert", "num_hidden_layers": -1}',
+            "num_hidden_layers=-1",
+        ),
+    ],
+)
+def test_hostile_json(tmp_path, text, message):
+    assert message in refusal(tmp_path, "config", {"config.json": text.encode()})
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "a/" * 600, "\0"])
+def test_names_of_shards_that_no_file_can_have(tmp_path, name):
+    index = json.dumps({"weight_map": {"a": name}}).encode()
+    assert "must be a file name" in refusal(tmp_path, "index", {"model.safetensors.index.json": index})
+
+
+def test_an_index_that_names_an_index(tmp_path):
+    index = json.dumps({"weight_map": {"a": "model.safetensors.index.json"}}).encode()
+    assert "announces a header of" in refusal(tmp_path, "index", {"model.safetensors.index.json": index})
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"tokenizer_config.json": {"eos_token": 5}}, "eos_token=5 (or special_tokens_map.json) is of another type"),
+        ({"tokenizer_config.json": {"tokenizer_class": ["x"]}}, "tokenizer_class=['x']"),
+        ({"tokenizer_config.json": {"do_lower_case": "no"}}, "do_lower_case=no"),
+        ({"tokenizer_config.json": {"additional_special_tokens": 1}}, "additional_special_tokens=1"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": {"-1": "x"}}}, "added_tokens_decoder={'-1': 'x'}"),
+        (
+            {"tokenizer_config.json": {"tokenizer_class": "RobertaTokenizer"}, "added_tokens.json": {"a": "b"},
+             "vocab.json": {"<s>": 0}, "merges.txt": "#version: 0.2"},
+            "must have an id for each token",
+        ),
+        ({"config.json": {"model_type": "hubert"}, "vocab.json": {"eng": {"a": 1}, "deu": 2}}, "is no vocabulary of a"),
+        ({"config.json": {"model_type": "hubert"}, "vocab.json": {"a": 2**40}}, "is no vocabulary of a"),
+        ({"config.json": {"model_type": "hubert"}, "tokenizer.json": {"added_tokens": [1]}}, "is no vocabulary of a"),
+    ],
+)  # fmt: skip
+def test_hostile_tokenizer_files(tmp_path, files, message):
+    contents = {name: data if isinstance(data, str) else json.dumps(data) for name, data in files.items()}
+    assert message in refusal(tmp_path, "tokenizer", {name: text.encode() for name, text in contents.items()})
+
+
+def test_a_sound_file_that_would_grow_without_end(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.zeros(9, np.float32), 10)
+    message = refusal(tmp_path, "sound", {"sound": (tmp_path / "x.wav").read_bytes()})
+    assert "declares 10 samples per second, but at least 160 are needed to make 16000 of them" in message
+
+
+def test_an_image_that_a_file_cannot_hold(tmp_path):
+    data = bytearray(READERS["image"].seeds[0]["image"])
+    data[16:24] = (9_000).to_bytes(4, "big") * 2  # the size in the header of a PNG, and the checksum of it
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    message = refusal(tmp_path, "image", {"image": bytes(data)})
+    assert f"a damaged image (9000 x 9000 pixels cannot come from {len(data)} bytes)" in message
+
+
+def test_what_lies_outside_is_not_copied_along(tmp_path):
+    (tmp_path / "secret").write_text("key")
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "vocab.txt").symlink_to(Path("..") / "secret")
+    with pytest.raises(CheckpointError, match=r"the file 'vocab\.txt' of the checkpoint is .*secret, outside of"):
+        companions.find_companions(tmp_path / "checkpoint", companions.ALL)
+
+
+def test_a_panic_of_the_tokenizers_library_is_a_damaged_file(tmp_path):
+    data = json.loads(tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])).to_str())
+    data["model"]["continuing_subword_prefix"] = "#" * 9
+    message = refusal(tmp_path, "tokenizer", {"tokenizer.json": json.dumps(data).encode()})
+    assert "tokenizer.json: is no tokenizer that tokenizers reads (range" in message
+
+
+def test_the_tests_of_each_guarantee_are_there():
+    root = Path(__file__).parents[2]
+    rows = [line for line in (root / "SECURITY.md").read_text().splitlines() if line.startswith("| **")]
+    named = [re.findall(r"`(tests/[^`]+)`", row) for row in rows]
+    assert len(named) == 8 and all(named)
+    assert all((root / path).is_file() for paths in named for path in paths)

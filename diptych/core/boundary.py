@@ -95,12 +95,16 @@ class Boundary:
             shape = (shape[0], values.shape[1])
         counted = over if len(shape) == 2 else f"{over} and images"
         check.shape(self.caller, name, values.shape, shape, f", as many as there are {counted}")
-        if self.ops.has_other_values(values, (0, 1)):
+        self._refuse_other_values(name, values)
+        return self.ops.on_device(values, self.like)
+
+    def _refuse_other_values(self, name: str, mask: Any) -> None:
+        """Raises an InputError for a mask of other values than 0 and 1, unless they are unknown under a transform."""
+        if self.ops.has_other_values(mask, (0, 1)):
             raise InputError(
                 f"{self.caller}: {name} must hold 1 for what is attended to and 0 for the rest, but has other values, "
                 "as masks do that are added to scores"
             )
-        return self.ops.on_device(values, self.like)
 
     def words(
         self,
@@ -225,10 +229,10 @@ class Boundary:
                 f"{self.caller}: {name} has shape {tuple(pixels.shape)}, whose channels seem to be last, but ({axes}) "
                 "is needed; move the last axis, as in numpy.moveaxis(pixel_values, -1, -3)"
             )
+        check.shape(self.caller, name, pixels.shape, (*leading, channels, height, width))
         if size is not None:
             why = ", or interpolate_pos_encoding=True"
             check.shape(self.caller, name, pixels.shape, (*leading, channels, *size), why)
-        check.shape(self.caller, name, pixels.shape, (*leading, channels, height, width))
         check.has_pixels(self.caller, name, pixels.shape)
         for side, found, limit in (("height", height, least[0]), ("width", width, least[1])):
             check.at_least(self.caller, f"pixel_values' {side}", found, limit, "patch_size")
@@ -309,7 +313,7 @@ class Boundary:
         """The mask over samples as a Bool mask (B, T) over the frames that they make, which come first in each row.
 
         Args:
-            name, value: the argument, (B, samples); how many are nonzero counts, not which.
+            name, value: the argument, (B, samples); how many are 1 counts, not which.
             length: T.
             lengths: the number of frames for a number of samples.
             samples: the shape of the samples; by default any with T frames.
@@ -323,6 +327,7 @@ class Boundary:
                 f"{self.caller}: {name} covers {values.shape[1]} samples, which make {max(covered, 0)} frames, but "
                 f"there are {length}; a mask over samples is needed"
             )
+        self._refuse_other_values(name, values)
         counts = self.xp.sum(self.xp.astype(self.ops.on_device(values, self.like) != 0, self.xp.int32), axis=1)
         frames = lengths(counts)
         bounds = self.ops.min_max(frames)

@@ -256,6 +256,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"input_values": SAMPLES, "attention_mask": np.stack([MASK[0], np.arange(40) < 9])},
         "attention_mask leaves 9 samples of row 1, which make no frame",
     ),
+    "other values": (
+        {"input_values": SAMPLES, "attention_mask": 2 * MASK},
+        "attention_mask must hold 1 for what is attended to and 0 for the rest",
+    ),
     "frames": (
         {"input_values": SAMPLES, "mask_time_indices": np.ones((2, 7))},
         r"mask_time_indices has shape \(2, 7\), but \(2, 6\) is needed, a number for each frame",

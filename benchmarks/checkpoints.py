@@ -185,6 +185,20 @@ def vit_gpt2(*, small: bool = False) -> Path:
     return _saved(f"{'small-' * small}vit-gpt2-varied", built)
 
 
+def wav2vec2_bart(*, small: bool = False) -> Path:
+    """The directory of a cached transcriber of wav2vec2-base and the decoder of bart-base."""
+
+    def built() -> Any:
+        from transformers import BartConfig, SpeechEncoderDecoderConfig, SpeechEncoderDecoderModel, Wav2Vec2Config
+
+        encoder: Any = Wav2Vec2Config.from_dict(SMALL_BERT if small else {})
+        decoder: Any = BartConfig.from_dict((SMALL_BART if small else BART_BASE) | {"init_std": VARIED})
+        config = SpeechEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+        return SpeechEncoderDecoderModel(config)
+
+    return _saved(f"{'small-' * small}wav2vec2-bart-varied", built)
+
+
 def idefics(*, small: bool = False) -> Path:
     """The directory of a cached reduced IDEFICS."""
     fields = SMALL_IDEFICS if small else IDEFICS

@@ -81,7 +81,7 @@ def save_with_torch(directory, tensors, zipped):
     torch.save(given, directory / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
 
 
-@settings(max_examples=settings().max_examples // 20)
+@settings(max_examples=settings().max_examples // 33)
 @given(
     name=st.sampled_from(checkpoints.NAMES),
     source=st.sampled_from(["safetensors", "bin", "old bin"]),

@@ -48,6 +48,6 @@ def test_no_second_copy_of_the_model_is_held(action, sources, tmp_path):
         result = ACTIONS[action](large, tmp_path / "out")
     taken = peak.value - peak.start
     if action in BACKENDS:
-        assert 0.9 * size < taken < size + 2 * largest, result
+        assert taken < size + 2 * largest, result
     else:
         assert taken < 3 * largest  # in float32 a tensor takes twice as much

@@ -190,7 +190,7 @@ def test_jax_writes_what_torch_does(name: str) -> None:
     compare()
 
 
-@settings(max_examples=settings().max_examples // 20)
+@settings(max_examples=settings().max_examples // 33)
 @given(data=st.data(), name=st.sampled_from(PAIRS))
 def test_composites_in_jax_write_what_those_in_torch_do(data: st.DataObject, name: str) -> None:
     for each in PAIRS:

@@ -66,9 +66,9 @@ def test_keywords_without_a_prefix_reach_the_encoder(backend: str) -> None:
         model(pixel_values=IMAGES, flip=True, **WRITTEN)
 
 
-@each_backend
-def test_the_mask_over_samples_becomes_one_over_states(backend: str) -> None:
-    model = built(backend, "StubSoundToText")
+def test_the_mask_over_samples_becomes_one_over_states() -> None:
+    """In torch alone: speech composites go the same way in both backends."""
+    model = built("torch", "StubSoundToText")
     whole = model(input_values=SAMPLES, attention_mask=SOUND_MASK, **WRITTEN)
     alone = model(
         input_values=SAMPLES[1:, :15],

@@ -43,7 +43,7 @@ _FOREIGN: Mapping[str, str] = {
     **dict.fromkeys(("from_pt", "from_flax", "from_tf", "use_safetensors"), _ANY_FORMAT),
     "device_map": "it has device= in PyTorch, and sharding= in JAX",
     "mmap": "its layout differs from the file's, so parameters are copies",
-    "low_cpu_mem_usage": "it never holds more than the model and one tensor",
+    "low_cpu_mem_usage": "it never holds more than the model and a few tensors",
     "_do_init": "the constructor builds a model without values with seed=None",
     "output_loading_info": "the model has a load_report",
     "ignore_mismatched_sizes": "it has ignore= and allow_fresh=, for the same tensors",

@@ -197,6 +197,16 @@ def test_impossible_options_are_refused(idle: Any, call: dict[str, Any], message
         idle(GPT2).generate(IDS, generation_config=call)
 
 
+def test_the_first_argument_is_the_main_input(idle: Any) -> None:
+    for name in (GPT2, WRITES):
+        with pytest.raises(
+            InputError, match=f"^{name}.generate: input_ids has dtype float64, but ids must be integers"
+        ):
+            idle(name).generate(IDS.astype(float))
+        with pytest.raises(InputError, match=f"^{name}.generate: inputs and input_ids are the same; give one of them"):
+            idle(name).generate(IDS, input_ids=IDS)
+
+
 def test_options_that_nobody_knows_are_named_with_the_nearest_ones(idle: Any) -> None:
     message = r"^GenerationConfig has no option max_new_token \(did you mean max_new_tokens\?\), zzz$"
     with pytest.raises(TypeError, match=message):

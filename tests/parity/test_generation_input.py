@@ -1,7 +1,7 @@
 """What `generate` refuses, in both backends with the same words, and before anything is computed."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,13 +21,7 @@ IDS = np.random.default_rng(0).integers(1, 13, (2, 5))
 PADDED = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
 LONG = np.ones((1, 41), int)
 
-pytestmark = pytest.mark.usefixtures("without_type_checks")
-
-
-@pytest.fixture(autouse=True)
-def x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("without_type_checks", "x64")
 
 
 @pytest.fixture(params=BACKENDS)

@@ -2,7 +2,6 @@
 
 import functools
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,16 @@ from transformers.utils import ModelOutput
 
 import diptych.backends.jax
 import diptych.backends.torch
-from diptych.backends.jax import generation
 from diptych.conversion import parity, to_jax, to_torch
 from diptych.conversion.exact import exact
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.families.idefics import spell
 from tests.parity import oracle
-from tests.parity.sides import QUICK
 from tests.parity.tiny import CONFIGS, inputs, labels_for
-from tests.parity.writers import QUICK_PROGRAMS, array
+from tests.parity.writers import array
+
+pytestmark = pytest.mark.usefixtures("x64")
 
 BACKENDS = {"torch": diptych.backends.torch, "jax": diptych.backends.jax}
 EACH = pytest.mark.parametrize("backend", BACKENDS)
@@ -52,14 +51,6 @@ ASKED = {"max_new_tokens": 7, "pad_token_id": 0, "eos_token_id": None}
 class LaterRecord(ModelOutput):
     last_hidden_state: Any = None
     image_outputs: Any = None
-
-
-@pytest.fixture(autouse=True)
-def x64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, program in QUICK_PROGRAMS.items():
-        monkeypatch.setattr(generation, name, program)
-    with jax.enable_x64(True):
-        yield
 
 
 @functools.cache
@@ -166,7 +157,7 @@ def test_step_by_step_is_all_at_once(backend: str) -> None:
     """Images come with the first tokens; their keys stay in the cache, and padding takes no position."""
     model = models()[backend]
     expected = array(model(**CALL).logits)
-    step = jax.jit(lambda model, call: model(**call), compiler_options=QUICK) if backend == "jax" else None
+    step = jax.jit(lambda model, call: model(**call)) if backend == "jax" else None
     for counts in ([3, 4], [4, 1, 1, 1]):
         cache, first, found = model.init_cache(2, 9), 0, []
         for count in counts:

@@ -1,6 +1,5 @@
 """Texts about recordings: written as transformers writes them, from composites of speech encoders and text decoders."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import transformers
 
 import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
-from diptych.backends.jax import generation
 from diptych.conversion import parity
 from diptych.core.errors import ConfigError, InputError
 from diptych.core.models.bert import BertConfig
@@ -23,7 +21,9 @@ from tests.assertions import assert_close
 from tests.conversion.tiny import digests
 from tests.parity import oracle
 from tests.parity.tiny import CONFIGS
-from tests.parity.writers import HEARING, QUICK_PROGRAMS, array, assert_same, expected, models
+from tests.parity.writers import HEARING, array, assert_same, expected, models
+
+pytestmark = pytest.mark.usefixtures("x64")
 
 BACKENDS = {"jax": in_jax, "torch": in_torch}
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -35,14 +35,6 @@ TOKENS = np.array([[4, 5, 7, 2], [4, 2, 9, 8]])
 IDS = {"decoder_start_token_id": 4, "pad_token_id": 0}
 ASKED = {"max_new_tokens": 7, "eos_token_id": None, **IDS}
 BEAMS = {"num_beams": 3, "num_return_sequences": 2}
-
-
-@pytest.fixture(autouse=True)
-def x64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, program in QUICK_PROGRAMS.items():
-        monkeypatch.setattr(generation, name, program)
-    with jax.enable_x64(True):
-        yield
 
 
 def written(model: Any, call: dict[str, Any]) -> Any:

@@ -27,7 +27,6 @@ from diptych.core.semantics.positions import distance_buckets
 from diptych.core.semantics.quantization import draw_negatives
 from tests.assertions import assert_close
 from tests.parity import oracle
-from tests.parity.sides import QUICK
 from tests.parity.tiny import CONFIGS, inputs, theirs, wide
 from tests.parity.writers import array
 
@@ -127,7 +126,7 @@ def test_both_backends_draw_the_same_spans() -> None:
     seed, lengths = np.array([123456, -98765], np.int32), np.array([200, 37, 9], np.int32)
     options: dict[str, Any] = {"axis": "time", "rate": 0.3, "span": 10, "least": 2}
     found = array(spans.draw(torch_ops, torch.tensor(seed), 3, 200, torch.tensor(lengths), **options))
-    drawn = jax.jit(lambda seed, lengths: spans.draw(jax_ops, seed, 3, 200, lengths, **options), compiler_options=QUICK)
+    drawn = jax.jit(lambda seed, lengths: spans.draw(jax_ops, seed, 3, 200, lengths, **options))
     assert np.array_equal(np.asarray(drawn(seed, lengths)), found)
     assert not found[1, 37:].any() and not found[2].any() and 10 < found[1].sum() <= 20
     assert 0.15 < found[0].mean() < 0.3  # spans overlap
@@ -385,7 +384,7 @@ def test_given_noise_chooses_the_code_vectors_as_in_transformers(monkeypatch: py
         assert_close(gradient, gradients[path], largest=largest, name=path)
     with jax.enable_x64(True):
         twin = to_jax(ours)
-        run = jax.jit(lambda model, key: model(**call, gumbel_noise=noise, rngs=key), compiler_options=QUICK)
+        run = jax.jit(lambda model, key: model(**call, gumbel_noise=noise, rngs=key))
         output = run(twin, jax.random.key(0))
         for field in fields:
             assert_close(np.asarray(output[field]), array(expected[field]), name=f"jax's {field}")

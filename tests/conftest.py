@@ -28,7 +28,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # the suite needs no network: a test that as
 os.environ["OMP_NUM_THREADS"] = "1"  # several threads take longer for what is so small
 os.environ["DIPTYCH_TORCH_PRODUCTS"] = "torch"  # what is fastest differs from run to run
 # Most programs run once, so that compiling them is what takes time: without MLIR's emitters it takes a third. What a
-# test measures says so itself, and `make test-long` has the compiler's own settings. XLA aborts at flags of other versions.
+# test measures says so itself, and `make test-long` has XLA's own settings. XLA aborts at flags of other versions.
 if os.environ.get("HYPOTHESIS_PROFILE") != "long":
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     if find_spec("jax") and version("jax").startswith("0.10."):

@@ -251,7 +251,7 @@ def test_languages_go_to_tokenizer_and_options(gpt2, monkeypatch):
     assert (found.ids[0], seen) == (WORDS.index("w7"), {"source_language": "de_DE"})
     with pytest.raises(InputError, match="target_language='xx' is no token of the tokenizer, but a code"):
         generate_text(gpt2, [[5]], target_language="xx", **options)
-    with pytest.raises(InputError, match="^generate: at least one prompt is needed"):
+    with pytest.raises(InputError, match=r"^generate: at least one prompt is needed"):
         generate_text(gpt2, [], **options)
 
 

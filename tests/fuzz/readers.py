@@ -36,6 +36,7 @@ from diptych.core.registry import config_classes, read_config
 from diptych.text.sentencepiece import read_model
 from diptych.text.tokenizers import load_special_tokens, load_tokenizer
 from tests.core import torch_files
+from tests.fuzz import orbax_files
 from tests.fuzz.mutation import mutate, mutate_json
 
 Files = dict[str, bytes]
@@ -52,7 +53,7 @@ class Reader:
 
     Attributes:
         read: reads everything in a directory.
-        seeds: the contents of directories.
+        seeds: the contents of directories, by path.
         change: a hostile variant of a file, from its name, its bytes and those of another one.
     """
 
@@ -189,7 +190,7 @@ _SHARDS: Files = {
 }
 
 
-def _read_shards(directory: Path) -> None:
+def _read_checkpoint(directory: Path) -> None:
     _read_all(open_checkpoint(directory).tensors)
 
 
@@ -388,7 +389,8 @@ READERS: Mapping[str, Reader] = {
         _of_format("flax_model.msgpack", *map(msgpack.packb, _trees())),
         _change_msgpack,
     ),
-    "index": Reader(_read_shards, (_SHARDS,), change_text),
+    "index": Reader(_read_checkpoint, (_SHARDS,), change_text),
+    "orbax": Reader(_read_checkpoint, orbax_files.checkpoints(), orbax_files.change),
     "config": Reader(_read_config, _configs(), change_text),
     "generation": Reader(
         _read_generation, _of_format("generation_config.json", json.dumps(_GENERATION).encode()), change_text

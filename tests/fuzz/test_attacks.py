@@ -1,6 +1,7 @@
 """Attacks by name: each is refused, nothing is executed, and the error says what and where; see SECURITY.md."""
 
 import json
+import os
 import pickle
 import re
 import zipfile
@@ -12,9 +13,12 @@ import pytest
 import soundfile
 import tokenizers
 
+from diptych.backends.jax import orbax  # noqa: F401 - not while a file is read
 from diptych.core.checkpoint import companions
+from diptych.core.checkpoint.zarr import METADATA
 from diptych.core.errors import CheckpointError, ConfigError, InputError
 from tests.core import torch_files
+from tests.fuzz import orbax_files
 from tests.fuzz.__main__ import SECONDS, write
 from tests.fuzz.guard import guarded
 from tests.fuzz.readers import PICKLES, READERS
@@ -154,6 +158,38 @@ def test_an_image_that_a_file_cannot_hold(tmp_path):
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     message = refusal(tmp_path, "image", {"image": bytes(data)})
     assert f"a damaged image (9000 x 9000 pixels cannot come from {len(data)} bytes)" in message
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_memory_that_tensorstore_would_reserve(tmp_path, version):
+    """It ends the process where it gets none."""
+    files = READERS["orbax"].seeds[version - 2]
+    name = f"c/{METADATA[version]}"
+    text = files[name].replace(b"40", b"1" + b"0" * 14)
+    message = refusal(tmp_path, "orbax", {**files, name: text})
+    assert re.search(r"declares arrays of 800000000000024 bytes in 2 chunks, but its files have \d+ bytes", message)
+
+
+def test_a_database_that_points_elsewhere(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "run").mkdir()
+    files = dict(READERS["orbax"].seeds[2])
+    (name,) = (name for name in files if name.startswith("d/"))
+    (outside / name[-23:]).write_bytes(files.pop(name))
+    up = f"../outside/{name[-23:]}"
+    assert len(up) == len(name)
+    files["manifest.ocdbt"] = orbax_files.seal(files["manifest.ocdbt"].replace(name.encode(), up.encode()))
+    message = refusal(tmp_path / "run", "orbax", files)
+    assert "cannot be read" in message and "Invalid key" in message
+
+
+def test_a_pipe_in_a_directory(tmp_path):
+    directory = tmp_path / "model.orbax"
+    write(tmp_path, {f"model.orbax/{name}": data for name, data in READERS["orbax"].seeds[0].items()})
+    os.mkfifo(directory / "c" / "1")
+    with pytest.raises(CheckpointError, match=r"c/1: is neither a file nor a directory"), guarded(tmp_path, SECONDS):
+        READERS["orbax"].read(tmp_path)
 
 
 def test_what_lies_outside_is_not_copied_along(tmp_path):

@@ -18,6 +18,8 @@ import tokenizers
 from PIL import Image
 from safetensors.numpy import save
 
+from diptych.conversion.manifest import read_manifest
+from diptych.core.checkpoint.companions import MANIFEST
 from diptych.core.checkpoint.directory import open_checkpoint
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.msgpack import read_msgpack
@@ -188,6 +190,21 @@ _SHARDS: Files = {
     "model-00001-of-00002.safetensors": save({"a.weight": ARRAYS["a.weight"]}, metadata={"format": "pt"}),
     "model-00002-of-00002.safetensors": save({"b": ARRAYS["b"]}, metadata={"format": "pt"}),
 }
+
+
+_MANIFEST = {
+    "manifest_version": 1, "architecture": "BertModel", "source": "owner/name", "revision": None,
+    "source_format": "torch", "format": "safetensors",
+    "versions": {"diptych": "0.1.0", "numpy": "2.0.0"},
+    "config": {"model_type": "bert"},
+    "tensors": {"a": {"dtype": "float32", "shape": [2, 3], "sha256": "0" * 64}},
+}  # fmt: skip
+
+
+def _read_manifest(directory: Path) -> None:
+    found = read_manifest(directory / MANIFEST)
+    assert {type(found.architecture), *map(type, found.tensors)} <= {str}
+    hash(tuple(found.tensors.values()))
 
 
 def _read_checkpoint(directory: Path) -> None:
@@ -390,6 +407,11 @@ READERS: Mapping[str, Reader] = {
         _change_msgpack,
     ),
     "index": Reader(_read_checkpoint, (_SHARDS,), change_text),
+    "manifest": Reader(
+        _read_manifest,
+        _of_format(MANIFEST, json.dumps(_MANIFEST).encode()),
+        change_text,
+    ),
     "orbax": Reader(_read_checkpoint, orbax_files.checkpoints(), orbax_files.change),
     "config": Reader(_read_config, _configs(), change_text),
     "generation": Reader(

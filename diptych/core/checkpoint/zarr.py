@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from diptych.core.checkpoint.files import parse_json_object
-from diptych.core.checkpoint.tensors import NUMPY_DTYPES, dtype_from_name
+from diptych.core.checkpoint.tensors import NUMPY_DTYPES, dtype_from_name, is_shape
 from diptych.core.errors import CheckpointError
 
 METADATA = {2: ".zarray", 3: "zarr.json"}
@@ -132,7 +132,7 @@ def _sizes(values: Any, least: int) -> tuple[int, ...] | None:
     if not isinstance(values, list):
         return None
     sizes = tuple(cast(list[Any], values))
-    return sizes if all(type(size) is int and size >= least for size in sizes) else None
+    return sizes if all(type(size) is int and size >= least for size in sizes) and is_shape(sizes) else None
 
 
 def _dtype(code: Any, name: str, source: str) -> np.dtype[Any]:

@@ -14,8 +14,8 @@ from diptych.cli.options import (
     MoreImages,
     Set,
     Sharding,
-    find_source,
     gather_images,
+    given,
     parse_settings,
     with_hub_flags,
 )  # fmt: skip
@@ -76,9 +76,8 @@ def classify(
     if not images:
         raise InputError("classify: --image is needed, with the path of an image")
     errors = FileErrors()
-    source, variant = find_source(directory, options)
     classify_images(
-        source,
+        directory,
         images,
         labels=[label.strip() for one in labels or () for label in one.split(",")],
         template=template,
@@ -87,12 +86,13 @@ def classify(
         dtype=dtype,
         device=device,
         sharding=sharding,
-        changes={**parse_settings(set), **variant},
+        changes=parse_settings(set),
         batch_size=batch_size,
         show=(lambda found: typer.echo(found.to_json())) if json else _TablePrinter(),
         on_error=errors.report,
         ignore=tuple(ignore or ()),
         ignore_config=tuple(ignore_config or ()),
+        **given(options),
     )
     errors.end()
 

@@ -1,7 +1,7 @@
 """The command `diptych generate`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -19,8 +19,8 @@ from diptych.cli.options import (
     Recordings,
     Set,
     Sharding,
-    find_source,
     gather_files,
+    given,
     parse_settings,
     with_hub_flags,
 )  # fmt: skip
@@ -141,7 +141,7 @@ def generate(
     from diptych.core.checkpoint.hub import split_options
     from diptych.core.errors import InputError
 
-    source_options, options = split_options(options)
+    hub, options = split_options(given(options))
     images, recordings = gather_files(image, audio, more_files)
     if (text and ids) or not (text or ids or images or recordings):
         raise InputError("generate: one of --text and --ids is needed, and not both; or --image, or --audio")
@@ -171,9 +171,8 @@ def generate(
         "ignore": tuple(ignore or ()),
         "ignore_config": tuple(ignore_config or ()),
         **collect_options(options),
+        **hub,
     }
-    source, variant = find_source(directory, source_options)
-    chosen["changes"] |= variant
     if recordings:
         from diptych.sound import transcribe
 
@@ -183,7 +182,7 @@ def generate(
                 "--language is that of the text"
             )
         of_sound |= {} if batch_size is None else {"batch_size": batch_size}
-        transcribe(source, recordings, on_error=errors.report, **of_sound, **chosen)
+        transcribe(directory, recordings, on_error=errors.report, **of_sound, **chosen)
     elif images:
         from diptych.images import generate_text_from_images
 
@@ -194,19 +193,19 @@ def generate(
             )
         chosen |= {"prompt": prompts[0]} if prompts else {}
         generate_text_from_images(
-            source, images, batch_size=8 if batch_size is None else batch_size, on_error=errors.report, **chosen
+            directory, images, batch_size=8 if batch_size is None else batch_size, on_error=errors.report, **chosen
         )
-    elif text and _reads_images_in_prompts(source, backend, chosen["ignore_config"]):
+    elif text and _reads_images_in_prompts(directory, backend, chosen["ignore_config"], hub):
         from diptych.images import generate_text_with_images
 
         if source_language or target_language:
             raise InputError("generate: --source-language and --target-language have no use for a model of images")
-        generate_text_with_images(source, prompts, batch_size=batch_size, on_error=errors.report, **chosen)
+        generate_text_with_images(directory, prompts, batch_size=batch_size, on_error=errors.report, **chosen)
     else:
         from diptych.text import generate_text
 
         languages = {"source_language": source_language, "target_language": target_language}
-        generate_text(source, prompts, batch_size=batch_size, **languages, **chosen)
+        generate_text(directory, prompts, batch_size=batch_size, **languages, **chosen)
     written.close()
     errors.end()
 
@@ -229,10 +228,12 @@ def _refuse_input(output: Path, texts: list[str], images: Any, recordings: Any) 
             raise InputError(f"--output {output}: is the input {name}, and would replace it; give another file")
 
 
-def _reads_images_in_prompts(source: str | Path, backend: str | None, ignore_config: Sequence[str]) -> bool:
+def _reads_images_in_prompts(
+    directory: str, backend: str | None, ignore_config: Sequence[str], hub: Mapping[str, Any]
+) -> bool:
     from diptych.images import reads_images_in_prompts
 
-    return reads_images_in_prompts(source, backend, ignore_config)
+    return reads_images_in_prompts(directory, backend, ignore_config, **hub)
 
 
 def _read_texts(given: Sequence[str], lines: bool) -> list[str]:

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -143,21 +142,6 @@ def with_hub_flags(*others: str) -> Callable[[Callable[..., None]], Callable[...
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that were given."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def find_source(name_or_path: str, options: Mapping[str, Any]) -> tuple[str | Path, dict[str, Any]]:
-    """A checkpoint's directory, downloaded if there are options for that, or else the name as it is; and the variant.
-
-    Raises:
-        CheckpointError: the download failed, or a directory is given, which has no revisions.
-    """
-    from diptych.core.checkpoint.hub import split_options
-    from diptych.core.checkpoint.locate import locate
-
-    hub, _ = split_options(given(options))
-    if not hub:
-        return name_or_path, {}
-    return locate(name_or_path, **hub), {"variant": hub.get("variant")}
 
 
 def parse_settings(given: Sequence[str] | None) -> dict[str, Any]:

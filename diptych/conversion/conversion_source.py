@@ -1,6 +1,7 @@
 """What a conversion converts: the tensors of a checkpoint directory or of a live model, matched with their slots."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,9 +94,14 @@ def from_live_model(model: Any) -> ConversionSource:
     """The tensors of a live model, of either backend or of transformers.
 
     Raises:
-        InputError: its class is not known.
+        InputError: its class is not known, or several processes hold its parameters.
         CheckpointError: it has parameters that its class does not have.
     """
+    if _is_in_several_processes(model):
+        raise InputError(
+            "convert: several processes hold a part of the model each (FSDP2), and each would write all of it; call "
+            "save_pretrained in all of them, and convert its directory in one"
+        )
     live = inspect_live_model(model)
     _, found = match_twin(getattr(names_backend(), live.architecture), live, {})
     return ConversionSource(
@@ -111,6 +117,15 @@ def from_live_model(model: Any) -> ConversionSource:
         metadata={},
         options=live.own_options.options,
     )
+
+
+def _is_in_several_processes(model: Any) -> bool:
+    """Whether a torch model has parameters of which other processes hold parts."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(model, torch.nn.Module):
+        return False
+    sharded = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+    return sharded and torch.distributed.get_world_size() > 1
 
 
 def _match_family(

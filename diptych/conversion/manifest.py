@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diptych.conversion.contents import config_fields
 from diptych.core.checkpoint.files import open_atomic, parse_json_object
@@ -104,12 +104,25 @@ def read_manifest(path: Path) -> Manifest:
             f"{path}: manifest_version={version!r} is not known; version {_VERSION} is. Update diptych"
         )
     try:
-        tensors = {
-            name: TensorRecord(tensor["dtype"], tuple(tensor["shape"]), tensor["sha256"])
-            for name, tensor in data["tensors"].items()
-        }
-        return Manifest(data["architecture"], dict(data["config"]), tensors)
-    except (AttributeError, KeyError, TypeError, ValueError):
+        tensors = {name: _record(tensor) for name, tensor in data["tensors"].items()}
+        architecture, config = data["architecture"], data["config"]
+        if not isinstance(architecture, str) or not isinstance(config, dict):
+            raise TypeError
+        return Manifest(architecture, cast(dict[str, Any], config), tensors)
+    except (AttributeError, KeyError, TypeError):
         raise CheckpointError(
             f"{path}: is no manifest of a conversion, or damaged. Convert the checkpoint again"
         ) from None
+
+
+def _record(tensor: Any) -> TensorRecord:
+    """A tensor's entry.
+
+    Raises:
+        KeyError, TypeError: it is none.
+    """
+    dtype, shape, digest = tensor["dtype"], tensor["shape"], tensor["sha256"]
+    texts = isinstance(dtype, str) and isinstance(digest, str)
+    if not texts or not isinstance(shape, list) or any(type(size) is not int for size in cast(list[Any], shape)):
+        raise TypeError
+    return TensorRecord(dtype, tuple(cast(list[int], shape)), digest)

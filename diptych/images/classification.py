@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from diptych.core import backends
+from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
@@ -61,6 +62,7 @@ def classify_images(
     progress: bool | None = None,
     ignore: Iterable[str] = (),
     ignore_config: Iterable[str] = (),
+    **options: Unpack[HubOptions],
 ) -> list[Classification]:
     """Loads a checkpoint with its processor, and gives each image a probability for each label.
 
@@ -79,6 +81,7 @@ def classify_images(
         progress: whether to show a bar on stderr; by default if stderr is a terminal and there are several batches.
         backend, dtype, device, sharding, changes, ignore, ignore_config: as for `generate_text`; unknown fields of
             preprocessor_config.json are skipped by `ignore_config` too.
+        options: see `HubOptions`.
 
     Returns:
         A classification of each image that can be read, in their order.
@@ -92,12 +95,12 @@ def classify_images(
     for name, value in (("batch_size", batch_size), ("top", top)):
         if value is not None and value < 1:
             raise InputError(f"classify: {name}={value} must be 1 or more")
-    paths, directory = find_images(images), locate(directory)
+    paths, directory = find_images(images), locate(directory, **options)
     ignore_config = tuple(ignore_config)
     texts = _descriptions(directory, architecture_of(directory, ignore_config), labels, template)
     processor = load_image_processor(directory, ignore_config)
     loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
-    loading |= {**(changes or {}), **placement(chosen, device, sharding)}
+    loading |= {"variant": options.get("variant"), **(changes or {}), **placement(chosen, device, sharding)}
     model = importlib.import_module(f"diptych.backends.{chosen}").load(directory, **loading)
     if texts:
         names, probabilities = list(labels), _zero_shot_classifier(chosen, model, processor(text=texts))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from diptych.core import backends
+from diptych.core.checkpoint.hub import split_options
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
 from diptych.images.files import find_images, load_image_processor, read_batches
@@ -63,7 +64,8 @@ def generate_text_from_images(
     chosen = backends.choose("result", backend, argument="generate: backend")
     if batch_size < 1:
         raise InputError(f"generate: batch_size={batch_size} must be 1 or more")
-    paths, directory = find_images(images), locate(directory)
+    hub, options = split_options(options)
+    paths, directory = find_images(images), locate(directory, **hub)
     ignore_config = tuple(ignore_config)
     if reads_images_in_prompts(directory, chosen, ignore_config):
         raise InputError(
@@ -76,7 +78,7 @@ def generate_text_from_images(
         if not prompt:
             raise InputError("generate: the prompt has no tokens")
     loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
-    loading |= {**(changes or {}), **placement(chosen, device, sharding)}
+    loading |= {"variant": hub.get("variant"), **(changes or {}), **placement(chosen, device, sharding)}
     model = load_writer(chosen, directory, "pixel_values", loading)
     writer = Writer(
         model,

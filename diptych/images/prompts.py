@@ -5,9 +5,10 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from diptych.core import backends
+from diptych.core.checkpoint.hub import HubOptions, split_options
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
@@ -23,7 +24,10 @@ _IMAGE = re.compile(r"(?<!\\)!\[[^\[\]]*\]\((?:<([^<>\n]*)>|([^()<>\n]*))\)")
 
 
 def reads_images_in_prompts(
-    directory: str | os.PathLike[str], backend: str | None = None, ignore_config: Iterable[str] = ()
+    directory: str | os.PathLike[str],
+    backend: str | None = None,
+    ignore_config: Iterable[str] = (),
+    **options: Unpack[HubOptions],
 ) -> bool:
     """Whether a checkpoint's model continues prompts in which images may stand.
 
@@ -31,7 +35,7 @@ def reads_images_in_prompts(
         CheckpointError, ConfigError: there is no such checkpoint, or its config is not known.
     """
     chosen = backends.choose("result", backend, argument="generate: backend")
-    name = architecture_of(locate(directory), tuple(ignore_config))
+    name = architecture_of(directory, tuple(ignore_config), **options)
     return continues_images(getattr(importlib.import_module(f"diptych.backends.{chosen}"), name))
 
 
@@ -102,10 +106,11 @@ def generate_text_with_images(
         raise InputError(f"generate: batch_size={batch_size} must be 1 or more")
     if not prompts:
         raise InputError("generate: at least one prompt is needed")
-    directory, ignore_config = locate(directory), tuple(ignore_config)
+    hub, options = split_options(options)
+    directory, ignore_config = locate(directory, **hub), tuple(ignore_config)
     processor = load_processor(directory, ignore_config=ignore_config)
     loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
-    loading |= {**(changes or {}), **placement(chosen, device, sharding)}
+    loading |= {"variant": hub.get("variant"), **(changes or {}), **placement(chosen, device, sharding)}
     model = load_writer(chosen, directory, "pixel_values", loading)
     writer = Writer(model, processor.tokenizer, options, compile=compile, echo=echo, show=show, as_json=as_json)
     size, texts = batch_size or len(prompts), list[Text]()

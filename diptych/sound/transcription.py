@@ -7,12 +7,12 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from diptych.core import backends
+from diptych.core.checkpoint.hub import HubOptions, split_options
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
@@ -125,14 +125,15 @@ def transcribe(
             raise InputError(f"generate: {name}={value:g} must be greater than 0, and finite")
     if overlap is not None and not 0 <= overlap < math.inf:
         raise InputError(f"generate: overlap={overlap:g} must be 0 or more, and finite")
-    paths, directory = find_recordings(recordings), locate(directory)
+    (hub, options), source = split_options(options), directory
+    paths, directory = find_recordings(recordings), locate(directory, **hub)
     ignore_config = tuple(ignore_config)
     name = architecture_of(directory, ignore_config)
     processor = load_processor(directory, ignore_config=ignore_config)
     if not isinstance(processor, SpeechProcessor):
         raise InputError(f"{directory}: {name} reads no sound, since its processor is one of images")
     loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
-    loading |= {**(changes or {}), **placement(chosen, device, sharding)}
+    loading |= {"variant": hub.get("variant"), **(changes or {}), **placement(chosen, device, sharding)}
     live = len(paths) == 1 and not as_json and not timestamps and not name.endswith("ForCTC") and batch_size is None
     batch_size = batch_size or (1 if live else 8)
     listener: CTCListener | WritingListener
@@ -140,7 +141,8 @@ def transcribe(
         if options:
             raise InputError(f"{directory}: {name} has no options of generation, such as {next(iter(options))}")
         model = importlib.import_module(f"diptych.backends.{chosen}").load(directory, **loading)
-        _choose_language(directory, model, processor, language)
+        if language is not None:
+            _choose_language(model, processor, language, source, hub)
         side = window / 6 if overlap is None else overlap
         listener = CTCListener(chosen, model, processor, window, batch_size, overlap=side)
     else:
@@ -230,15 +232,15 @@ def _without_line_breaks(show: Callable[[str], None]) -> Callable[[str], None]:
     return lambda text: show(text.removesuffix("\n"))
 
 
-def _choose_language(directory: Path, model: Any, processor: SpeechProcessor, language: str | None) -> None:
-    """Loads the adapter and the vocabulary of a language into a CTC model and its processor.
+def _choose_language(
+    model: Any, processor: SpeechProcessor, language: str, source: str | os.PathLike[str], hub: HubOptions
+) -> None:
+    """Loads the adapter and the vocabulary of a language, of the same checkpoint, into a CTC model and its processor.
 
     Raises:
         InputError: the model or its vocabulary has no languages, or lacks this one.
     """
-    if language is None:
-        return
     if getattr(model.config, "adapter_attn_dim", None) is None:
-        raise InputError(f"{directory}: language={language!r}, but the model has no adapters for languages")
+        raise InputError(f"{source}: language={language!r}, but the model has no adapters for languages")
     processor.set_language(language)
-    model.load_adapter(language, directory)
+    model.load_adapter(language, source, **hub)

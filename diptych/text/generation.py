@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core import backends
+from diptych.core.checkpoint.hub import split_options
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
@@ -59,7 +60,7 @@ def generate_text(
             single text without beams, otherwise after each batch.
         as_json: whether it receives a line of JSON for each text instead.
         ignore, ignore_config: tensors of the file and fields of its config to skip.
-        options: any of `GenerationConfig`; they take precedence over the checkpoint's.
+        options: any of `GenerationConfig`, which take precedence over the checkpoint's; and `HubOptions`.
 
     Returns:
         The texts of all prompts, in their order.
@@ -70,7 +71,8 @@ def generate_text(
         ImportError: texts are given, and tokenizers is not installed.
     """
     chosen = backends.choose("result", backend, argument="generate: backend")
-    directory = locate(directory)
+    hub, options = split_options(options)
+    directory = locate(directory, **hub)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"generate: batch_size={batch_size} must be 1 or more")
     needed = target_language is not None or any(isinstance(prompt, str) for prompt in prompts)
@@ -89,7 +91,7 @@ def generate_text(
     if target_language is not None and tokenizer is not None:
         options["forced_bos_token_id"] = language_id(tokenizer, target_language, "target_language")
     loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
-    loading |= {**(changes or {}), **placement(chosen, device, sharding)}
+    loading |= {"variant": hub.get("variant"), **(changes or {}), **placement(chosen, device, sharding)}
     model = load_writer(chosen, directory, "input_ids", loading)
     options["pad_token_id"] = _padding(model, rows, options)
     writer = Writer(model, tokenizer, options, compile=compile, echo=echo, show=show, as_json=as_json)

@@ -13,6 +13,8 @@ from diptych.core.errors import CheckpointError
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 """The wire types of protocol buffers."""
 _CONTROL, _USER_DEFINED = 3, 4
+_LONGEST = 256
+"""Bytes of a piece, each of whose splits may be a merge; by default, sentencepiece learns up to 16 characters."""
 _UNIGRAM, _BPE = 1, 2
 
 
@@ -99,6 +101,8 @@ def _piece(message: int | bytes) -> Piece:
     text, score, kind = values.get(1, b""), values.get(2, bytes(4)), values.get(3, 1)
     if not isinstance(text, bytes) or not isinstance(score, bytes) or not isinstance(kind, int):
         raise ValueError("a piece has fields of other types")
+    if len(text) > _LONGEST:
+        raise ValueError(f"a piece of {len(text)} bytes")
     return Piece(text.decode(), struct.unpack("<f", score)[0], kind)
 
 
@@ -130,6 +134,8 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
     """A number of 7 bits a byte, the lowest first, and the position after it."""
     number, shift = 0, 0
     while True:
+        if shift >= 70:
+            raise ValueError("a number of more than 64 bits")
         byte = message[position]
         number |= (byte & 0x7F) << shift
         position, shift = position + 1, shift + 7

@@ -1,6 +1,7 @@
 """From sound files to texts with the command: random weights, and sound that is synthesised."""
 
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -16,6 +17,7 @@ from diptych.sound import recognition, transcribe
 from diptych.sound.files import find_recordings
 from diptych.sound.windows import Window, overlapping_windows, quiet_windows, window_batches
 from diptych.text.ctc import load_ctc_tokenizer
+from tests.hub_server import REPOSITORY
 from tests.processing.sounds import cut, tones, write
 
 WORDS = ["[PAD]", "[START]", "[END]", *(f"w{number}" for number in range(16)), "de_DE"]
@@ -199,7 +201,7 @@ def test_a_broken_file_stops_no_other(checkpoints, sounds, run, tmp_path):
         transcribe(checkpoints / "ctc", dot, backend="torch")
 
 
-def test_a_language_has_its_adapter_and_its_vocabulary(sounds, run, tmp_path):
+def test_a_language_has_its_adapter_and_its_vocabulary(sounds, run, tmp_path, hub_server):
     config = in_torch.Wav2Vec2Config(
         **SMALL, do_stable_layer_norm=True, vocab_size=len(LETTERS), adapter_attn_dim=5, mask_time_prob=0.0
     )
@@ -218,6 +220,9 @@ def test_a_language_has_its_adapter_and_its_vocabulary(sounds, run, tmp_path):
     found = transcribe(directory, sounds / "long.wav", backend="torch", language="fra")[0]
     assert found.text != english.text and max(found.ids) == len(french) - 1 and "É" in found.text
     assert load_ctc_tokenizer(directory, {}, {}, "fra").decode_frames(found.ids).text == found.text
+    shutil.copytree(directory, hub_server.root / "mms")
+    of_hub = {"subfolder": "mms", "revision": "v2"}
+    assert transcribe(REPOSITORY, sounds / "long.wav", backend="torch", language="fra", **of_hub) == [found]
     code, _, err = run("generate", directory, "--audio", sounds / "long.wav", "--language", "deu", "--backend", "torch")
     assert code == 2 and "language='deu' is not known; known: eng, fra" in err
 

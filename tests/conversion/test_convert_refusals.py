@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import diptych.backends.torch as in_torch
 from diptych.conversion import convert
@@ -275,6 +277,17 @@ def test_a_terminated_command_cleans_up(tmp_path, source):
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 143
     assert os.listdir(tmp_path) == ["source"]
+
+
+def test_conversions_end_at_random_moments(tmp_path):
+    """Two in the ordinary suite, many more in `make test-long`."""
+    kills = settings().max_examples // 34
+    command = [sys.executable, "-m", "tests.conversion.killed", str(tmp_path), str(kills), "0"]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stderr.splitlines()[-1].split()) == kills
 
 
 def test_an_interrupted_run_cleans_up(tmp_path, source):

@@ -1,13 +1,24 @@
 """Every function that takes a name downloads it from a server on loopback, with the options of the hub."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
 from diptych.conversion import convert, inspect_checkpoint, parity
+from diptych.core.checkpoint.directory import open_checkpoint, write_checkpoint
+from diptych.core.checkpoint.locate import locate
+from diptych.core.checkpoint.tensors import digest
 from diptych.core.errors import CheckpointError, InputError
+from diptych.images import (
+    classify_images,
+    generate_text_from_images,
+    generate_text_with_images,
+    reads_images_in_prompts,
+)
 from diptych.processing import load_processor
-from diptych.text import load_tokenizer
+from diptych.text import generate_text, load_tokenizer
 from tests.conversion import checkpoints
 from tests.conversion.tiny import digests, stored
 from tests.hub_server import REPOSITORY
@@ -72,3 +83,53 @@ def test_processors_and_tokenizers_come_without_the_weights(hub):
     assert load_tokenizer(REPOSITORY, revision="v2").encode("hello").ids == [2, 4, 3]
     assert load_processor(REPOSITORY, revision="v2").tokenizer.encode("hello").ids == [2, 4, 3]
     assert not [name for name in hub.fetched() if name.endswith("safetensors")]
+
+
+def test_orbax(hub, tmp_path):
+    tensors = open_checkpoint(hub.root / "gpt2").tensors
+    write_checkpoint(saved := hub.root / "saved", tensors, format="orbax")
+    (saved / "config.json").write_bytes((hub.root / "gpt2" / "config.json").read_bytes())
+    (saved / "logs").mkdir()
+    (saved / "logs" / "vocab.txt").write_text("of another program")
+    wanted = {name: digest(source) for name, source in tensors.items()}
+    for options in ({}, {"local_files_only": True}):
+        directory = locate(REPOSITORY, subfolder="saved", **options)
+        found = open_checkpoint(directory)
+        assert (found.format, {name: digest(source) for name, source in found.tensors.items()}) == ("orbax", wanted)
+    names = {path.relative_to(hub.root).as_posix() for path in saved.rglob("*") if path.is_file()}
+    assert {*hub.fetched()} == names - {"saved/logs/vocab.txt"}
+    # as the repository's own directory
+    (saved / "model.orbax").rename(hub.root / "whole")
+    whole = locate(REPOSITORY, subfolder="whole", cache_dir=tmp_path / "other")
+    assert {name: digest(source) for name, source in open_checkpoint(whole).tensors.items()} == wanted
+    (damaged,) = (hub.root / "whole" / "d").iterdir()
+    hub.faults[damaged.relative_to(hub.root).as_posix()] = "bytes"
+    with pytest.raises(CheckpointError, match=f"{damaged.name} of revision main arrived with another hash"):
+        locate(REPOSITORY, subfolder="whole", cache_dir=tmp_path / "third")
+
+
+def test_texts_and_classes(hub, tmp_path):
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = in_torch.ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=3)
+    in_torch.ViTForImageClassification(config).save_pretrained(vit := hub.root / "vit")
+    (vit / "model.safetensors").rename(vit / "model.fp16.safetensors")
+    (vit / "preprocessor_config.json").write_text('{"image_processor_type": "ViTImageProcessor", "size": 8}')
+
+    there = {"backend": "torch", "subfolder": "gpt2"}
+    call = {**there, "max_new_tokens": 3, "token": "secret"}
+    (found,) = generate_text(REPOSITORY, [[1, 2]], revision="v2", **call)
+    assert [found] == generate_text(hub.root / "gpt2", [[1, 2]], backend="torch", max_new_tokens=3)
+    hub.requests.clear()
+    assert [found] == generate_text(REPOSITORY, [[1, 2]], revision="v2", local_files_only=True, **call)
+    assert hub.requests == []
+
+    image = tmp_path / "image.png"
+    Image.fromarray(np.arange(72, dtype=np.uint8).reshape(4, 6, 3)).save(image)
+    chosen = {"backend": "torch", "variant": "fp16"}
+    assert classify_images(REPOSITORY, image, subfolder="vit", **chosen) == classify_images(vit, image, **chosen)
+
+    assert not reads_images_in_prompts(REPOSITORY, **there)
+    for call in (lambda: generate_text_from_images(REPOSITORY, image, **there),
+                 lambda: generate_text_with_images(REPOSITORY, ["a"], **there)):  # fmt: skip
+        with pytest.raises(CheckpointError, match=r"snapshots/c0ffee0*/gpt2.*preprocessor_config"):
+            call()

@@ -22,8 +22,9 @@ MEMORY = 1 << 31
 
 def write(directory: Path, files: Files) -> None:
     for path in directory.iterdir():
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name, content in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(content)
 
 

@@ -18,6 +18,8 @@ import tokenizers
 from PIL import Image
 from safetensors.numpy import save
 
+from diptych.conversion.manifest import read_manifest
+from diptych.core.checkpoint.companions import MANIFEST
 from diptych.core.checkpoint.directory import open_checkpoint
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.msgpack import read_msgpack
@@ -36,6 +38,7 @@ from diptych.core.registry import config_classes, read_config
 from diptych.text.sentencepiece import read_model
 from diptych.text.tokenizers import load_special_tokens, load_tokenizer
 from tests.core import torch_files
+from tests.fuzz import orbax_files
 from tests.fuzz.mutation import mutate, mutate_json
 
 Files = dict[str, bytes]
@@ -52,7 +55,7 @@ class Reader:
 
     Attributes:
         read: reads everything in a directory.
-        seeds: the contents of directories.
+        seeds: the contents of directories, by path.
         change: a hostile variant of a file, from its name, its bytes and those of another one.
     """
 
@@ -189,7 +192,22 @@ _SHARDS: Files = {
 }
 
 
-def _read_shards(directory: Path) -> None:
+_MANIFEST = {
+    "manifest_version": 1, "architecture": "BertModel", "source": "owner/name", "revision": None,
+    "source_format": "torch", "format": "safetensors",
+    "versions": {"diptych": "0.1.0", "numpy": "2.0.0"},
+    "config": {"model_type": "bert"},
+    "tensors": {"a": {"dtype": "float32", "shape": [2, 3], "sha256": "0" * 64}},
+}  # fmt: skip
+
+
+def _read_manifest(directory: Path) -> None:
+    found = read_manifest(directory / MANIFEST)
+    assert {type(found.architecture), *map(type, found.tensors)} <= {str}
+    hash(tuple(found.tensors.values()))
+
+
+def _read_checkpoint(directory: Path) -> None:
     _read_all(open_checkpoint(directory).tensors)
 
 
@@ -388,7 +406,13 @@ READERS: Mapping[str, Reader] = {
         _of_format("flax_model.msgpack", *map(msgpack.packb, _trees())),
         _change_msgpack,
     ),
-    "index": Reader(_read_shards, (_SHARDS,), change_text),
+    "index": Reader(_read_checkpoint, (_SHARDS,), change_text),
+    "manifest": Reader(
+        _read_manifest,
+        _of_format(MANIFEST, json.dumps(_MANIFEST).encode()),
+        change_text,
+    ),
+    "orbax": Reader(_read_checkpoint, orbax_files.checkpoints(), orbax_files.change),
     "config": Reader(_read_config, _configs(), change_text),
     "generation": Reader(
         _read_generation, _of_format("generation_config.json", json.dumps(_GENERATION).encode()), change_text

@@ -1,20 +1,25 @@
 """Attacks by name: each is refused, nothing is executed, and the error says what and where; see SECURITY.md."""
 
 import json
+import os
 import pickle
 import re
 import zipfile
 import zlib
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 import soundfile
 import tokenizers
 
+from diptych.backends.jax import orbax  # noqa: F401 - not while a file is read
 from diptych.core.checkpoint import companions
+from diptych.core.checkpoint.zarr import METADATA
 from diptych.core.errors import CheckpointError, ConfigError, InputError
 from tests.core import torch_files
+from tests.fuzz import orbax_files
 from tests.fuzz.__main__ import SECONDS, write
 from tests.fuzz.guard import guarded
 from tests.fuzz.readers import PICKLES, READERS
@@ -83,6 +88,76 @@ def test_a_bomb_is_not_unpacked(tmp_path):
     bomb = torch_files.write(tmp_path / "bomb", {"archive/data.pkl": bytes(1 << 26)}, zipfile.ZIP_DEFLATED).read_bytes()
     assert len(bomb) < 1 << 17
     assert "is compressed or encrypted" in refusal(tmp_path, "torch", {"pytorch_model.bin": bomb})
+
+
+def of_shape(reader, *shape):
+    """A file that declares an empty tensor of this shape."""
+    if reader == "msgpack":
+        array = msgpack.ExtType(1, msgpack.packb((shape, "float32", b"")))
+        return {"flax_model.msgpack": msgpack.packb({"a": array})}
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    return {"model.safetensors": len(header).to_bytes(8, "little") + header}
+
+
+@pytest.mark.parametrize("reader", ["safetensors", "msgpack"])
+@pytest.mark.parametrize("shape", [(2**63,) * 100_000, (2**63,) * 300, (0,) * 33, (0, 2**63)])
+def test_shapes_that_no_array_has(tmp_path, reader, shape):
+    """Their product takes hours, or has more digits than Python prints."""
+    assert "an array can have" in refusal(tmp_path, reader, of_shape(reader, *shape)).replace("no array", "an array")
+
+
+def test_numbers_of_thousands_of_digits(tmp_path):
+    files = of_shape("safetensors", 3)
+    header = files["model.safetensors"][8:].replace(b"[3]", b"[1" + b"0" * 4000 + b", 1" + b"0" * 4000 + b"]")
+    data = len(header).to_bytes(8, "little") + header
+    assert "has the header entry" in refusal(tmp_path, "safetensors", {"model.safetensors": data})
+    files = dict(READERS["orbax"].seeds[0])
+    files["c/.zarray"] = files["c/.zarray"].replace(b"[40]", b"[1" + b"0" * 4000 + b", 1" + b"0" * 4000 + b"]")
+    assert "in chunks of" in refusal(tmp_path, "orbax", files)
+
+
+def test_chunks_that_no_array_has(tmp_path):
+    part = msgpack.ExtType(1, msgpack.packb(((1,), "float32", bytes(4))))
+    shape = {str(axis): 2**63 for axis in range(50_000)}
+    tree = {"a": {"__msgpack_chunked_array__": True, "shape": shape, "chunks": {"0": part}}}
+    assert "which no array can have" in refusal(tmp_path, "msgpack", {"flax_model.msgpack": msgpack.packb(tree)})
+
+
+def test_names_that_grow_with_each_array_below(tmp_path):
+    tree = {"K" * 500_000: {str(number): {} for number in range(50_000)}}
+    message = refusal(tmp_path, "msgpack", {"flax_model.msgpack": msgpack.packb(tree)})
+    assert "has a name of more than 1000 characters" in message
+
+
+def test_a_tuple_of_itself_many_times_over(tmp_path):
+    """Its text has 2 ** 60 parts, and so has its hash."""
+    nested = b")q\x00" + b"".join(b"h" + bytes([level]) + b"\x86q" + bytes([level + 1]) for level in range(60))
+    first = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+    version = refusal(tmp_path, "old torch", {"pytorch_model.bin": first + b"\x80\x02" + nested + b"."})
+    assert "is in version <tuple> of PyTorch's old format" in version
+    pickles = (b"M\xe9\x03.", b"}.", b"}.", b"]" + nested + b"a.")
+    keys = refusal(tmp_path, "old torch", {"pytorch_model.bin": first + b"".join(b"\x80\x02" + one for one in pickles)})
+    assert "lists the storages <list>, but its tensors are in []" in keys
+    pairs = b"\x80\x02" + torch_files.imported("collections.OrderedDict") + b"]" + nested + b"N\x86a\x85R."
+    assert "a tuple in place of a str" in refusal(tmp_path, "pickle", {"data.pkl": pairs})
+
+
+def test_an_ordered_dict_of_pairs(tmp_path):
+    start = b"\x80\x02" + torch_files.imported("collections.OrderedDict") + b"]("
+    number, twice = b"K\x05N\x86", (torch_files.value("a") + b"N\x86") * 2
+    assert "a int in place of a str" in refusal(tmp_path, "pickle", {"data.pkl": start + number + b"e\x85R."})
+    assert "the name a twice" in refusal(tmp_path, "pickle", {"data.pkl": start + twice + b"e\x85R."})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\xff" * 500_000, "a number of more than 64 bits"),
+        (b"\x0a\x84\x80\x08" + b"\x0a\x80\x80\x08" + b"a" * 131_072, "a piece of 131072 bytes"),
+    ],
+)
+def test_pieces_and_numbers_without_end(tmp_path, data, message):
+    assert message in refusal(tmp_path, "sentencepiece", {"sentencepiece.bpe.model": data})
 
 
 DEEP = json.loads("[" * 101 + "]" * 101)
@@ -154,6 +229,38 @@ def test_an_image_that_a_file_cannot_hold(tmp_path):
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     message = refusal(tmp_path, "image", {"image": bytes(data)})
     assert f"a damaged image (9000 x 9000 pixels cannot come from {len(data)} bytes)" in message
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_memory_that_tensorstore_would_reserve(tmp_path, version):
+    """It ends the process where it gets none."""
+    files = READERS["orbax"].seeds[version - 2]
+    name = f"c/{METADATA[version]}"
+    text = files[name].replace(b"40", b"1" + b"0" * 14)
+    message = refusal(tmp_path, "orbax", {**files, name: text})
+    assert re.search(r"declares arrays of 800000000000024 bytes in 2 chunks, but its files have \d+ bytes", message)
+
+
+def test_a_database_that_points_elsewhere(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "run").mkdir()
+    files = dict(READERS["orbax"].seeds[2])
+    (name,) = (name for name in files if name.startswith("d/"))
+    (outside / name[-23:]).write_bytes(files.pop(name))
+    up = f"../outside/{name[-23:]}"
+    assert len(up) == len(name)
+    files["manifest.ocdbt"] = orbax_files.seal(files["manifest.ocdbt"].replace(name.encode(), up.encode()))
+    message = refusal(tmp_path / "run", "orbax", files)
+    assert "cannot be read" in message and "Invalid key" in message
+
+
+def test_a_pipe_in_a_directory(tmp_path):
+    directory = tmp_path / "model.orbax"
+    write(tmp_path, {f"model.orbax/{name}": data for name, data in READERS["orbax"].seeds[0].items()})
+    os.mkfifo(directory / "c" / "1")
+    with pytest.raises(CheckpointError, match=r"c/1: is neither a file nor a directory"), guarded(tmp_path, SECONDS):
+        READERS["orbax"].read(tmp_path)
 
 
 def test_what_lies_outside_is_not_copied_along(tmp_path):

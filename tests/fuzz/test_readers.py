@@ -31,7 +31,7 @@ def test_hostile_files(tmp_path_factory, name):
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert error is None, f"python -m tests.fuzz --reader {name} --count 1 --seed {seed}"
-        size = sum(path.stat().st_size for path in directory.iterdir())
+        size = sum(path.stat().st_size for path in directory.rglob("*"))
         assert peak < LIMITS.get(name, 64 * size + (1 << 21)), (peak, size)
 
     check()

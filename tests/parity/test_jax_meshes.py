@@ -57,6 +57,7 @@ def test_generated_rows_stay_where_their_prompts_are(found: dict[str, Any]) -> N
 def test_two_devices_hold_halves(found: dict[str, Any], bert: Any) -> None:
     halves = found["halves"]
     expected = np.asarray(jax.jit(lambda model, ids: model(ids))(bert, np.arange(12).reshape(2, 6)).pooler_output)
+    assert halves["converted"]  # to the same bits
     assert halves["second"] == [1] and halves["shards"] == [[12, 6], [12, 6]]
     for name in ("sharded", "single"):
         assert_close(np.asarray(halves[name], np.float32), expected.astype(np.float64), kind="float32")

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations, prune
 
 import diptych.backends.torch as dp
 from diptych.backends.torch import layers
+from diptych.conversion import convert, diff
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.parity.tiny import CONFIGS
@@ -145,7 +146,12 @@ def test_sharded_models_generate_and_are_saved(name: str, tmp_path: Path, monkey
         assert torch.equal(model.generate(IDS, max_new_tokens=2).sequences, written)
         model(IDS, labels=IDS).loss.backward()
         model.save_pretrained(tmp_path / "first")
+        convert(model, tmp_path / "converted")
         monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
         model.save_pretrained(tmp_path / "second")
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        with pytest.raises(InputError, match=r"convert: several processes hold a part .* call save_pretrained in all"):
+            convert(model, tmp_path / "second")
     assert not (tmp_path / "second").exists()
+    assert diff(tmp_path / "first", tmp_path / "converted").equal
     assert torch.equal(getattr(dp, name).from_pretrained(tmp_path / "first")(IDS).logits, expected)

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import diptych.backends.jax as dp
+from diptych.conversion import convert, diff
 
 CONFIG = dp.GPT2Config(vocab_size=24, n_positions=16, n_embd=12, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
 IDS = np.arange(3, 11, dtype=np.int32).reshape(2, 4)
@@ -66,6 +67,7 @@ def halves(directory: str) -> dict[str, Any]:
         "second": sorted({device.id for leaf in jax.tree.leaves(second) for device in leaf.devices()}),
         "sharded": run(whole_but_queries, ids).tolist(),
         "single": run(second, ids).tolist(),
+        "converted": diff(directory, convert(whole_but_queries, f"{directory}/../converted").destination).equal,
     }
 
 

@@ -60,6 +60,8 @@ def test_recordings_of_every_kind():
     np.testing.assert_array_equal(pair.input_values[1, :700], ours(samples[:700]).input_values[0])
     narrow = ours(torch.tensor(samples, dtype=torch.float16)).input_values  # normalized in float32
     assert narrow.dtype == np.float32 and np.abs(narrow - wanted.input_values).max() < 1e-2
+    short = torch.tensor(samples, dtype=torch.bfloat16)
+    np.testing.assert_array_equal(ours(short).input_values, ours(short.float()).input_values)
     whole = (samples * 30_000).astype(np.int16)
     theirs = transformers.Wav2Vec2FeatureExtractor()(whole, sampling_rate=16_000).input_values[0]
     np.testing.assert_allclose(ours(whole).input_values[0], theirs, rtol=1e-4, atol=1e-6)

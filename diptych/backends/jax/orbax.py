@@ -1,10 +1,11 @@
 """Orbax checkpoints: trees whose arrays TensorStore holds, so that each can be read alone."""
 
 import functools
-from collections.abc import Callable, Generator, Mapping
+import os
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +20,7 @@ except ImportError as error:
 from diptych.core.checkpoint.files import parse_json_object
 from diptych.core.checkpoint.msgpack import nested_names
 from diptych.core.checkpoint.tensors import NUMPY_DTYPES, TensorSource, dtype_from_name, dtype_name
+from diptych.core.checkpoint.zarr import METADATA, DeclaredArray, parse_metadata, require_memory
 from diptych.core.errors import CheckpointError
 
 _METADATA = "_METADATA"
@@ -45,6 +47,7 @@ def read(directory: Path) -> dict[str, TensorSource]:
     stored = [".".join(keys) for entry in entries.values() if (keys := _array_keys(entry, directory))]
     if len(set(stored)) < len(stored):
         raise _refusal(directory, "describes a leaf twice")
+    _check_arrays(directory, metadata, stored)
     opened = {name: tensorstore.open(_spec(directory, metadata, name), open=True, read=True) for name in stored}
     # a variable of NNX is a node of its own, with its value as the only leaf
     suffix = ".value" if all(name.endswith(".value") for name in stored) else ""
@@ -112,16 +115,42 @@ def _array_keys(entry: Any, directory: Path) -> tuple[str, ...]:
     return keys
 
 
-def _spec(directory: Path, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Where and how TensorStore finds an array."""
+def _check_arrays(directory: Path, metadata: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Refuses arrays for which TensorStore would reserve more memory than their files justify, or end the process."""
+    version = _zarr_version(metadata)
+    stores = {name: tensorstore.KvStore.open(_store(directory, metadata, name)) for name in names}
+    declared: dict[str, DeclaredArray] = {}
+    found = {}
+    for name, store in stores.items():
+        with _naming(directory, name):
+            found[name] = store.result().read(METADATA[version])
+    for name, future in found.items():
+        with _naming(directory, name):
+            value = future.result()
+        if value.state != "value":
+            raise CheckpointError(f"{directory}: the array {name} is described, but is not there. Copy it again")
+        declared[name] = parse_metadata(value.value, version, name, str(directory))
+    files = (Path(parent, name) for parent, _, names in os.walk(directory) for name in names)
+    require_memory(declared, sum(file.stat().st_size for file in files), str(directory))
+
+
+def _zarr_version(metadata: Mapping[str, Any]) -> Literal[2, 3]:
+    return 3 if metadata.get("use_zarr3") is True else 2
+
+
+def _store(directory: Path, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Where TensorStore finds the parts of an array."""
     files = {"driver": "file", "path": f"{directory.resolve()}/"}
     if metadata.get("use_ocdbt") is True:
-        store: dict[str, Any] = {"driver": "ocdbt", "base": files, "path": f"{name}/"}
-    else:
-        store = {**files, "path": f"{files['path']}{name}/"}
+        return {"driver": "ocdbt", "base": files, "path": f"{name}/"}
+    return {**files, "path": f"{files['path']}{name}/"}
+
+
+def _spec(directory: Path, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Where and how TensorStore finds an array."""
     return {
-        "driver": "zarr3" if metadata.get("use_zarr3") is True else "zarr",
-        "kvstore": store,
+        "driver": {2: "zarr", 3: "zarr3"}[_zarr_version(metadata)],
+        "kvstore": _store(directory, metadata, name),
         # parts that are absent are an error, unless absence may mean zeros, as in old files
         "fill_missing_data_reads": metadata.get("store_array_data_equal_to_fill_value") is not True,
     }

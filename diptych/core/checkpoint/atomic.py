@@ -182,7 +182,11 @@ def _hidden_directory(path: Path) -> Generator[Path, None, None]:
         yield hidden
     finally:
         with suppress(OSError):  # what stays is left to the next run
-            _settle(hidden)
+            try:
+                _settle(hidden)
+            except (KeyboardInterrupt, SystemExit):  # which came while it was removed
+                _settle(hidden)
+                raise
         os.close(lock)
 
 

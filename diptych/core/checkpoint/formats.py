@@ -280,6 +280,8 @@ class DirectoryFormat:
         entries = [Path(parent, name) for parent, folders, files in os.walk(weights) for name in (*folders, *files)]
         for entry in (weights, *entries):
             require_inside(str(entry.relative_to(directory)), directory)
+            if not entry.is_file() and not entry.is_dir():  # a pipe, from which a reader would wait for ever
+                raise CheckpointError(f"{entry}: is neither a file nor a directory. Copy the checkpoint again")
         tensors = importlib.import_module(self.module).read(weights)
         # the config and the tokenizer may stand in the same directory
         own = [path for path in sorted(entries) if weights != directory or not is_companion(path.name, ALL)]
@@ -321,10 +323,10 @@ FILE_FORMATS = (
     FileFormat("flax-msgpack", "flax", "flax_model", ".msgpack", "/", _read_msgpack, _write_msgpack),
 )
 """The formats of files on the hub, in order of precedence, which is that of transformers."""
-_ALL: tuple[Format, ...] = (
-    *FILE_FORMATS,
-    DirectoryFormat("orbax", "nnx", "model.orbax", "_METADATA", ".orbax-checkpoint-tmp", "diptych.backends.jax.orbax"),
+ORBAX = DirectoryFormat(
+    "orbax", "nnx", "model.orbax", "_METADATA", ".orbax-checkpoint-tmp", "diptych.backends.jax.orbax"
 )
+_ALL: tuple[Format, ...] = (*FILE_FORMATS, ORBAX)
 FORMATS: Mapping[str, Format] = {format.name: format for format in _ALL}
 """Every format by name, in order of precedence."""
 WRITABLE = ("safetensors", "flax-msgpack", "orbax")

@@ -3,14 +3,13 @@
 import errno
 import hashlib
 import os
-from collections.abc import Collection, Mapping
-from itertools import pairwise
+from collections.abc import Collection, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from diptych.core.checkpoint import companions
-from diptych.core.checkpoint.formats import FILE_FORMATS, missing_variant
+from diptych.core.checkpoint.formats import FILE_FORMATS, ORBAX, missing_variant
 from diptych.core.errors import CheckpointError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
@@ -51,7 +50,8 @@ def access_options(options: HubOptions) -> HubOptions:
 def download(name: str, only: tuple[str, ...], options: HubOptions) -> Path:
     """Returns the directory of a checkpoint in the hub's cache, after downloading the files that it lacks.
 
-    Of the formats of weights that the repository has, only the first is downloaded, in the order of `FILE_FORMATS`.
+    Of the formats of weights that the repository has, only the first is downloaded, in the order of `FILE_FORMATS`,
+    and an Orbax checkpoint only if there is none of them.
 
     Args:
         name: the id of the repository, `owner/name`.
@@ -68,14 +68,15 @@ def download(name: str, only: tuple[str, ...], options: HubOptions) -> Path:
     inside = f"{subfolder.strip('/')}/" if subfolder else ""
     formats = [] if only else [layout.of_variant(variant).patterns for layout in FILE_FORMATS]
     directory = _snapshot(name, inside, only or formats[0], options)
-    for before, weights in pairwise(formats):
-        found = [path for pattern in before for path in directory.glob(pattern)]
-        if found:
+    for weights in formats[1:]:
+        if _has_any(directory, formats):
             break
         directory = _snapshot(name, inside, weights, options)
+    if not only and variant is None and not _has_any(directory, formats):
+        directory = _orbax_snapshot(name, inside, options)
     if inside and not directory.is_dir():
         raise CheckpointError(f"{name}: has no files of a checkpoint in a subfolder {subfolder}")
-    if variant and not any(path for patterns in formats for pattern in patterns for path in directory.glob(pattern)):
+    if variant and not _has_any(directory, formats):
         raise missing_variant(name, variant, _list_files(name, inside, options) or os.listdir(directory))
     return directory
 
@@ -89,8 +90,36 @@ def repository_of(directory: Path) -> tuple[str, str] | None:
     return None
 
 
-def _snapshot(name: str, inside: str, patterns: Collection[str], options: HubOptions) -> Path:
-    """The directory with those files of a repository, or of a directory inside it, that match the patterns."""
+def _has_any(directory: Path, formats: Iterable[Iterable[str]]) -> bool:
+    """Whether a file in the directory matches a pattern of one of the formats."""
+    return any(path for patterns in formats for pattern in patterns for path in directory.glob(pattern))
+
+
+def _orbax_snapshot(name: str, inside: str, options: HubOptions) -> Path:
+    """The directory after downloading the Orbax checkpoint in it, or in its only directory that is one."""
+    marker = ORBAX.marker
+    directory = _snapshot(name, inside, (marker, f"*/{marker}"), options, deep=True)
+    found = (
+        []
+        if not directory.is_dir()
+        else [place for place in (directory, *directory.iterdir()) if (place / marker).is_file()]
+    )
+    if len(found) != 1:  # none, or too many, which reading it will tell
+        return directory
+    within = "" if found == [directory] else f"{found[0].name}/"
+    return _snapshot(name, inside, (f"{within}*",), options, deep=True)
+
+
+def _snapshot(name: str, inside: str, patterns: Collection[str], options: HubOptions, *, deep: bool = False) -> Path:
+    """The directory with those files of a repository, or of a directory inside it, that match the patterns.
+
+    Args:
+        name: the repository.
+        inside: the directory inside it, with a slash at its end, or nothing.
+        patterns: of the files that are needed besides the configs.
+        options: see `HubOptions`.
+        deep: whether the patterns are of files in directories too, where those of other programs and logs may be.
+    """
     try:
         from huggingface_hub import constants, snapshot_download  # pyright: ignore[reportUnknownVariableType]
     except ImportError as error:
@@ -108,8 +137,8 @@ def _snapshot(name: str, inside: str, patterns: Collection[str], options: HubOpt
                 cache_dir=None if cache_dir is None else Path(cache_dir),
                 local_files_only=options.get("local_files_only", False),
                 token=options.get("token"),
-                allow_patterns=[f"{inside}{pattern}" for pattern in (*companions.ALL, *patterns)],
-                ignore_patterns=[f"{inside}*/*"],  # the same model for other programs, training logs
+                allow_patterns=[f"{inside}{pattern}" for pattern in (*(() if deep else companions.ALL), *patterns)],
+                ignore_patterns=None if deep else [f"{inside}*/*"],
             )
         finally:
             damaged = _remove_damaged(repository, _blobs(repository) - before)

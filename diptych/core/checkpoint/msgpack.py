@@ -16,7 +16,14 @@ import numpy as np
 
 from diptych.core.checkpoint.files import map_file, open_atomic, view
 from diptych.core.checkpoint.strips import aligned_empty
-from diptych.core.checkpoint.tensors import NUMPY_DTYPES, TensorSource, dtype_from_name, dtype_name, read_bytes
+from diptych.core.checkpoint.tensors import (
+    NUMPY_DTYPES,
+    TensorSource,
+    dtype_from_name,
+    dtype_name,
+    is_shape,
+    read_bytes,
+)
 from diptych.core.errors import CheckpointError
 
 MAX_CHUNK_SIZE = 2**30  # bytes; flax.serialization splits larger arrays, since a msgpack object is limited to 2**32
@@ -24,6 +31,7 @@ MAX_CHUNK_SIZE = 2**30  # bytes; flax.serialization splits larger arrays, since 
 _ARRAY, _SCALAR = 1, 3  # extension types of flax.serialization; 2 is a complex number
 _CHUNKED = "__msgpack_chunked_array__"
 _DEEPEST = 100  # levels of a tree; a deeper file is damaged or malicious
+_LONGEST = 1000  # characters of a name, each key of which is in the names of all arrays below it
 
 # Kind -> (first byte of the short form, how many values it holds); the value is added to the first byte.
 _SHORT = {"integer": (0x00, 128), "map": (0x80, 16), "list": (0x90, 16), "string": (0xA0, 32)}
@@ -185,6 +193,10 @@ class _Reader:
             kind, size = self.token()
             if kind != "string":
                 raise CheckpointError(f"{self.path}: the map at {place} has a key of type {kind}, not a string")
+            if size + sum(map(len, keys)) > _LONGEST:
+                raise CheckpointError(
+                    f"{self.path}: has a name of more than {_LONGEST} characters: it is not a tree of Flax weights"
+                )
             key = self.text(size)
             if not key or "." in key or "/" in key:
                 raise CheckpointError(
@@ -217,6 +229,8 @@ class _Reader:
         """Read (shape, dtype name, bytes), which fill this reader's part of the file."""
         self.expect("list", name, length=3)
         shape = tuple(self.expect("integer", name) for _ in range(self.expect("list", name)))
+        if not is_shape(shape):
+            raise _not_a_shape(self.path, name, shape)
         label = self.text(self.expect("string", name))
         dtype = dtype_from_name(label, name, str(self.path), NUMPY_DTYPES)
         size = self.expect("bytes", name)
@@ -237,6 +251,13 @@ class _Reader:
                 f"found type {found} ({value}) where type {kind} belongs. Download or save the file again"
             )
         return value
+
+
+def _not_a_shape(path: Path, name: str, shape: tuple[int, ...]) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: tensor {name!r} has the shape {str(shape)[:1000]}, which no array can have. Download or save the "
+        "file again"
+    )
 
 
 def _not_an_array(path: Path, name: str, kind: str) -> CheckpointError:
@@ -265,6 +286,8 @@ def _join_chunks(node: _Tree, name: str, path: Path) -> TensorSource:
     shape, chunks = _numbered_values(node.get("shape")), _numbered_values(node.get("chunks"))
     sizes = tuple(size.value for size in shape if isinstance(size, _Scalar) and size.kind == "integer")
     parts = tuple(chunk for chunk in chunks if isinstance(chunk, TensorSource) and len(chunk.shape) == 1)
+    if not is_shape(sizes):
+        raise _not_a_shape(path, name, sizes)
     if (
         len(sizes) != len(shape)
         or not parts

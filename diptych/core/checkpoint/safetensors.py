@@ -13,7 +13,7 @@ from typing import Any, cast
 from safetensors import SafetensorError, safe_open
 
 from diptych.core.checkpoint.files import map_file, open_atomic, parse_json_object, view
-from diptych.core.checkpoint.tensors import DTYPES, TensorSource, dtype_from_name, dtype_name, read_bytes
+from diptych.core.checkpoint.tensors import DTYPES, TensorSource, dtype_from_name, dtype_name, is_shape, read_bytes
 from diptych.core.errors import CheckpointError
 
 _LENGTH_BYTES = 8  # the header's length comes first, little-endian
@@ -162,11 +162,11 @@ def _entry(entry: object, name: str, path: Path) -> tuple[str, tuple[int, ...], 
         dtype, shape, offsets = fields.get("dtype"), _sizes(fields.get("shape")), _sizes(fields.get("data_offsets"))
         if isinstance(dtype, str) and shape is not None and offsets is not None and len(offsets) == 2:
             start, stop = offsets
-            if start <= stop:
+            if start <= stop and is_shape(shape):
                 return dtype, shape, (start, stop)
     raise CheckpointError(
-        f"{path}: tensor {name!r} has the header entry {entry!r}; needed are a dtype, a shape of integers >= 0 and "
-        "data_offsets [start, stop]. Download or save the file again"
+        f"{path}: tensor {name!r} has the header entry {entry!r:.1000}; needed are a dtype, a shape of at most 32 "
+        "integers >= 0 that an array can have, and data_offsets [start, stop]. Download or save the file again"
     )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,10 @@ DTYPE_NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.i
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {dtype.name: dtype for dtype in DTYPES.values()}
 
 
+_MOST_AXES = 32  # of a numpy array in version 1
+_MOST_ELEMENTS = 2**48  # of axes other than those of length 0; numpy has no larger arrays
+
+
 @dataclass(frozen=True)
 class TensorSource:
     """A tensor that is read on demand.
@@ -61,6 +65,11 @@ class TensorSource:
     def nbytes(self) -> int:
         """The size of the values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+def is_shape(shape: Sequence[int]) -> bool:
+    """Whether an array can have this shape; the sizes are 0 or more, and may have any number of digits."""
+    return len(shape) <= _MOST_AXES and math.prod(size or 1 for size in shape) <= _MOST_ELEMENTS
 
 
 def from_array(array: np.ndarray, origin: str = "memory") -> TensorSource:

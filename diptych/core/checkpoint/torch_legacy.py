@@ -51,7 +51,8 @@ def read_torch_legacy(path: str | PathLike[str]) -> dict[str, TensorSource]:
     version = read_pickle(file, source)
     if version != _VERSION:
         raise CheckpointError(
-            f"{path}: is in version {version!r} of PyTorch's old format, but only {_VERSION} is read. Save it again"
+            f"{path}: is in version {_describe(version)} of PyTorch's old format, but only {_VERSION} is read. "
+            "Save it again"
         )
     read_pickle(file, source)  # the machine that wrote it; values are little-endian on every machine
     stored = read_state_dict(file, source)
@@ -60,7 +61,8 @@ def read_torch_legacy(path: str | PathLike[str]) -> dict[str, TensorSource]:
     listed = cast(list[Any], keys) if isinstance(keys, list) else list[Any]()
     if {type(key) for key in listed} - {str} or sorted(listed) != sorted(storages):
         raise CheckpointError(
-            f"{path}: lists the storages {keys!r}, but its tensors are in {[*storages]}. Download or save it again"
+            f"{path}: lists the storages {_describe(keys)}, but its tensors are in {_describe([*storages])}. "
+            "Download or save it again"
         )
     spans: dict[str, range] = {}
     position = mapped.tell()
@@ -83,3 +85,10 @@ def read_torch_legacy(path: str | PathLike[str]) -> dict[str, TensorSource]:
         read = partial(read_view, mapped, start, "<", tensor)
         tensors[name] = TensorSource(tensor.shape, tensor.dtype, read, source)
     return tensors
+
+
+def _describe(found: Any) -> str:
+    """A number or texts for a message; of anything else, which may refer to one part many times, only the type."""
+    parts = cast(list[object], found) if isinstance(found, list) else [cast(object, found)]
+    plain = all(type(part) in (int, str) for part in parts)
+    return str(cast(object, found))[:1000] if plain else f"<{type(cast(object, found)).__name__}>"

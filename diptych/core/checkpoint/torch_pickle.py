@@ -222,8 +222,18 @@ def _view(storage: Any, dtype: Any, offset: Any, shape: Any, strides: Any, metad
     return StoredTensor(_of_kind(Storage, storage), _of_kind(np.dtype, dtype), 0 if empty else offset, shape, strides)
 
 
+def _ordered_dict(pairs: Any = ()) -> dict[str, Any]:
+    """The dict of pairs that old versions of Python pickled."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if _of_kind(str, name) in found:
+            raise ValueError(f"the name {name} twice")
+        found[name] = value
+    return found
+
+
 _CALLS: Mapping[str, Callable[..., Any]] = {
-    "collections.OrderedDict": dict[str, Any],
+    "collections.OrderedDict": _ordered_dict,
     "torch.Size": _sizes,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,

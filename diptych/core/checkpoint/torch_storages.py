@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from diptych.core.checkpoint.tensors import is_shape
 from diptych.core.errors import CheckpointError
-
-_LARGEST = 2**48  # the product of a tensor's sizes other than 0; numpy has no larger arrays
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def check_inside(path: Path, name: str, tensor: StoredTensor, place: str, span: 
             f"repeats the entries of its storage ({entries} of {declared // itemsize}), as after expand(); save its "
             "clone()"
         )
-    elif math.prod(size or 1 for size in tensor.shape) > _LARGEST:
+    elif not is_shape(tensor.shape):
         problem = f"has the shape {tensor.shape}, which no array can have"
     else:
         return span.start

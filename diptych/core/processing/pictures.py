@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from diptych.core.errors import InputError
+from diptych.core.processing.arrays import to_numpy
 from diptych.core.processing.paths import check_is_file
 
 ChannelAxis = Literal["channels_first", "channels_last"]
@@ -155,12 +156,7 @@ def _to_colour(picture: Any) -> Any:
 
 def _pixels(name: str, image: Any, axis: ChannelAxis | None) -> np.ndarray:
     """An array of the caller's as bytes (Y, X) or (Y, X, 3)."""
-    try:
-        values = image.detach().cpu() if hasattr(image, "detach") else image
-        array = np.asarray(values.float() if str(getattr(values, "dtype", "")) == "torch.bfloat16" else values)
-    except (TypeError, ValueError):
-        array = np.asarray(None)
-    array = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    array = to_numpy(image)
     if array.dtype.kind not in "biuf" or array.ndim not in (2, 3):
         what = f"array of shape {array.shape} and dtype {array.dtype}" if array.ndim else type(image).__name__
         raise InputError(

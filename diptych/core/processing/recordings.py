@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from diptych.core.errors import InputError
+from diptych.core.processing.arrays import to_numpy
 from diptych.core.processing.paths import check_is_file
 
 _BLOCK = 2**13
@@ -205,11 +206,8 @@ def to_samples(name: str, recording: Any) -> np.ndarray:
     Raises:
         InputError: it is something else, is empty, has several channels, or holds NaN or infinity.
     """
-    try:
-        array = np.asarray(recording.detach().cpu() if hasattr(recording, "detach") else recording)
-    except (TypeError, ValueError):
-        array = np.asarray(None)
-    if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
+    array = to_numpy(recording)
+    if array.dtype.kind not in "iuf":
         what = f"an array of {array.dtype}" if array.ndim else f"of type {type(recording).__name__}"
         raise InputError(f"{name}: is {what}, but a recording is needed: a path, or an array of samples")
     if array.ndim != 1:

@@ -144,8 +144,8 @@ def _round_trip(console: Any, directory: Path) -> bool:
 
     console.rule("[bold]2. Converted to Flax's format and back")
     with tempfile.TemporaryDirectory() as scratch:
-        flax = convert(directory, Path(scratch, "flax"), format="flax-msgpack")
-        back = convert(Path(scratch, "flax"), Path(scratch, "back"), format="safetensors")
+        flax = convert(directory, Path(scratch, "flax"), format="flax-msgpack", manifest=True)
+        back = convert(Path(scratch, "flax"), Path(scratch, "back"), format="safetensors", manifest=True)
         written = Path(scratch, "back", back.files[0]).stat().st_size
     console.print(f"safetensors -> {flax.files[0]} -> {back.files[0]} ({written:,} bytes)")
     before, after = ({t.name: t.digest for t in report.tensors} for report in (flax, back))

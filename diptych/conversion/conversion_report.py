@@ -16,14 +16,15 @@ class ConvertedTensor:
         name, shape: as published, whatever the format.
         dtype: in the new files.
         source_dtype: in the old files.
-        digest: SHA-256 of the values in the new dtype and the published layout; equal for bitwise equal tensors.
+        digest: SHA-256 of the values in the new dtype and the published layout, equal for bitwise equal tensors; None
+            if the conversion wrote no manifest.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     source_dtype: str
-    digest: str
+    digest: str | None
 
 
 @dataclass(frozen=True)

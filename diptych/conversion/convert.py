@@ -2,12 +2,11 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
-
-import numpy as np
 
 from diptych.conversion.conversion_report import ConversionReport, ConvertedTensor
 from diptych.conversion.conversion_source import ConversionSource, from_directory, from_live_model
@@ -20,8 +19,9 @@ from diptych.core.checkpoint.formats import FORMATS, format_named
 from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import Filling, names_of
+from diptych.core.checkpoint.parallel import map_ahead
 from diptych.core.checkpoint.slots import Layout, axes_in, inverse
-from diptych.core.checkpoint.tensors import TensorSource, digest, from_array
+from diptych.core.checkpoint.tensors import TensorSource, bitwise_equal, digest, from_array
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.registry import read_config
@@ -50,8 +50,8 @@ def convert(
 
     Every tensor that any class of the family owns is kept, under its present published name; old spellings and prefixes
     become those of the class that config.json names. Tensors of published classes that diptych does not have are left
-    out. Only one tensor is in memory at a time, except for Orbax, and a run that fails or is killed leaves nothing at
-    the destination.
+    out. Only one tensor, or parts of a few, are in memory at a time, except for Orbax, and a run that fails or is
+    killed leaves nothing at the destination.
 
     Args:
         source: a directory, or a name on the Hugging Face hub; or a live model of either backend or of transformers.
@@ -93,9 +93,9 @@ def convert(
         if given:
             raise InputError(f"convert: {', '.join(given)} must go with a directory, but the source is a live model")
         origin = from_live_model(source)
-    overflowed: dict[str, int] = {}
+    overflows: list[tuple[str, int]] = []
     tensors = {
-        filling.slot.name_in(layout): _output_tensor(filling, layout, dtype, overflowed)
+        filling.slot.name_in(layout): _output_tensor(filling, layout, dtype, overflows)
         for filling in sorted(origin.match.fillings, key=lambda filling: filling.slot.name_in(layout).split("."))
     }
     written = sum(tensor.nbytes for tensor in tensors.values())
@@ -117,9 +117,12 @@ def convert(
             metadata={**origin.metadata, "format": "pt"},
             progress=advance,
         )
+        overflowed: Counter[str] = Counter()
+        for path, count in sorted(overflows):  # threads note them in any order
+            overflowed[path] += count
         if overflowed and not allow_overflow:
             raise _too_large(origin, overflowed, dtype)
-        converted = _verify(partial, origin, format, dtype, advance)
+        converted = _verify(partial, origin, format, dtype, advance, hashes=manifest)
         _write_config(origin, partial, {tensor.dtype for tensor in converted})
         along: list[Path] = []
         if origin.directory is not None:
@@ -134,7 +137,7 @@ def convert(
                 formats=(origin.format, format),
                 architecture=origin.architecture,
                 config=read_config(partial, ignore=ignore_config),
-                tensors={one.name: TensorRecord(one.dtype, one.shape, one.digest) for one in converted},
+                tensors={one.name: TensorRecord(one.dtype, one.shape, one.digest) for one in converted if one.digest},
             )
     return ConversionReport(
         source=origin.name,
@@ -149,11 +152,11 @@ def convert(
         missing=origin.missing,
         files=tuple(file.name for file in files),
         copied=tuple(path.name for path in along),
-        overflowed=overflowed,
+        overflowed=dict(overflowed),
     )
 
 
-def _too_large(origin: ConversionSource, overflowed: dict[str, int], dtype: str | None) -> CheckpointError:
+def _too_large(origin: ConversionSource, overflowed: Mapping[str, int], dtype: str | None) -> CheckpointError:
     counts = ", ".join(f"{name} ({count} value{'s' * (count > 1)})" for name, count in overflowed.items())
     return CheckpointError(
         f"{origin.name}: values of {len(overflowed)} tensor{'s' * (len(overflowed) > 1)} are too large for {dtype}: "
@@ -189,42 +192,54 @@ def _check_apart(source: Path, destination: Path) -> None:
 
 
 def _output_tensor(
-    filling: Filling, layout: Layout, dtype: str | None, overflowed: dict[str, int] | None = None
+    filling: Filling, layout: Layout, dtype: str | None, overflows: list[tuple[str, int]] | None = None
 ) -> TensorSource:
-    """The tensor in the output's layout and dtype; reading it converts both in one pass and counts overflows."""
+    """The tensor in the output's layout and dtype; reading a part of it notes its path and how many values overflow."""
     slot, source = filling.slot, filling.source
     axes = tuple(filling.axes[axis] for axis in axes_in(layout, slot.kind, len(slot.shape)))
     target = source.dtype if dtype is None else FLOATS[dtype]
-
-    def read() -> np.ndarray:
-        if target == source.dtype and axes == tuple(range(len(axes))):
-            return source.read()
-        values, count = filling.convert(axes, target)
-        if count and overflowed is not None:
-            overflowed[slot.path] = count
-        return values
-
-    return TensorSource(tuple(source.shape[axis] for axis in axes), target, read, source.origin)
+    if target == source.dtype and axes == tuple(range(len(axes))):
+        return source
+    return filling.converted(axes, target, lambda count: overflows is None or overflows.append((slot.path, count)))
 
 
 def _verify(
-    directory: Path, origin: ConversionSource, format: str, dtype: str | None, advance: Callable[[int], None]
+    directory: Path,
+    origin: ConversionSource,
+    format: str,
+    dtype: str | None,
+    advance: Callable[[int], None],
+    *,
+    hashes: bool,
 ) -> tuple[ConvertedTensor, ...]:
-    """Reads the new files and compares each tensor with its source, in the published layout."""
+    """Reads the new files and compares each tensor with its source, in the published layout, several at a time."""
     written = open_checkpoint(directory, format)
-    converted: list[ConvertedTensor] = []
+    compared: list[tuple[Filling, TensorSource, TensorSource]] = []
     for filling in origin.match.fillings:
         slot = filling.slot
-        wanted = _output_tensor(filling, "published", dtype)
         back = written.tensors[slot.name_in(written.layout)]
-        filled = Filling(slot, back, slot.path, inverse(axes_in(written.layout, slot.kind, len(slot.shape))))
-        expected, got = digest(wanted), digest(_output_tensor(filled, "published", None))
-        if (expected, wanted.dtype) != (got, back.dtype):
+        axes = inverse(axes_in(written.layout, slot.kind, len(slot.shape)))
+        published = _output_tensor(Filling(slot, back, slot.path, axes), "published", None)
+        compared.append((filling, _output_tensor(filling, "published", dtype), published))
+
+    def compare(pair: tuple[Filling, TensorSource, TensorSource]) -> ConvertedTensor:
+        filling, wanted, back = pair
+        slot = filling.slot
+        alike = (wanted.shape, wanted.dtype) == (back.shape, back.dtype)
+        if not alike or not bitwise_equal(wanted, back):
             raise CheckpointError(
-                f"{back.origin}: {slot.path} differs from what was written when it is read back (SHA-256 {got}, not "
-                f"{expected}); the disk or the memory may be faulty, and nothing was put in place"
+                f"{back.origin}: {slot.path} differs from what was written when it is read back; the disk or the "
+                "memory may be faulty, and nothing was put in place"
             )
-        converted.append(ConvertedTensor(slot.path, slot.shape, back.dtype.name, filling.source.dtype.name, got))
+        sha256 = digest(wanted) if hashes else None
+        return ConvertedTensor(slot.path, slot.shape, back.dtype.name, filling.source.dtype.name, sha256)
+
+    def held(pair: tuple[Filling, TensorSource, TensorSource]) -> int:
+        return sum(max(part.nbytes for part in source.parts()) for source in pair[1:])
+
+    converted: list[ConvertedTensor] = []
+    for tensor, (_, _, back) in zip(map_ahead(compare, compared, size=held), compared, strict=True):
+        converted.append(tensor)
         advance(back.nbytes)
     return tuple(converted)
 

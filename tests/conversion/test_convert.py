@@ -17,6 +17,7 @@ import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
 from diptych.conversion import convert, inspect_checkpoint, to_jax, to_torch
 from diptych.core import registry
+from diptych.core.checkpoint import parallel
 from diptych.core.checkpoint.directory import open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.tensors import from_array
 from diptych.core.dtypes import FLOATS
@@ -39,15 +40,24 @@ from tests.conversion.tiny import (
 )
 
 module = importlib.import_module("diptych.conversion.convert")
+tensors_module = importlib.import_module("diptych.core.checkpoint.tensors")
 FORMATS = ("safetensors", "flax-msgpack", "orbax")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _in_parts():
+    """Tensors are read in parts, as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensors_module, "PART", 1000)
+        yield
 
 
 @pytest.mark.parametrize(("architecture", "dtype"), DTYPES)
 def test_there_and_back_is_bit_exact(tmp_path, architecture, dtype):
     model = getattr(in_torch, architecture)(config_of(architecture), seed=5, dtype=dtype)
     model.save_pretrained(tmp_path / "source")
-    there = convert(model, tmp_path / "flax", format="flax-msgpack", max_shard_size="10KB")
-    back = convert(tmp_path / "flax", tmp_path / "back")
+    there = convert(model, tmp_path / "flax", format="flax-msgpack", max_shard_size="10KB", manifest=True)
+    back = convert(tmp_path / "flax", tmp_path / "back", manifest=True)
     assert {tensor.name: tensor.digest for tensor in there.tensors} == digests(model)
     assert there.tensors == back.tensors
     assert there.dtypes == {dtype: len(there.tensors)}
@@ -61,8 +71,8 @@ def test_there_and_back_is_bit_exact(tmp_path, architecture, dtype):
 @pytest.mark.parametrize("architecture", [next(iter(family.classes)) for family in registry.families().values()])
 def test_every_family_through_orbax_and_both_live_models(tmp_path, architecture):
     model = getattr(in_torch, architecture)(config_of(architecture), seed=5)
-    report = convert(to_jax(model), tmp_path / "orbax", format="orbax")
-    again = convert(tmp_path / "orbax", tmp_path / "out")
+    report = convert(to_jax(model), tmp_path / "orbax", format="orbax", manifest=True)
+    again = convert(tmp_path / "orbax", tmp_path / "out", manifest=True)
     assert {tensor.name: tensor.digest for tensor in report.tensors} == digests(model)
     assert (report.tensors, again.source_format) == (again.tensors, "orbax")
     loaded = getattr(in_jax, architecture).from_pretrained(tmp_path / "orbax")
@@ -304,7 +314,9 @@ def test_metadata_says_pytorch_and_keeps_the_rest(tmp_path, source):
     assert open_checkpoint(tmp_path / "out").metadata == {"format": "pt", "made by": "me"}
 
 
-def test_one_tensor_at_a_time_is_held(tmp_path):
+def test_one_tensor_at_a_time_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensors_module, "PART", 1 << 18)
+    monkeypatch.setattr(parallel, "HELD", 1 << 20)
     config = config_of("BertModel").replace(vocab_size=20_000, hidden_size=100, intermediate_size=10_000)
     model = in_torch.BertModel(config, dtype="float32")
     model.save_pretrained(tmp_path / "source")

@@ -1,13 +1,15 @@
 import errno
 import gc
+from itertools import combinations
 
 import msgpack
 import numpy as np
 import pytest
 
-from diptych.core.checkpoint import files
+from diptych.core.checkpoint import files, tensors
 from diptych.core.checkpoint.msgpack import read_msgpack, write_msgpack
-from diptych.core.checkpoint.tensors import TensorSource, from_array
+from diptych.core.checkpoint.safetensors import read_safetensors, write_safetensors
+from diptych.core.checkpoint.tensors import from_array
 from diptych.core.errors import CheckpointError
 
 
@@ -23,22 +25,21 @@ def test_a_view_keeps_its_file_mapped_and_needs_no_copy(tmp_path):
     np.testing.assert_array_equal(array, np.arange(1000.0))
 
 
-def test_progress_adds_up_and_one_array_at_a_time_is_read(tmp_path):
-    events = []
-
-    def source(name):
-        def read():
-            events.append(f"read {name}")
-            return np.zeros(4, np.float32)
-
-        return TensorSource((4,), np.dtype(np.float32), read, "test")
-
-    write_msgpack(
-        tmp_path / "m",
-        {"a.x": source("a.x"), "b": source("b")},
-        progress=lambda nbytes: events.append(f"written {nbytes}"),
-    )
-    assert events == ["read a.x", "written 16", "read b", "written 16"]
+@pytest.mark.parametrize("limit", [7, 36, 100, 1000])
+@pytest.mark.parametrize("part", [1, 60, 1000])
+def test_parts_and_chunks_may_end_anywhere(tmp_path, monkeypatch, limit, part):
+    array, seen = np.arange(120, dtype=np.int32).reshape(10, 3, 4), []
+    write_safetensors(tmp_path / "source", {"a.x": from_array(array), "b": from_array(array[0])})
+    source = read_safetensors(tmp_path / "source")
+    write_msgpack(tmp_path / "whole", source, max_chunk_size=limit)
+    monkeypatch.setattr(tensors, "PART", part)
+    write_msgpack(tmp_path / "parts", source, seen.append, max_chunk_size=limit)
+    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert seen == [480, 48]
+    found = read_msgpack(tmp_path / "parts")["a.x"]
+    np.testing.assert_array_equal(found.read(), array)
+    for start, stop in combinations(range(11), 2):
+        np.testing.assert_array_equal(found.read_rows(start, stop), array[start:stop])
 
 
 def array_payload(shape=(2,), dtype="int8", data=b"\x01\x02"):

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diptych.core.checkpoint import strips
 from diptych.core.checkpoint.strips import aligned_empty, count_infinities, permute
 from diptych.core.checkpoint.tensors import DTYPES
 from diptych.core.dtypes import FLOATS
@@ -69,6 +70,17 @@ def test_all_orders_of_the_axes(shape):
     for axes in permutations(range(len(shape))):
         copy = permute(array, axes)
         assert copy.shape == array.transpose(axes).shape
+        assert copy.tobytes() == array.transpose(axes).tobytes()
+        assert is_fresh_and_aligned(copy, array)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("shape", [(300, 5), (40, 3, 5, 5), (5, 5, 3, 40)], ids=str)
+def test_large_arrays_are_copied_part_by_part(shape, offset, monkeypatch):
+    monkeypatch.setattr(strips, "_CACHED", 1000)
+    array = random_bits(shape, np.float32, offset)
+    for axes in permutations(range(len(shape))):
+        copy = permute(array, axes)
         assert copy.tobytes() == array.transpose(axes).tobytes()
         assert is_fresh_and_aligned(copy, array)
 

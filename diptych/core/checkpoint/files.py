@@ -1,9 +1,12 @@
 """Memory-mapping files for reading, and writing them atomically."""
 
+import functools
 import math
 import mmap
 import os
+import threading
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,10 +14,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from diptych.core.checkpoint.atomic import hidden_file
+from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.errors import CheckpointError
 from diptych.core.json_text import DuplicateNameError, load_json
 
 _LFS_POINTER = b"version https://git-lfs"
+_INTERVAL = 0.02  # seconds between two flushes
 
 
 def map_file(path: Path) -> mmap.mmap:
@@ -50,6 +55,19 @@ def view(mapped: mmap.mmap, start: int, dtype: np.dtype[Any], shape: tuple[int, 
     found = found.reshape(shape)
     found.flags.writeable = False
     return found
+
+
+def mapped_tensor(
+    mapped: mmap.mmap, start: int, dtype: np.dtype[Any], shape: tuple[int, ...], path: Path
+) -> TensorSource:
+    """A tensor that lies in a mapped file and shares its bytes with no other; the caller has checked the bounds."""
+
+    def read_rows(first: int, stop: int) -> np.ndarray:
+        row = math.prod(shape[1:]) * dtype.itemsize
+        return view(mapped, start + first * row, dtype, (stop - first, *shape[1:]))
+
+    read = functools.partial(view, mapped, start, dtype, shape)
+    return TensorSource(shape, dtype, read, str(path), mapped=True, read_rows=read_rows)
 
 
 def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
@@ -115,7 +133,26 @@ def open_atomic(path: Path) -> Generator[BinaryIO, None, None]:
     """
     with path_in_errors(path), hidden_file(path) as partial:
         with partial.open("wb") as handle:
-            yield handle
+            with _flushing(handle.fileno()):
+                yield handle
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(partial, path)
+
+
+@contextmanager
+def _flushing(file: int) -> Generator[None, None, None]:
+    """Brings what is written to the disk meanwhile, in a thread, so that little is left to wait for at the end."""
+    done = threading.Event()
+
+    def flush() -> None:
+        while not done.wait(_INTERVAL):
+            os.fsync(file)
+
+    with ThreadPoolExecutor(1) as pool:
+        flushing = pool.submit(flush)
+        try:
+            yield
+        finally:
+            done.set()
+    flushing.result()  # of an error, only the first fsync after it learns

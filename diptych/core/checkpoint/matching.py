@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from diptych.core.checkpoint.dialects import find_shifts, matches, resolver, respell, spellings
 from diptych.core.checkpoint.slots import Layout, Slot, axes_in, inverse
 from diptych.core.checkpoint.strips import count_infinities, permute
-from diptych.core.checkpoint.tensors import TensorSource, read_bytes
+from diptych.core.checkpoint.tensors import TensorSource, bitwise_equal
 from diptych.core.dtypes import FLOAT8, FLOATS
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.registry import Family
@@ -106,21 +106,47 @@ class Filling:
         Raises:
             CheckpointError: it has values that are too large for the dtype.
         """
-        values, overflowed = self.convert(axes, dtype)
-        if overflowed:
+        counts: list[int] = []
+        values = self.converted(axes, dtype, counts.append).read()
+        if counts:
             raise CheckpointError(
                 f"{self.source.origin}: {self.name} holds {self.source.dtype} values that are too large for {dtype}; "
                 "choose a wider dtype"
             )
         return values
 
-    def convert(self, axes: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[np.ndarray, int]:
-        """Such a copy, and the number of values that were too large for the dtype and are infinite in it."""
-        values = self.source.read()
-        with np.errstate(over="ignore"):
-            copy = permute(values, axes, dtype)
-        infinite = count_infinities(copy) if dtype != values.dtype else 0
-        return copy, infinite - count_infinities(values) if infinite else 0
+    def converted(
+        self, axes: tuple[int, ...], dtype: np.dtype[Any], overflowed: Callable[[int], object] = lambda count: None
+    ) -> TensorSource:
+        """The tensor with its axes permuted and its dtype converted; reading it, or rows of it, makes a copy.
+
+        Args:
+            axes: axis k of the result is axis `axes[k]` of the tensor.
+            dtype: of the result.
+            overflowed: is called with the number of values, if any, that a copy has made infinite.
+        """
+        source = self.source
+
+        def read_rows(start: int | None, stop: int | None) -> np.ndarray:
+            values = source.read()
+            if axes:
+                values = values[(*(slice(None),) * axes[0], slice(start, stop))]
+            with np.errstate(over="ignore"):
+                copy = permute(values, axes, dtype)
+            infinite = count_infinities(copy) if dtype != values.dtype else 0
+            count = infinite - count_infinities(values) if infinite else 0
+            if count:
+                overflowed(count)
+            return copy
+
+        return TensorSource(
+            tuple(source.shape[axis] for axis in axes),
+            dtype,
+            lambda: read_rows(None, None),
+            source.origin,
+            # elsewhere, each part would read the whole tensor again
+            read_rows=read_rows if source.mapped and source.read_rows is not None else None,
+        )
 
     def view(self, axes: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         """The tensor itself where it lies in a mapped file as it is needed, writable; otherwise a copy, as of `read`.
@@ -138,8 +164,7 @@ class Filling:
         """The tensor in the published layout; reading it makes a copy only if the file has another layout."""
         if self.axes == tuple(range(len(self.axes))):
             return self.source
-        shape = tuple(self.source.shape[axis] for axis in self.axes)
-        return replace(self.source, shape=shape, read=functools.partial(self.read, self.axes, self.source.dtype))
+        return self.converted(self.axes, self.source.dtype)
 
 
 @dataclass(frozen=True)
@@ -340,7 +365,7 @@ class Matching:
         """Whether two tensors are bitwise the same."""
         first, second = self.tensors.by_name[one], self.tensors.by_name[other]
         alike = first.shape == second.shape and first.dtype == second.dtype
-        return alike and read_bytes(first, one) == read_bytes(second, other)
+        return alike and bitwise_equal(first, second)
 
     def _require_equal(self, one: str, other: str) -> None:
         if not self._equal(one, other):

@@ -5,16 +5,15 @@ Sources: the msgpack specification (github.com/msgpack/msgpack/blob/master/spec.
 
 import math
 import mmap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-from diptych.core.checkpoint.files import map_file, open_atomic, view
+from diptych.core.checkpoint.files import map_file, mapped_tensor, open_atomic
 from diptych.core.checkpoint.strips import aligned_empty
 from diptych.core.checkpoint.tensors import (
     NUMPY_DTYPES,
@@ -22,7 +21,7 @@ from diptych.core.checkpoint.tensors import (
     dtype_from_name,
     dtype_name,
     is_shape,
-    read_bytes,
+    read_in_parts,
 )
 from diptych.core.errors import CheckpointError
 
@@ -126,19 +125,19 @@ def write_msgpack(
     for name, source in tensors.items():
         dtype_name(source, name)
 
-    def write(handle: BinaryIO, tree: NameTree) -> None:
+    def write(handle: BinaryIO, tree: NameTree, read: Iterator[Iterator[memoryview]]) -> None:
         handle.write(_pack("map", len(tree)))
         for key, node in tree.items():
             handle.write(_string(key))
             if isinstance(node, dict):
-                write(handle, node)
+                write(handle, node, read)
                 continue
-            _write_array(handle, tensors[node], node, max_chunk_size)
+            _write_array(handle, tensors[node], next(read), max_chunk_size)
             if progress is not None:
                 progress(tensors[node].nbytes)
 
     with open_atomic(path) as handle:
-        write(handle, layout)
+        write(handle, layout, read_in_parts((name, tensors[name]) for name in _leaves(layout)))
 
 
 class _Reader:
@@ -240,7 +239,7 @@ class _Reader:
                 f"{self.path}: tensor {name!r} takes {self.stop - start} bytes, but {dtype.name} {shape} needs "
                 f"{math.prod(shape) * dtype.itemsize}. Download or save the file again"
             )
-        return TensorSource(shape, dtype, partial(view, self.mapped, start, dtype, shape), str(self.path), mapped=True)
+        return mapped_tensor(self.mapped, start, dtype, shape, self.path)
 
     def expect(self, kind: str, name: str, length: int | None = None) -> int:
         """Read a token of this kind; return its value."""
@@ -300,15 +299,19 @@ def _join_chunks(node: _Tree, name: str, path: Path) -> TensorSource:
         )
     dtype = parts[0].dtype
 
-    def read() -> np.ndarray:
-        joined = aligned_empty((math.prod(sizes),), dtype)
-        start = 0
+    def read_rows(first: int, stop: int) -> np.ndarray:
+        row = math.prod(sizes[1:])
+        joined = aligned_empty((stop - first, *sizes[1:]), dtype)
+        flat, start = joined.reshape(-1), -first * row  # of a chunk, in the rows asked for
         for part in parts:
-            joined[start : start + part.shape[0]] = part.read()
-            start += part.shape[0]
-        return joined.reshape(sizes)
+            end = start + part.shape[0]
+            if start < flat.size and end > 0:
+                flat[max(start, 0) : end] = part.read()[max(-start, 0) : flat.size - start]
+            start = end
+        return joined
 
-    return TensorSource(sizes, dtype, read, str(path))
+    whole = sizes[0] if sizes else 1
+    return TensorSource(sizes, dtype, lambda: read_rows(0, whole).reshape(sizes), str(path), read_rows=read_rows)
 
 
 def _numbered_values(node: "_Tree | _Scalar | TensorSource | None") -> "list[_Tree | _Scalar | TensorSource | None]":
@@ -340,6 +343,15 @@ def nested_names(names: Iterable[str], path: Path) -> NameTree:
     return layout
 
 
+def _leaves(tree: NameTree) -> Iterator[str]:
+    """The names in a tree, in its order."""
+    for node in tree.values():
+        if isinstance(node, str):
+            yield node
+        else:
+            yield from _leaves(node)
+
+
 def _pack(kind: str, value: int) -> bytes:
     """Encode a value, or the length of what follows, in the fewest bytes."""
     base, count = _SHORT.get(kind, (0, 0))
@@ -354,11 +366,11 @@ def _string(text: str) -> bytes:
     return _pack("string", len(encoded)) + encoded
 
 
-def _write_array(handle: BinaryIO, source: TensorSource, name: str, max_chunk_size: int) -> None:
+def _write_array(handle: BinaryIO, source: TensorSource, parts: Iterator[memoryview], max_chunk_size: int) -> None:
     """Write an array, as one object, or if it is large as a map of chunks like flax.serialization."""
-    data = read_bytes(source, name)
     if source.nbytes <= max_chunk_size:
-        _write_object(handle, source.shape, source, data)
+        handle.write(_object_head(source.shape, source.dtype, source.nbytes))
+        handle.writelines(parts)
         return
     itemsize = source.dtype.itemsize
     step = max(1, max_chunk_size // itemsize) * itemsize
@@ -367,18 +379,24 @@ def _write_array(handle: BinaryIO, source: TensorSource, name: str, max_chunk_si
     for index, size in enumerate(source.shape):
         handle.write(_string(str(index)) + _pack("integer", size))
     handle.write(_string("chunks") + _pack("map", -(-source.nbytes // step)))
-    for index, start in enumerate(range(0, source.nbytes, step)):
-        chunk = data[start : start + step]
-        handle.write(_string(str(index)))
-        _write_object(handle, (chunk.nbytes // itemsize,), source, chunk)
+    position = 0
+    for part in parts:
+        start = 0
+        while start < part.nbytes:
+            if position % step == 0:
+                size = min(step, source.nbytes - position)
+                handle.write(_string(str(position // step)))
+                handle.write(_object_head((size // itemsize,), source.dtype, size))
+            stop = min(part.nbytes, start + step - position % step)
+            handle.write(part[start:stop])
+            position += stop - start
+            start = stop
 
 
-def _write_object(handle: BinaryIO, shape: tuple[int, ...], source: TensorSource, data: memoryview) -> None:
-    """Write (shape, dtype name, bytes) as an extension object."""
+def _object_head(shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> bytes:
+    """What precedes the bytes of an array in an extension object of (shape, dtype name, bytes)."""
     head = _pack("list", 3) + _pack("list", len(shape)) + b"".join(_pack("integer", size) for size in shape)
-    head += _string(source.dtype.name) + _pack("bytes", data.nbytes)
-    size = len(head) + data.nbytes
+    head += _string(dtype.name) + _pack("bytes", nbytes)
+    size = len(head) + nbytes
     fixed = _FIXED_EXTENSIONS.get(size)
-    handle.write(_pack("extension", size) if fixed is None else bytes([fixed]))
-    handle.write(bytes([_ARRAY]) + head)
-    handle.write(data)
+    return (_pack("extension", size) if fixed is None else bytes([fixed])) + bytes([_ARRAY]) + head

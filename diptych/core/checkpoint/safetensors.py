@@ -4,7 +4,6 @@ import json
 import math
 import mmap
 from collections.abc import Callable, Mapping
-from functools import partial
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 
-from diptych.core.checkpoint.files import map_file, open_atomic, parse_json_object, view
-from diptych.core.checkpoint.tensors import DTYPES, TensorSource, dtype_from_name, dtype_name, is_shape, read_bytes
+from diptych.core.checkpoint.files import map_file, mapped_tensor, open_atomic, parse_json_object
+from diptych.core.checkpoint.tensors import DTYPES, TensorSource, dtype_from_name, dtype_name, is_shape, read_in_parts
 from diptych.core.errors import CheckpointError
 
 _LENGTH_BYTES = 8  # the header's length comes first, little-endian
@@ -56,8 +55,7 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, TensorSource]:
                 f"needs {math.prod(shape) * dtype.itemsize}. Download or save the file again"
             )
         spans.append((start, stop, name))
-        read = partial(view, mapped, data_start + start, dtype, shape)
-        tensors[name] = TensorSource(shape, dtype, read, str(path), mapped=True)
+        tensors[name] = mapped_tensor(mapped, data_start + start, dtype, shape, path)
     spans.sort()
     for (_, stop, name), (start, _, following) in pairwise(spans):
         if start < stop:
@@ -124,8 +122,8 @@ def write_safetensors(
     with open_atomic(path) as handle:
         handle.write(len(encoded).to_bytes(_LENGTH_BYTES, "little"))
         handle.write(encoded)
-        for name in order:
-            handle.write(read_bytes(tensors[name], name))
+        for name, parts in zip(order, read_in_parts((name, tensors[name]) for name in order), strict=True):
+            handle.writelines(parts)
             if progress is not None:
                 progress(tensors[name].nbytes)
 

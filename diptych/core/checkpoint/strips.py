@@ -8,6 +8,7 @@ import numpy as np
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _CHECKED = 1 << 16  # entries that are checked, or cast in two steps, at a time
+_CACHED = 1 << 22  # bytes that are written in another order at a time
 _RUN = 16  # elements written in one run; 16 elements of 4 bytes fill a cache line
 
 
@@ -38,8 +39,14 @@ def permute(array: np.ndarray, axes: tuple[int, ...], dtype: np.dtype[Any] | str
         # Copy bits: faster than elements if the dtype is not numpy's own, and exact for every NaN.
         bits = np.dtype(f"u{dtype.itemsize}")
         array, target = array.view(bits), copy.view(bits)
-    if copy.size:
-        _fill(target, array, axes)
+    if copy.size and axes == tuple(range(len(axes))):
+        _cast(target, array)
+    elif copy.size:
+        # part by part, so that what is written in another order stays in the cache
+        rows = max(1, _CACHED * target.shape[0] // copy.nbytes)
+        for start in range(0, target.shape[0], rows):
+            part = slice(start, start + rows)
+            _fill(target[part], array[(*(slice(None),) * axes[0], part)], axes)
     return copy
 
 
@@ -54,9 +61,6 @@ def count_infinities(array: np.ndarray) -> int:
 
 def _fill(target: np.ndarray, source: np.ndarray, axes: tuple[int, ...]) -> None:
     """Copy `source`, with its axes permuted, into `target`."""
-    if axes == tuple(range(len(axes))):
-        _cast(target, source)
-        return
     strip = run = 1
     axis = 0
     for axis in reversed(axes):
@@ -67,17 +71,19 @@ def _fill(target: np.ndarray, source: np.ndarray, axes: tuple[int, ...]) -> None
     if source.shape[axis] <= strip:  # the whole array is smaller than a run
         _cast(target, source.transpose(axes))
         return
-    # Two passes through a strip that stays in the cache: the first reads the source in its own order, whatever its
-    # alignment and dtype, the second writes runs of the target, whole cache lines if possible.
+    # Strips of the source are written as runs of the target, whole cache lines if possible. Where the dtype changes, or
+    # values are not aligned, a first pass copies each strip to a buffer that stays in the cache.
     shape = (*source.shape[:axis], strip, *source.shape[axis + 1 :])
     buffer = aligned_empty(shape, target.dtype)
     permuted_target = target.transpose(tuple(int(index) for index in np.argsort(axes)))
     for start in range(0, source.shape[axis], strip):
         part = (*(slice(None),) * axis, slice(start, start + strip))
         values = source[part]
-        staged = buffer[(*(slice(None),) * axis, slice(values.shape[axis]))]
-        _cast(staged, values)
-        permuted_target[part] = staged
+        if values.dtype != target.dtype or not values.flags.aligned:
+            staged = buffer[(*(slice(None),) * axis, slice(values.shape[axis]))]
+            _cast(staged, values)
+            values = staged
+        permuted_target[part] = values
 
 
 def _cast(target: np.ndarray, source: np.ndarray) -> None:

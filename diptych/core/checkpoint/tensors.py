@@ -2,13 +2,16 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from diptych.core.checkpoint.parallel import map_ahead
 from diptych.core.errors import CheckpointError
 
 # In the order of the reference implementation of safetensors: a file holds its tensors from the last rank to the first,
@@ -34,6 +37,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U64": np.dtype(np.uint64),
 }
 DTYPE_NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
+PART = 4 << 20
+"""The bytes of a part of a tensor that is read by itself; they stay in a processor's cache."""
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {dtype.name: dtype for dtype in DTYPES.values()}
 
 
@@ -53,6 +58,8 @@ class TensorSource:
         origin: The file that holds it, or another name of its origin in error messages.
         mapped: Whether the values are bytes of a mapped file that belong to no other tensor. An array of them may be
             made writable, since the map is private.
+        read_rows: Returns the values from one index of the first axis to another, as `read` does, without reading the
+            others. None if they can only be read as a whole.
     """
 
     shape: tuple[int, ...]
@@ -60,11 +67,24 @@ class TensorSource:
     read: Callable[[], np.ndarray]
     origin: str
     mapped: bool = False
+    read_rows: Callable[[int, int], np.ndarray] | None = None
 
     @property
     def nbytes(self) -> int:
         """The size of the values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    def parts(self) -> list["TensorSource"]:
+        """The tensor in parts along its first axis, of `PART` bytes or one row; itself if it is read as a whole."""
+        if self.read_rows is None or self.nbytes <= PART:
+            return [self]
+        count, *row = self.shape
+        step = max(1, PART * count // self.nbytes)
+        spans = [(start, min(start + step, count)) for start in range(0, count, step)]
+        return [
+            TensorSource((stop - start, *row), self.dtype, partial(self.read_rows, start, stop), self.origin)
+            for start, stop in spans
+        ]
 
 
 def is_shape(shape: Sequence[int]) -> bool:
@@ -129,6 +149,41 @@ def read_bytes(source: TensorSource, tensor: str) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
+def read_in_parts(tensors: Iterable[tuple[str, TensorSource]]) -> Iterator[Iterator[memoryview]]:
+    """Read tensors as bytes, each part by part; threads read a few parts ahead.
+
+    Args:
+        tensors: The tensors, with their names for error messages.
+
+    Yields:
+        For each tensor the bytes of its parts, to be taken, and dropped, one after the other before the next tensor.
+    """
+    named = [(name, source.parts()) for name, source in tensors]
+    read = map_ahead(
+        lambda part: read_bytes(part[1], part[0]),
+        ((name, part) for name, parts in named for part in parts),
+        size=lambda part: part[1].nbytes,
+    )
+    for _, parts in named:
+        yield islice(read, len(parts))
+
+
+def bitwise_equal(one: TensorSource, other: TensorSource) -> bool:
+    """Compare the bytes of two tensors of the same shape and dtype, part by part if both can be read so."""
+    parts = (one.parts(), other.parts())
+    pairs = zip(*parts, strict=True) if len(parts[0]) == len(parts[1]) else [(one, other)]
+    return all(_equal_bytes(read_bytes(first, ""), read_bytes(second, "")) for first, second in pairs)
+
+
+def _equal_bytes(one: memoryview, other: memoryview) -> bool:
+    first, second = np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8)
+    starts = range(0, first.size, PART)  # the comparison of a whole tensor would take as much memory as the tensor
+    return all(np.array_equal(first[start : start + PART], second[start : start + PART]) for start in starts)
+
+
 def digest(source: TensorSource) -> str:
     """Return the SHA-256 of a tensor's bytes in hexadecimal; it is the same for bitwise equal tensors."""
-    return hashlib.sha256(read_bytes(source, "")).hexdigest()
+    found = hashlib.sha256()
+    for part in source.parts():
+        found.update(read_bytes(part, ""))
+    return found.hexdigest()

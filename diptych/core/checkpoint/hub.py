@@ -68,8 +68,8 @@ def download(name: str, only: tuple[str, ...], options: HubOptions) -> Path:
     inside = f"{subfolder.strip('/')}/" if subfolder else ""
     formats = [] if only else [layout.of_variant(variant).patterns for layout in FILE_FORMATS]
     directory = _snapshot(name, inside, only or formats[0], options)
-    for weights in formats[1:]:
-        if _has_any(directory, formats):
+    for number, weights in enumerate(formats[1:], start=1):
+        if _has_any(directory, formats[:number]):  # an index of another format is downloaded with the configs
             break
         directory = _snapshot(name, inside, weights, options)
     if not only and variant is None and not _has_any(directory, formats):

@@ -161,7 +161,7 @@ class GenerationConfig:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Self:
-        """The options in the `generation_config.json` of a directory or hub checkpoint; see `from_dict`, `HubOptions`."""
+        """The options in `generation_config.json` of a directory or hub checkpoint; see `from_dict`, `HubOptions`."""
         path = locate(name_or_path, only=CONFIGS, **options) / GENERATION_FILE
         if not path.is_file():
             raise ConfigError(f"{path}: no such file")

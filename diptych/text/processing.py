@@ -11,7 +11,14 @@ from diptych.core.checkpoint import companions
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.interfaces import Tokenizer
 from diptych.text.ctc import CTCTokenizer
-from diptych.text.tokenizers import PaddingSide, SpecialTokens, check_text, load_special_tokens, load_tokenizer
+from diptych.text.tokenizers import (
+    PaddingSide,
+    SpecialTokens,
+    check_text,
+    load_special_tokens,
+    load_tokenizer,
+    refuse_panics,
+)
 
 
 class TextProcessor:
@@ -38,7 +45,9 @@ class TextProcessor:
         """
         for text in texts:
             check_text("processor", text)
-        found = self.needed_tokenizer().encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        tokenizer = self.needed_tokenizer()
+        with refuse_panics("processor"):
+            found = tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
         rows = [list(one.ids) for one in found]
         width = max(map(len, rows), default=0)
         if width == 0:

@@ -107,6 +107,17 @@ def _refusing(problem: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def refuse_panics(caller: str) -> Iterator[None]:
+    """Turns the panic of a tokenizer that reads texts, as after a pattern that takes too long, into our error."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{caller}: the tokenizer cannot read the text ({error}); download it again") from None
+
+
 def check_text(caller: str, text: Any) -> None:
     """Checks that a tokenizer can read a text.
 

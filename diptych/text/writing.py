@@ -12,7 +12,7 @@ from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
 from diptych.core.pretrained import generates_text
-from diptych.text.tokenizers import check_text
+from diptych.text.tokenizers import check_text, refuse_panics
 
 
 @dataclass(frozen=True)
@@ -213,9 +213,11 @@ def tokens_of(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = Tru
 
     Raises:
         InputError: it is not valid Unicode.
+        CheckpointError: the tokenizer fails, as with a pattern that takes too long.
     """
     check_text("generate", text)
-    return list(tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids)
+    with refuse_panics("generate"):
+        return list(tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids)
 
 
 def language_id(tokenizer: Tokenizer, language: str, argument: str) -> int:

@@ -11,6 +11,7 @@ from diptych.core.checkpoint.directory import open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.tensors import digest
 from diptych.core.errors import CheckpointError, InputError
+from diptych.core.generation.options import GenerationConfig
 from diptych.images import (
     classify_images,
     generate_text_from_images,
@@ -114,6 +115,9 @@ def test_texts_and_classes(hub, tmp_path):
     in_torch.ViTForImageClassification(config).save_pretrained(vit := hub.root / "vit")
     (vit / "model.safetensors").rename(vit / "model.fp16.safetensors")
     (vit / "preprocessor_config.json").write_text('{"image_processor_type": "ViTImageProcessor", "size": 8}')
+
+    (hub.root / "gpt2" / "generation_config.json").write_text('{"max_new_tokens": 2}')
+    assert GenerationConfig.from_pretrained(REPOSITORY, subfolder="gpt2", revision="v2").max_new_tokens == 2
 
     there = {"backend": "torch", "subfolder": "gpt2"}
     call = {**there, "max_new_tokens": 3, "token": "secret"}

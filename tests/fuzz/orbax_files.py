@@ -5,7 +5,6 @@ import random
 from typing import Any
 
 import numpy as np
-import tensorstore
 
 from tests.fuzz.mutation import mutate, mutate_json
 
@@ -88,6 +87,8 @@ def crc32c(data: bytes) -> bytes:
 
 def _database(entries: dict[str, bytes]) -> dict[str, bytes]:
     """The files of a database in OCDBT, without the name and the id that differ in each."""
+    import tensorstore
+
     store = {"driver": "ocdbt", "base": "memory://", "config": {"compression": None, "max_inline_value_bytes": 200}}
     with tensorstore.Transaction(atomic=True) as transaction:
         database = tensorstore.KvStore.open(store).result()

@@ -1,5 +1,6 @@
 """Attacks by name: each is refused, nothing is executed, and the error says what and where; see SECURITY.md."""
 
+import io
 import json
 import os
 import pickle
@@ -13,11 +14,14 @@ import numpy as np
 import pytest
 import soundfile
 import tokenizers
+from PIL import Image
 
 from diptych.backends.jax import orbax  # noqa: F401 - not while a file is read
 from diptych.core.checkpoint import companions
 from diptych.core.checkpoint.zarr import METADATA
 from diptych.core.errors import CheckpointError, ConfigError, InputError
+from diptych.text.processing import TextProcessor
+from diptych.text.writing import tokens_of
 from tests.core import torch_files
 from tests.fuzz import orbax_files
 from tests.fuzz.__main__ import SECONDS, write
@@ -263,6 +267,16 @@ def test_a_pipe_in_a_directory(tmp_path):
         READERS["orbax"].read(tmp_path)
 
 
+def test_an_image_that_is_drawn_again_and_again(tmp_path):
+    stream = io.BytesIO()
+    Image.new("L", (40, 40)).save(stream, "JPEG", progressive=True)
+    start, scan, end = stream.getvalue().rpartition(b"\xff\xda")
+    write(tmp_path, {"image": stream.getvalue()})
+    READERS["image"].read(tmp_path)
+    many = start + (scan + end.removesuffix(b"\xff\xd9")) * 101 + b"\xff\xd9"
+    assert "scans of all pixels" in refusal(tmp_path, "image", {"image": many})
+
+
 def test_what_lies_outside_is_not_copied_along(tmp_path):
     (tmp_path / "secret").write_text("key")
     (tmp_path / "checkpoint").mkdir()
@@ -276,6 +290,15 @@ def test_a_panic_of_the_tokenizers_library_is_a_damaged_file(tmp_path):
     data["model"]["continuing_subword_prefix"] = "#" * 9
     message = refusal(tmp_path, "tokenizer", {"tokenizer.json": json.dumps(data).encode()})
     assert "tokenizer.json: is no tokenizer that tokenizers reads (range" in message
+
+
+def test_a_pattern_that_takes_too_long(tmp_path):
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({"x": 0}, []))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex("(x+x+)+y"), "isolated")
+    with pytest.raises(CheckpointError, match=r"generate: the tokenizer cannot read the text \(Onig: .*retry-limit"):
+        tokens_of(tokenizer, "x" * 40)
+    with pytest.raises(CheckpointError, match=r"processor: the tokenizer cannot read the text \(Onig"):
+        TextProcessor(tokenizer, tmp_path).encode(["x" * 40])
 
 
 def test_the_tests_of_each_guarantee_are_there():

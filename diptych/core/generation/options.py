@@ -7,12 +7,14 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast
 
 import numpy as np
 
 from diptych.core.check import describe_type, has_type
 from diptych.core.checkpoint.files import open_atomic
+from diptych.core.checkpoint.hub import HubOptions
+from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.config import FrozenMap, ModelConfig, thaw_json
 from diptych.core.errors import ConfigError, InputError
 from diptych.core.json_text import parse_config, read_text
@@ -158,9 +160,9 @@ class GenerationConfig:
         return cls.from_dict(parse_config(text, source), source=source)
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike[str]) -> Self:
-        """The options of the `generation_config.json` of a directory; see `from_dict`."""
-        path = Path(directory) / GENERATION_FILE
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Self:
+        """The options in `generation_config.json` of a directory or hub checkpoint; see `from_dict`, `HubOptions`."""
+        path = locate(name_or_path, only=CONFIGS, **options) / GENERATION_FILE
         if not path.is_file():
             raise ConfigError(f"{path}: no such file")
         return cls.from_json(read_text(path), source=str(path))

@@ -17,6 +17,8 @@ _SMALL = 1 << 22
 """Pixels; a file of any size may declare so many."""
 _MOST_PIXELS_PER_BYTE = 10_000
 """A zip stream, as in PNG, is at most 1032 times as large unpacked, and a pixel at least a bit."""
+_SCAN, _MOST_SCANS = b"\xff\xda", 100
+"""What begins each scan of a JPEG, in which it is drawn once more; encoders make about ten."""
 _CHANNELS = (1, 3, 4)
 """The numbers of channels that an array may have: grey, colour, colour with alpha."""
 
@@ -49,8 +51,12 @@ def read_image(path: str | os.PathLike[str]) -> Any:
     check_is_file(path, "an image")
     try:
         # from bytes, since Pillow asks a file for as many as the image declares, for which memory is reserved
-        with open(path, "rb") as file, image_module.open(BytesIO(file.read()), formats=_formats()) as image:
+        with open(path, "rb") as file:
+            data = file.read()
+        with image_module.open(BytesIO(data), formats=_formats()) as image:
             _refuse_empty_promise(path, image.size)
+            if image.format in ("JPEG", "MPO") and data.count(_SCAN) > _MOST_SCANS:
+                raise InputError(f"{path}: a damaged image ({data.count(_SCAN)} scans of all pixels)")
             image.load()
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:

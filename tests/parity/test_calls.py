@@ -36,7 +36,7 @@ def structure(value: Any) -> Any:
 @pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces a better way to train encoder-decoder models")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_records_and_tuples_are_those_of_transformers(name: str) -> None:
-    oracle = Oracle(name, theirs(CONFIGS[name])).model
+    oracle, model, twin = Oracle(name, theirs(CONFIGS[name])).model, built("torch", name), built("jax", name, seed=None)
     for switches in [*SWITCHES, labels_for(name) | SWITCHES[1] | SWITCHES[2]]:
         call = {**inputs(name), **switches}
         oracle.set_attn_implementation("exact" if "output_attentions" in switches else "sdpa")
@@ -44,7 +44,6 @@ def test_records_and_tuples_are_those_of_transformers(name: str) -> None:
             key: torch.tensor(value) if isinstance(value, np.ndarray) else value for key, value in wide(call).items()
         }
         expected = oracle(**tensors)
-        model = built("torch", name)
         record = model(**call)
         assert isinstance(record, ModelOutput)
         assert type(record).__name__ == type(expected).__name__
@@ -59,12 +58,12 @@ def test_records_and_tuples_are_those_of_transformers(name: str) -> None:
         if name == "SpeechEncoderDecoderModel":  # there the states aren't projected, and the features of samples follow
             others = tuple([2, 6, 12] if part == [2, 6, 18] else part for part in others if part != [2, 6, 16])
         assert others == structure(plain)
-        twin = jax.eval_shape(lambda model, call=call: model(**call), built("jax", name))
-        assert type(twin) is type(record)
-        assert twin.keys() == record.keys()
-        assert structure(twin.to_tuple()) == structure(record.to_tuple())
-    twin = jax.eval_shape(lambda model: model(**call, return_dict=False), built("jax", name))
-    assert structure(twin) == structure(plain)
+        found = jax.eval_shape(lambda model, call=call: model(**call), twin)
+        assert type(found) is type(record)
+        assert found.keys() == record.keys()
+        assert structure(found.to_tuple()) == structure(record.to_tuple())
+    found = jax.eval_shape(lambda model: model(**call, return_dict=False), twin)
+    assert structure(found) == structure(plain)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -109,34 +108,34 @@ def test_features_are_those_of_transformers(tmp_path: Path) -> None:
             assert_close(found, wanted.detach())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", WHOLE)
-def test_computation_follows_the_parameters(name: str, dtype: str, tmp_path: Path) -> None:
+def test_computation_follows_the_parameters(name: str, tmp_path: Path) -> None:
     oracle = Oracle(name, theirs(CONFIGS[name]))
     oracle.saved(tmp_path)
     call = {**inputs(name), "output_hidden_states": True, "output_attentions": True}
     expected = oracle.outputs(wide(call), exact=True)
-
-    model = getattr(diptych.backends.torch, name).from_pretrained(tmp_path, dtype=dtype)
-    found = model(**call)
-    ours = Jax(name, tmp_path, dtype=dtype)
-    also = ours.outputs(call)
-    assert str(model.dtype) == f"torch.{dtype}" and ours.model.dtype.name == dtype
-    for path, value in leaves(found).items():
-        assert str(value.dtype) == f"torch.{dtype}", path
-        assert also[path].dtype.name == dtype, path
-        assert_close(as_array(value), expected[path], kind=dtype, name=path)
-        assert_close(also[path], expected[path], kind=dtype, name=path)
+    for dtype in ("float32", "float16", "bfloat16"):
+        model = getattr(diptych.backends.torch, name).from_pretrained(tmp_path, dtype=dtype)
+        found = model(**call)
+        ours = Jax(name, tmp_path, dtype=dtype)
+        also = ours.outputs(call)
+        assert str(model.dtype) == f"torch.{dtype}" and ours.model.dtype.name == dtype
+        for path, value in leaves(found).items():
+            assert str(value.dtype) == f"torch.{dtype}", path
+            assert also[path].dtype.name == dtype, path
+            assert_close(as_array(value), expected[path], kind=dtype, name=path)
+            assert_close(also[path], expected[path], kind=dtype, name=path)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_float32_parameters_compute_in_bfloat16_in_jax(name: str) -> None:
-    model = built("jax", name, compute_dtype="bfloat16")
+    model = built("jax", name, seed=None, compute_dtype="bfloat16")
     assert model.dtype.name == "float32"
     output = jax.eval_shape(lambda model: model(**inputs(name), output_hidden_states=True), model)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(output)} == {"bfloat16"}
-    gradients = jax.eval_shape(jax.grad(lambda model: model(**inputs(name))[0].astype("float32").sum()), model)
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(gradients)} == {"float32"}
+    if name in WHOLE:
+        gradients = jax.eval_shape(jax.grad(lambda model: model(**inputs(name))[0].astype("float32").sum()), model)
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(gradients)} == {"float32"}
 
 
 @pytest.mark.parametrize("name", ["BertForMaskedLM", "CLIPModel"])

@@ -163,11 +163,8 @@ def test_what_a_cache_has_seen_is_not_read_again(backend: str, name: str, beams:
         (WRITES, {"eos_token_id": [2, 5, 7]}),
     ],
 )
-def test_a_callers_own_program_writes_the_same_and_padding_behind_it(
-    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_callers_own_program_writes_the_same_and_padding_behind_it(name: str, options: dict[str, Any]) -> None:
     model = small("jax", name)
-    monkeypatch.undo()  # what is called by a program has no compiler options of its own
 
     @jax.jit
     def program(model: Any, ids: Any, mask: Any) -> Any:

@@ -12,7 +12,10 @@ from jax import Array
 import diptych.backends.jax as dp
 from diptych.backends.jax import layers
 from tests.assertions import assert_close
-from tests.parity.tiny import CONFIGS, inputs
+from tests.parity.tiny import CONFIGS, WHOLE, inputs
+
+EVERY_LAYER = (*WHOLE, "Wav2Vec2ForPreTraining")
+"""Classes that have every layer between them, and the one with quantizers."""
 
 
 def built(name: str, **build: Any) -> Any:
@@ -28,7 +31,7 @@ def cast(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), tree)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EVERY_LAYER)
 def test_a_cast_model_computes_what_one_of_that_dtype_computes(name: str) -> None:
     for build in ({}, {"compute_dtype": "float32"}):
         native = built(name, seed=None, dtype="bfloat16", **build)
@@ -62,8 +65,7 @@ def test_leaves_may_be_numpy_arrays(name: str) -> None:
     model, given = built(name), inputs(name)
     on_host = jax.device_get(model)
     assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(on_host))
-    found, expected = (jax.eval_shape(call, of, given) for of in (model, on_host))
-    assert found == expected
+    expected = jax.eval_shape(call, model, given)
     assert jax.eval_shape(lambda given: call(on_host, given), given) == expected  # not traced, but seen as they are
 
 

@@ -148,7 +148,7 @@ def _round_trip(console: Any, directory: Path) -> bool:
         back = convert(Path(scratch, "flax"), Path(scratch, "back"), format="safetensors", manifest=True)
         written = Path(scratch, "back", back.files[0]).stat().st_size
     console.print(f"safetensors -> {flax.files[0]} -> {back.files[0]} ({written:,} bytes)")
-    before, after = ({t.name: t.digest for t in report.tensors} for report in (flax, back))
+    before, after = ({t.name: str(t.digest) for t in report.tensors} for report in (flax, back))
     table = Table(title="SHA-256 of the first tensors, before and after", title_justify="left")
     for column in ("tensor", "before", "after"):
         table.add_column(column, no_wrap=True)

@@ -110,21 +110,19 @@ def test_a_verb_passes_on_how_to_load(run, monkeypatch):
     assert given == [("owner/name", EXPECTED)] * 3
 
 
-def test_generate_and_classify_download_what_their_flags_name(run, monkeypatch, tmp_path):
-    seen, given = [], []
+def test_generate_and_classify_pass_on_what_to_download(run, monkeypatch):
+    given = []
+
+    def note(source, *_, changes, revision, variant, **options):
+        assert "token" not in options  # it was not given
+        given.append((source, changes, revision, variant))
+
     for home, name in (("text", "generate_text"), ("images", "classify_images")):
-        home = importlib.import_module(f"diptych.{home}")
-        monkeypatch.setattr(home, name, lambda source, *_, changes, **__: given.append((source, changes)))
-    monkeypatch.setattr(  # last: what is imported keeps the function that it finds
-        importlib.import_module("diptych.core.checkpoint.locate"),
-        "download",
-        lambda name, only, options: seen.append((name, options)) or tmp_path,
-    )
+        monkeypatch.setattr(importlib.import_module(f"diptych.{home}"), name, note)
     flags = ("--revision", "v2", "--variant", "fp16", "--set", "add_pooling_layer=false")
     run("generate", "owner/name", "--ids", "5", *flags)
     run("classify", "owner/name", "--image", "cat.jpg", *flags)
-    assert seen == [("owner/name", {"revision": "v2", "variant": "fp16"})] * 2
-    assert given == [(tmp_path, {"add_pooling_layer": False, "variant": "fp16"})] * 2
+    assert given == [("owner/name", {"add_pooling_layer": False}, "v2", "fp16")] * 2
 
 
 def test_parity_against_transformers_on_inputs_of_ones_own(run, tmp_path, source):

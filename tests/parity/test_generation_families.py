@@ -79,7 +79,9 @@ def test_given_states_may_bring_their_mask(backend: str) -> None:
 def test_what_sound_needs_is_said(backend: str) -> None:
     model = stub(backend, "BartForConditionalGeneration", sound_encoder(backend))
     with pytest.raises(TypeError, match=r"the model does not take input_ids; it takes input_values, attention_mask, "):
-        model.generate(np.ones((2, 4), int))
+        model.generate(input_ids=np.ones((2, 4), int))
+    with pytest.raises(InputError, match="input_values has dtype int64, but floats are needed"):
+        model.generate(np.ones((2, 9), int))
     with pytest.raises(InputError, match="one of input_values, encoder_outputs is needed, got none"):
         model.generate()
     with pytest.raises(InputError, match=r"attention_mask has shape \(2, 8\), but \(2, 9\) is needed"):

@@ -114,7 +114,7 @@ def test_a_cache_and_given_states_change_nothing(backend: str) -> None:
     assert_close(array(again.logits), array(whole.logits)[:, 2:], name="logits")
     assert_close(array(again.encoder_last_hidden_state), array(whole.encoder_last_hidden_state), name="states")
     generated = model.generate(input_values=SOUND, attention_mask=MASK, **ASKED).sequences
-    same_name = model.generate(inputs=SOUND, attention_mask=MASK, **ASKED).sequences
+    same_name = model.generate(SOUND, attention_mask=MASK, **ASKED).sequences
     np.testing.assert_array_equal(array(generated), array(same_name))
     from_states = model.generate(encoder_outputs=states, attention_mask=MASK, **ASKED).sequences
     np.testing.assert_array_equal(array(generated), array(from_states))
@@ -137,7 +137,7 @@ REFUSED = [
 
 
 REFUSED_BY_GENERATE = [
-    ({"inputs": SOUND, "input_values": SOUND}, "inputs and input_values are the same; give one of them"),
+    ({"inputs": SOUND, "input_values": SOUND}, "generate: inputs and input_values are the same; give one of them"),
     ({"input_values": SOUND[:, :5]}, r"generate: input_values has 5 samples, but at least 10 are needed for a state"),
     ({"input_values": SOUND * np.nan}, "generate: input_values holds NaN or infinite samples"),
     ({"input_values": SOUND, "attention_mask": MASK[:, :6]}, r"\(2, 40\) is needed, as many as there are samples"),

@@ -361,7 +361,8 @@ def test_given_noise_chooses_the_code_vectors_as_in_transformers(monkeypatch: py
 
     def with_noise(logits: torch.Tensor, tau: float, hard: bool) -> torch.Tensor:
         soft = ((logits + torch.tensor(noise).reshape(logits.shape)) / tau).softmax(-1)
-        return torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]) + soft - soft.detach()
+        # without brackets, rounding decides whether the codes of two frames are equal
+        return torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]) + (soft - soft.detach())
 
     monkeypatch.setattr(torch.nn.functional, "gumbel_softmax", with_noise)
     reference = oracle.built(name, theirs(config)).train()
@@ -388,6 +389,15 @@ def test_given_noise_chooses_the_code_vectors_as_in_transformers(monkeypatch: py
         output = run(twin, jax.random.key(0))
         for field in fields:
             assert_close(np.asarray(output[field]), array(expected[field]), name=f"jax's {field}")
+
+
+@each_backend
+def test_a_code_that_is_chosen_twice_is_the_same(backend: str) -> None:
+    """Negatives that equal a frame's own code don't count, so that a choice must not be rounded."""
+    soft = np.random.default_rng(0).random((400, 3), np.float32)
+    hard = np.eye(3, dtype=np.float32)[soft.argmax(-1)]
+    asarray = {"jax": jnp.asarray, "torch": torch.tensor}[backend]
+    np.testing.assert_array_equal(array(OPS[backend].straight_through(asarray(hard), asarray(soft))), hard)
 
 
 @each_backend

@@ -94,6 +94,12 @@ def test_a_cache_and_given_states_change_nothing(backend: str) -> None:
         model.encode(PIXELS, decoder_position_ids=np.array([[4]]))
     with pytest.raises(TypeError, match="the model does not take input_ids; it takes pixel_values, interpolate_pos"):
         model.generate(input_ids=ids)
+    with pytest.raises(InputError, match=r"generate: pixel_values has shape \(2, 4\), but \(batch, channels, height"):
+        model.generate(ids.astype(float))
+    with pytest.raises(InputError, match=r"generate: pixel_values has shape \(0, .*\), but at least one row is needed"):
+        model.generate(PIXELS[:0])
+    with pytest.raises(InputError, match=r"^ViTModel: pixel_values has shape \(0, .*\), but at least one image is"):
+        model(PIXELS[:0, :, :5], ids[:0])
     with pytest.raises(InputError, match=r"call model\.decoder\.resize_token_embeddings$"):
         model.resize_token_embeddings(40)
 

@@ -1,78 +1,35 @@
-"""Composites of a model of sound and one of texts."""
+"""Composites of an encoder of sound and a decoder of texts; in tiny models, Wav2Vec2 and GPT-2."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tests.composites import WRITTEN, halves, part_shapes, written_case
-from tests.families import gpt2, wav2vec2
-from tests.family import (
-    TINY,
-    Case,
-    Choices,
-    Config,
-    Family,
-    Inputs,
-    Shapes,
-    families,
-    text_labels,
-)
+from tests.composites import composite_family, drawn_case, paired, written
+from tests.families import wav2vec2
+from tests.family import Case, Choices, families
 
 if TYPE_CHECKING:
     from tests.drawing import Drawn
 
-# A tiny checkpoint: Wav2Vec2 hears, GPT-2 writes, and their widths differ
-
-
-def _config(name: str) -> Config:
-    return {
-        "decoder": gpt2.FAMILY.config("GPT2LMHeadModel"),
-        "decoder_start_token_id": 58,
-        # the Flax class starts with 1024 samples, whose frames must not outnumber the decoder's positions
-        "encoder": wav2vec2.FAMILY.config("Wav2Vec2Model") | {"conv_stride": [8, 3, 3]},
-        "is_encoder_decoder": True,
-        "model_type": "speech-encoder-decoder",
-        "pad_token_id": 0,
-        "tie_word_embeddings": False,
-    }
-
-
-def _shapes(name: str) -> Shapes:
-    return part_shapes(
-        wav2vec2.FAMILY.shapes("Wav2Vec2Model"),
-        gpt2.FAMILY.shapes("GPT2LMHeadModel"),
-        (wav2vec2.SIZES["hidden_size"], gpt2.SIZES["n_embd"]),
-    )
-
-
-# Cases
-
+ENCODERS = ("hubert", "wav2vec2", "wavlm")
 DECODERS = ("bart", "gpt2", "mbart", "bert", "trocr", "roberta")
 ADAPTERS = ("narrow", "", "wide")
 """One that keeps the width, none, and one whose width is the decoder's: transformers projects no other."""
 
 
-def encoders() -> list[str]:
-    """The families that can be the encoder, by model type."""
-    return [family.model_type for family in families().values() if family.model_type in ("wav2vec2", "hubert", "wavlm")]
-
-
 def pairs() -> list[tuple[str, str]]:
-    """An encoder and a decoder each: all of them, in as few pairs as there are of the more numerous."""
-    first, second = encoders(), [name for name in DECODERS if name in halves()]
-    return [(first[index % len(first)], second[index % len(second)]) for index in range(max(len(first), len(second)))]
+    """An encoder and a decoder each, all of them."""
+    return paired(ENCODERS, DECODERS)
 
 
 def _choices(name: str) -> Sequence[Choices]:
-    """Every decoder with an encoder, an adapter and what it is given in turn; widths that are equal, and not."""
+    """Every encoder and decoder, an adapter and what the decoder is given in turn; equal widths, and different ones."""
     return [
         {
             "encoder": encoder,
             "decoder": decoder,
-            "written": WRITTEN[index % len(WRITTEN)],
+            "written": written(index),
             "same_width": index % 2 == 1,
             "adapter at the end": "" if encoder == "hubert" else ADAPTERS[index % 3],
         }
@@ -81,7 +38,7 @@ def _choices(name: str) -> Sequence[Choices]:
 
 
 def _draw(drawn: Drawn, name: str) -> Case:
-    kind = drawn.choice("encoder", encoders())
+    kind = drawn.choice("encoder", ENCODERS)
     hears, sound = families()[kind], drawn.part()
     sound.made = {**drawn.made, "adapter": "", "masked": False}  # an adapter is added here
     heard = hears.draw(sound, hears.classes[0])
@@ -98,7 +55,7 @@ def _draw(drawn: Drawn, name: str) -> Case:
         for field, value in fields.items():
             setattr(encoder, field, value)
 
-    return written_case(
+    return drawn_case(
         drawn,
         name,
         "speech-encoder-decoder",
@@ -111,42 +68,14 @@ def _draw(drawn: Drawn, name: str) -> Case:
     )
 
 
-_TINY: dict[str, Config] = {
-    "encoder": wav2vec2.tiny("Wav2Vec2Model") | {"model_type": "wav2vec2", "hidden_size": 18},
-    "decoder": gpt2.FAMILY.tiny["GPT2LMHeadModel"] | {"model_type": "gpt2"},
-}
-
-
-def _inputs(name: str, config: Any, random: np.random.Generator) -> Inputs:
-    """Two recordings to hear and two texts to write."""
-    return {
-        **wav2vec2.inputs(name, config.encoder, random),
-        "decoder_input_ids": random.integers(2, TINY["vocabulary"], (2, 4)),
-        "decoder_attention_mask": np.array([[1] * 3 + [0], [1] * 4]),
-    }
-
-
-def _large(name: str) -> Config:
-    """Parts of other widths, and of other deviations."""
-    decoder = gpt2.FAMILY.large("GPT2LMHeadModel")
-    return {
-        "encoder": _TINY["encoder"] | wav2vec2.large("Wav2Vec2Model"),
-        "decoder": _TINY["decoder"] | decoder | {"n_embd": 72, "initializer_range": 0.03},
-    }
-
-
-FAMILY = Family(
-    model_type="speech-encoder-decoder",
-    classes=("SpeechEncoderDecoderModel",),
-    encoder_decoder=True,
-    checkpoints=("SpeechEncoderDecoderModel",),
-    config=_config,
-    shapes=_shapes,
-    configs={"SpeechEncoderDecoderConfig": "SpeechEncoderDecoderModel"},
+FAMILY = composite_family(
+    "speech-encoder-decoder",
+    wav2vec2.FAMILY,
+    encoder_class="Wav2Vec2Model",
+    width=18,
+    config={"tie_word_embeddings": False},
+    # the Flax class starts with 1024 samples, whose frames must not outnumber the decoder's positions
+    encoder_config={"conv_stride": [8, 3, 3]},
     choices=_choices,
     draw=_draw,
-    tiny={"SpeechEncoderDecoderModel": {**_TINY, "decoder_start_token_id": 4, "pad_token_id": 0}},
-    inputs=_inputs,
-    labels=lambda name, random: text_labels(name, random, length=4),
-    large=_large,
 )

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from diptych.backends.jax import generation
 from diptych.core.errors import ConfigError, InputError
 from diptych.core.models.bert import BertConfig
 from diptych.core.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
@@ -15,7 +14,7 @@ from diptych.core.models.encoder_decoder import EncoderDecoderConfig
 from diptych.core.models.gpt2 import GPT2Config
 from tests import stubs
 from tests.assertions import assert_close
-from tests.parity.writers import QUICK_PROGRAMS, array
+from tests.parity.writers import array
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 each_backend = pytest.mark.parametrize("backend", stubs.BACKENDS)
@@ -32,9 +31,7 @@ WRITTEN = {"decoder_input_ids": np.array([[3, 5, 7], [3, 2, 9]])}
 
 
 @pytest.fixture(autouse=True)
-def stub_families(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, program in QUICK_PROGRAMS.items():
-        monkeypatch.setattr(generation, name, program)
+def stub_families() -> Iterator[None]:
     with stubs.registered(), jax.enable_x64(True):
         yield
 

@@ -3,15 +3,15 @@
     python examples/train_speech.py --backend jax
     python examples/train_speech.py --backend torch
 
-Each recording has three to five keys, two tones for each, of varying length and volume in noise. First the encoder
-learns as a Wav2Vec2ForCTC, which tells a digit or a blank in each frame. Then it becomes the encoder of a
-SpeechEncoderDecoderModel, with its convolutions over the samples frozen: a new BART decoder learns to write the digits.
-Both runs start from the same weights and use the same batches; each phase stops when 95% of the numbers in unseen
-recordings are right, which takes up to 1000 steps: one and a half to three minutes on one core of a CPU (seed 0, in
-PyTorch and in JAX: 99.4% after 600 steps of CTC, then 98.7% and 99.1% after 400 with BART). The models are saved in
-OUT/ctc-BACKEND and OUT/model-BACKEND and loaded in the other framework, where they write the same numbers.
-OUT/losses.png shows the loss curves of both phases, OUT/texts-BACKEND.png spectrograms with the numbers that were
-written.
+Each recording has three to five keys, two tones for each, of varying length and volume in noise. First a Wav2Vec2ForCTC
+learns, which tells a digit or a blank in each frame. Then a SpeechEncoderDecoderModel of the same encoder and a BART
+decoder, which writes the digits, learns from scratch too. Both runs start from the same weights and use the same
+batches; each model learns until 95% of the numbers in unseen recordings are right. In PyTorch with the seeds 0, 1 and
+2, CTC writes 98.1%, 98.0% and 98.7% correctly after 400 steps, and the model with BART 98.3% after 400, 97.4% after 300
+and 98.9% after 300, in 45 to 50 seconds on one core of a CPU; in JAX with the seed 0 98.1% and 98.0% after as many
+steps, in two minutes. The models are saved in OUT/ctc-BACKEND and OUT/model-BACKEND and loaded in the other framework,
+where they write the same numbers. OUT/losses.png shows the loss curves of both, OUT/texts-BACKEND.png spectrograms with
+the numbers that were written.
 Needs `pip install -e '.[examples]'`.
 """
 
@@ -24,6 +24,7 @@ import typer
 from training import IGNORED, Backend, Batch, Run, begin, generated, model_class, plot_losses, predicted, train
 
 from diptych.core.models.bart import BartConfig
+from diptych.core.models.speech_encoder_decoder import SpeechEncoderDecoderConfig
 from diptych.core.models.wav2vec2 import Wav2Vec2Config
 from diptych.core.processing.audio_config import AudioProcessorConfig
 from diptych.core.processing.audio_processor import AudioProcessor
@@ -42,6 +43,10 @@ VOCABULARY = ZERO + 10
 
 BATCH, TEST_RECORDINGS = 32, 1000
 
+SPREAD = 0.1
+"""The standard deviation of the initial weights. With 0.02, made for widths of 768 and more, attention is uniform at
+first, and the decoder takes 1300 steps to find the keys in the recording, in place of 200."""
+
 CTC, COMPOSITE = "Wav2Vec2ForCTC", "SpeechEncoderDecoderModel"
 ENCODER = Wav2Vec2Config(
     vocab_size=VOCABULARY,
@@ -55,6 +60,7 @@ ENCODER = Wav2Vec2Config(
     conv_stride=(8, 4, 2),
     num_conv_pos_embeddings=32,
     num_conv_pos_embedding_groups=4,
+    initializer_range=SPREAD,
     # no dropout: the two frameworks draw different masks
     hidden_dropout=0.0,
     activation_dropout=0.0,
@@ -73,12 +79,16 @@ DECODER = BartConfig(
     decoder_attention_heads=4,
     decoder_ffn_dim=128,
     max_position_embeddings=LONGEST + 2,
+    init_std=SPREAD,
     dropout=0.0,
     attention_dropout=0.0,
     activation_dropout=0.0,
     pad_token_id=PAD,
     bos_token_id=START,
     eos_token_id=END,
+)
+CONFIG = SpeechEncoderDecoderConfig.from_encoder_decoder_configs(
+    ENCODER, DECODER, pad_token_id=PAD, decoder_start_token_id=START, eos_token_id=END
 )
 PROCESSOR = AudioProcessor(AudioProcessorConfig(sampling_rate=HERTZ, return_attention_mask=True))
 
@@ -153,12 +163,12 @@ def main(
     backend: Annotated[Backend, typer.Option(help="The framework to train in.")] = Backend.jax,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights and of the batches.")] = 0,
     first_steps: Annotated[int, typer.Option(min=1, help="Maximum number of steps of the CTC model.")] = 1000,
-    steps: Annotated[int, typer.Option(min=1, help="Maximum number of steps of the encoder with a decoder.")] = 1000,
+    steps: Annotated[int, typer.Option(min=1, help="Maximum number of steps of the model with a decoder.")] = 1000,
     target: Annotated[float, typer.Option(min=0.0, max=1.0, help="Accuracy at which to stop.")] = 0.95,
     every: Annotated[int, typer.Option(min=1, help="Steps between evaluations on the test set.")] = 100,
     out: Annotated[Path, typer.Option(help="Folder for the models, the losses and the plots.")] = Path("train_speech"),
 ) -> None:
-    """Trains a small Wav2Vec2, alone and with a BART decoder, to read numbers; fails if it misses the target."""
+    """Trains a small Wav2Vec2 with CTC and one with a BART decoder to read numbers; fails if one misses the target."""
     out.mkdir(parents=True, exist_ok=True)
     test_set = examples(np.random.default_rng(seed + 1), TEST_RECORDINGS)
     options: dict[str, Any] = {"target": target, "every": every}
@@ -167,20 +177,12 @@ def main(
     first = train(training, without_ends(batches(seed)), test_set, steps=first_steps, write=recognized, **options)
     training.model.save_pretrained(out / f"ctc-{backend}")
 
-    model = model_class(backend, COMPOSITE).from_encoder_decoder_pretrained(
-        out / f"ctc-{backend}",
-        decoder_model=model_class(backend, "BartForCausalLM")(DECODER, seed=seed),
-        pad_token_id=PAD,
-        decoder_start_token_id=START,
-        eos_token_id=END,
-    )
-    model.freeze_feature_encoder()
-    training = begin(backend, model, steps)
-    run = train(training, batches(seed + 2), test_set, steps=steps, **options)
+    training = begin(backend, model_class(backend, COMPOSITE)(CONFIG, seed=seed), steps)
+    run = train(training, batches(seed), test_set, steps=steps, **options)
     training.model.save_pretrained(out / f"model-{backend}")
 
     losses = [*first.losses, *run.losses]
-    picture = plot_losses(out, backend, losses, "Wav2Vec2 learns to write dialled numbers, alone and with BART")
+    picture = plot_losses(out, backend, losses, "Wav2Vec2 learns to write dialled numbers, with CTC and with BART")
     draw_spectrograms(out / f"texts-{backend}.png", test_set, run)
     print(
         f"{backend}: CTC writes {first.accuracy:.1%} of {TEST_RECORDINGS} numbers correctly after {len(first.losses)} "

@@ -98,14 +98,9 @@ class SoundEncoderConfig(ModelConfig):
         super().__post_init__()
         check.positive(
             self,
-            *(
-                "vocab_size",
-                "num_hidden_layers",
-                "intermediate_size",
-                "classifier_proj_size",
-                "num_conv_pos_embeddings",
-            ),
-            *("conv_dim", "conv_kernel", "conv_stride", "mask_time_length", "mask_feature_length"),
+            *("vocab_size", "num_hidden_layers", "intermediate_size", "classifier_proj_size"),
+            *("num_conv_pos_embeddings", "conv_dim", "conv_kernel", "conv_stride"),
+            *("mask_time_length", "mask_feature_length"),
         )
         check.divides(self, "num_attention_heads", "hidden_size")
         check.divides(self, "num_conv_pos_embedding_groups", "hidden_size")

@@ -78,8 +78,10 @@ def test_a_run_says_what_came_of_it(runs: Runs, backend: str) -> None:
     assert (
         f"loss {losses[0]:.4f} at the start, {losses[-1]:.4f} at the end; curves in {out / 'losses.png'}" in run.stdout
     )
-    # it starts from nothing, and all tokens are alike to it; the loss of CTC is that of every path of a text together
-    assert abs(losses[STEPS if example == "train_speech" else 0] - np.log(vocabulary)) < 0.1
+    # it starts from nothing, and all tokens are alike to it, or almost so where the initial weights are larger;
+    # the loss of CTC is that of every path of a text together
+    speech = example == "train_speech"
+    assert -0.1 < losses[STEPS if speech else 0] - np.log(vocabulary) < (1.0 if speech else 0.1)
 
 
 def test_both_backends_learn_alike(runs: Runs) -> None:

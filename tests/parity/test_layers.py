@@ -270,18 +270,21 @@ def test_where_channels_come_last_is_asked_of_the_layer(backend: Any) -> None:
     assert last == {"Conv1d", "WeightNormConv1d", "GroupNorm", "BatchNorm"} | images
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("channels", "adjacent"), [(1, False), (1, True), (3, False)])
 @pytest.mark.parametrize(("kernel", "stride"), [(4, 3), (3, 5), (2, 2), (1, 1)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_convolution_without_a_gradient_is_a_product(channels: int, kernel: int, stride: int, bias: bool) -> None:
-    """Of inputs whose channels are adjacent, also at each length where a window more begins."""
+def test_a_convolution_without_a_gradient_is_a_product(
+    channels: int, adjacent: bool, kernel: int, stride: int, bias: bool
+) -> None:
+    """Where channels are adjacent, or of samples if the features' shall be; also where one more window begins."""
     case = conv("Conv1d", channels, 5, kernel, stride=stride, bias=bias, shape=(2, 11, channels))
     layer = filled_torch(case, published_values(case))
+    layer.layer_norm_follows = adjacent
     for length in range(kernel, kernel + 2 * stride + 1):
         states = torch.tensor(np.random.default_rng(length).normal(size=(2, length, channels)))
         expected = layer(states)
         with torch.no_grad():
-            assert layer._as_product(states) == (channels > 1)
+            assert layer._as_product(states) == (channels > 1 or adjacent)
             found, apart = layer(states), layer(states.mT.contiguous().mT)
         assert_close(found.numpy(), expected.detach().numpy(), name="product")
         assert_close(apart.numpy(), expected.detach().numpy(), name="convolution")

@@ -196,7 +196,10 @@ def _convolution_1d(inputs: Array, kernel: Array, strides: tuple[int, ...], padd
 
 
 class Conv1d(nnx.Conv):
-    """A 1D convolution over a sequence; channels come last, in and out."""
+    """A 1D convolution over a sequence; channels come last, in and out.
+
+    `layer_norm_follows` says that the channels of each step are best adjacent in memory, which XLA sees to.
+    """
 
     returns_channels_last = True
 
@@ -210,6 +213,7 @@ class Conv1d(nnx.Conv):
         padding: int = 0,
         groups: int = 1,
         bias: bool = True,
+        layer_norm_follows: bool = False,
         **init: Unpack[Init],
     ) -> None:
         options: dict[str, Any] = {"kernel_init": _abstract, "bias_init": _abstract, "padding": padding}

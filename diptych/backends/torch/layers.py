@@ -148,7 +148,10 @@ class BatchNorm(nn.Module):
 
 
 class Conv1d(nn.Conv1d):
-    """A 1D convolution over a sequence; channels come last, in and out."""
+    """A 1D convolution over a sequence; channels come last, in and out.
+
+    `layer_norm_follows` says that the channels of each step are best adjacent in memory.
+    """
 
     returns_channels_last = True
 
@@ -162,10 +165,12 @@ class Conv1d(nn.Conv1d):
         padding: int = 0,
         groups: int = 1,
         bias: bool = True,
+        layer_norm_follows: bool = False,
         **init: Unpack[Init],
     ) -> None:
         options: dict[str, Any] = {"groups": groups, "bias": bias, "device": "meta"}
         super().__init__(in_features, out_features, kernel_size, stride, padding, **options, **init)
+        self.layer_norm_follows = layer_norm_follows
 
     def forward(self, states: Float[Tensor, "B T C"]) -> Float[Tensor, "B L F"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The features at every step of the kernel, L = (T + 2 padding - kernel) // stride + 1."""
@@ -179,12 +184,13 @@ class Conv1d(nn.Conv1d):
     def _as_product(self, states: Tensor) -> bool:
         """Whether one matrix product over overlapping windows is faster than torch's convolution.
 
-        On a CPU it is where the channels are adjacent in memory, as after a layer norm. Its gradient isn't.
+        On a CPU it is where channels are adjacent in memory, as after a layer norm, or shall be. Its gradient isn't.
         """
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return False
-        plain = states.is_cpu and self.groups == 1 and self.padding == (0,) and self.in_channels > 1
-        return plain and states.is_contiguous()
+        if self.in_channels == 1 and not self.layer_norm_follows:
+            return False
+        return states.is_cpu and self.groups == 1 and self.padding == (0,) and states.is_contiguous()
 
 
 class WeightNormConv1d(nn.Module):

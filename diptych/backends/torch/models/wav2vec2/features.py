@@ -25,9 +25,11 @@ class Wav2Vec2ConvLayer(nn.Module):
         super().__init__()
         before, after = config.conv_dim[index - 1] if index else 1, config.conv_dim[index]
         kernel, stride = config.conv_kernel[index], config.conv_stride[index]
+        by_frame = config.feat_extract_norm == "layer"
+        options: dict[str, Any] = {"stride": stride, "bias": config.conv_bias, "layer_norm_follows": by_frame}
         self.activation = ops.ACTIVATIONS[config.feat_extract_activation]
-        self.conv = layers.Conv1d(before, after, kernel, stride=stride, bias=config.conv_bias, **init)
-        if config.feat_extract_norm == "layer":
+        self.conv = layers.Conv1d(before, after, kernel, **options, **init)
+        if by_frame:
             self.layer_norm = layers.LayerNorm(after, _NORM_EPS, **init)
         else:
             self.layer_norm = layers.GroupNorm(after, after, _NORM_EPS, **init) if index == 0 else None

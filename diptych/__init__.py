@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["GenerationConfig", "__version__", "backend", "load", "load_processor", "use"]
-_PACKAGES = ("backends", "conversion", "core", "cli", "demo", "images", "processing", "sound", "text")
+_PACKAGES = ("backends", "classification", "conversion", "core", "cli", "demo", "images", "processing", "sound", "text")
 
 
 def use(name: str) -> ModuleType:

@@ -105,7 +105,9 @@ def generate(
     json: Annotated[
         bool,
         typer.Option(
-            "--json", help="Print a line of JSON for each text: its file, the text, its ids and score or its times."
+            "--json",
+            help="Print a line of JSON for each text: its prompt's number or its file, the text, its ids and score or "
+            "its times.",
         ),
     ] = False,
     **options: Any,
@@ -142,11 +144,13 @@ def generate(
     from diptych.core.errors import InputError
 
     hub, options = split_options(given(options))
-    images, recordings = gather_files(image, audio, more_files)
+    images, recordings = gather_files("generate", image, audio, more_files)
     if (text and ids) or not (text or ids or images or recordings):
         raise InputError("generate: one of --text and --ids is needed, and not both; or --image, or --audio")
     if lines and not any(_is_file(one) for one in text or ()):
         raise InputError("generate: --lines needs a file or stdin, as --text @FILE or --text -")
+    if "-" in (text or ()) and "-" in (*images, *recordings):
+        raise InputError("generate: stdin can be read once, so - can be given once")
     of_sound: dict[str, Any] = {"language": language, "window": window, "overlap": overlap}
     of_sound = {
         name: value for name, value in {**of_sound, "timestamps": timestamps or None}.items() if value is not None

@@ -37,18 +37,17 @@ Images = Annotated[
     typer.Option(
         "--image",
         metavar="PATH",
-        help="An image, a directory of images, or a quoted pattern such as 'scans/*.png'; more may follow.",
+        help="An image, a directory of images, or a quoted pattern such as 'scans/*.png', or - for stdin; "
+        "more may follow.",
     ),
-]
-MoreImages = Annotated[
-    list[str] | None, typer.Argument(metavar="IMAGE", help="More images, after --image.", show_default=False)
 ]
 Recordings = Annotated[
     list[str] | None,
     typer.Option(
         "--audio",
         metavar="PATH",
-        help="A recording, a directory of recordings, or a quoted pattern such as 'talks/*.flac'; more may follow.",
+        help="A recording, a directory of recordings, or a quoted pattern such as 'talks/*.flac', or - for "
+        "stdin; more may follow.",
     ),
 ]
 MoreFiles = Annotated[
@@ -66,21 +65,8 @@ Set = Annotated[
 ]
 
 
-def gather_images(verb: str, image: Sequence[str] | None, more_images: Sequence[str] | None) -> list[str]:
-    """The values of --image, and the arguments after them.
-
-    Raises:
-        InputError: there are such arguments, but no --image.
-    """
-    from diptych.core.errors import InputError
-
-    if more_images and not image:
-        raise InputError(f"{verb}: {more_images[0]}: only images follow the checkpoint; put --image before them")
-    return [*(image or ()), *(more_images or ())]
-
-
 def gather_files(
-    image: Sequence[str] | None, audio: Sequence[str] | None, more: Sequence[str] | None
+    verb: str, image: Sequence[str] | None, audio: Sequence[str] | None, more: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
     """The values of --image or of --audio, with the arguments after them.
 
@@ -90,14 +76,13 @@ def gather_files(
     from diptych.core.errors import InputError
 
     if image and audio:
-        raise InputError("generate: a model reads images or sound; give one of --image and --audio")
-    if audio:
-        return [], [*audio, *(more or ())]
-    if more and not image:
+        raise InputError(f"{verb}: a model reads images or sound; give one of --image and --audio")
+    if more and not (image or audio):
         raise InputError(
-            f"generate: {more[0]}: only images or recordings follow the checkpoint; put --image or --audio before them"
+            f"{verb}: {more[0]}: only images or recordings follow the checkpoint; put --image or --audio before them"
         )
-    return gather_images("generate", image, more), []
+    found = [*(image or audio or ()), *(more or ())]
+    return ([], found) if audio else (found, [])
 
 
 _HUB_FLAGS = {

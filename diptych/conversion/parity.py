@@ -169,6 +169,9 @@ def parity(
         raise InputError(f"parity: inputs is a {type(inputs).__name__}, but a mapping of the call's keywords is needed")
     _check_names(first.class_name, inputs)
     inputs = {name: value if isinstance(value, _PLAIN) else np.asarray(value) for name, value in inputs.items()}
+    empty = [name for name, value in inputs.items() if np.size(value) == 0]
+    if empty:
+        raise InputError(f"parity: {', '.join(empty)}: the array is empty, so there would be nothing to compare")
     dtypes = tuple(dict.fromkeys(("float64", float_name(dtype))))
     runs: dict[tuple[str, str], Run] = {}
     who: dict[str, dict[str, str]] = {}

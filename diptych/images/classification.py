@@ -1,15 +1,21 @@
 """The classes of images: those that a classifier was trained on, or any that are described to CLIP in words."""
 
 import importlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 
+from diptych.classification import (
+    Classification,
+    check_options,
+    compile_function,
+    label_probabilities,
+    most_probable,
+    softmax,
+)  # fmt: skip
 from diptych.core import backends
 from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.loading import architecture_of
@@ -21,27 +27,6 @@ from diptych.text.placement import placement
 
 TEMPLATE = "a photo of {}"
 """What CLIP compares an image with; a label takes the place of the braces."""
-
-Probabilities = Callable[[np.ndarray], np.ndarray]
-"""From pixels (B, C, Y, X) to the probability of each label (B, labels)."""
-
-
-@dataclass(frozen=True)
-class Classification:
-    """The labels of an image.
-
-    Attributes:
-        image: its path.
-        probabilities: each label with its probability, most probable first.
-    """
-
-    image: str
-    probabilities: tuple[tuple[str, float], ...]
-
-    def to_json(self) -> str:
-        """One JSON object on one line."""
-        labels = [{"label": label, "probability": value} for label, value in self.probabilities]
-        return json.dumps({"image": self.image, "labels": labels}, ensure_ascii=False)
 
 
 def classify_images(
@@ -92,9 +77,7 @@ def classify_images(
         ImportError: Pillow is not installed, or tokenizers, which a `CLIPModel` needs.
     """
     chosen = backends.choose("result", backend, argument="classify: backend")
-    for name, value in (("batch_size", batch_size), ("top", top)):
-        if value is not None and value < 1:
-            raise InputError(f"classify: {name}={value} must be 1 or more")
+    check_options(batch_size=batch_size, top=top)
     paths, directory = find_images(images), locate(directory, **options)
     ignore_config = tuple(ignore_config)
     texts = _descriptions(directory, architecture_of(directory, ignore_config), labels, template)
@@ -105,14 +88,13 @@ def classify_images(
     if texts:
         names, probabilities = list(labels), _zero_shot_classifier(chosen, model, processor(text=texts))
     else:
-        names, probabilities = list(model.config.id2label.values()), _classifier(chosen, model)
+        names, probabilities = list(model.config.id2label.values()), label_probabilities(chosen, model)
     show, found = beside_bars(show), list[Classification]()
     for batch, pixels in read_batches(
         paths, processor.image_processor, batch_size, on_error=on_error, progress=progress
     ):
-        for path, row in zip(batch, probabilities(pixels), strict=True):
-            order = np.argsort(-row, kind="stable")[:top]
-            found.append(Classification(path, tuple((names[index], float(row[index])) for index in order)))
+        for path, row in zip(batch, probabilities(pixel_values=pixels), strict=True):
+            found.append(Classification(image=path, probabilities=most_probable(names, row, top)))
             if show is not None:
                 show(found[-1])
     return found
@@ -143,44 +125,15 @@ def _descriptions(directory: Path, name: str, labels: Sequence[str], template: s
     return [template.replace("{}", label) for label in labels]
 
 
-def _runner(backend: str, model: Any, function: Callable[..., Any]) -> Callable[..., np.ndarray]:
-    """A function of a model's inputs that returns what `function(model, **inputs)` computes, in float32."""
-    if backend == "jax":
-        import jax
-
-        compiled = jax.jit(function)
-        return lambda **inputs: np.asarray(compiled(model, **inputs), np.float32)
-    import torch
-
-    def run(**inputs: Any) -> np.ndarray:
-        with torch.inference_mode():
-            return function(model, **inputs).float().cpu().numpy()
-
-    return run
-
-
-def _classifier(backend: str, model: Any) -> Probabilities:
-    """The probabilities of the labels that the model was trained on."""
-    if model.config.num_labels < 1:
-        raise InputError(f"classify: num_labels={model.config.num_labels}, so the model has no classifier")
-    run = _runner(backend, model, lambda model, **inputs: model(**inputs).logits)
-    if model.config.problem_type == "multi_label_classification":
-        return lambda pixels: 1 / (1 + np.exp(-run(pixel_values=pixels).astype(np.float64)))
-    return lambda pixels: _softmax(run(pixel_values=pixels))
-
-
-def _zero_shot_classifier(backend: str, model: Any, encoded: Mapping[str, np.ndarray]) -> Probabilities:
+def _zero_shot_classifier(backend: str, model: Any, encoded: Mapping[str, np.ndarray]) -> Callable[..., np.ndarray]:
     """The probabilities that encoded texts describe an image; the texts are read once."""
     scale = np.exp(np.float32(model.logit_scale.item()))
-    texts = _unit(_runner(backend, model, lambda model, **inputs: model.get_text_features(**inputs))(**encoded))
-    run = _runner(backend, model, lambda model, **inputs: model.get_image_features(**inputs))
-    return lambda pixels: _softmax(scale * (_unit(run(pixel_values=pixels)) @ texts.T))
+    texts = _unit(
+        compile_function(backend, model, lambda model, **inputs: model.get_text_features(**inputs))(**encoded)
+    )
+    run = compile_function(backend, model, lambda model, **inputs: model.get_image_features(**inputs))
+    return lambda **inputs: softmax(scale * (_unit(run(**inputs)) @ texts.T))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)

@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from diptych.core.errors import InputError
 from diptych.core.processing.image_processor import ImageProcessor
-from diptych.core.processing.pictures import pillow
+from diptych.core.processing.pictures import pillow, read_image
 from diptych.processing import Processor, load_processor
-from diptych.text.files import OnError, Paths, find_files
+from diptych.text.files import OnError, Paths, find_files, read_stdin
 from diptych.text.idefics import IdeficsProcessor
 from diptych.text.speech import SpeechProcessor
 
@@ -69,7 +69,8 @@ def read_batches(
 
     def read(path: str) -> np.ndarray | InputError:
         try:
-            return processor(path).pixel_values
+            contents = read_stdin(path)
+            return processor(path if contents is None else read_image(path, contents)).pixel_values
         except InputError as error:
             return error
 

@@ -1,6 +1,7 @@
 """What models hear in a recording: CTC models a token in each frame, others a text for each window."""
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -59,7 +60,7 @@ class Text(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Listener:
+class Listener(ABC):
     """A model that reads sound, with its processor.
 
     Attributes:
@@ -103,7 +104,11 @@ class Listener:
         """The least number of samples of a window that allows the model to read every part of a recording."""
         return self.config.least_samples
 
-    def check_window(self) -> None:
+    @abstractmethod
+    def windows(self, samples: np.ndarray) -> list[Window]:
+        """The windows of a recording."""
+
+    def check_window(self, caller: str) -> None:
         """A window must be long enough for a state of the encoder.
 
         Raises:
@@ -111,7 +116,7 @@ class Listener:
         """
         if self.window * self.rate < self.shortest_window:
             raise InputError(
-                f"generate: window={self.window:g} seconds are {round(self.window * self.rate)} samples at {self.rate} "
+                f"{caller}: window={self.window:g} seconds are {round(self.window * self.rate)} samples at {self.rate} "
                 f"Hz, but the model needs at least {self.shortest_window}"
             )
 

@@ -4,10 +4,9 @@ import importlib
 import json
 import math
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
@@ -16,11 +15,10 @@ from diptych.core.checkpoint.hub import HubOptions, split_options
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
-from diptych.core.processing.recordings import Recording, read_recording
 from diptych.processing import load_processor
 from diptych.sound.files import find_recordings
+from diptych.sound.reading import read_groups, report_damage
 from diptych.sound.recognition import CTCListener, Heard, WritingListener
-from diptych.sound.windows import Window
 from diptych.text.files import OnError, Paths, beside_bars
 from diptych.text.placement import placement
 from diptych.text.speech import SpeechProcessor
@@ -156,7 +154,7 @@ def transcribe(
         pieces = _without_line_breaks(show) if live and show is not None else None
         writer = Writer(model, processor.tokenizer, options, compile=compile, echo=echo, show=pieces, as_json=False)
         listener = WritingListener(chosen, model, processor, window, batch_size, writer=writer)
-    listener.check_window()
+    listener.check_window("generate")
     hidden = (True if live else None) if progress is None else not progress
     show, found = beside_bars(show), list[Transcription]()
     with tqdm(total=0, unit="window", disable=hidden, leave=False) as bar:
@@ -169,62 +167,19 @@ def transcribe(
             if live and show is not None:  # the text of the window is shown already
                 show(" " if waiting else "\n")
 
-        for group in _read_groups(listener, paths, on_error):
+        for group in read_groups(listener, paths, on_error):
             waiting = sum(len(one.windows) for one in group)
             bar.total += waiting
             bar.refresh()
             texts = listener.listen([(one.recording.samples, one.windows) for one in group], seed, done)
             for one, (text, parts, ids) in zip(group, texts, strict=True):
-                _report_damage(one, on_error)
+                report_damage(one, on_error)
                 found.append(made := Transcription(one.path, text, parts, ids))
                 if show is not None and not live:
                     line = made.to_json(timestamps=timestamps) if as_json else made.to_text(timestamps=timestamps)
                     named = len(paths) > 1 and not as_json
                     show(f"{one.path}:{chr(10) if timestamps else ' '}{line}\n" if named else f"{line}\n")
     return found
-
-
-class _Opened(NamedTuple):
-    """A recording that was read, with its path and its windows."""
-
-    path: str
-    recording: Recording
-    windows: list[Window]
-
-
-def _read_groups(
-    listener: CTCListener | WritingListener, paths: Iterable[str], on_error: OnError | None
-) -> Iterator[list[_Opened]]:
-    """Reads the recordings, in groups that have the windows for a batch, or more if a recording has."""
-    group: list[_Opened] = []
-    for path in paths:
-        try:
-            recording = read_recording(path, listener.rate)
-            listener.check_length(path, recording.samples)
-        except InputError as error:
-            if on_error is None:
-                raise
-            with tqdm.external_write_mode():
-                on_error(error)
-            continue
-        group.append(_Opened(path, recording, listener.windows(recording.samples)))
-        if sum(len(one.windows) for one in group) >= listener.batch_size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _report_damage(opened: _Opened, on_error: OnError | None) -> None:
-    """Reports that the end of a recording is missing."""
-    if opened.recording.damage is None:
-        return
-    message = f"{opened.path}: {opened.recording.damage}; what is there is transcribed"
-    if on_error is None:
-        warnings.warn(message, stacklevel=3)
-    else:
-        with tqdm.external_write_mode():
-            on_error(InputError(message))
 
 
 def _without_line_breaks(show: Callable[[str], None]) -> Callable[[str], None]:

@@ -1,5 +1,6 @@
-"""Long recordings in windows: overlapping ones for CTC models, and ones that end where it is quiet for others."""
+"""Long recordings in windows: overlapping ones for CTC models, equal ones for classifiers, others that end quietly."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,6 +78,19 @@ def quiet_windows(samples: np.ndarray, seconds: float, rate: int) -> list[Window
         found.append(Window(start, stop))
         start = stop
     return [*found, Window(start, len(samples))]
+
+
+def equal_windows(length: int, seconds: float, rate: int) -> list[Window]:
+    """The fewest windows of a recording that last so many seconds at most, of equal length but for a few samples.
+
+    Args:
+        length: of the recording, in samples.
+        seconds: the most that a window may last.
+        rate: samples per second.
+    """
+    count = -(-length // max(1, int(seconds * rate)))
+    ends = [length * number // count for number in range(count + 1)]
+    return [Window(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
 def _quietest(samples: np.ndarray, width: int) -> int:

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from tqdm import tqdm
 from diptych.core.errors import InputError
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""A file, a directory of files or a pattern such as "scans/*.png"; or several of them."""
+"""A file, a directory of files or a pattern such as "scans/*.png", or "-" for standard input; or several of them."""
+_STDIN = "-"
 OnError = Callable[[InputError], None]
 """Receives the error of a file that cannot be read, which names it."""
 
@@ -20,7 +22,7 @@ def find_files(paths: Paths, what: str, has_ending: Callable[[str], bool]) -> li
     """The paths of files, in order.
 
     A directory stands for the files in it that have the right ending, a pattern for the files that it matches; both are
-    sorted. Other names are kept, whether such a file exists or not.
+    sorted. Other names are kept, whether such a file exists or not; "-" stands for standard input.
 
     Args:
         paths: what the caller gave.
@@ -28,7 +30,8 @@ def find_files(paths: Paths, what: str, has_ending: Callable[[str], bool]) -> li
         has_ending: whether a name has the ending of such a file.
 
     Raises:
-        InputError: nothing is given, or something else than a path; or a directory or pattern has no such files.
+        InputError: nothing is given, something else than a path, or standard input twice; or a directory or pattern
+            has no such files.
     """
     article = "an" if what[0] in "aeiou" else "a"
     found: list[str] = []
@@ -37,7 +40,9 @@ def find_files(paths: Paths, what: str, has_ending: Callable[[str], bool]) -> li
             given = "an empty path" if path == "" else f"something of type {type(path).__name__}"
             raise InputError(f"{what}s: {given} is given; give the paths of {what}s")
         name = os.fspath(path)
-        if Path(name).is_dir():
+        if name == _STDIN:
+            inside = [name]
+        elif Path(name).is_dir():
             inside = [entry.path for entry in os.scandir(name) if entry.is_file() and has_ending(entry.name)]
         elif glob.has_magic(name) and not Path(name).exists():
             inside = [match for match in glob.glob(name, recursive=True) if Path(match).is_file()]
@@ -49,7 +54,22 @@ def find_files(paths: Paths, what: str, has_ending: Callable[[str], bool]) -> li
         found += sorted(inside)
     if not found:
         raise InputError(f"{what}s: none are given, but at least one is needed")
+    if found.count(_STDIN) > 1:
+        raise InputError(f"{what}s: standard input (-) is given more than once, but can be read once")
     return found
+
+
+def read_stdin(path: str) -> bytes | None:
+    """What standard input holds if the path stands for it; None for any other path.
+
+    Raises:
+        InputError: standard input is closed.
+    """
+    if path != _STDIN:
+        return None
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
+        raise InputError(f"{path}: standard input is closed")
+    return sys.stdin.buffer.read()
 
 
 def beside_bars(show: Callable[[Any], None] | None) -> Callable[[Any], None] | None:

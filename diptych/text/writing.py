@@ -151,9 +151,9 @@ class Writer:
             tokens = (*(before if self.echo else ()), *_up_to_end(new, ends))
             text = None if self.tokenizer is None else self.decode(tokens)
             score = None if scores is None else scores[number]
-            prompt = None if numbers is None else numbers[origin]
-            image = None if images is None else images[origin]
-            texts.append(Text(tokens, text, score, prompt, image))
+            from_prompt = None if numbers is None else numbers[origin]
+            from_image = None if images is None else images[origin]
+            texts.append(Text(tokens, text, score, prompt=from_prompt, image=from_image))
             if self.show is not None:
                 line = self._line(texts[-1])
                 self.show(f"{line.removeprefix(printer.text if printer else '')}\n")

@@ -189,7 +189,7 @@ def test_a_broken_file_stops_no_other(checkpoints, sounds, run, tmp_path):
     code, out, err = run("generate", checkpoints / "ctc", "--audio", *files, "--backend", "torch")
     assert code == 2 and [line.split(": ")[0] for line in out.splitlines()] == [str(torn), str(sounds / "short.flac")]
     for message in (
-        f"{torn}: its end is missing after 578 of 1200 bytes; what is there is transcribed",
+        f"{torn}: its end is missing after 578 of 1200 bytes; what is there is read",
         f"{sounds / 'notes.txt'}: is no sound file that libsndfile reads",
         f"{dot}: has 6 samples at 100 Hz, but the model needs at least 9",
         f"{sounds / 'absent.ogg'}: no such file",

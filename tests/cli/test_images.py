@@ -1,6 +1,8 @@
 """From image files to texts and classes with the command: random weights, and images that are drawn."""
 
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -131,7 +133,7 @@ def written(directory, paths, **call):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_texts_about_images(run, checkpoints, album, backend):
+def test_texts_about_images(run, checkpoints, album, monkeypatch, backend):
     """One alone as it comes; several behind their names, in batches; the texts depend on the images."""
     command = ("generate", checkpoints / "captioner", "--backend", backend, "--max-new-tokens", 6)
     paths = sorted([*album.glob("*.png"), *album.glob("*.jpg")])
@@ -142,11 +144,10 @@ def test_texts_about_images(run, checkpoints, album, backend):
     assert run(*command, "--image", album, "--batch-size", 4) == (0, several, "")
     if backend == "torch":
         assert run(*command, "--image", *paths, "--batch-size", 3) == (0, several, "")
-        assert run(*command, "--image", paths[0], "--image", paths[1], "--image", album / "*[2d].*g") == (
-            0,
-            several,
-            "",
-        )
+        flags = [word for path in (*paths[:2], album / "*[2d].*g") for word in ("--image", path)]
+        assert run(*command, *flags) == (0, several, "")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(paths[1].read_bytes())))
+        assert run(*command, "--image", "-") == (0, f"{expected[1]}\n", "")
         assert run(*command, "--image", paths[0], "--output", album / "out.txt") == (0, "", "")
         assert (album / "out.txt").read_text() == f"{expected[0]}\n"
         rows = [json.loads(line) for line in run(*command, "--image", *paths, "--json")[1].splitlines()]
@@ -446,8 +447,8 @@ BAD = [
     ("generate", "captioner", ("--image", "no*.gif"), "no*.gif: no file matches; give the paths of images"),
     ("generate", "captioner", ("--image", "empty"), "empty: no file in this directory has the ending of an image"),
     ("generate", "nowhere", IMAGE, "nowhere: no such directory, and no id of a model"),
-    ("classify", "vit", (), "classify: --image is needed, with the path of an image"),
-    ("classify", "vit", ("photo0.png",), "classify: photo0.png: only images follow the checkpoint; put --image before"),
+    ("classify", "vit", (), "classify: --image or --audio is needed, with the path of a file"),
+    ("classify", "vit", ("photo0.png",), "classify: photo0.png: only images or recordings follow the checkpoint; put"),
     ("classify", "vit", ZERO, "vit: ViTForImageClassification has labels of its own; only a CLIPModel takes labels"),
     ("classify", "vit", (*IMAGE, "--top", 0), "classify: top=0 must be 1 or more"),
     ("classify", "vit", (*IMAGE, "--batch-size", 0), "classify: batch_size=0 must be 1 or more"),
@@ -462,12 +463,7 @@ BAD = [
     ("classify", "clip", IMAGE, "clip: a CLIPModel needs labels to choose from, such as 'a cat' and 'a dog'"),
     ("classify", "clip", (*IMAGE, "--labels", "w3,,w4"), "classify: labels: one of w3, , w4 is empty"),
     ("classify", "clip", (*IMAGE, "--labels", "w3,w4,w3"), "classify: labels: w3 is given more than once"),
-    (
-        "classify",
-        "clip",
-        (*ZERO, "--template", "a {0}"),
-        "classify: template='a {0}' has no {}, which a label takes the",
-    ),
+    ("classify", "clip", (*ZERO, "--template", "a {0}"), "classify: template='a {0}' has no {}, which a label takes"),
     (
         "parity",
         "captioner",

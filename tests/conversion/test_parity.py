@@ -203,6 +203,10 @@ def test_what_cannot_be_compared(directory: Path, tmp_path: Path) -> None:
         parity(directory, inputs={"pixel_values": np.zeros(1), "words": np.zeros(1)})
     with pytest.raises(InputError, match=f"{names}; the inputs have nothing at all"):
         parity(directory, inputs={})
+    with pytest.raises(
+        InputError, match=r"^parity: input_ids: the array is empty, so there would be nothing to compare$"
+    ):
+        parity(directory, inputs={"input_ids": np.zeros((0, 5), int)})
     with pytest.raises(InputError, match="against='keras' is not known; known: transformers"):
         parity(directory, against="keras")
     with pytest.raises(InputError, match="backend='numpy' is not known; known: jax, torch"):

@@ -1,8 +1,9 @@
 """Images of every kind as Pillow images in colour or grey: files, Pillow images, and arrays of any framework."""
 
+import io
 import os
 from collections.abc import Iterator
-from io import BytesIO
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -38,8 +39,12 @@ def pillow() -> Any:
     return Image
 
 
-def read_image(path: str | os.PathLike[str]) -> Any:
+def read_image(path: str | os.PathLike[str], contents: bytes | None = None) -> Any:
     """The image of a file, turned upright as its EXIF orientation says; of an animation the first frame.
+
+    Args:
+        path: of the file.
+        contents: of the file, if it need not be opened; the path is its name then.
 
     Raises:
         InputError: there is no such file, or it is no image, is damaged, or is too large.
@@ -48,15 +53,16 @@ def read_image(path: str | os.PathLike[str]) -> Any:
     image_module = pillow()
     from PIL import ImageOps, UnidentifiedImageError
 
-    check_is_file(path, "an image")
+    if contents is None:
+        check_is_file(path, "an image")
     try:
+        if contents is None:
+            contents = Path(path).read_bytes()
         # from bytes, since Pillow asks a file for as many as the image declares, for which memory is reserved
-        with open(path, "rb") as file:
-            data = file.read()
-        with image_module.open(BytesIO(data), formats=_formats()) as image:
-            _refuse_empty_promise(path, image.size)
-            if image.format in ("JPEG", "MPO") and data.count(_SCAN) > _MOST_SCANS:
-                raise InputError(f"{path}: a damaged image ({data.count(_SCAN)} scans of all pixels)")
+        with image_module.open(io.BytesIO(contents), formats=_formats()) as image:
+            _refuse_empty_promise(path, image.size, len(contents))
+            if image.format in ("JPEG", "MPO") and contents.count(_SCAN) > _MOST_SCANS:
+                raise InputError(f"{path}: a damaged image ({contents.count(_SCAN)} scans of all pixels)")
             image.load()
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
@@ -78,9 +84,8 @@ def _formats() -> list[str]:
     return [name for name in image_module.ID if name != "EPS"]
 
 
-def _refuse_empty_promise(path: str | os.PathLike[str], size: tuple[int, int]) -> None:
+def _refuse_empty_promise(path: str | os.PathLike[str], size: tuple[int, int], nbytes: int) -> None:
     """Raises an InputError if a file is too small for its image, whose memory would be reserved all the same."""
-    nbytes = os.path.getsize(path)
     if size[0] * size[1] > max(_SMALL, _MOST_PIXELS_PER_BYTE * nbytes):
         raise InputError(f"{path}: a damaged image ({size[0]} x {size[1]} pixels cannot come from {nbytes} bytes)")
 

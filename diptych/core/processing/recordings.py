@@ -1,6 +1,7 @@
 """Recordings of every kind as mono samples at one rate: sound files, and arrays of any framework."""
 
 import importlib
+import io
 import math
 import os
 import re
@@ -55,7 +56,7 @@ def soundfile() -> Any:
         ) from None
 
 
-def read_recording(path: str | os.PathLike[str], sampling_rate: int) -> Recording:
+def read_recording(path: str | os.PathLike[str], sampling_rate: int, contents: bytes | None = None) -> Recording:
     """The recording of a sound file: its channels averaged, resampled if it has another rate.
 
     The file is read block by block, so that it takes no more memory than the samples that come out. A file whose end is
@@ -64,16 +65,19 @@ def read_recording(path: str | os.PathLike[str], sampling_rate: int) -> Recordin
     Args:
         path: of a file that libsndfile reads: WAV, FLAC, OGG, MP3, AIFF …
         sampling_rate: samples per second of the result.
+        contents: of the file, if it need not be opened; the path is its name then.
 
     Raises:
         InputError: there is no such file, it is not one of sound, or has no samples, or some that are not finite.
         ImportError: soundfile is not installed, or soxr, which another rate needs.
     """
     library = soundfile()
-    check_is_file(path, "a recording")
+    if contents is None:
+        check_is_file(path, "a recording")
     try:
         # a name need not be text outside Windows
-        file = library.SoundFile(os.fspath(path) if os.name == "nt" else os.fsencode(path))
+        name = os.fspath(path) if os.name == "nt" else os.fsencode(path)
+        file = library.SoundFile(name if contents is None else io.BytesIO(contents))
     except (library.LibsndfileError, TypeError) as error:  # a TypeError for names that end with .raw
         name = os.fspath(path)
         raise InputError(
@@ -87,7 +91,7 @@ def read_recording(path: str | os.PathLike[str], sampling_rate: int) -> Recordin
                 f"{path}: declares {file.samplerate} samples per second, but at least {least} are needed to make "
                 f"{sampling_rate} of them"
             )
-        likely = _MOST_SAMPLES_PER_BYTE * os.path.getsize(path)
+        likely = _MOST_SAMPLES_PER_BYTE * (os.path.getsize(path) if contents is None else len(contents))
         resampler = _Resampler(file.samplerate, sampling_rate, min(file.frames, likely))
         block, count, damage = np.empty((_BLOCK, file.channels), np.float32), 0, _missing_end(file.extra_info)
         while True:

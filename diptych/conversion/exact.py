@@ -6,7 +6,7 @@ from typing import Any
 from diptych.core.semantics.losses import IGNORED
 
 
-def exact(model: Any) -> Any:
+def make_exact(model: Any) -> Any:
     """The model of transformers, changed in place: its losses, IDEFICS' norms and rotary positions aren't rounded.
 
     And where a token of IDEFICS sees no image, attention gives zeros, which the model makes of it a step later.

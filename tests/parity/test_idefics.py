@@ -176,6 +176,18 @@ def test_step_by_step_is_all_at_once(backend: str) -> None:
         model(IDS[:, :1], past_key_values=cache, image_attention_mask=np.ones((2, 1, 4)))
 
 
+def test_layers_that_see_no_images_keep_no_keys_of_them() -> None:
+    """In torch alone: the loop over layers is the same text in both backends."""
+    model = diptych.backends.torch.__getattr__(NAME)(CONFIGS[NAME], seed=2, dtype="float64")
+    call = inputs(NAME)
+    pixels = call.pop("pixel_values")
+    first, last = ({name: value[:, part] for name, value in call.items()} for part in (slice(4), slice(4, 6)))
+    cache = model(**first, pixel_values=pixels, use_cache=True).past_key_values
+    assert [key is None for key in cache.cross_keys] == [False, True]
+    found = model(**last, past_key_values=cache).logits
+    assert_close(array(found), array(model(**call, pixel_values=pixels).logits)[:, 4:])
+
+
 @EACH
 def test_a_token_sees_the_images_that_the_mask_shows_it(backend: str) -> None:
     model = models()[backend]

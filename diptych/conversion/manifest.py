@@ -111,5 +111,5 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest(data["architecture"], dict(data["config"]), tensors)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise CheckpointError(
-            f"{path}: is no manifest of a conversion, or damaged. Convert the checkpoint again"
+            f"{path}: not a manifest of a conversion, or damaged. Convert the checkpoint again"
         ) from None

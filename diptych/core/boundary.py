@@ -102,8 +102,8 @@ class Boundary:
         """Raises an InputError for a mask of other values than 0 and 1, unless they are unknown under a transform."""
         if self.ops.has_other_values(mask, (0, 1)):
             raise InputError(
-                f"{self.caller}: {name} must hold 1 for what is attended to and 0 for the rest, but has other values, "
-                "as masks do that are added to scores"
+                f"{self.caller}: {name} must hold 1 for what is attended to and 0 for the rest, but has other values; "
+                "additive masks are not supported"
             )
 
     def words(
@@ -346,7 +346,9 @@ class Boundary:
         """
         name = "sampled_negative_indices"
         if masked is None:
-            raise InputError(f"{self.caller}: {name} are given, but no mask_time_indices, the frames to be told")
+            raise InputError(
+                f"{self.caller}: {name} are given, but mask_time_indices, the masked frames, are needed too"
+            )
         ids = self.ids(name, value, "batch, frames, negatives", size=size[0] * size[1], table="the frames of all rows")
         check.shape(self.caller, name, ids.shape, (*size, ids.shape[2]))
         return ids

@@ -466,7 +466,7 @@ BAD = [
         "classify",
         "clip",
         (*ZERO, "--template", "a {0}"),
-        "classify: template='a {0}' has no {}, which a label takes the",
+        "classify: template='a {0}' has no {}, which each label",
     ),
     (
         "parity",

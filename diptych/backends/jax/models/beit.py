@@ -155,7 +155,7 @@ class BeitPooler(nnx.Module):
         self.layernorm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps, **init) if mean else None
 
     def __call__(self, hidden_states: Float[Array, "B T D"]) -> Float[Array, "B D"]:
-        """The normalised mean of the patches, or the class token."""
+        """The normalized mean of the patches, or the class token."""
         if self.layernorm is None:
             return hidden_states[:, 0]
         return self.layernorm(ops.xp.mean(hidden_states[:, 1:], axis=1))

@@ -46,7 +46,9 @@ class IdeficsVisionEmbeddings(CLIPVisionEmbeddings):
         super().__init__(config, **init)
         self.image_shape = config.image_shape
 
-    def resized(self, table: Float[Array, "P D"], grid: tuple[int, int], size: tuple[int, int]) -> Float[Array, "Q D"]:
+    def resize_positions(
+        self, table: Float[Array, "P D"], grid: tuple[int, int], size: tuple[int, int]
+    ) -> Float[Array, "Q D"]:
         """The positions of a `grid` of (rows, columns) of patches, of images of this height and width."""
         same_shape = size[0] * self.image_shape[1] == size[1] * self.image_shape[0]
         if grid == self.grid and same_shape:

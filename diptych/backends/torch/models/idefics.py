@@ -45,7 +45,7 @@ class IdeficsVisionEmbeddings(CLIPVisionEmbeddings):
         super().__init__(config, **init)
         self.image_shape = config.image_shape
 
-    def resized(
+    def resize_positions(
         self, table: Float[Tensor, "P D"], grid: tuple[int, int], size: tuple[int, int]
     ) -> Float[Tensor, "Q D"]:
         """The positions of a `grid` of (rows, columns) of patches, of images of this height and width."""

@@ -154,8 +154,10 @@ QUICK = (
 )
 
 
-def measured(case: Case, batch: int, sides: list[str], rounds: int, flax_environment: Path | None) -> dict[str, Any]:
-    """All measurements of one row, by side."""
+def measured(
+    case: Case, batch: int, sides: list[str], rounds: int, *, products: bool, flax_environment: Path | None
+) -> dict[str, Any]:
+    """All measurements of one row, by side; those of the matrix products only if they are asked for."""
     directory = checkpoints.checkpoint(case.name, case.architecture, case.fields)
     found: dict[str, dict[str, Any]] = {side: {"steady": [], "products": []} for side in sides}
     with tempfile.TemporaryDirectory() as scratch:
@@ -168,7 +170,7 @@ def measured(case: Case, batch: int, sides: list[str], rounds: int, flax_environ
             found[worker.side]["first"] = answer["seconds"]
             found[worker.side]["versions"] = worker("versions")
             outputs[worker.side] = np.array(answer["output"])
-            worker("prepare_products", shapes=case.products(batch))
+            worker("prepare_products", shapes=case.products(batch) if products else [])
         _same(case.title, outputs)
         for worker in workers:  # warm-up: the first calls still initialize things
             worker("steady", calls=2)
@@ -251,26 +253,29 @@ def main(description: str | None = __doc__, full: Sequence[Case] = FULL, quick: 
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
     parser.add_argument("--case", help="run only the models whose title contains this")
+    parser.add_argument("--no-products", action="store_true", help="without the matrix products alone: half the time")
     options = parser.parse_args()
     cases = quick if options.quick else full
     rounds = options.rounds or (5 if options.quick else 31)
     facts = peers.session()
 
-    console = Console()
+    console = Console(width=140)
     results = []
     for case in cases:
         if options.case and options.case not in case.title:
             continue
         sides = [side for side in options.sides if side in case.sides]
         for batch in options.batch:
-            found = measured(case, batch, sides, rounds, options.flax_environment)
+            choices = {"products": not options.no_products, "flax_environment": options.flax_environment}
+            found = measured(case, batch, sides, rounds, **choices)
             facts |= {f"versions, {side}": values.pop("versions") for side, values in found.items()}
             results.append({"model": case.title, "batch": batch, "sides": found})
             done = ", ".join(f"{side} {statistics.median(v['steady']) * 1e3:.0f}" for side, v in found.items())
             console.print(f"{case.title}, batch {batch}, ms: {done}")
             if options.json:
                 options.json.write_text(json.dumps({"session": facts, "rows": results}, indent=1) + "\n")
-    for table in tables(results, options.sides):
+    ratios, times, shares = tables(results, options.sides)
+    for table in (ratios, times) if options.no_products else (ratios, times, shares):
         console.print(table)
     console.print(peers.described(facts))
 

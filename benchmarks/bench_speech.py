@@ -61,7 +61,13 @@ FULL = tuple(
     )
     for title, name, architecture, fields, sides in (
         ("Wav2Vec2-base", "wav2vec2-base", "Wav2Vec2Model", {}, WITHOUT_OLD_FLAX),
-        ("stable Wav2Vec2-base", "wav2vec2-stable", "Wav2Vec2Model", STABLE, tuple(bench_forward.SIDES)),
+        (
+            "Wav2Vec2-base with stable layer norm",
+            "wav2vec2-stable",
+            "Wav2Vec2Model",
+            STABLE,
+            tuple(bench_forward.SIDES),
+        ),
         ("WavLM-base", "wavlm-base", "WavLMModel", {}, WITHOUT_OLD_FLAX),
     )
     for seconds in (1, 10)

@@ -1,17 +1,18 @@
 """The command `diptych`: each subcommand parses its arguments, calls one public function and prints the result.
 
-Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted, 141 stdout's reader is
-gone, 143 terminated. Nothing heavy is imported unless needed.
+Exit codes: 0 done, 1 not equal, 2 bad input, or output that cannot be written, 3 a fault of diptych itself, 130
+interrupted, 141 stdout's reader is gone, 143 terminated. Nothing heavy is imported unless needed.
 """
 
 import contextlib
+import errno
 import io
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -21,9 +22,9 @@ from diptych.cli import classify, convert, diff, generate, inspect, parity, veri
 app = typer.Typer(
     name="diptych",
     help="The same transformer models in JAX and PyTorch: convert, compare and inspect checkpoints, prove models "
-    "equal, generate text, classify images.",
-    epilog="Exit codes: 0 done, 1 not equal, 2 bad input, 3 a fault of diptych itself, 130 interrupted, "
-    "141 nobody reads the output, 143 terminated.",
+    "equal, generate text, classify images and sound.",
+    epilog="Exit codes: 0 done, 1 not equal, 2 bad input or unwritable output, 3 a fault of diptych itself, "
+    "130 interrupted, 141 nobody reads the output, 143 terminated.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -46,12 +47,8 @@ for verb in verbs:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits; bad input is reported in one line on stderr."""
     _prepare_streams()
-    # by default, SIGTERM would end the process without removing what is incomplete
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        code = _run(arguments)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with _handled_signals() as received:
+        code = _run(arguments, received)
     if code in (130, 143):
         # interrupted calls of JAX can crash the end of Python; what was to be removed has been
         for stream in (sys.stdout, sys.stderr):
@@ -61,39 +58,83 @@ def main(arguments: Sequence[str] | None = None) -> None:
     raise SystemExit(code)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    """The command's exit code."""
+@contextlib.contextmanager
+def _handled_signals() -> Iterator[list[int]]:
+    """Ends what runs at SIGINT or SIGTERM, so that what is incomplete is removed; gives the list of those received.
+
+    An interrupt in the middle of an import may become an ImportError, or be swallowed by the module.
+    """
+    received: list[int] = []
+
+    def end(number: int, _: Any) -> None:
+        received.append(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(143)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in handled:
+        signal.signal(number, end)
+    try:
+        yield received
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+
+
+def _run(arguments: Sequence[str] | None, received: Sequence[int]) -> int:
+    """The command's exit code.
+
+    Args:
+        arguments: of the command line; by default the process'.
+        received: the signals that end the command.
+    """
     try:
         app(args=None if arguments is None else list(arguments), prog_name="diptych")
-    except (ImportError, OSError, ValueError) as error:
-        if isinstance(error, ValueError) and not _is_ours(error):
-            traceback.print_exc()
-            return 3
-        with contextlib.suppress(OSError):  # stderr may be what cannot be written
-            typer.echo(f"diptych: {' '.join(_message(error).split())}", err=True)
-        return 2
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer's code for it is 1, which says "not equal" here
             return 141
-        return end.code if isinstance(end.code, int) else 0
-    except Exception:  # Python's own exit code for it is 1, which says "not equal" here
-        traceback.print_exc()
-        return 3
-    return 0
+        code = end.code if isinstance(end.code, int) else 0
+    except (Exception, KeyboardInterrupt) as error:
+        code = 0 if received else _report(error)
+    else:
+        code = 0
+    return 128 + received[0] if received else code
+
+
+def _report(error: BaseException) -> int:
+    """Prints an error on stderr, and returns the exit code for it; Python's own is 1, which says "not equal" here."""
+    if isinstance(error, ImportError | OSError) or (isinstance(error, ValueError) and _is_ours(error)):
+        with contextlib.suppress(OSError):  # stderr may be what cannot be written
+            typer.echo(f"diptych: {' '.join(_message(error).split())}", err=True)
+        return 2
+    traceback.print_exception(error)
+    return 3
+
+
+class _ClosedOutput(io.TextIOBase):
+    """In place of a stdout that is closed: refuses what is written."""
+
+    def write(self, text: str, /) -> int:
+        raise OSError(errno.EBADF, "is closed, so the output is lost", "stdout")
 
 
 def _prepare_streams() -> None:
-    """Discards output to closed streams, and escapes characters that a stream cannot encode."""
+    """Refuses output to a closed stdout, discards that to a closed stderr, and escapes what a stream cannot encode."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        if stream is None and name == "stdout":
+            os.open(os.devnull, os.O_WRONLY)  # takes the number 1, or the next file would, and get what libraries print
+            sys.stdout = _ClosedOutput()
+        elif stream is None:
+            sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             # names of files may hold bytes that are no characters
             stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     """The text of an error; that of a file begins with its name in place of a number."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         return f"{error.filename}: {error.strerror}"

@@ -267,13 +267,14 @@ def _exact_torch() -> Iterator[None]:
 
     from diptych.backends.torch import products
 
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with products.pinned("torch"):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with _one_at_a_time:  # the precision is one of the process
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            with products.pinned("torch"):
+                yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
 
 def _numpy(value: Any) -> np.ndarray:

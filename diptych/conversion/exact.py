@@ -1,6 +1,8 @@
 """Makes models of transformers compute in the dtype of their parameters where they round to float32."""
 
 import functools
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from diptych.core.semantics.losses import IGNORED
@@ -11,6 +13,8 @@ def make_exact(model: Any) -> Any:
 
     And where a token of IDEFICS sees no image, attention gives zeros, which the model makes of it a step later.
     """
+    if type(model).__name__ in ("IdeficsModel", "IdeficsForVisionText2Text"):
+        model.forward = _return_image_hidden_states(model)
     if model.loss_type in (None, "ForCausalLM"):  # the default loss
         model.loss_function = _causal_loss
     for module in model.modules():
@@ -26,6 +30,28 @@ def _causal_loss(logits: Any, labels: Any, **options: Any) -> Any:
 
     following = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
     return torch.nn.functional.cross_entropy(logits.mT, following, ignore_index=IGNORED)
+
+
+def _return_image_hidden_states(model: Any) -> Callable[..., Any]:
+    """The forward of IDEFICS, which after 5.23 returns the outputs of the image encoder instead of its own states."""
+    forward, resampled = model.forward, list[Any]()
+    for module in model.modules():
+        if type(module).__name__ == "IdeficsPerceiverResampler":
+            module.register_forward_hook(lambda module, args, states: resampled.append(states))
+
+    @functools.wraps(forward)
+    def call(*args: Any, **keywords: Any) -> Any:
+        resampled.clear()
+        output = forward(*args, **keywords)
+        if (images := output.get("image_outputs")) is not None:
+            states = resampled[0] if resampled else images.last_hidden_state
+            texts = output["last_hidden_state" if "last_hidden_state" in output else "logits"]
+            # the record refuses to be changed; generation goes on to read the attribute
+            OrderedDict.__delitem__(output, "image_outputs")
+            OrderedDict.__setitem__(output, "image_hidden_states", states.unflatten(0, (len(texts), -1)))
+        return output
+
+    return call
 
 
 def _rms_norm(module: Any, hidden_states: Any) -> Any:

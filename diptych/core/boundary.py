@@ -223,6 +223,7 @@ class Boundary:
         if value is None:
             raise check.missing_argument(self.caller, name)
         pixels = self.floats(name, value, axes)
+        check.has_pixels(self.caller, name, pixels.shape)
         *leading, first, height, width = pixels.shape
         if width == channels != first:
             raise InputError(
@@ -233,7 +234,6 @@ class Boundary:
         if size is not None:
             why = ", or interpolate_pos_encoding=True"
             check.shape(self.caller, name, pixels.shape, (*leading, channels, *size), why)
-        check.has_pixels(self.caller, name, pixels.shape)
         for side, found, limit in (("height", height, least[0]), ("width", width, least[1])):
             check.at_least(self.caller, f"pixel_values' {side}", found, limit, "patch_size")
         return pixels

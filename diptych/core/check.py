@@ -121,8 +121,8 @@ def has_tokens(caller: str, length: int) -> None:
 
 
 def has_pixels(caller: str, name: str, shape: Sequence[int]) -> None:
-    """There must be images (…, Y, X), and they must not be empty."""
-    *leading, height, width = shape
+    """There must be images (…, C, Y, X), and they must not be empty."""
+    *leading, _, height, width = shape
     if height < 1 or width < 1:
         raise InputError(f"{caller}: {name}' images have {height} x {width} pixels, but at least 1 x 1 is needed")
     if 0 in leading:

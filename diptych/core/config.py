@@ -306,6 +306,10 @@ class ModelConfig:
                 return wanted(**{f.name: getattr(part, f.name) for f in dataclasses.fields(wanted)})
         return None
 
+    def builds(self, architecture: str) -> bool:
+        """Whether a class of the family can be built from the config: fields that only it uses may be invalid."""
+        return True
+
     def serves_as(self, wanted: type["ModelConfig"]) -> bool:
         """Whether models of the wanted class can be built from this config: it is one, or has its `architecture`."""
         if self.model_type == wanted.model_type:

@@ -222,7 +222,7 @@ def relatives(family: Family, config: ModelConfig) -> Iterator[tuple[str, str, M
     """
     for name, wanted in family.classes.items():
         part = config.part(wanted)
-        if part is not None:
+        if part is not None and part.builds(name):
             yield "", name, part.loaded_config
     for path, (name, part) in family.parts(config).items():
         for inner, relative, its_config in relatives(families()[architectures()[name]], part):

@@ -1,7 +1,6 @@
 """Texts that continue prompts in which images stand between texts, as IDEFICS reads them."""
 
 import importlib
-import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,13 +11,12 @@ from diptych.core import backends
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
-from diptych.core.pretrained import generates_text
 from diptych.core.processing.features import Features
 from diptych.core.processing.paths import is_url
 from diptych.processing import load_processor
 from diptych.text.files import OnError
 from diptych.text.placement import placement
-from diptych.text.writing import Text, Writer, load_writer
+from diptych.text.writing import Text, Writer, continues_images, load_writer
 
 _IMAGE = re.compile(r"(?<!\\)!\[[^\[\]]*\]\((?:<([^<>\n]*)>|([^()<>\n]*))\)")
 """An image in Markdown, ![description](path) or ![description](<path>)."""
@@ -27,17 +25,14 @@ _IMAGE = re.compile(r"(?<!\\)!\[[^\[\]]*\]\((?:<([^<>\n]*)>|([^()<>\n]*))\)")
 def reads_images_in_prompts(
     directory: str | os.PathLike[str], backend: str | None = None, ignore_config: Iterable[str] = ()
 ) -> bool:
-    """Whether a checkpoint's model continues prompts in which images may stand: a decoder alone that takes pixels.
+    """Whether a checkpoint's model continues prompts in which images may stand.
 
     Raises:
         CheckpointError, ConfigError: there is no such checkpoint, or its config is not known.
     """
     chosen = backends.choose("result", backend, argument="generate: backend")
     name = architecture_of(locate(directory), tuple(ignore_config))
-    model_class = getattr(importlib.import_module(f"diptych.backends.{chosen}"), name)
-    call = getattr(model_class, "forward", model_class.__call__)
-    decodes = generates_text(model_class) and not hasattr(model_class, "encode")
-    return decodes and "pixel_values" in inspect.signature(call).parameters
+    return continues_images(getattr(importlib.import_module(f"diptych.backends.{chosen}"), name))
 
 
 def parse_prompt(text: str) -> list[str | Path]:
@@ -45,11 +40,16 @@ def parse_prompt(text: str) -> list[str | Path]:
 
     A path with parentheses stands between angle brackets, `![](<cat (1).jpg>)`; `\\![` is no image. A URL stays a
     string, which the processor refuses.
+
+    Raises:
+        InputError: an image has no path.
     """
     parts: list[str | Path] = []
     end = 0
     for match in _IMAGE.finditer(text):
         path = (match[1] if match[2] is None else match[2]).strip()
+        if not path:
+            raise InputError(f"{match[0]} names no image; write its path, as in ![](cat.jpg), or \\![ for a text")
         parts += [text[end : match.start()], path if is_url(path) else Path(path)]
         end = match.end()
     parts.append(text[end:])
@@ -104,41 +104,48 @@ def generate_text_with_images(
         raise InputError("generate: at least one prompt is needed")
     directory, ignore_config = locate(directory), tuple(ignore_config)
     processor = load_processor(directory, ignore_config=ignore_config)
-    parsed = [parse_prompt(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
     loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
     loading |= {**(changes or {}), **placement(chosen, device, sharding)}
     model = load_writer(chosen, directory, "pixel_values", loading)
     writer = Writer(model, processor.tokenizer, options, compile=compile, echo=echo, show=show, as_json=as_json)
-    size, texts = batch_size or len(parsed), list[Text]()
-    for start in range(0, len(parsed), size):
-        inputs = _read(processor, parsed[start : start + size], start, on_error)
+    size, texts = batch_size or len(prompts), list[Text]()
+    for start in range(0, len(prompts), size):
+        numbered = dict(enumerate(prompts[start : start + size], start + 1))
+        inputs, numbers = _read(processor, numbered, on_error)
         if inputs is not None:
             ids, mask = inputs.input_ids, inputs.attention_mask
             rows = [row[kept == 1].tolist() for row, kept in zip(ids, mask, strict=True)]
-            texts += writer.write(inputs, rows, seed + start, live=len(parsed) == 1)
+            texts += writer.write(inputs, rows, seed + start, live=len(prompts) == 1, numbers=numbers)
     return texts
 
 
-def _read(processor: Any, prompts: list[list[Any]], before: int, on_error: OnError | None) -> Features | None:
-    """The inputs for those prompts of a batch that can be read, padded on the left; None if there are none.
+def _read(
+    processor: Any, prompts: Mapping[int, str | Sequence[Any]], on_error: OnError | None
+) -> tuple[Features | None, list[int]]:
+    """The inputs for those prompts of a batch that can be read, padded on the left, and their numbers; None for none.
 
     Args:
         processor: of the checkpoint.
-        prompts: the batch.
-        before: the number of prompts before the batch.
+        prompts: the batch, by number.
         on_error: receives the errors of the others; None raises the first.
     """
     try:
-        return processor(text=prompts, padding_side="left")
+        return processor(text=[_parts_of(prompt) for prompt in prompts.values()], padding_side="left"), [*prompts]
     except InputError:
-        good: list[list[Any]] = []
-        for number, prompt in enumerate(prompts, before + 1):
+        good: dict[int, list[Any]] = {}
+        for number, prompt in prompts.items():
             try:
-                processor(text=[prompt])
-                good.append(prompt)
+                parts = _parts_of(prompt)
+                processor(text=[parts])
+                good[number] = parts
             except InputError as error:
                 found = InputError(f"generate: prompt {number}: {error}")
                 if on_error is None:
                     raise found from None
                 on_error(found)
-        return processor(text=good, padding_side="left") if good else None
+        return (processor(text=[*good.values()], padding_side="left") if good else None), [*good]
+
+
+def _parts_of(prompt: str | Sequence[Any]) -> list[Any]:
+    """The texts and images of a prompt."""
+    return [*parse_prompt(prompt)] if isinstance(prompt, str) else list(prompt)

@@ -115,11 +115,6 @@ class Listener:
                 f"Hz, but the model needs at least {self.shortest_window}"
             )
 
-    @property
-    def may_pad(self) -> bool:
-        """Whether padding with a mask changes nothing: group norm counts it, adapters have states beyond the end."""
-        return self.config.feat_extract_norm == "layer" and not _has_adapter(self.config)
-
     def batches(self, recordings: Sequence[tuple[np.ndarray, Sequence[Window]]]) -> Iterator[list[Part]]:
         """The windows of recordings in batches that the model can read at once.
 
@@ -132,7 +127,7 @@ class Listener:
             for window in windows
         ]
         lengths = [len(part.samples) for part in parts]
-        for batch in window_batches(lengths, self.batch_size, of_one_length=not self.may_pad):
+        for batch in window_batches(lengths, self.batch_size, of_one_length=not self.config.ignores_padding):
             yield parts[batch.start : batch.stop]
 
     def inputs(self, batch: Sequence[Part]) -> dict[str, np.ndarray]:
@@ -141,7 +136,7 @@ class Listener:
         In JAX, they are padded to one of a few lengths if the model allows it.
         """
         rows = [part.samples for part in batch]
-        if not self.may_pad or (self.backend == "torch" and len({len(row) for row in rows}) == 1):
+        if not self.config.ignores_padding or (self.backend == "torch" and len({len(row) for row in rows}) == 1):
             return {"input_values": self.processor(rows, return_attention_mask=False).input_values}
         step = max(1, round(self.window * self.rate / _BUCKETS)) if self.backend == "jax" else None
         found = self.processor(rows, pad_to_multiple_of=step, return_attention_mask=True)
@@ -160,13 +155,8 @@ class CTCListener(Listener):
 
     def windows(self, samples: np.ndarray) -> list[Window]:
         """The windows of a recording; a last one that is too short for a frame is left out."""
-        found = overlapping_windows(len(samples), self.window, self.overlap, self.rate, self._samples_per_frame)
+        found = overlapping_windows(len(samples), self.window, self.overlap, self.rate, self.config.samples_per_state)
         return [one for one in found if one.stop - one.start >= self.config.least_samples]
-
-    @property
-    def _samples_per_frame(self) -> int:
-        adapters = [self.config.adapter_stride] * self.config.num_adapter_layers if _has_adapter(self.config) else []
-        return int(np.prod([*self.config.conv_stride, *adapters]))
 
     def listen(
         self, recordings: Sequence[tuple[np.ndarray, Sequence[Window]]], seed: int, done: Callable[[int], Any]
@@ -182,20 +172,16 @@ class CTCListener(Listener):
         for batch in self.batches(recordings):
             rows = _best_tokens(self.backend, self.model, self.inputs(batch))
             for part, row in zip(batch, rows, strict=True):
-                first, last = part.window.frames(self._samples_per_frame)
+                first, last = part.window.frames(self.config.samples_per_state)
                 count = self.config.feature_lengths(len(part.samples))  # after them are those of padding
                 tokens[part.recording] += row[first : min(last, count)].tolist()
             done(len(batch))
         return [self._text(one) for one in tokens]
 
     def _text(self, tokens: list[int]) -> Text:
-        found, step = self.processor.decode_frames(tokens), self._samples_per_frame
+        found, step = self.processor.decode_frames(tokens), self.config.samples_per_state
         words = [Heard(one.text, one.start * step / self.rate, one.end * step / self.rate) for one in found.words]
         return Text(found.text, tuple(words), tuple(tokens))
-
-
-def _has_adapter(config: Any) -> bool:
-    return bool(getattr(config, "add_adapter", False))
 
 
 def _best_tokens(backend: str, model: Any, inputs: Mapping[str, np.ndarray]) -> np.ndarray:

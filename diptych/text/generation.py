@@ -81,9 +81,11 @@ def generate_text(
         else tokens_of(tokenizer, prompt)
         for prompt in prompts
     ]
+    if not rows:
+        raise InputError("generate: at least one prompt is needed")
     empty = [str(number) for number, row in enumerate(rows, 1) if not row]
-    if empty or not rows:
-        raise InputError(f"generate: prompt {', '.join(empty) or 1} has no tokens")
+    if empty:
+        raise InputError(f"generate: prompt {', '.join(empty)} has no tokens")
     if target_language is not None and tokenizer is not None:
         options["forced_bos_token_id"] = language_id(tokenizer, target_language, "target_language")
     loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
@@ -98,9 +100,10 @@ def generate_text(
         for batch in inputs:  # before a text is shown
             writer.check(batch)
     texts: list[Text] = []
-    for number, (batch, prompts) in enumerate(zip(inputs, batches, strict=True)):
+    for start, batch, prompts in zip(range(0, len(rows), size), inputs, batches, strict=True):
         known = [()] * len(prompts) if has_encoder else prompts
-        texts += writer.write(batch, known, seed + number * size, live=len(rows) == 1)
+        numbers = range(start + 1, start + len(prompts) + 1)
+        texts += writer.write(batch, known, seed + start, live=len(rows) == 1, numbers=numbers)
     return texts
 
 

@@ -124,9 +124,10 @@ class IdeficsProcessor(TextProcessor):
         """(B, T, images): one-hot, for each token the last image before it."""
         is_image, is_end = ids == self._id(IMAGE), ids == self._id(self._special_tokens.eos)
         found = np.sum(is_image & (mask == 1), axis=1).tolist()
+        names = [f"prompt {row}" for row in range(len(images))] if len(images) > 1 else ["the prompt"]
         wrong = [
-            f"prompt {row} has {tokens} {IMAGE} for {given} image{'' if given == 1 else 's'}"
-            for row, (tokens, given) in enumerate(zip(found, images, strict=True))
+            f"{name} has {tokens} {IMAGE} for {given} image{'' if given == 1 else 's'}"
+            for name, tokens, given in zip(names, found, images, strict=True)
             if tokens != given
         ]
         if wrong:

@@ -1,6 +1,7 @@
 """Texts that a model writes, for a batch of prompts: generated, decoded, and shown as they come."""
 
 import importlib
+import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
@@ -22,22 +23,25 @@ class Text:
         ids: without padding, up to the end-of-sequence token.
         text: the decoded ids, without special tokens; None if there is no tokenizer.
         score: of a beam search: the summed log-probabilities, with the length penalty applied; None without beams.
+        prompt: the number of its prompt among those that were given, from 1; None if an image or a recording was read.
         image: the path of the image that was read; None if it was no image.
     """
 
     ids: tuple[int, ...]
     text: str | None
     score: float | None
+    prompt: int | None = None
     image: str | None = None
 
     def __str__(self) -> str:
         return join(self.ids) if self.text is None else self.text
 
     def to_json(self) -> str:
-        """One JSON object on one line."""
+        """One JSON object on one line, which begins with the prompt or the image."""
         fields = asdict(self)
-        image = fields.pop("image")
-        return json.dumps(fields if image is None else {"image": image, **fields}, ensure_ascii=False)
+        origin = {name: fields.pop(name) for name in ("prompt", "image")}
+        given = {name: value for name, value in origin.items() if value is not None}
+        return json.dumps({**given, **fields}, ensure_ascii=False)
 
 
 _READ = {
@@ -46,6 +50,13 @@ _READ = {
     "input_values": "sound",
 }
 """What a model without an input does not read."""
+
+
+def continues_images(model_class: Any) -> bool:
+    """Whether models of the class continue prompts in which images may stand: a decoder alone that takes pixels."""
+    call = getattr(model_class, "forward", model_class.__call__)
+    decodes = generates_text(model_class) and not hasattr(model_class, "encode")
+    return decodes and "pixel_values" in inspect.signature(call).parameters
 
 
 def load_writer(backend: str, directory: Path, reads: str, options: Mapping[str, Any]) -> Any:
@@ -66,6 +77,11 @@ def load_writer(backend: str, directory: Path, reads: str, options: Mapping[str,
         raise InputError(f"{directory}: {name} reads no {_READ[reads]}; it writes texts of recordings (--audio)")
     if not generates_text(model_class):
         raise InputError(f"{directory}: {name} writes no texts; a class with a language model's head is needed")
+    if reads == "input_ids" and continues_images(model_class):
+        raise InputError(
+            f"{directory}: {name} reads images between texts, not ids; give 'User: ![](cat.jpg) What is this?' as "
+            "--text, or to diptych.images.generate_text_with_images"
+        )
     model = model_class.from_pretrained(directory, **options)
     inputs = [one.name for one in model.encoder_inputs or model.prompt_inputs]
     if reads not in inputs:
@@ -106,7 +122,8 @@ class Writer:
         seed: int,
         *,
         live: bool,
-        images: list[str] | None = None,
+        numbers: Sequence[int] | None = None,
+        images: Sequence[str] | None = None,
     ) -> list[Text]:
         """The texts of a batch.
 
@@ -116,6 +133,7 @@ class Writer:
                 token alone.
             seed: of the random choices.
             live: whether a single text may be shown while its tokens are generated.
+            numbers: those of the prompts, for `Text`.
             images: the paths of the images that are read.
         """
         asked = self.model.generation_config.resolve(**self.options)
@@ -133,7 +151,8 @@ class Writer:
             tokens = (*(before if self.echo else ()), *_up_to_end(new, ends))
             text = None if self.tokenizer is None else self.decode(tokens)
             score = None if scores is None else scores[number]
-            texts.append(Text(tokens, text, score, image=None if images is None else images[origin]))
+            named = {name: of[origin] for name, of in (("prompt", numbers), ("image", images)) if of is not None}
+            texts.append(Text(tokens, text, score, **named))
             if self.show is not None:
                 line = self._line(texts[-1])
                 self.show(f"{line.removeprefix(printer.text if printer else '')}\n")

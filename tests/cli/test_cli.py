@@ -1,9 +1,11 @@
+import contextlib
 import errno
 import importlib
 import io
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
@@ -339,9 +341,9 @@ def test_streams_that_are_closed_or_broken(run, monkeypatch):
     bad = ("generate", "absent", "--text", "-")
     monkeypatch.setattr(sys, "stdin", None)
     assert run(*bad) == (2, "", "diptych: --text -: stdin is closed\n")
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, None)
-    assert run("--version") == (0, "", "")
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run("--version") == (2, "", "diptych: stdout: is closed, so the output is lost\n")
+    monkeypatch.setattr(sys, "stderr", None)
     assert run(*bad) == (2, "", "")
     for error, code in ((BrokenPipeError(errno.EPIPE, ""), 141), (OSError(errno.ENOSPC, ""), 2)):
         for name in ("stdout", "stderr"):
@@ -369,3 +371,27 @@ def test_an_interrupt_skips_what_python_does_at_its_end(monkeypatch):
             cli.main([])
         assert stopped.value.code == code
     assert ends == [130, 143]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("ends_with", [ImportError("numpy failed to import"), None])
+def test_a_signal_that_an_import_swallows_still_counts(monkeypatch, capsys, number, code, ends_with):
+    """numpy turns an interrupt into an ImportError, which would be exit code 2."""
+
+    def app(**_):
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
+            signal.raise_signal(number)
+        if ends_with is not None:
+            raise ends_with
+
+    ends = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    monkeypatch.setattr(cli, "app", app)
+    found = signal.signal(number, signal.default_int_handler)  # a shell's background jobs ignore an interrupt
+    try:
+        with pytest.raises(SystemExit):
+            cli.main([])
+        assert (ends, capsys.readouterr()) == ([code], ("", ""))
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, found)

@@ -89,7 +89,8 @@ def test_a_text_goes_on(run, gpt2, backend):
     _, echoed, _ = run(*command, "--text", "w1 w2 w3", "--echo")
     assert echoed == f"w1 w2 w3 {out}"
     _, out, _ = run(*command, "--ids", "5,6,7", "--json")
-    assert rows_of(out) == [{"ids": expected, "text": " ".join(WORDS[id] for id in expected), "score": None}]
+    words = " ".join(WORDS[id] for id in expected)
+    assert rows_of(out) == [{"prompt": 1, "ids": expected, "text": words, "score": None}]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -97,7 +98,8 @@ def test_a_batch_is_what_each_is_alone(run, gpt2, backend):
     command = ("generate", gpt2, "--backend", backend, "--max-new-tokens", 5, "--json")
     prompts = ("w1 w2 w3", "w4", "w5 w6 w7 w8 w9")
     alone = [rows_of(run(*command, "--text", prompt)[1])[0] for prompt in prompts]
-    _, out, err = run(*command, *(word for prompt in prompts for word in ("--text", prompt)))
+    alone = [{**row, "prompt": number} for number, row in enumerate(alone, 1)]
+    _, out, err = run(*command, *(word for prompt in prompts for word in ("--text", prompt)), "--batch-size", 2)
     assert rows_of(out) == alone
     assert err == ""
     assert rows_of(run(*command, *(word for prompt in prompts for word in ("--ids", ids_of(prompt))))[1]) == alone
@@ -249,6 +251,8 @@ def test_languages_go_to_tokenizer_and_options(gpt2, monkeypatch):
     assert (found.ids[0], seen) == (WORDS.index("w7"), {"source_language": "de_DE"})
     with pytest.raises(InputError, match="target_language='xx' is no token of the tokenizer, but a code"):
         generate_text(gpt2, [[5]], target_language="xx", **options)
+    with pytest.raises(InputError, match=r"^generate: at least one prompt is needed"):
+        generate_text(gpt2, [], **options)
 
 
 def test_the_environment_chooses_the_backend(gpt2, monkeypatch):
@@ -315,7 +319,7 @@ def test_without_a_tokenizer_ids_are_printed(run, checkpoints):
     expected = in_torch.load(checkpoints / "silent").generate([[5, 6]], max_new_tokens=4).sequences[0].tolist()
     assert run(*command) == (0, " ".join(map(str, expected[2:])) + "\n", "")
     assert run(*command, "--echo")[1] == " ".join(map(str, expected)) + "\n"
-    assert rows_of(run(*command, "--json")[1]) == [{"ids": expected[2:], "text": None, "score": None}]
+    assert rows_of(run(*command, "--json")[1]) == [{"prompt": 1, "ids": expected[2:], "text": None, "score": None}]
     # of one length, so that there is nothing to pad
     assert run(*command, "--ids", "7 8")[1].splitlines()[0] == " ".join(map(str, expected[2:]))
 

@@ -86,7 +86,7 @@ def test_prompts_with_images_go_on(run, checkpoint, monkeypatch, backend):
     if backend == "torch":
         assert run(*command, "--text", PROMPTS[0]) == (0, f"{expected[0]}\n", "")
         rows = [json.loads(line) for line in run(*command, *texts, "--json")[1].splitlines()]
-        assert [row["text"] for row in rows] == expected and list(rows[0]) == ["ids", "text", "score"]
+        assert [row["text"] for row in rows] == expected and list(rows[0]) == ["prompt", "ids", "text", "score"]
         Path("prompts.txt").write_text("\n".join(PROMPTS))
         out = run(*command, "--text", "@prompts.txt", "--lines", "--echo", "--json")[1]
         rows = [json.loads(line) for line in out.splitlines()]
@@ -111,8 +111,8 @@ def test_prompts_that_cannot_be_read_are_reported_and_the_others_come_out(run, c
         "w1 ![](absent.png)": "absent.png: no such file, but the path of an image is needed",
         "w1 ![](notes.png) ![](absent.png)": "notes.png: is no image that Pillow can read; absent.png: no such file",
         "![](https://example.org/a.png) w1": "https://example.org/a.png is a URL; download it, and give the path",
-        "<image> w1": "prompt 0 has 1 <image> for 0 images; put each image between the texts",
-        "w1 ![]()": "is a directory, but the path of an image is needed",
+        "<image> w1": "the prompt has 1 <image> for 0 images; put each image between the texts",
+        "w1 ![]()": "![]() names no image; write its path, as in ![](cat.jpg), or \\![ for a text",
     }
     command = ("generate", checkpoint, "--backend", "torch", "--max-new-tokens", 6)
     texts = [word for prompt in [PROMPTS[0], *bad, PROMPTS[1]] for word in ("--text", prompt)]
@@ -122,6 +122,8 @@ def test_prompts_that_cannot_be_read_are_reported_and_the_others_come_out(run, c
         assert (code, out) == (2, f"{expected[0]}\n{expected[1]}\n")
         for number, (line, message) in enumerate(zip(err.splitlines(), bad.values(), strict=True), 2):
             assert line.startswith(f"diptych: generate: prompt {number}: ") and message in line
+    rows = [json.loads(line) for line in run(*command, *texts, "--json")[1].splitlines()]
+    assert [(row["prompt"], row["text"]) for row in rows] == [(1, expected[0]), (7, expected[1])]
     assert run(*command, "--text", "w1 ![](absent.png)")[:2] == (2, "")
     with pytest.raises(InputError, match=r"^generate: prompt 2: absent\.png: no such file"):
         generate_text_with_images(checkpoint, ["w1", "![](absent.png)"])
@@ -129,6 +131,7 @@ def test_prompts_that_cannot_be_read_are_reported_and_the_others_come_out(run, c
 
 BAD = [
     (("--image", "one.png"), "its model reads images between texts; name them there: 'User: ![](cat.jpg) What is"),
+    (("--ids", "1,5"), "IdeficsForVisionText2Text reads images between texts, not ids; give 'User: ![](cat.jpg) What"),
     (("--text", "w1", "--batch-size", 0), "generate: batch_size=0 must be 1 or more"),
     (("--text", "w1", "--target-language", "de_DE"), "--target-language have no use for a model of images"),
 ]

@@ -159,16 +159,13 @@ def test_what_is_not_supported_is_refused_by_name(cls, field, value, supported):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"encoder_attention_heads": 7}, "d_model=1024 must be a positive multiple of encoder_attention_heads=7"),
         ({"decoder_attention_heads": 3}, "d_model=1024 must be a positive multiple of decoder_attention_heads=3"),
         ({"vocab_size": 0, "max_position_embeddings": 0}, "vocab_size=0, max_position_embeddings=0 must be 1 or more"),
-        ({"encoder_layers": 0, "decoder_layers": 0, "encoder_ffn_dim": 0, "decoder_ffn_dim": 0},
-         "encoder_layers=0, decoder_layers=0, encoder_ffn_dim=0, decoder_ffn_dim=0 must be 1 or more"),
+        ({"decoder_layers": 0, "decoder_ffn_dim": 0}, "decoder_layers=0, decoder_ffn_dim=0 must be 1 or more"),
         ({"dropout": 1.5, "attention_dropout": -1.0, "activation_dropout": 2},
          "dropout=1.5, attention_dropout=-1.0, activation_dropout=2 must lie between 0 and 1"),
         ({"classifier_dropout": 3}, "classifier_dropout=3 must lie between 0 and 1"),
-        ({"encoder_layerdrop": -0.5, "decoder_layerdrop": 1.5},
-         "encoder_layerdrop=-0.5, decoder_layerdrop=1.5 must lie between 0 and 1"),
+        ({"decoder_layerdrop": 1.5}, "decoder_layerdrop=1.5 must lie between 0 and 1"),
         ({"init_std": -1.0}, "init_std=-1.0 must be 0 or more"),
         ({"activation_function": "swiglu"}, "activation_function='swiglu' (str) must be one of gelu, "),
         ({"scale_embedding": 1}, "scale_embedding=1 (int) must be bool"),
@@ -179,6 +176,23 @@ def test_impossible_values_are_refused(values, message):
     with pytest.raises(ConfigError) as caught:
         BartConfig.from_dict(values, source="here")
     assert str(caught.value).removeprefix("here: ").removeprefix("BartConfig: ").startswith(message)
+
+
+@pytest.mark.parametrize("cls", [BartConfig, MBartConfig])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"encoder_attention_heads": 7}, "d_model=1024 must be a positive multiple of encoder_attention_heads=7"),
+        ({"encoder_layers": 0, "encoder_ffn_dim": 0}, "encoder_layers=0, encoder_ffn_dim=0 must be 1 or more"),
+        ({"encoder_layers": 10**9}, "encoder_layers=1000000000 must be 10000 at most"),
+        ({"encoder_layerdrop": -0.5}, "encoder_layerdrop=-0.5 must lie between 0 and 1"),
+    ],
+)
+def test_the_sizes_of_an_encoder_matter_where_there_is_one(cls, values, message):
+    config, name = cls(**values), cls.base.removesuffix("Model")
+    with pytest.raises(ConfigError, match=f"^{cls.__name__}: {message}"):
+        config.check_encoder()
+    assert [class_ for class_ in ("Model", "ForCausalLM") if config.builds(f"{name}{class_}")] == ["ForCausalLM"]
 
 
 def test_token_ids_outside_the_vocabulary():

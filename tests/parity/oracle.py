@@ -142,15 +142,16 @@ def _complete_idefics(model: Any) -> None:
                 first, images, *others = output
                 output = (first, *others, images)
             return (*output, tuple(crosses)) if keywords.get("output_attentions") else output
-        fields = dict(output)
-        if "hidden_states" in fields:
-            fields["hidden_states"] = ([*embeddings, keywords.get("inputs_embeds")][0], *fields["hidden_states"][1:])
-        completed = type(output)(**fields)
+        if "hidden_states" in output:
+            output["hidden_states"] = ([*embeddings, keywords.get("inputs_embeds")][0], *output["hidden_states"][1:])
         if keywords.get("output_attentions") and crosses:
-            completed["cross_attentions"] = tuple(crosses)
+            output["cross_attentions"] = tuple(crosses)
+        for name in ("hidden_states", "attentions", "image_hidden_states", "cross_attentions"):
+            if name in output:
+                output.move_to_end(name)
         embeddings.clear()
         crosses.clear()
-        return completed
+        return output
 
     base.embed_tokens.register_forward_hook(keep_embeddings, with_kwargs=True)
     for layer in base.gated_cross_attn_layers:

@@ -19,9 +19,6 @@ from tests.parity import oracle
 
 Arrays = dict[str, np.ndarray]
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Compiler options: these programs run once."""
-
 
 def leaves(output: Any, prefix: str = "") -> dict[str, Any]:
     """The arrays of a record, tuple or array by path, in order."""
@@ -133,7 +130,7 @@ class Jax:
 
     def _compiled(self, kind: str, inputs: Mapping[str, Any], function: Any) -> Any:
         key = (kind, *sorted((name, value) for name, value in inputs.items() if not isinstance(value, np.ndarray)))
-        return self._programs.setdefault(key, jax.jit(function, compiler_options=QUICK))
+        return self._programs.setdefault(key, jax.jit(function))
 
     @staticmethod
     def _arrays(output: Any) -> Arrays:

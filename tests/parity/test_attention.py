@@ -16,7 +16,6 @@ from diptych.backends.jax import ops as jax_ops
 from diptych.backends.torch import layers as torch_layers
 from diptych.backends.torch import ops as torch_ops
 from tests.assertions import assert_close
-from tests.parity.sides import QUICK
 
 B, K, N, M, T, S, H = 4, 2, 6, 3, 5, 7, 3
 
@@ -134,7 +133,7 @@ def test_attention_is_the_direct_computation(case: Case) -> None:
         return jnp.sum(found[0] * weights), found
 
     with jax.enable_x64(True):
-        run = jax.jit(jax.value_and_grad(objective, has_aux=True), compiler_options=QUICK)
+        run = jax.jit(jax.value_and_grad(objective, has_aux=True))
         (_, (found, own)), slopes = run({name: jnp.asarray(array) for name, array in arrays.items()})
     assert_close(np.asarray(found), states.detach().numpy(), name="jax")
     assert_close(np.asarray(own), probabilities.detach().numpy(), name="jax's probabilities")

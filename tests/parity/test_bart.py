@@ -1,5 +1,6 @@
 """BART's own ways: what a classifier needs, a bias that nothing trains, float16 that does not overflow."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,8 +13,8 @@ import transformers
 
 import diptych.backends.jax
 import diptych.backends.torch
-from diptych.conversion import to_jax, to_torch
-from diptych.core.errors import InputError
+from diptych.conversion import inspect_checkpoint, to_jax, to_torch
+from diptych.core.errors import ConfigError, InputError
 from tests.parity.tiny import CONFIGS as TINY
 
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
@@ -42,6 +43,17 @@ def test_a_classifier_reads_the_last_end_of_each_text(family: str, backend: str)
     twin = ids.copy()
     twin[0, 1] = 9
     assert not np.allclose(array(model(twin).logits)[0], both[0])  # it is read, though not there
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_decoder_alone_needs_no_encoder_that_fits(family: str, backend: str, tmp_path: Path) -> None:
+    model = built(backend, f"{family}ForCausalLM", encoder_attention_heads=BART.d_model + 1, encoder_layers=0)
+    model.save_pretrained(tmp_path)
+    assert inspect_checkpoint(tmp_path).architecture == f"{family}ForCausalLM"
+    assert type(model).from_pretrained(tmp_path).config == model.config
+    with pytest.raises(ConfigError, match=f"^{family}Config: encoder_layers=0 must be 1 or more$"):
+        getattr(BACKENDS[backend], f"{family}Model")(model.config)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,6 +1,5 @@
 """Decoding with a cache: what comes out is what comes out of all tokens at once, in both backends."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,8 +12,9 @@ import diptych.backends.jax
 import diptych.backends.torch
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
-from tests.parity.sides import QUICK
 from tests.parity.tiny import CONFIGS, changed, writes
+
+pytestmark = pytest.mark.usefixtures("x64")
 
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 LENGTH = 7
@@ -34,12 +34,6 @@ STEPS = ([1] * 7, [4, 1, 1, 1], [2, 3, 2])
 CALLS = [("torch", padding, STEPS) for padding in MASKS] + [
     ("jax", padding, STEPS[1:]) for padding in ("none", "holes")
 ]
-
-
-@pytest.fixture(autouse=True)
-def x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def built(backend: str, name: str) -> Any:
@@ -142,7 +136,7 @@ def test_one_compiled_step_serves_every_token(name: str) -> None:
         output = model(**text(name, ids), past_key_values=cache, **memory)
         return main(output), output.past_key_values
 
-    compiled = jax.jit(step, donate_argnums=2, compiler_options=QUICK)
+    compiled = jax.jit(step, donate_argnums=2)
     outputs, cache = [array(main(output))], output.past_key_values
     for index in range(1, LENGTH):
         states, cache = compiled(model, jnp.asarray(ids[:, index : index + 1]), cache, memory)
@@ -180,8 +174,7 @@ def test_gradients_flow_through_a_cache(backend: str) -> None:
 
     if backend == "jax":
         found, expected = (
-            jax.jit(jax.grad(lambda m, f=f: jnp.sum(f(m) ** 2)), compiler_options=QUICK)(built("jax", name))
-            for f in (cached, at_once)
+            jax.jit(jax.grad(lambda m, f=f: jnp.sum(f(m) ** 2)))(built("jax", name)) for f in (cached, at_once)
         )
         pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
     else:

@@ -15,7 +15,7 @@ from diptych.backends.jax import layers as jax_layers
 from diptych.backends.torch import layers as torch_layers
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
-from tests.parity.sides import QUICK, Jax, Oracle, Torch
+from tests.parity.sides import Jax, Oracle, Torch
 from tests.parity.tiny import CONFIGS, RENAMED, inputs, theirs, wide
 
 WHERE = ("name", list(CONFIGS))
@@ -168,7 +168,7 @@ def test_a_layer_that_is_left_out_changes_nothing(name: str, stack: str, tmp_pat
     with jax.enable_x64(True):
         twin = Jax(name, tmp_path)
         twin.model.train()
-        run = jax.jit(lambda model: model(**call, rngs=jax.random.key(0)), compiler_options=QUICK)
+        run = jax.jit(lambda model: model(**call, rngs=jax.random.key(0)))
         for found in (ours.outputs(call), run(twin.model)):
             for path in ("last_hidden_state", "encoder_last_hidden_state"):
                 assert_close(found[path], expected[path], name=path)
@@ -198,7 +198,7 @@ def test_the_rate_is_the_share_of_calls_that_leave_a_layer_out(backend: str) -> 
 @pytest.mark.parametrize("name", ["BertForSequenceClassification", "CLIPModel"])
 def test_a_key_decides_in_jax(name: str) -> None:
     model = getattr(diptych.backends.jax, name)(CONFIGS[name])
-    run = jax.jit(lambda model, arrays, key: model(**arrays, rngs=key)[0], compiler_options=QUICK)
+    run = jax.jit(lambda model, arrays, key: model(**arrays, rngs=key)[0])
     arrays, keys = inputs(name), [jax.random.key(0), jax.random.key(1)]
     still = run(model, arrays, keys[0])
     assert np.array_equal(still, run(model, arrays, keys[1]))

@@ -15,7 +15,6 @@ from diptych.core.errors import CheckpointError, ConfigError, InputError
 from diptych.core.image_config import ImageEncoderConfig
 from diptych.core.registry import architectures, families
 from diptych.core.sound_config import SoundEncoderConfig
-from tests.parity.sides import QUICK
 from tests.parity.tiny import CONFIGS, RENAMED, inputs, writes
 
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
@@ -85,7 +84,7 @@ def first_output(backend: str, model: Any, call: dict[str, Any]) -> np.ndarray:
     if backend == "torch":
         tensors = {name: torch.tensor(value) for name, value in call.items()}
         return model(**tensors)[0].detach().numpy()
-    return np.asarray(jax.jit(lambda model, call: model(**call)[0], compiler_options=QUICK)(model, call))
+    return np.asarray(jax.jit(lambda model, call: model(**call)[0])(model, call))
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)

@@ -17,7 +17,6 @@ import diptych.backends.torch
 from diptych.conversion import parity, to_jax, to_torch
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
-from tests.parity.sides import QUICK
 from tests.parity.tiny import CONFIGS, inputs, labels_for
 
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
@@ -112,7 +111,7 @@ def trained_in_jax(name: str, how: Callable[[Any], tuple[Any, Any]]) -> dict[str
         step, state = how(model)
         arrays = {key: value for key, value in call_of(name).items() if isinstance(value, np.ndarray)}
         switches = {key: value for key, value in call_of(name).items() if key not in arrays}
-        compiled = jax.jit(lambda model, state, call: step(model, state, call, switches), compiler_options=QUICK)
+        compiled = jax.jit(lambda model, state, call: step(model, state, call, switches))
         for _ in range(STEPS.get(name, 5)):
             model, state = compiled(model, state, arrays)
         return values_of(model)

@@ -7,7 +7,7 @@ Two ends that are forced at once would be equal too, so that one is.
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,7 +23,6 @@ from tests.parity.writers import (
     ALONE,
     NAMES,
     PAIRS,
-    QUICK_PROGRAMS,
     VOCABULARY,
     assert_same,
     expected,
@@ -31,19 +30,12 @@ from tests.parity.writers import (
     read,
 )
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 SHAPES = ((3, 8), (1, 11))
 """Rows and tokens of the batches."""
 NEW = 8
 """New tokens at most."""
-
-
-@pytest.fixture(autouse=True)
-def x64() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several take longer for what is so small
-    with jax.enable_x64(True):
-        yield
-    torch.set_num_threads(threads)
 
 
 @st.composite
@@ -232,10 +224,9 @@ def everything(name: str, seed: int, beams: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("name", [*ALONE, *ABOUT, "roberta bert"])
-def test_a_compiled_program_writes_what_torch_does(name: str, beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_program_writes_what_torch_does(name: str, beams: int) -> None:
     """One for all numbers; the prompts' lengths, which are near, among them."""
-    program = QUICK_PROGRAMS["_all_steps"]
-    monkeypatch.setattr(generation, "_all_steps", program)
+    program = generation._all_steps
     found, before = [], program._cache_size()
     for seed in range(settings().max_examples // 20):
         call = everything(name, seed, beams)

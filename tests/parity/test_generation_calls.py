@@ -1,28 +1,19 @@
 """What a caller of `generate` may ask for and give: options, streams and rules of one's own."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
-from diptych.backends.jax import generation
 from diptych.core.generation.options import GenerationConfig
 from tests.assertions import assert_close
-from tests.parity.writers import BACKENDS, QUICK_PROGRAMS, SMALL, array, small
+from tests.parity.writers import BACKENDS, SMALL, array, small
+
+pytestmark = pytest.mark.usefixtures("x64")
 
 WRITES = "BartForConditionalGeneration"
 PROMPTS = np.random.default_rng(0).integers(1, 13, (2, 5))
 ASKED = {"max_new_tokens": 6, "pad_token_id": 0}
-
-
-@pytest.fixture(autouse=True)
-def x64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, program in QUICK_PROGRAMS.items():
-        monkeypatch.setattr(generation, name, program)
-    with jax.enable_x64(True):
-        yield
 
 
 def written(model: Any, ids: Any = PROMPTS, **options: Any) -> np.ndarray:

@@ -1,6 +1,5 @@
 """What `generate` draws at random: the same in both backends from one seed, as often as its probability says."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,6 +10,8 @@ from diptych.backends.jax import generation
 from diptych.core.errors import InputError
 from tests.parity.writers import VOCABULARY, models
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 SEEDS = 70
 """Of each kind of call: two hundred and ten in all."""
 KINDS: dict[str, dict[str, Any]] = {
@@ -19,12 +20,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "beams": {"temperature": 3.0, "top_k": 0, "num_beams": 3, "num_return_sequences": 2},
 }
 PROMPTS = np.random.default_rng(0).integers(0, VOCABULARY, (2, 5))
-
-
-@pytest.fixture(autouse=True)
-def x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def drawn(model: Any, seed: int, **options: Any) -> np.ndarray:

@@ -1,6 +1,5 @@
 """`generate(inputs_embeds=…)` of decoders alone: token for token what transformers 5.23 gives."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,7 +13,6 @@ from tests.assertions import assert_close
 from tests.parity.writers import (
     ALONE,
     BACKENDS,
-    QUICK_PROGRAMS,
     VOCABULARY,
     array,
     assert_same,
@@ -23,15 +21,7 @@ from tests.parity.writers import (
     small,
 )
 
-pytestmark = pytest.mark.usefixtures("without_type_checks")
-
-
-@pytest.fixture(autouse=True)
-def x64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, program in QUICK_PROGRAMS.items():
-        monkeypatch.setattr(generation, name, program)
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("without_type_checks", "x64")
 
 
 def prompts(name: str, rows: int = 3, length: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -142,7 +132,7 @@ def test_a_cache_holds_the_first_embeddings(backend: str) -> None:
 
 
 def test_near_lengths_share_a_program() -> None:
-    model, program = small("jax"), QUICK_PROGRAMS["_all_steps"]
+    model, program = small("jax"), generation._all_steps
     random, counts = np.random.default_rng(4), set()
     for length in (9, 12, 16):
         for mask in (None, np.arange(length)[None].repeat(2, 0) >= np.array([[0], [2]])):
@@ -152,9 +142,7 @@ def test_near_lengths_share_a_program() -> None:
     assert len(counts) == 1
 
 
-def test_under_a_trace_they_are_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = QUICK_PROGRAMS["_all_steps"].__wrapped__  # an inner program takes no compiler options
-    monkeypatch.setattr(generation, "_all_steps", jax.jit(plain, static_argnames="plan"))
+def test_under_a_trace_they_are_read_too() -> None:
     model = small("jax")
     embeds = np.random.default_rng(5).normal(size=(2, 5, 12))
     call = {"max_new_tokens": 4, "pad_token_id": 0}

@@ -3,38 +3,28 @@
 The families are stubs, subclasses of small models of both backends.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 import diptych.backends.jax.ops as jax_ops
 import diptych.backends.torch.ops as torch_ops
-from diptych.backends.jax import generation
 from diptych.core import inputs
 from diptych.core.errors import InputError
 from diptych.core.inputs import ModelInput
 from diptych.core.outputs import BaseModelOutput
-from tests.parity.writers import BACKENDS, QUICK_PROGRAMS, SMALL, array, small
+from tests.parity.writers import BACKENDS, SMALL, array, small
 
-pytestmark = pytest.mark.usefixtures("without_type_checks")
+pytestmark = pytest.mark.usefixtures("without_type_checks", "x64")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 OPS: dict[str, Any] = {"torch": torch_ops, "jax": jax_ops}
 CALL = {"torch": "forward", "jax": "__call__"}
 RANDOM = np.random.default_rng(0)
 FRAMES, PATCHES = RANDOM.normal(size=(3, 12)) * 3.0, RANDOM.normal(size=(12, 12)) * 3.0
 ASKED = {"max_new_tokens": 6, "pad_token_id": 0, "output_scores": True}
-
-
-@pytest.fixture(autouse=True)
-def x64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, program in QUICK_PROGRAMS.items():
-        monkeypatch.setattr(generation, name, program)
-    with jax.enable_x64(True):
-        yield
 
 
 def stub(backend: str, name: str, members: Mapping[str, Any]) -> Any:
@@ -89,7 +79,9 @@ def test_given_states_may_bring_their_mask(backend: str) -> None:
 def test_what_sound_needs_is_said(backend: str) -> None:
     model = stub(backend, "BartForConditionalGeneration", sound_encoder(backend))
     with pytest.raises(TypeError, match=r"the model does not take input_ids; it takes input_values, attention_mask, "):
-        model.generate(np.ones((2, 4), int))
+        model.generate(input_ids=np.ones((2, 4), int))
+    with pytest.raises(InputError, match="input_values has dtype int64, but floats are needed"):
+        model.generate(np.ones((2, 9), int))
     with pytest.raises(InputError, match="one of input_values, encoder_outputs is needed, got none"):
         model.generate()
     with pytest.raises(InputError, match=r"attention_mask has shape \(2, 8\), but \(2, 9\) is needed"):

@@ -1,7 +1,7 @@
 """What `generate` refuses, in both backends with the same words, and before anything is computed."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,13 +21,7 @@ IDS = np.random.default_rng(0).integers(1, 13, (2, 5))
 PADDED = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
 LONG = np.ones((1, 41), int)
 
-pytestmark = pytest.mark.usefixtures("without_type_checks")
-
-
-@pytest.fixture(autouse=True)
-def x64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("without_type_checks", "x64")
 
 
 @pytest.fixture(params=BACKENDS)
@@ -97,6 +91,13 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     (GPT2, {"input_ids": IDS[:, :0]}, "the sequences have no tokens, but at least 1 is needed"),
     (WRITES, {"input_ids": IDS[:, :0]}, "the sequences have no tokens, but at least 1 is needed"),
     (WRITES, {"decoder_input_ids": IDS[:, :0]}, "the sequences have no tokens, but at least 1 is needed"),
+    (GPT2, {"input_ids": IDS[:0]}, r"input_ids has shape \(0, 5\), but at least one row is needed"),
+    (WRITES, {"input_ids": IDS[:0]}, r"input_ids has shape \(0, 5\), but at least one row is needed"),
+    (
+        WRITES,
+        {"input_ids": None, "encoder_outputs": np.zeros((0, 5, 12))},
+        r"encoder_outputs has shape \(0, 5, 12\), but at least one row is needed",
+    ),
     (GPT2, {"input_ids": [[1, 2], [3]]}, "input_ids has rows of different lengths; pad them to one"),
     (GPT2, {"input_ids": "abc"}, "input_ids must hold numbers, but numpy reads it as str"),
     (GPT2, {"attention_mask": PADDED[:, 1:]}, r"attention_mask has shape \(2, 4\), but \(2, 5\) is needed"),
@@ -195,6 +196,16 @@ def test_impossible_options_are_refused(idle: Any, call: dict[str, Any], message
         idle(GPT2).generate(IDS, **call)
     with pytest.raises(InputError, match=f"^GenerationConfig: {message}"):
         idle(GPT2).generate(IDS, generation_config=call)
+
+
+def test_the_first_argument_is_the_main_input(idle: Any) -> None:
+    for name in (GPT2, WRITES):
+        with pytest.raises(
+            InputError, match=f"^{name}.generate: input_ids has dtype float64, but ids must be integers"
+        ):
+            idle(name).generate(IDS.astype(float))
+        with pytest.raises(InputError, match=f"^{name}.generate: inputs and input_ids are the same; give one of them"):
+            idle(name).generate(IDS, input_ids=IDS)
 
 
 def test_options_that_nobody_knows_are_named_with_the_nearest_ones(idle: Any) -> None:

@@ -12,25 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.backends.jax import generation
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.parity import oracle
-from tests.parity.sides import QUICK
-from tests.parity.writers import BACKENDS, QUICK_PROGRAMS, SMALL, array, expected, models, read, small
+from tests.parity.writers import BACKENDS, SMALL, array, expected, models, read, small
+
+pytestmark = pytest.mark.usefixtures("x64")
 
 WRITES = "BartForConditionalGeneration"
 PROMPTS = np.random.default_rng(0).integers(1, 13, (2, 5))
 ASKED = {"max_new_tokens": 6, "pad_token_id": 0}
 LAYERS = ("attentions", "cross_attentions", "hidden_states")
-
-
-@pytest.fixture(autouse=True)
-def x64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, program in QUICK_PROGRAMS.items():
-        monkeypatch.setattr(generation, name, program)
-    with jax.enable_x64(True):
-        yield
 
 
 def written(model: Any, ids: Any = PROMPTS, **options: Any) -> np.ndarray:
@@ -177,7 +169,7 @@ def test_a_callers_own_program_writes_the_same_and_padding_behind_it(
     model = small("jax", name)
     monkeypatch.undo()  # what is called by a program has no compiler options of its own
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def program(model: Any, ids: Any, mask: Any) -> Any:
         return model.generate(ids, attention_mask=mask, **ASKED, **options).sequences
 

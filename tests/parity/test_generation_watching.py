@@ -1,6 +1,5 @@
 """A caller's own Python between the steps of `generate`: what it ends and allows is as in transformers 5.23."""
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,21 +11,14 @@ import transformers
 from tokenizers import decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 
-from diptych.backends.jax import generation
 from diptych.core.errors import InputError
 from diptych.core.generation import watching
-from tests.parity.writers import BACKENDS, QUICK_PROGRAMS, VOCABULARY, array, assert_same, expected, models, small
+from tests.parity.writers import BACKENDS, VOCABULARY, array, assert_same, expected, models, small
+
+pytestmark = pytest.mark.usefixtures("x64")
 
 PROMPTS = np.random.default_rng(0).integers(3, VOCABULARY, (2, 5))
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
-
-
-@pytest.fixture(autouse=True)
-def x64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, program in QUICK_PROGRAMS.items():
-        monkeypatch.setattr(generation, name, program)
-    with jax.enable_x64(True):
-        yield
 
 
 def tokenizer() -> tokenizers.Tokenizer:

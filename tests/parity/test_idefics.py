@@ -2,7 +2,7 @@
 
 import functools
 import tempfile
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,20 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
+from transformers.utils import ModelOutput
 
 import diptych.backends.jax
 import diptych.backends.torch
-from diptych.backends.jax import generation
 from diptych.conversion import parity, to_jax, to_torch
+from diptych.conversion.exact import exact
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.families.idefics import spell
 from tests.parity import oracle
-from tests.parity.sides import QUICK
 from tests.parity.tiny import CONFIGS, inputs, labels_for
-from tests.parity.writers import QUICK_PROGRAMS, array
+from tests.parity.writers import array
+
+pytestmark = pytest.mark.usefixtures("x64")
 
 BACKENDS = {"torch": diptych.backends.torch, "jax": diptych.backends.jax}
 EACH = pytest.mark.parametrize("backend", BACKENDS)
@@ -45,12 +47,10 @@ CALL = {
 ASKED = {"max_new_tokens": 7, "pad_token_id": 0, "eos_token_id": None}
 
 
-@pytest.fixture(autouse=True)
-def x64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, program in QUICK_PROGRAMS.items():
-        monkeypatch.setattr(generation, name, program)
-    with jax.enable_x64(True):
-        yield
+@dataclass
+class LaterRecord(ModelOutput):
+    last_hidden_state: Any = None
+    image_outputs: Any = None
 
 
 @functools.cache
@@ -157,7 +157,7 @@ def test_step_by_step_is_all_at_once(backend: str) -> None:
     """Images come with the first tokens; their keys stay in the cache, and padding takes no position."""
     model = models()[backend]
     expected = array(model(**CALL).logits)
-    step = jax.jit(lambda model, call: model(**call), compiler_options=QUICK) if backend == "jax" else None
+    step = jax.jit(lambda model, call: model(**call)) if backend == "jax" else None
     for counts in ([3, 4], [4, 1, 1, 1]):
         cache, first, found = model.init_cache(2, 9), 0, []
         for count in counts:
@@ -269,6 +269,28 @@ def test_parity_with_transformers_is_proved_for_frozen_models_too(tmp_path: Path
     report = parity(tmp_path, against="transformers", backend="torch")
     assert report.passed, report
     assert any(point.name == "model.layers.1.mlp.up_proj.weight" for point in report.points if point.kind == "gradient")
+
+
+@pytest.mark.parametrize("resampler", [True, False])
+def test_parity_reads_the_records_of_later_versions(resampler: bool) -> None:
+    """5.24 returns the outputs of the image encoder in place of image_hidden_states."""
+    model = (
+        transformers.IdeficsModel(transformers.IdeficsConfig(**spell(SIZES, use_resampler=resampler))).double().eval()
+    )
+    forward, call = (
+        model.forward,
+        {name: torch.tensor(value % 29 if name == "input_ids" else value) for name, value in CALL.items()},
+    )
+    expected = forward(**call).image_hidden_states
+
+    def later(**keywords: Any) -> Any:
+        images = model.vision_model(keywords["pixel_values"].flatten(0, 1))
+        return LaterRecord(last_hidden_state=forward(**keywords).last_hidden_state, image_outputs=images)
+
+    model.forward = later
+    output = exact(model)(**call)
+    assert list(output) == ["last_hidden_state", "image_hidden_states"]
+    assert torch.equal(output["image_hidden_states"], expected)
 
 
 # What is refused

@@ -1,6 +1,5 @@
 """A JAX model is a pytree of the ecosystem it lives in: jit, grad, nnx, optax, shardings."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import diptych.backends.jax as dp
 from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
-from tests.parity.sides import QUICK
 from tests.parity.tiny import CONFIGS, RATES, WHOLE, inputs
 
 WHERE = ("name", list(CONFIGS))
@@ -29,7 +27,7 @@ def built(name: str, **build: Any) -> Any:
 def test_models_with_equal_configs_share_one_program(name: str, tmp_path: Path) -> None:
     traces: list[int] = []
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(model: Any, call: Any) -> Any:
         traces.append(1)
         return model(**call)[0]
@@ -60,7 +58,7 @@ def test_gradients_are_a_model_and_one_step_lowers_the_loss(name: str) -> None:
     def loss_of(model: Any) -> Any:
         return model(**call).loss
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def step(model: Any, state: Any) -> Any:
         loss, gradients = jax.value_and_grad(loss_of)(model)
         updates, state = optimizer.update(gradients, state, model)
@@ -106,14 +104,14 @@ def test_scans_and_maps_go_over_models() -> None:
     models = [built("BertModel", seed=seed) for seed in range(2)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
     ids = inputs("BertModel")["input_ids"]
-    together = jax.jit(jax.vmap(lambda model: model(ids).pooler_output), compiler_options=QUICK)(stacked)
+    together = jax.jit(jax.vmap(lambda model: model(ids).pooler_output))(stacked)
     for index, model in enumerate(models):  # one by one, without jit
         assert_close(together[index], np.asarray(model(ids).pooler_output, np.float64), kind="float32")
 
 
 def test_under_jit_an_id_out_of_range_gives_nan() -> None:
     model, ids = built("BertModel"), inputs("BertModel")["input_ids"]
-    run = jax.jit(lambda model, ids: model(ids).last_hidden_state, compiler_options=QUICK)
+    run = jax.jit(lambda model, ids: model(ids).last_hidden_state)
     assert np.isfinite(run(model, ids)).all()
     for strange in (23, -1, 2**31 - 1):
         ids[1, 2] = strange

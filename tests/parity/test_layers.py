@@ -22,7 +22,6 @@ from diptych.backends.torch import layers as torch_layers
 from diptych.backends.torch import slots as torch_slots
 from diptych.core.checkpoint.slots import Slot, flax_axes, published_axes
 from tests.assertions import assert_close
-from tests.parity.sides import QUICK
 
 Arrays = dict[str, np.ndarray]
 
@@ -182,7 +181,7 @@ def test_values_and_gradients_are_torchs(case: Case) -> None:
             output = case.apply(jax_layers, nnx.merge(graph, state), inputs)
             return jnp.sum(output * weights), output
 
-        run = jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True), compiler_options=QUICK)
+        run = jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))
         (_, output), (parameters, own) = run(state, jnp.asarray(given))
         assert_close(np.asarray(output), expected.detach().numpy(), name="jax")
         assert_close(np.asarray(own), gradients["inputs"], name="jax, inputs")

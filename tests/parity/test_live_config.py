@@ -16,7 +16,6 @@ import diptych.backends.torch
 from diptych.core.config import ModelConfig
 from diptych.core.errors import ConfigError
 from diptych.core.pretrained import PreTrained
-from tests.parity.sides import QUICK
 from tests.parity.tiny import CONFIGS, inputs, labels_for
 
 TEXT = CONFIGS["CLIPTextModel"]
@@ -145,7 +144,7 @@ def pooled(backend: str, model: Any) -> np.ndarray:
     ids = np.array([[3, 30, 4, 12, 5], [6, 7, 12, 30, 2]])
     if backend == "torch":
         return model(torch.tensor(ids)).pooler_output.detach().numpy()
-    return np.asarray(jax.jit(lambda model, ids: model(ids).pooler_output, compiler_options=QUICK)(model, ids))
+    return np.asarray(jax.jit(lambda model, ids: model(ids).pooler_output)(model, ids))
 
 
 COPIES: dict[str, Callable[[Any], Any]] = {
@@ -185,7 +184,7 @@ def runner(backend: str, call: dict[str, Any]) -> Callable[[Any], list[np.ndarra
     """A function of a model; in JAX a compiled one, which equal models share."""
     if backend == "torch":
         return lambda model: [value.detach().numpy() for value in loss_and_first(model(**arrays(backend, call)))]
-    compiled = jax.jit(lambda model: loss_and_first(model(**call)), compiler_options=QUICK)
+    compiled = jax.jit(lambda model: loss_and_first(model(**call)))
     return lambda model: [np.asarray(value) for value in compiled(model)]
 
 

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 import diptych.backends.jax.ops as jax_ops
 import diptych.backends.torch.ops as torch_ops
 from diptych.core.semantics import logits
-from tests.parity.sides import QUICK
 
 SHAPES = [(1, 30, 3), (2, 37, 6), (4, 60, 12), (6, 45, 9)]
 """Rows, vocabulary, places: few, so that JAX compiles little."""
@@ -179,7 +178,7 @@ def in_jax(case: Case, applied: Callable[..., Any], dtype: Any = np.float64) -> 
     return np.asarray(found)
 
 
-compiled = jax.jit(logits.apply_processors, static_argnums=(0, 1), compiler_options=QUICK)
+compiled = jax.jit(logits.apply_processors, static_argnums=(0, 1))
 
 
 def assert_equal(found: np.ndarray, wanted: np.ndarray, tolerance: float = 1e-12) -> None:
@@ -249,7 +248,7 @@ def test_one_program_serves_all_numbers() -> None:
         traces += 1
         return logits.apply_processors(*arguments)
 
-    program = jax.jit(counted, static_argnums=(0, 1), compiler_options=QUICK)
+    program = jax.jit(counted, static_argnums=(0, 1))
     found: set[bytes] = set()
     with jax.enable_x64(True):
         for seed in range(40):

@@ -1,6 +1,5 @@
 """Texts about recordings: written as transformers writes them, from composites of speech encoders and text decoders."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import transformers
 
 import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
-from diptych.backends.jax import generation
 from diptych.conversion import parity
 from diptych.core.errors import ConfigError, InputError
 from diptych.core.models.bert import BertConfig
@@ -23,7 +21,9 @@ from tests.assertions import assert_close
 from tests.conversion.tiny import digests
 from tests.parity import oracle
 from tests.parity.tiny import CONFIGS
-from tests.parity.writers import HEARING, QUICK_PROGRAMS, array, assert_same, expected, models
+from tests.parity.writers import HEARING, array, assert_same, expected, models
+
+pytestmark = pytest.mark.usefixtures("x64")
 
 BACKENDS = {"jax": in_jax, "torch": in_torch}
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -35,14 +35,6 @@ TOKENS = np.array([[4, 5, 7, 2], [4, 2, 9, 8]])
 IDS = {"decoder_start_token_id": 4, "pad_token_id": 0}
 ASKED = {"max_new_tokens": 7, "eos_token_id": None, **IDS}
 BEAMS = {"num_beams": 3, "num_return_sequences": 2}
-
-
-@pytest.fixture(autouse=True)
-def x64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, program in QUICK_PROGRAMS.items():
-        monkeypatch.setattr(generation, name, program)
-    with jax.enable_x64(True):
-        yield
 
 
 def written(model: Any, call: dict[str, Any]) -> Any:
@@ -127,7 +119,7 @@ def test_a_cache_and_given_states_change_nothing(backend: str) -> None:
         array(model(encoder_outputs=read, decoder_input_ids=TOKENS).logits), array(whole.logits), name="record"
     )
     generated = model.generate(input_values=SOUND, attention_mask=MASK, **ASKED).sequences
-    same_name = model.generate(inputs=SOUND, attention_mask=MASK, **ASKED).sequences
+    same_name = model.generate(SOUND, attention_mask=MASK, **ASKED).sequences
     np.testing.assert_array_equal(array(generated), array(same_name))
     from_states = model.generate(encoder_outputs=states, attention_mask=MASK, **ASKED).sequences
     np.testing.assert_array_equal(array(generated), array(from_states))
@@ -150,7 +142,7 @@ REFUSED = [
 
 
 REFUSED_BY_GENERATE = [
-    ({"inputs": SOUND, "input_values": SOUND}, "inputs and input_values are the same; give one of them"),
+    ({"inputs": SOUND, "input_values": SOUND}, "generate: inputs and input_values are the same; give one of them"),
     ({"input_values": SOUND[:, :5]}, r"generate: input_values has 5 samples, but at least 10 are needed for a state"),
     ({"input_values": SOUND * np.nan}, "generate: input_values holds NaN or infinite samples"),
     ({"input_values": SOUND, "attention_mask": MASK[:, :6]}, r"\(2, 40\) is needed, as many as there are samples"),

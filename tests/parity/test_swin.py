@@ -21,7 +21,6 @@ from diptych.core.errors import InputError
 from diptych.core.models.vision_encoder_decoder import VisionEncoderDecoderConfig
 from tests.assertions import assert_close
 from tests.parity import oracle
-from tests.parity.sides import QUICK
 from tests.parity.tiny import made
 from tests.parity.writers import array
 
@@ -149,7 +148,7 @@ def test_an_oblong_image_is_reconstructed() -> None:
     assert_close(array(found.loss), errors.sum() / (counted.sum() + 1e-5), name="loss")
     with jax.enable_x64(True):
         twin = diptych.backends.jax.SwinForMaskedImageModeling(config, seed=1, dtype="float64")
-        call = jax.jit(lambda model: model(images, bool_masked_pos=masked), compiler_options=QUICK)
+        call = jax.jit(lambda model: model(images, bool_masked_pos=masked))
         for field, value in call(twin).items():
             assert_close(array(value), array(found[field]), name=field)
     coarse = diptych.backends.torch.SwinForMaskedImageModeling(config.replace(encoder_stride=8))

@@ -38,8 +38,11 @@ def test_layers_are_torchs_own_but_while_they_are_called() -> None:
         with products.fast([model.parts]):  # a model in a model
             assert model.types() == inside
         assert model.types() == inside
-        copied = pickle.loads(pickle.dumps(copy.deepcopy(model.linear)))
-        assert torch.equal(copied(torch.ones(3)), model.linear(torch.ones(3)))
+        copied = copy.deepcopy(model)  # as another thread may
+        assert copied.types() == before
+        layers = [model.linear, model.convolution]
+        for layer, copied in zip(layers, pickle.loads(pickle.dumps(layers)), strict=True):
+            assert type(copied) is type(layer).__base__ and torch.equal(copied.weight, layer.weight)
     assert {type(model.linear), type(model.convolution)} == {nn.Linear, nn.Conv2d}
     assert [now for was, now in zip(before, inside, strict=True) if was is not now] == [
         products._Linear,

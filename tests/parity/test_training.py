@@ -12,7 +12,6 @@ import diptych.backends.jax
 import diptych.backends.torch
 from diptych.core.sound_config import SoundEncoderConfig
 from tests.assertions import assert_close
-from tests.parity.sides import QUICK
 from tests.parity.tiny import changed, inputs
 
 STEPS = 20
@@ -71,7 +70,7 @@ def trained_in_jax(name: str) -> tuple[dict[str, np.ndarray], list[float]]:
             updates, state = optimizer.update(gradients, state, model)
             return optax.apply_updates(model, updates), state, loss
 
-        compiled, state, losses = jax.jit(step, compiler_options=QUICK), optimizer.init(model), []
+        compiled, state, losses = jax.jit(step), optimizer.init(model), []
         for batch in batches(name):
             model, state, loss = compiled(model, state, batch)
             losses.append(float(loss))

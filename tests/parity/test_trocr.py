@@ -1,6 +1,5 @@
 """TrOCR's sinusoidal positions, and where transformers 5.23 crashes: embeddings in place of ids, and long texts."""
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,8 @@ from tests.assertions import assert_close
 from tests.parity import oracle
 from tests.parity.tiny import CONFIGS
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 OPS = {"jax": jax_ops, "torch": torch_ops}
 CONFIG = CONFIGS["TrOCRForCausalLM"]
@@ -28,12 +29,6 @@ def built(backend, **changes):
 
 def array(value):
     return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-
-
-@pytest.fixture(autouse=True)
-def x64():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.mark.parametrize(("rows", "width", "padding"), [(1100, 1024, 1), (19, 15, 18)])

@@ -1,10 +1,8 @@
 """Texts about images: written as transformers writes them, from composites of any image encoder and text decoder."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,6 @@ from safetensors.numpy import load_file, save_file
 
 import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
-from diptych.backends.jax import generation
 from diptych.conversion import parity
 from diptych.core.errors import ConfigError, InputError
 from diptych.core.models.bert import BertConfig
@@ -24,7 +21,9 @@ from tests.assertions import assert_close
 from tests.conversion.tiny import digests
 from tests.parity import oracle
 from tests.parity.tiny import CONFIGS
-from tests.parity.writers import LOOKING, QUICK_PROGRAMS, array, assert_same, expected, models
+from tests.parity.writers import LOOKING, array, assert_same, expected, models
+
+pytestmark = pytest.mark.usefixtures("x64")
 
 BACKENDS = {"jax": in_jax, "torch": in_torch}
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -34,14 +33,6 @@ PIXELS = RANDOM.standard_normal((2, 3, 11, 16))
 IDS = {"decoder_start_token_id": 4, "pad_token_id": 0}
 ASKED = {"max_new_tokens": 7, "eos_token_id": None, **IDS}
 BEAMS = {"num_beams": 3, "num_return_sequences": 2}
-
-
-@pytest.fixture(autouse=True)
-def x64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, program in QUICK_PROGRAMS.items():
-        monkeypatch.setattr(generation, name, program)
-    with jax.enable_x64(True):
-        yield
 
 
 def written(model: Any, call: dict[str, Any]) -> Any:
@@ -106,6 +97,12 @@ def test_a_cache_and_given_states_change_nothing(backend: str) -> None:
             model(PIXELS, ids, **{name: None})
     with pytest.raises(TypeError, match="the model does not take input_ids; it takes pixel_values, interpolate_pos"):
         model.generate(input_ids=ids)
+    with pytest.raises(InputError, match=r"generate: pixel_values has shape \(2, 4\), but \(batch, channels, height"):
+        model.generate(ids.astype(float))
+    with pytest.raises(InputError, match=r"generate: pixel_values has shape \(0, .*\), but at least one row is needed"):
+        model.generate(PIXELS[:0])
+    with pytest.raises(InputError, match=r"^ViTModel: pixel_values has shape \(0, .*\), but at least one image is"):
+        model(PIXELS[:0, :, :5], ids[:0])
     with pytest.raises(InputError, match=r"call model\.decoder\.resize_token_embeddings$"):
         model.resize_token_embeddings(40)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import torch
 import transformers
@@ -21,7 +20,6 @@ from transformers.generation import utils
 
 import diptych.backends.jax
 import diptych.backends.torch
-from diptych.backends.jax import generation
 from diptych.core.generation.options import GenerationConfig
 from diptych.core.models.bart import BartConfig
 from diptych.core.models.bert import BertConfig
@@ -33,7 +31,6 @@ from tests.families import speech_encoder_decoder, vision_encoder_decoder
 from tests.families.encoder_decoder import pairs
 from tests.family import CROSSES, Family, Sizes, families
 from tests.parity import oracle
-from tests.parity.sides import QUICK
 
 BACKENDS = {"torch": diptych.backends.torch, "jax": diptych.backends.jax}
 SIZES = {"vocabulary": 31, "width": 35, "layers": 2, "heads": 5, "inner": 17, "positions": 41}
@@ -185,14 +182,6 @@ SMALL: dict[str, Any] = {
 def small(backend: str, name: str = "GPT2LMHeadModel", dtype: str = "float64") -> Any:
     """One of them; enter x64 first."""
     return getattr(BACKENDS[backend], name)(SMALL[name], seed=8, dtype=dtype)
-
-
-_PLAIN = {"_all_steps": {}, "_first_step": {}, "_next_step": {"donate_argnames": "cache"}, "_settle": {}}
-QUICK_PROGRAMS = {
-    name: jax.jit(getattr(generation, name).__wrapped__, static_argnames="plan", compiler_options=QUICK, **options)
-    for name, options in _PLAIN.items()
-}
-"""JAX's programs, compiled in less time."""
 
 
 def array(value: Any) -> np.ndarray:

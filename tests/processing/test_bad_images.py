@@ -1,6 +1,8 @@
 """What is no image, or cannot be processed: one clear error each, for all images of a batch together."""
 
 import sys
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,25 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused([good, text, str(cut)], f"{text}: is no image that Pillow can read; {cut}: a damaged image (")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     refused(good, f"{good}: too large an image (")
+
+
+def test_a_file_that_is_a_program(tmp_path: Path) -> None:
+    program = tmp_path / "drawing.png"
+    program.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(out) (w) file\n")
+    refused(program, f"{program}: is no image that Pillow can read")
+
+
+def test_memory_is_not_reserved_for_bytes_that_a_file_only_declares(tmp_path: Path) -> None:
+    photo(20, 30).save(tmp_path / "photo.png")
+    data = bytearray((tmp_path / "photo.png").read_bytes())
+    chunk = data.index(b"IDAT")
+    data[chunk - 4 : chunk] = (1 << 30).to_bytes(4, "big")
+    (tmp_path / "photo.png").write_bytes(data)
+    tracemalloc.start()
+    with suppress(InputError):  # all pixels are there
+        OURS(tmp_path / "photo.png")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

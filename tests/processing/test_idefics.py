@@ -196,7 +196,11 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
         "images[0][1]: is an int, but an image is needed: a path, a Pillow image, or an array",
     ),
     ([CAT, Path("absent.png"), Path("no.png")], {}, "absent.png: no such file, but the path of an image is needed; no"),
-    (["<image>", CAT], {}, "processor: prompt 0 has 2 <image> for 1 image; put each image between the texts, without"),
+    (
+        ["<image>", CAT],
+        {},
+        "processor: the prompt has 2 <image> for 1 image; put each image between the texts, without",
+    ),
     ([["cat"], ["<image>"]], {}, "processor: prompt 1 has 1 <image> for 0 images; put each image between the texts"),
     (["cat", CAT], {"images": CAT}, "processor: text has other items than texts, but with images=… it may not; leave"),
     (["cat", "is"], {"images": CAT}, "processor: 2 texts and 1 images; give one image or a list of images for each"),

@@ -277,8 +277,8 @@ def vector_norm(values: Float[Array, "B D"]) -> Float[Array, "B 1"]:
 
 
 def straight_through(values: Float[Array, "*B"], like: Float[Array, "*B"]) -> Float[Array, "*B"]:
-    """The values, with the gradient of others (Bengio et al. 2013, arXiv:1308.3432)."""
-    return values + like - jax.lax.stop_gradient(like)
+    """Exactly the values, with the gradient of others (Bengio et al. 2013, arXiv:1308.3432)."""
+    return values + (like - jax.lax.stop_gradient(like))
 
 
 def top_k(values: Float[Array, "B V"], k: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:

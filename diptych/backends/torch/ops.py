@@ -224,8 +224,8 @@ def vector_norm(values: Float[Tensor, "B D"]) -> Float[Tensor, "B 1"]:
 
 
 def straight_through(values: Float[Tensor, "*B"], like: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-    """The values, with the gradient of others (Bengio et al. 2013, arXiv:1308.3432)."""
-    return values + like - like.detach()
+    """Exactly the values, with the gradient of others (Bengio et al. 2013, arXiv:1308.3432)."""
+    return values + (like - like.detach())
 
 
 def top_k(values: Float[Tensor, "B V"], k: int) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:

@@ -234,12 +234,18 @@ def _is_eligible(values: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 class _Linear(nn.Linear):
     """An nn.Linear inside `fast`."""
 
+    def __reduce_ex__(self, protocol: Any, /) -> Any:
+        return _reduce_as(nn.Linear, super().__reduce_ex__(protocol))
+
     def forward(self, input: Tensor) -> Tensor:
         return linear_product(input, self.weight, self.bias)
 
 
 class _Conv2d(nn.Conv2d):
     """An nn.Conv2d inside `fast`."""
+
+    def __reduce_ex__(self, protocol: Any, /) -> Any:
+        return _reduce_as(nn.Conv2d, super().__reduce_ex__(protocol))
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         size = self.kernel_size
@@ -250,6 +256,11 @@ class _Conv2d(nn.Conv2d):
         covered = input[..., : rows * size[0], : columns * size[1]]
         tiles = covered.unflatten(3, (columns, size[1])).unflatten(2, (rows, size[0])).permute(0, 2, 4, 1, 3, 5)
         return linear_product(tiles.flatten(3), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+def _reduce_as(exact: type[nn.Module], reduced: Any) -> Any:
+    """What pickles a layer, for a copy or a file of torch's own class: a callback or another thread may make one."""
+    return (object.__new__, (exact,), *reduced[2:])  # pickle takes __newobj__ for the layer's own class alone
 
 
 _FAST: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: _Linear, nn.Conv2d: _Conv2d}

@@ -48,6 +48,7 @@ class InputReader:
             if config is not self.model.config or (kind.size or "vocab_size") != "vocab_size":
                 size, field = getattr(config, kind.size or "", 0), kind.size or ""
             values = arrays[kind.name] = self._check_input(kind, sizes, size, field)
+            check.has_rows(self.caller, kind.name, values.shape)
             wanted = (sizes.get("batch", int(values.shape[0])), *values.shape[1:])
             check.shape(self.caller, kind.name, values.shape, wanted, ", as many rows as the other inputs have")
             # embeddings come after ids, so that a mask has their size if both are given

@@ -60,10 +60,6 @@ class GenerationBase(PreTrained):
         standard = (inputs.INPUT_IDS, inputs.ATTENTION_MASK, inputs.INPUTS_EMBEDS)
         return tuple(one for one in standard if self._call_takes(one.name))
 
-    def _rename_inputs(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The keywords of `generate`, inputs under their own names."""
-        return dict(options)
-
     @property
     def _vocabulary(self) -> tuple[int, str]:
         """The number of token ids, which is the width of the logits, and the config's expression for it."""
@@ -166,8 +162,9 @@ class GenerationBase(PreTrained):
 
     def generate(
         self,
-        input_ids: Any = None,
+        inputs: Any = None,
         *,
+        input_ids: Any = None,
         attention_mask: Any = None,
         inputs_embeds: Any = None,
         pixel_values: Any = None,
@@ -187,6 +184,7 @@ class GenerationBase(PreTrained):
         """Generates text token by token: the same tokens in both backends, those of transformers 5.23.
 
         Args:
+            inputs: the model's main input, in place of input_ids, pixel_values or input_values.
             input_ids: (B, P) integers: the prompts of a decoder, or the input of an encoder. A decoder without prompts
                 starts from bos_token_id.
             attention_mask: (B, P), 0 for padding, which belongs on the left of a decoder's prompts. By default, a
@@ -218,10 +216,10 @@ class GenerationBase(PreTrained):
                 vocabulary, or the model has too few positions.
             TypeError: an option or an input is unknown to the model.
         """
-        arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
-        arguments |= {"pixel_values": pixel_values, "input_values": input_values, "encoder_outputs": encoder_outputs}
+        arguments = {"inputs": inputs, "input_ids": input_ids, "attention_mask": attention_mask}
+        arguments |= {"inputs_embeds": inputs_embeds, "pixel_values": pixel_values, "input_values": input_values}
         request = self._check_generation(
-            {**arguments, **options},
+            {**arguments, "encoder_outputs": encoder_outputs, **options},
             generation_config=generation_config,
             past_key_values=past_key_values,
             seed=seed,
@@ -249,7 +247,8 @@ class GenerationBase(PreTrained):
         compile: bool = False,
     ) -> GenerationRequest:
         """The request of a call; `options` has the inputs of the model too. Errors are those of `generate`."""
-        caller, options = f"{type(self).__name__}.generate", self._rename_inputs(options)
+        caller = f"{type(self).__name__}.generate"
+        options = self._name_main_input(caller, options)
         _refuse_foreign(caller, options)
         names = {*inputs.STANDARD_NAMES, *inputs.by_name(self.encoder_inputs), *inputs.by_name(self.prompt_inputs)}
         arguments = {name: options.pop(name) for name in [*options] if name in names}
@@ -267,10 +266,24 @@ class GenerationBase(PreTrained):
         given = {name: value for name, value in arguments.items() if value is not None}
         return RequestBuilder(self, caller, settled, given, past_key_values, int(seed), processors, watch).build()
 
+    def _name_main_input(self, caller: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords of a call, in which the value of `inputs` has the name of the model's main input.
+
+        Raises:
+            InputError: it is given under both names.
+        """
+        found = dict(options)
+        value = found.pop("inputs", None)
+        if value is not None:
+            name = next(one.name for one in self.encoder_inputs or self.prompt_inputs if one.main)
+            if found.get(name) is not None:
+                raise InputError(f"{caller}: inputs and {name} are the same; give one of them")
+            found[name] = value
+        return found
+
 
 _INSTEAD: Mapping[str, str] = {
     "logits_processor": "logits_processors=[…] takes functions f(xp, input_ids, scores, length) -> scores",
-    "inputs": "input_ids=… or another input by its name",
     "params": "the model holds its parameters",
     "prng_key": "seed=… is a whole number",
     "trace": "it is always compiled",

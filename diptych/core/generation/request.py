@@ -220,6 +220,7 @@ class RequestBuilder(InputReader):
             raise check.missing_argument(self.caller, "encoder_outputs.last_hidden_state")
         axes = ENCODER_OUTPUTS.axes
         states = self.boundary.floats(ENCODER_OUTPUTS.name, states, axes)
+        check.has_rows(self.caller, ENCODER_OUTPUTS.name, states.shape)
         if mask is None:
             mask = getattr(given, "attention_mask", None)
         else:

@@ -41,8 +41,6 @@ class BartDecoderConfig(DecoderConfig):
     """Additional names in old files -> the fields that they repeat."""
     pre_norm: ClassVar[bool] = False
     """Whether layer norms come before attention and MLP, with another one after the last layer."""
-    stacks: ClassVar[tuple[str, ...]] = ("decoder",)
-    """The stacks that have sizes in the config, by the prefix of their fields."""
     always_decodes: ClassVar[bool] = True
 
     vocab_size: int = 50_265
@@ -65,12 +63,14 @@ class BartDecoderConfig(DecoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check.positive(self, "vocab_size", "max_position_embeddings")
-        check.positive(self, *(f"{stack}_{size}" for size in ("layers", "ffn_dim") for stack in self.stacks))
-        for stack in self.stacks:
-            check.divides(self, f"{stack}_attention_heads", "d_model")
+        self._check_stack("decoder")
         check.probability(self, "dropout", "attention_dropout", "activation_dropout")
-        check.probability(self, *(f"{stack}_layerdrop" for stack in self.stacks))
         check.not_negative(self, "init_std")
+
+    def _check_stack(self, stack: str) -> None:
+        check.positive(self, f"{stack}_layers", f"{stack}_ffn_dim")
+        check.divides(self, f"{stack}_attention_heads", "d_model")
+        check.probability(self, f"{stack}_layerdrop")
 
     @classmethod
     def _normalize(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
@@ -140,7 +140,6 @@ class BartLikeConfig(BartDecoderConfig):
     }
     base: ClassVar[str] = "BartModel"
     """The class of the model without a head."""
-    stacks: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
     live: ClassVar[frozenset[str]] = DecoderConfig.live | {"pad_token_id"}
 
     encoder_layers: int = 12
@@ -153,6 +152,24 @@ class BartLikeConfig(BartDecoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check.probability(self, "classifier_dropout")
+
+    def check_encoder(self) -> None:
+        """Checks the encoder's sizes, which a decoder alone leaves unused.
+
+        Raises:
+            ConfigError: one is invalid.
+        """
+        self._check_stack("encoder")
+
+    def builds(self, architecture: str) -> bool:
+        """Whether the class can be built: the sizes of an unused encoder may be invalid."""
+        if architecture.endswith("ForCausalLM"):
+            return True
+        try:
+            self.check_encoder()
+        except ConfigError:
+            return False
+        return True
 
     def shift_right(self, xp: Any, ids: Any, caller: str) -> Any:
         """(B, T) ids or labels -> (B, T) decoder inputs for predicting them.

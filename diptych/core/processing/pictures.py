@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -46,7 +47,8 @@ def read_image(path: str | os.PathLike[str]) -> Any:
 
     check_is_file(path, "an image")
     try:
-        with image_module.open(path) as image:
+        # from bytes, since Pillow asks a file for as many as the image declares, for which memory is reserved
+        with open(path, "rb") as file, image_module.open(BytesIO(file.read()), formats=_formats()) as image:
             _refuse_empty_promise(path, image.size)
             image.load()
             return ImageOps.exif_transpose(image)
@@ -60,6 +62,13 @@ def read_image(path: str | os.PathLike[str]) -> Any:
         raise
     except Exception as error:  # the decoders raise errors of many classes
         raise InputError(f"{path}: a damaged image ({error})") from None
+
+
+def _formats() -> list[str]:
+    """The formats that Pillow reads, but for EPS: its files are programs, which Pillow has Ghostscript run."""
+    image_module = pillow()
+    image_module.init()
+    return [name for name in image_module.ID if name != "EPS"]
 
 
 def _refuse_empty_promise(path: str | os.PathLike[str], size: tuple[int, int]) -> None:

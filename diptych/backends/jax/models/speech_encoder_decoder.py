@@ -1,6 +1,5 @@
 """Composites of a speech encoder and a text decoder, as published in facebook/wav2vec2-xls-r-300m-en-to-15."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from diptych.backends.jax.composite import CompositeModel
@@ -86,11 +85,6 @@ class SpeechEncoderDecoderModel(CompositeModel):
         given = {"input_values": self._samples(inputs, input_values), "attention_mask": attention_mask}
         outputs = self._encode({**given, **for_encoder}, resolved)
         return self._format_output(outputs, switches.get("return_dict"))
-
-    def _rename_inputs(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The keywords of `generate`, in which `inputs` is another name of the samples too."""
-        others = {name: value for name, value in options.items() if name not in ("inputs", "input_values")}
-        return {**others, "input_values": self._samples(options.get("inputs"), options.get("input_values"))}
 
     def _samples(self, inputs: Any, input_values: Any) -> Any:
         """The samples, under either of their names.

@@ -71,7 +71,7 @@ class WavLMEncoder(Wav2Vec2Encoder):
     """Wav2Vec2's layers with WavLM's attention."""
 
     def make_layer(self, config: Any, index: int, **init: Unpack[ops.Init]) -> nnx.Module:
-        """The layer of a number; the first one is never dropped."""
+        """The layer with this index; the first one is never dropped."""
         layer = Wav2Vec2EncoderLayerStableLayerNorm if config.do_stable_layer_norm else Wav2Vec2EncoderLayer
         attention = WavLMAttention(config, first=index == 0, **init)
         return layer(config, attention, config.layerdrop if index else 0.0, **init)

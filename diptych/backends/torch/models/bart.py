@@ -161,6 +161,7 @@ class BartStack(nn.Module):
 
 class BartEncoder(BartStack):
     def __init__(self, config: BartLikeConfig, *, words: bool, **init: Unpack[ops.Init]) -> None:
+        config.check_encoder()
         super().__init__(config, words=words, **init)
         self.layers = layers.ModuleList([BartEncoderLayer(config, **init) for _ in range(config.encoder_layers)])
 

@@ -209,11 +209,9 @@ class Wav2Vec2ForSequenceClassification(PreTrainedModel):
         asked, weighted = given["output_hidden_states"], self.layer_weights is not None
         outputs: Any = self._base()(**{**given, "output_hidden_states": asked or weighted})
         states = self.projector(self._weighted_states(outputs))
-        mask, lengths = (
-            given.get("attention_mask"),
-            functools.partial(self.config.feature_lengths, adapter=not weighted),
-        )
+        mask = given.get("attention_mask")
         if mask is not None:
+            lengths = functools.partial(self.config.feature_lengths, adapter=not weighted)
             mask = self._boundary().frame_mask("attention_mask", mask, states.shape[1], lengths)
         logits = self.classifier(mean_over_frames(states, mask))
         outputs = outputs if asked else outputs.replace(hidden_states=None)
@@ -233,7 +231,5 @@ def mean_over_frames(states: Float[Array, "B T D"], mask: Bool[Array, "B T"] | N
     """The mean over the frames that are not padding."""
     if mask is None:
         return ops.xp.mean(states, axis=1)
-    return (
-        ops.xp.sum(without_padding(states, mask), axis=1)
-        / ops.xp.sum(ops.xp.astype(mask, states.dtype), axis=1)[:, None]
-    )
+    frames = ops.xp.sum(ops.xp.astype(mask, states.dtype), axis=1)
+    return ops.xp.sum(without_padding(states, mask), axis=1) / frames[:, None]

@@ -125,7 +125,7 @@ class Wav2Vec2Encoder(nn.Module):
         self.gradient_checkpointing = False
 
     def make_layer(self, config: SoundEncoderConfig, index: int, **init: Unpack[ops.Init]) -> nn.Module:
-        """The layer of a number."""
+        """The layer with this index."""
         layer = Wav2Vec2EncoderLayerStableLayerNorm if config.do_stable_layer_norm else Wav2Vec2EncoderLayer
         return layer(config, Wav2Vec2Attention(config, **init), config.layerdrop, **init)
 

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 import diptych.backends.jax
 import diptych.backends.torch
 from diptych.conversion import parity, to_jax, to_torch
-from diptych.conversion.exact import exact
+from diptych.conversion.exact import make_exact
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.families.idefics import spell
@@ -288,7 +288,7 @@ def test_parity_reads_the_records_of_later_versions(resampler: bool) -> None:
         return LaterRecord(last_hidden_state=forward(**keywords).last_hidden_state, image_outputs=images)
 
     model.forward = later
-    output = exact(model)(**call)
+    output = make_exact(model)(**call)
     assert list(output) == ["last_hidden_state", "image_hidden_states"]
     assert torch.equal(output["image_hidden_states"], expected)
 

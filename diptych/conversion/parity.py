@@ -284,7 +284,7 @@ def _point(
 
 
 def _ratio(value: float, unit: float) -> float:
-    """The quotient; 0 of nothing is 0, and anything else of nothing infinite."""
+    """`value / unit`; for a unit of zero, 0 if the value is zero too, else infinity."""
     return value / unit if unit else (float("inf") if value else 0.0)
 
 

@@ -239,7 +239,7 @@ class Boundary:
         return pixels
 
     def masked_patches(self, value: Any, size: Size, mask_token: Any) -> Any:
-        """`bool_masked_pos` as Bool (B, P), True for the patches that the mask token stands in for.
+        """`bool_masked_pos` as Bool (B, P), True for the patches that the mask token replaces.
 
         Args:
             value: the argument.
@@ -255,7 +255,7 @@ class Boundary:
         return self.selection(name, value, size, "patch")
 
     def masked_frames(self, value: Any, size: Size, embedding: Any) -> Any:
-        """`mask_time_indices` as Bool (B, T), True for the frames that the mask embedding stands in for.
+        """`mask_time_indices` as Bool (B, T), True for the frames that the mask embedding replaces.
 
         Args:
             value: the argument.

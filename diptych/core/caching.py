@@ -99,7 +99,7 @@ def with_encoder(
     width: int,
     crosses: bool,
 ) -> AttentionContext:
-    """The same with the encoder's states and mask, checked; a cache that holds their keys needs no states.
+    """The context with the encoder's states and mask, checked; a cache that holds their keys needs no states.
 
     Args:
         boundary: of the call.

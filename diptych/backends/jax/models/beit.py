@@ -189,7 +189,7 @@ class BeitModel(PreTrainedModel):
 
         Args:
             pixel_values: (B, C, Y, X) floats.
-            bool_masked_pos: (B, P), nonzero for the patches that the mask token stands in for, row by row.
+            bool_masked_pos: (B, P), nonzero for the patches that the mask token replaces, row by row.
             interpolate_pos_encoding: has no effect; positions are always resampled for images of another size.
             switches: see `Switches`.
 

@@ -387,7 +387,7 @@ class IdeficsModel(PreTrainedModel):
         interpolate_pos_encoding: bool,
         resolved: ResolvedSwitches,
     ) -> Float[Tensor, "B I L D"]:
-        """The states of images that attention sees, from whichever of the arguments is given."""
+        """The states of images that attention sees, from the argument that is given."""
         encoded, resampled = "image_encoder_embeddings", "perceiver_embeddings"
         given = {"pixel_values": pixel_values, encoded: image_encoder_embeddings, resampled: perceiver_embeddings}
         check.exactly_one(boundary.caller, **given)

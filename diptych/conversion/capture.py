@@ -33,6 +33,10 @@ class Run:
     gradients: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
+    def values(self, kind: str) -> dict[str, np.ndarray]:
+        """The values of a kind: "module", "output" or "gradient"."""
+        return {"module": self.modules, "output": self.outputs, "gradient": self.gradients}[kind]
+
 
 def weights_of(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     """The random weights of an output's entries in the sum that is differentiated."""
@@ -77,26 +81,32 @@ def run_torch(
             named = _floating_arrays(
                 model(**given), lambda value: isinstance(value, torch.Tensor) and value.is_floating_point()
             )
-            found: dict[str, np.ndarray] = {}
-            if gradients:
-                weighed = [
-                    (value * torch.as_tensor(weights_of(name, tuple(value.shape), seed)).to(value)).sum()
-                    for name, value in named.items()
-                ]
-                total = torch.stack(weighed).sum()
-                parameters = dict(model.named_parameters())
-                grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-                for (name, parameter), gradient in zip(parameters.items(), grads, strict=True):
-                    found[names[name]] = _numpy(torch.zeros_like(parameter) if gradient is None else gradient)
+            found = _torch_gradients(model, named, seed) if gradients else {}
     finally:
         for hook in hooks:
             hook.remove()
     return Run(
         {name: _numpy(value) for name, value in captured.items()},
         {name: _numpy(value) for name, value in named.items()},
-        found,
+        {names[name]: value for name, value in found.items()},
         {names[name]: tuple(parameter.shape) for name, parameter in model.named_parameters()},
     )
+
+
+def _torch_gradients(model: Any, outputs: Mapping[str, Any], seed: int) -> dict[str, np.ndarray]:
+    """The gradient of the weighted sum of all outputs by parameter; zeros where none depends on it."""
+    import torch
+
+    weighed = [
+        (value * torch.as_tensor(weights_of(name, tuple(value.shape), seed)).to(value)).sum()
+        for name, value in outputs.items()
+    ]
+    parameters = dict(model.named_parameters())
+    gradients = torch.autograd.grad(torch.stack(weighed).sum(), list(parameters.values()), allow_unused=True)
+    return {
+        name: _numpy(torch.zeros_like(parameter) if gradient is None else gradient)
+        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
+    }
 
 
 def run_jax(model: Any, inputs: Mapping[str, Any], *, seed: int, gradients: bool) -> Run:

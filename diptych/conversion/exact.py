@@ -8,10 +8,10 @@ from typing import Any
 from diptych.core.semantics.losses import IGNORED
 
 
-def exact(model: Any) -> Any:
+def make_exact(model: Any) -> Any:
     """The model of transformers, changed in place: its losses, IDEFICS' norms and rotary positions aren't rounded.
 
-    And where a token of IDEFICS sees no image, attention gives zeros, which the model makes of it a step later.
+    Where a token of IDEFICS sees no image, attention gives the zeros that the model itself sets one step later.
     """
     if type(model).__name__ in ("IdeficsModel", "IdeficsForVisionText2Text"):
         model.forward = _return_image_hidden_states(model)

@@ -7,7 +7,7 @@ from typing import Any
 from diptych.core.semantics.losses import IGNORED
 
 
-def exact_speech(model: Any) -> Any:
+def make_speech_exact(model: Any) -> Any:
     """The model of transformers, changed in place if it is one of speech."""
     if model.loss_type == "ForCTC":
         model.loss_function = _ctc_loss

@@ -111,7 +111,7 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest(architecture, cast(dict[str, Any], config), tensors)
     except (AttributeError, KeyError, TypeError):
         raise CheckpointError(
-            f"{path}: is no manifest of a conversion, or damaged. Convert the checkpoint again"
+            f"{path}: not a manifest of a conversion, or damaged. Convert the checkpoint again"
         ) from None
 
 

@@ -22,8 +22,8 @@ from tqdm.auto import tqdm
 
 from diptych.conversion import transfer
 from diptych.conversion.capture import Run, run_jax, run_torch, shift_names
-from diptych.conversion.exact import exact
-from diptych.conversion.exact_speech import attention_of, exact_speech
+from diptych.conversion.exact import make_exact
+from diptych.conversion.exact_speech import attention_of, make_speech_exact
 from diptych.conversion.published_names import published_names
 from diptych.conversion.report import Point, PointKind, Report
 from diptych.conversion.slots import names_backend
@@ -157,11 +157,13 @@ def parity(
     if backend is not None:
         validate_name(backend, "parity: backend")
     if against is not None and candidate is not None:
-        raise InputError("parity: against='transformers' takes the place of the candidate; give one of them")
+        raise InputError("parity: against='transformers' replaces the candidate; give one of them")
     loading["ignore_config"] = names_of("ignore_config", ignore_config)
     first, second = _sides(reference, candidate, against, backend, loading)
     if first.kind != second.kind:
-        raise InputError(f"parity: the reference is a {first.kind}, the candidate a {second.kind}")
+        raise InputError(
+            f"parity: the reference is a {first.kind}, the candidate a {second.kind}; both must be of one class"
+        )
     if inputs is None:
         family = families()[architectures()[first.class_name]]
         inputs = family.example(first.config, first.class_name, generator(seed, "inputs"))
@@ -196,8 +198,8 @@ def parity(
         inputs={name: f"{list(value.shape)} {value.dtype}" for name, value in arrays.items()},
         input_hash=_hash(arrays),
         points=tuple(points),
-        only_reference=_called_alone(one, other),
-        only_candidate=_called_alone(other, one),
+        only_reference=_modules_of_one_side(one, other),
+        only_candidate=_modules_of_one_side(other, one),
         blind=_blind_spots(one, other) if gradients else dict.fromkeys(["every parameter"], _UNKNOWN),
     )
 
@@ -212,37 +214,32 @@ def compare_runs(reference: Run, candidate: Run, *, dtype: str, exact: Run | Non
         exact: the reference's float64 run, for a narrower dtype.
     """
     points: list[Point] = []
-    kinds: tuple[tuple[PointKind, dict[str, np.ndarray], dict[str, np.ndarray]], ...] = (
-        ("module", reference.modules, {k: v for k, v in candidate.modules.items() if k in reference.modules}),
-        ("output", reference.outputs, candidate.outputs),
-        ("gradient", reference.gradients, candidate.gradients),
-    )
-    for kind, ours, theirs in kinds:
-        scale = max((_largest(value) for value in ours.values()), default=0.0)
-        names = [*ours, *(name for name in theirs if name not in ours)]
-        for name in names:
-            if name not in ours or name not in theirs:
+    kinds: tuple[PointKind, ...] = ("module", "output", "gradient")
+    for kind in kinds:
+        ours, theirs = reference.values(kind), candidate.values(kind)
+        precise = {} if exact is None else exact.values(kind)
+        scale = max(map(_largest, ours.values()), default=0.0)
+        for name in dict.fromkeys((*ours, *theirs)):
+            if name in ours and name in theirs:
+                points.append(_point(name, kind, dtype, ours[name], theirs[name], scale, precise.get(name)))
+            elif kind != "module":
+                side, value = ("reference", ours[name]) if name in ours else ("candidate", theirs[name])
                 # a parameter that only one side has and on which nothing depends is a blind spot, not a difference
-                dead = kind == "gradient" and not (ours if name in ours else theirs)[name].any()
-                if kind != "module" and not dead:
-                    side = "reference" if name in ours else "candidate"
-                    shape = (ours if name in ours else theirs)[name].shape
-                    infinite = float("inf")
-                    only = f"only the {side} has it"
-                    points.append(Point(name, kind, dtype, shape, infinite, infinite, infinite, False, only))
-                continue
-            precise = None
-            if exact is not None:
-                precise = {"module": exact.modules, "output": exact.outputs, "gradient": exact.gradients}[kind][name]
-            points.append(_point(name, kind, dtype, ours[name], theirs[name], scale, precise))
+                if kind == "output" or value.any():
+                    points.append(_failed_point(name, kind, dtype, value.shape, f"only the {side} has it"))
     return points
+
+
+def _failed_point(name: str, kind: PointKind, dtype: str, shape: tuple[int, ...], note: str) -> Point:
+    """A point whose two sides can't be compared; the note says why."""
+    infinite = float("inf")
+    return Point(name, kind, dtype, shape, infinite, infinite, infinite, False, note)
 
 
 def _shape_differences(reference: Run, candidate: Run) -> list[Point]:
     """Parameters whose shapes differ, such as tables of different lengths; inputs need not reveal them."""
-    infinite, kind = float("inf"), "parameter"
     return [
-        Point(name, kind, "float64", shape, infinite, infinite, infinite, False, f"the candidate's is {list(other)}")
+        _failed_point(name, "parameter", "float64", shape, f"the candidate's is {list(other)}")
         for name, shape in reference.shapes.items()
         if (other := candidate.shapes.get(name, shape)) != shape
     ]
@@ -257,19 +254,26 @@ def _point(
     scale: float,
     exact: np.ndarray | None,
 ) -> Point:
-    infinite = float("inf")
+    """Compares the two values of a point.
+
+    Args:
+        name, kind, dtype: of the point.
+        reference, candidate: the values.
+        scale: the largest value of any point of the kind.
+        exact: the reference's value in float64, for a narrower dtype.
+    """
     if kind == "module" and reference.ndim == candidate.ndim and 1 in (reference.shape[0], candidate.shape[0]):
         # values that are the same for every row may be computed once
         reference, candidate = np.broadcast_arrays(reference, candidate)
         exact = None if exact is None else np.broadcast_to(exact, reference.shape)
     if reference.shape != candidate.shape:
         note = f"the candidate's shape is {list(candidate.shape)}"
-        return Point(name, kind, dtype, reference.shape, infinite, infinite, infinite, False, note)
+        return _failed_point(name, kind, dtype, reference.shape, note)
     one, other = reference.astype(np.float64), candidate.astype(np.float64)
     if not np.isfinite(one).all() or not np.isfinite(other).all():
         sides = [side for side, value in (("reference", one), ("candidate", other)) if not np.isfinite(value).all()]
         note = f"not finite in the {' and the '.join(sides)}"
-        return Point(name, kind, dtype, reference.shape, infinite, infinite, infinite, False, note)
+        return _failed_point(name, kind, dtype, reference.shape, note)
     difference, largest = _largest(other - one), _largest(one)
     # one unit of rounding: of the tensor's largest value, with a floor for tensors that are almost zero
     unit = float(ml_dtypes.finfo(FLOATS[dtype]).eps) * (largest + FLOOR * scale)
@@ -278,16 +282,20 @@ def _point(
     else:
         unit = max(unit, _largest(one - exact))
         passed = kind != "output" or difference <= UNITS * unit
-    relative = difference / largest if largest else (infinite if difference else 0.0)
-    units = difference / unit if unit else (infinite if difference else 0.0)
+    relative, units = _ratio(difference, largest), _ratio(difference, unit)
     return Point(name, kind, dtype, reference.shape, difference, relative, units, passed)
+
+
+def _ratio(value: float, unit: float) -> float:
+    """`value / unit`; for a unit of zero, 0 if the value is zero too, else infinity."""
+    return value / unit if unit else (float("inf") if value else 0.0)
 
 
 def _largest(array: np.ndarray) -> float:
     return float(np.abs(array.astype(np.float64)).max(initial=0.0))
 
 
-def _called_alone(run: Run, other: Run) -> tuple[str, ...]:
+def _modules_of_one_side(run: Run, other: Run) -> tuple[str, ...]:
     """The modules that the other run did not call, but for those that only group others, which may be compared."""
     groups = {name[:end] for name in run.modules for end in range(len(name)) if name[end] == "."}
     groups -= {name.rpartition(".")[0] for name in run.shapes}
@@ -359,7 +367,7 @@ def _check_names(class_name: str, inputs: Mapping[str, Any]) -> None:
         unknown = []
     if unknown or not inputs:
         raise InputError(
-            f"parity: {class_name} takes {', '.join(known)}; the inputs have {', '.join(unknown) or 'nothing at all'}"
+            f"parity: {class_name} takes {', '.join(known)}; the inputs have {', '.join(unknown) or 'none of them'}"
         )
 
 
@@ -403,7 +411,7 @@ def _cast_torch(model: Any, dtype: str) -> Any:
 def _cast_transformers(model: Any, dtype: str) -> Any:
     duplicate = _cast_torch(model, dtype)
     duplicate.set_attn_implementation(attention_of(type(duplicate)))
-    return exact_speech(exact(duplicate))
+    return make_speech_exact(make_exact(duplicate))
 
 
 def _cast_jax(model: Any, dtype: str) -> Any:
@@ -451,7 +459,7 @@ def _load_with_transformers(directory: Path, class_name: str, dtype: str, change
             f"{directory}: transformers finds no tensors for {', '.join(sorted(info['missing_keys']))}"
         )
     # frozen parameters have no gradient to compare
-    return exact_speech(exact(model.eval().requires_grad_(True)))
+    return make_speech_exact(make_exact(model.eval().requires_grad_(True)))
 
 
 def _read_config(directory: Path, class_name: str, loading: Mapping[str, Any]) -> Any:

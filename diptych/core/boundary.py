@@ -102,8 +102,8 @@ class Boundary:
         """Raises an InputError for a mask of other values than 0 and 1, unless they are unknown under a transform."""
         if self.ops.has_other_values(mask, (0, 1)):
             raise InputError(
-                f"{self.caller}: {name} must hold 1 for what is attended to and 0 for the rest, but has other values, "
-                "as masks do that are added to scores"
+                f"{self.caller}: {name} must hold 1 for what is attended to and 0 for the rest, but has other values; "
+                "additive masks are not supported"
             )
 
     def words(
@@ -239,7 +239,7 @@ class Boundary:
         return pixels
 
     def masked_patches(self, value: Any, size: Size, mask_token: Any) -> Any:
-        """`bool_masked_pos` as Bool (B, P), True for the patches that the mask token stands in for.
+        """`bool_masked_pos` as Bool (B, P), True for the patches that the mask token replaces.
 
         Args:
             value: the argument.
@@ -255,7 +255,7 @@ class Boundary:
         return self.selection(name, value, size, "patch")
 
     def masked_frames(self, value: Any, size: Size, embedding: Any) -> Any:
-        """`mask_time_indices` as Bool (B, T), True for the frames that the mask embedding stands in for.
+        """`mask_time_indices` as Bool (B, T), True for the frames that the mask embedding replaces.
 
         Args:
             value: the argument.
@@ -346,7 +346,9 @@ class Boundary:
         """
         name = "sampled_negative_indices"
         if masked is None:
-            raise InputError(f"{self.caller}: {name} are given, but no mask_time_indices, the frames to be told")
+            raise InputError(
+                f"{self.caller}: {name} are given, but mask_time_indices, the masked frames, are needed too"
+            )
         ids = self.ids(name, value, "batch, frames, negatives", size=size[0] * size[1], table="the frames of all rows")
         check.shape(self.caller, name, ids.shape, (*size, ids.shape[2]))
         return ids

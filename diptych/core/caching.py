@@ -64,7 +64,7 @@ def begin(
     check.switch(boundary.caller, "use_cache", use_cache)
     if shape is None and (past_key_values is not None or use_cache):
         raise InputError(
-            f"{boundary.caller}: past_key_values and use_cache=True are for decoders, but the config has none"
+            f"{boundary.caller}: past_key_values and use_cache=True are for decoders, but the config is an encoder's"
         )
     if shape is None or (past_key_values is None and not use_cache):
         if attention_mask is None:
@@ -99,7 +99,7 @@ def with_encoder(
     width: int,
     crosses: bool,
 ) -> AttentionContext:
-    """The same with the encoder's states and mask, checked; a cache that holds their keys needs no states.
+    """The context with the encoder's states and mask, checked; a cache that holds their keys needs no states.
 
     Args:
         boundary: of the call.

@@ -37,7 +37,9 @@ def _at_most_largest(config: object, values: Mapping[str, Any]) -> None:
         if max(_entries(value), default=0) > (largest := LARGEST.get(name, 2**24)):
             raise ConfigError(f"{_name(config)}: {name}={value} must be {largest} at most")
         if len(_entries(value)) > _MOST_ENTRIES:
-            raise ConfigError(f"{_name(config)}: {name} has {len(value)} entries, but {_MOST_ENTRIES} at most can be")
+            raise ConfigError(
+                f"{_name(config)}: {name} has {len(value)} entries, but at most {_MOST_ENTRIES} are allowed"
+            )
 
 
 def _entries(value: Any) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ from diptych.core.semantics import labels as targets
 _OWN_KEYWORDS = frozenset(
     ("labels", "use_cache", "logits_to_keep", "past_key_values", "encoder_hidden_states", "encoder_attention_mask")
 )
-"""Keywords of decoders that a composite settles itself."""
+"""Keywords of decoders that a composite sets itself."""
 
 
 class Composite(PartsLoadingMixin):

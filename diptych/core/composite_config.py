@@ -39,7 +39,7 @@ class CompositeConfig(ModelConfig):
         super().__post_init__()
         caller = type(self).__name__
         if not self.is_encoder_decoder:
-            raise ConfigError(f"{caller}: is_encoder_decoder=False, but it is one by its nature; leave the field out")
+            raise ConfigError(f"{caller}: is_encoder_decoder=False, but every composite is one; leave the field out")
         for role in ("encoder", "decoder"):
             try:
                 registry.part_architecture(role, getattr(self, role), self.encodes)
@@ -50,7 +50,7 @@ class CompositeConfig(ModelConfig):
             fields = f"is_decoder={decoder.is_decoder}, add_cross_attention={decoder.add_cross_attention}"
             raise ConfigError(
                 f"{caller}: decoder: {fields}, but it must attend to the encoder; "
-                f"{caller}.from_encoder_decoder_configs(encoder, decoder) sees to that"
+                f"{caller}.from_encoder_decoder_configs(encoder, decoder) sets these fields"
             )
         width = decoder.cross_attention_hidden_size
         if width is not None and width != self.encoder_width:
@@ -60,7 +60,7 @@ class CompositeConfig(ModelConfig):
             )
         if width is not None and width != self.decoder_width:
             raise ConfigError(
-                f"{caller}: decoder.cross_attention_hidden_size={width} leaves the projection out, but "
+                f"{caller}: decoder.cross_attention_hidden_size={width} means no projection, but "
                 f"{type(decoder).__name__} attends to states of its own width, {self.decoder_width}; leave it null"
             )
 

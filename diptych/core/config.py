@@ -189,7 +189,7 @@ class ModelConfig:
         known = cls._declared_fields() | {"housekeeping"}
         others = {name: value for name, value in changes.items() if name not in known}
         unsupported = [
-            _unsupported(cls, name, value) for name, value in others.items() if _is_refused(cls, name, value)
+            _unsupported_message(cls, name, value) for name, value in others.items() if _is_refused(cls, name, value)
         ]
         if unsupported:
             raise ConfigError(f"{cls.__name__}: {'; '.join(unsupported)}")
@@ -235,7 +235,7 @@ class ModelConfig:
         """Problems with the fields of a file and its parts: messages, each with the unknown names."""
         refused: list[tuple[str, list[str]]] = []
         unknown: list[str] = []
-        data = cls._normalise(dict(data), source)
+        data = cls._normalize(dict(data), source)
         parts = cls._parts(data, source)
         for name, value in data.items():
             if name == "model_type":
@@ -247,7 +247,7 @@ class ModelConfig:
             elif name in cls._declared_fields() or name in ignore or _is_accepted(cls, name, value):
                 continue
             elif _is_refused(cls, name, value):
-                refused.append((f"{source}: {_unsupported(cls, name, value)}", []))
+                refused.append((f"{source}: {_unsupported_message(cls, name, value)}", []))
             else:
                 unknown.append(name)
         if unknown:
@@ -260,7 +260,7 @@ class ModelConfig:
         """A config from fields that have all been checked."""
         values: dict[str, Any] = {}
         kept: dict[str, Any] = {}
-        data = cls._normalise(dict(data), source)
+        data = cls._normalize(dict(data), source)
         parts, fields = cls._parts(data, source), cls._declared_fields()
         for name, value in data.items():
             if name in parts and isinstance(value, Mapping):
@@ -317,7 +317,7 @@ class ModelConfig:
         return self.architecture != "" and self.architecture == wanted.architecture
 
     @classmethod
-    def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
+    def _normalize(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
         """Converts old forms of shared fields to the present ones; families extend it."""
         labels = data.get("id2label")
         if isinstance(labels, Mapping):
@@ -437,7 +437,7 @@ def _is_refused(cls: type[ModelConfig], name: str, value: Any) -> bool:
     return (name in cls.accepted or name in ABSENT) and not _is_accepted(cls, name, value)
 
 
-def _unsupported(cls: type[ModelConfig], name: str, value: Any) -> str:
+def _unsupported_message(cls: type[ModelConfig], name: str, value: Any) -> str:
     wanted = ", ".join(map(repr, cls.accepted.get(name) or ABSENT[name]))
     return f"{name}={value!r} is not supported by {cls.__name__}; supported: {wanted}"
 

@@ -45,8 +45,8 @@ class EmbeddingsMixin(ConfigMixin):
         lacking = [name for name in ("attend", "rows") if hasattr(modules[path], name) and not hasattr(module, name)]
         if not callable(module) or lacking or not self._is_module(module):
             raise InputError(
-                f"{caller}: {type(module).__name__} is no embedding layer as the model's; build one with the layers of "
-                "this backend" + (f", which have {' and '.join(lacking)}" if lacking else "")
+                f"{caller}: {type(module).__name__} is not an embedding layer like the model's; build one with the "
+                "layers of this backend" + (f", which have {' and '.join(lacking)}" if lacking else "")
             )
         needed = {slot.path: slot.shape for slot in self._slots_of(modules[path])}
         shapes = {slot.path: slot.shape for slot in self._slots_of(module)}
@@ -100,9 +100,11 @@ class EmbeddingsMixin(ConfigMixin):
             named = " or ".join(f"model.{name}.resize_token_embeddings" for name in parts)
             raise InputError(f"{caller}: the parts have vocabularies of their own; call {named}")
         if self._part_of is not None:
-            raise InputError(f"{caller}: the model is part of a {self._part_of}, which would not follow; call its own")
+            raise InputError(
+                f"{caller}: the model is part of a {self._part_of}; call the method of that model, so that both follow"
+            )
         if isinstance(new_size, bool) or not isinstance(new_size, Integral) or int(new_size) < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError(f"{caller}: new_size={new_size!r}, but a whole number from 1 on is needed")
+            raise InputError(f"{caller}: new_size={new_size!r}, but a whole number of at least 1 is needed")
         self._resize(caller, int(new_size), seed)
         return self.get_input_embeddings()
 
@@ -151,7 +153,7 @@ class EmbeddingsMixin(ConfigMixin):
                 if hasattr(sizes[module], name):
                     setattr(modules[module], name, getattr(sizes[module], name))
         self._share_config(config)
-        self._resized({slot.path: slot.shape for slot in resized})
+        self._record_shapes({slot.path: slot.shape for slot in resized})
 
     def _check_tables(self, caller: str, tables: WordEmbeddings, resized: set[str], modules: Mapping[str, Any]) -> None:
         present = [path for path in (*tables.inputs, tables.output) if modules.get(cast(str, path)) is not None]

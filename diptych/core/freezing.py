@@ -87,7 +87,7 @@ def _check_patterns(
     unmatched: list[str] = []
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise InputError(f"{caller}: {pattern!r} is no path; give each path as an argument of its own")
+            raise InputError(f"{caller}: {pattern!r} is not a path; give each path as a separate argument")
         if not any(matches(path, (pattern,)) for path in trained):
             unmatched.append(pattern)
     if unmatched:

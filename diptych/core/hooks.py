@@ -62,7 +62,7 @@ class Hooks:
         """Freezes a parameter, or makes it trainable again."""
 
     @abstractmethod
-    def _resized(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def _record_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Records the new shapes of resized parameters."""
 
     @abstractmethod

@@ -66,7 +66,7 @@ class LanguageAdapterMixin(PreTrained):
         path = _find(directory, language, **options)
         tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
         slots = {slot: leaf for slot, leaf in self._leaves().items() if _belongs_to_language(slot.path)}
-        matched = _matched(path, tensors, slots)
+        matched = _match_adapters(path, tensors, slots)
         for slot, source in matched.items():
             leaf = slots[slot]
             values = permute(source.read(), self._stored_axes(slot), FLOATS[self._dtype_name(leaf)])
@@ -75,7 +75,7 @@ class LanguageAdapterMixin(PreTrained):
         size = head[f"{_HEAD}.bias"][0]
         cast(Any, self).lm_head.out_features = size
         self._share_config(self.config.replace(vocab_size=size))
-        self._resized(head)
+        self._record_shapes(head)
         return self
 
 
@@ -97,7 +97,9 @@ def _find(name_or_path: str | PathLike[str], language: str, **options: Unpack[Hu
     return found
 
 
-def _matched(path: Path, tensors: Mapping[str, TensorSource], slots: Mapping[Slot, Any]) -> dict[Slot, TensorSource]:
+def _match_adapters(
+    path: Path, tensors: Mapping[str, TensorSource], slots: Mapping[Slot, Any]
+) -> dict[Slot, TensorSource]:
     """The tensor of each slot; only the number of rows of the head may differ.
 
     Raises:

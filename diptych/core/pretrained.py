@@ -198,12 +198,12 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
             model = construct(source.config, seed=None, dtype=dtype_name, **keywords)
             leaves = model._leaves()
         model._fill(leaves, found, FLOATS[dtype_name], placement, mmap)
-        dropped = model._dropped(source, found, keywords) if changes and found.left_out else ()
+        dropped = model._dropped_tensors(source, found, keywords) if changes and found.left_out else ()
         model.load_report = loading.report_of(str(source.directory), found, source.config, dropped)
         model._own_options = own_options
         return model
 
-    def _dropped(self, source: loading.Source, found: Match, keywords: Mapping[str, Any]) -> tuple[str, ...]:
+    def _dropped_tensors(self, source: loading.Source, found: Match, keywords: Mapping[str, Any]) -> tuple[str, ...]:
         """The tensors left out that the class has with the config of the file, such as those of further layers."""
         name, family, config_class = describe_class(type(self))
         part = source.whole.part(config_class)
@@ -288,7 +288,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
                 "parametrizations, quantized layers), or make it in the constructor of a subclass"
             )
 
-    def _resized(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def _record_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._constructed = Constructed({**self._constructed.shapes, **shapes})
 
     def _expected_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -330,5 +330,5 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
             raise InputError(f"{caller}: the model is no decoder, so it has no cache")
         for name, value in (("batch_size", batch_size), ("max_length", max_length)):
             if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= 2**31:
-                raise InputError(f"{caller}: {name}={value!r}, but a whole number from 1 on is needed")
+                raise InputError(f"{caller}: {name}={value!r}, but a whole number of at least 1 is needed")
         return shape

@@ -114,7 +114,7 @@ def _descriptions(directory: Path, name: str, labels: Sequence[str], template: s
         raise InputError(f"{directory}: {name} does not classify images; a CLIPModel or …ForImageClassification does")
     template = TEMPLATE if template is None else template
     if "{}" not in template:
-        raise InputError(f"classify: template={template!r} has no {{}}, which a label takes the place of")
+        raise InputError(f"classify: template={template!r} has no {{}}, which each label replaces")
     if labels and not all(label.strip() for label in labels):
         raise InputError(f"classify: labels: one of {', '.join(labels)} is empty")
     if not labels:

@@ -1,4 +1,4 @@
-"""Texts for images: captions, recognised text, and what a task of Donut's asks for."""
+"""Texts for images: captions, recognized text, and what a task of Donut's asks for."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence

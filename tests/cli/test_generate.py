@@ -233,7 +233,7 @@ def test_a_config_may_be_changed(run, tmp_path):
     code, _, err = run(*command)
     assert (code, err) == (
         2,
-        "diptych: BertLMHeadModel.generate: the model is no decoder; its config needs is_decoder=True\n",
+        "diptych: BertLMHeadModel.generate: the model is not a decoder; its config needs is_decoder=True\n",
     )
     model = in_torch.BertLMHeadModel.from_pretrained(tmp_path, is_decoder=True, hidden_act="relu")
     expected = model.generate([[3, 4]], max_new_tokens=3).sequences[0, 2:].tolist()

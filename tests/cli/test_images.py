@@ -463,7 +463,7 @@ BAD = [
     ("classify", "clip", IMAGE, "clip: a CLIPModel needs labels to choose from, such as 'a cat' and 'a dog'"),
     ("classify", "clip", (*IMAGE, "--labels", "w3,,w4"), "classify: labels: one of w3, , w4 is empty"),
     ("classify", "clip", (*IMAGE, "--labels", "w3,w4,w3"), "classify: labels: w3 is given more than once"),
-    ("classify", "clip", (*ZERO, "--template", "a {0}"), "classify: template='a {0}' has no {}, which a label takes"),
+    ("classify", "clip", (*ZERO, "--template", "a {0}"), "classify: template='a {0}' has no {}, which each label"),
     (
         "parity",
         "captioner",

@@ -200,7 +200,7 @@ def test_a_mask_of_other_values(models, mask):
         text = refused_call(models, architecture, IDS, attention_mask=np.array(mask, np.float32))
         assert text == (
             f"{architecture}: attention_mask must hold 1 for what is attended to and 0 for the rest, but has other "
-            "values, as masks do that are added to scores"
+            "values; additive masks are not supported"
         )
     for name in BACKENDS:
         for allowed in ([[1, 0, 1]] * 2, [[1.0, 0.0, 1.0]] * 2, [[True, False, True]] * 2):

@@ -294,14 +294,14 @@ def test_parity_compares_composites_with_transformers(files):
         ({"decoder": BertConfig()}, "decoder: is_decoder=False, add_cross_attention=False, but it must attend"),
         ({"decoder": GPT2Config()}, "decoder: is_decoder=False, add_cross_attention=False, but it must attend"),
         ({"encoder": GPT2Config()}, "encoder: 'gpt2' cannot be the text encoder of a composite"),
-        ({"is_encoder_decoder": False}, "is_encoder_decoder=False, but it is one by its nature"),
+        ({"is_encoder_decoder": False}, "is_encoder_decoder=False, but every composite is one"),
         (
             {"decoder": GPT2Config(add_cross_attention=True, cross_attention_hidden_size=7)},
             "decoder.cross_attention_hidden_size=7, but the encoder's states have width 768",
         ),
         (
             {"decoder": GPT2Config(add_cross_attention=True, n_embd=96, cross_attention_hidden_size=768)},
-            "decoder.cross_attention_hidden_size=768 leaves the projection out, but GPT2Config attends to .* 96",
+            "decoder.cross_attention_hidden_size=768 means no projection, but GPT2Config attends to .* 96",
         ),
     ],
 )

@@ -380,7 +380,7 @@ def test_a_config_that_names_no_known_class(backend, copy_of):
             backend.load(directory)
         assert str(caught.value) == (
             f"{directory / 'config.json'}: architectures={names or []} names no known class; known: "
-            f"{', '.join(ARCHITECTURES)}. Say which one with its from_pretrained"
+            f"{', '.join(ARCHITECTURES)}. Load it with from_pretrained of the right one"
         )
 
 

@@ -201,7 +201,7 @@ def test_what_cannot_be_compared(directory: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=f"{names}; the inputs have pixel_values, words"):
         parity(directory, inputs={"pixel_values": np.zeros(1), "words": np.zeros(1)})
-    with pytest.raises(InputError, match=f"{names}; the inputs have nothing at all"):
+    with pytest.raises(InputError, match=f"{names}; the inputs have none of them"):
         parity(directory, inputs={})
     with pytest.raises(
         InputError, match=r"^parity: input_ids: the array is empty, so there would be nothing to compare$"
@@ -211,7 +211,7 @@ def test_what_cannot_be_compared(directory: Path, tmp_path: Path) -> None:
         parity(directory, against="keras")
     with pytest.raises(InputError, match="backend='numpy' is not known; known: jax, torch"):
         parity(directory, backend="numpy")
-    with pytest.raises(InputError, match="takes the place of the candidate"):
+    with pytest.raises(InputError, match="replaces the candidate"):
         parity(directory, directory, against="transformers")
     with pytest.raises(InputError, match="needs a checkpoint directory"):
         parity(diptych.backends.torch.BertForMaskedLM.from_pretrained(directory), against="transformers")

@@ -86,12 +86,12 @@ def test_every_difference_is_named(converted):
         (None, r"diptych_manifest\.json: no such file; convert writes a manifest with manifest=True"),
         ("[]", "must be a JSON object"),
         ('{"manifest_version": 2}', "manifest_version=2 is not known; version 1 is. Update diptych"),
-        ('{"manifest_version": 1}', "is no manifest of a conversion, or damaged"),
+        ('{"manifest_version": 1}', "not a manifest of a conversion, or damaged"),
         (
             '{"manifest_version": 1, "architecture": "X", "config": {}, "tensors": [1]}',
-            "is no manifest of a conversion",
+            "not a manifest of a conversion",
         ),
-        ('{"manifest_version": 1, "architecture": "X", "config": 5, "tensors": {}}', "is no manifest of"),
+        ('{"manifest_version": 1, "architecture": "X", "config": 5, "tensors": {}}', "not a manifest of"),
     ],
 )
 def test_a_manifest_that_cannot_be_read_is_refused(converted, text, message):

@@ -115,7 +115,7 @@ PUBLISHED = {
     "bert-base-multilingual-cased": (BertConfig, MULTILINGUAL),
     "bert-base-chinese": (BertConfig, CHINESE),
     "all-MiniLM-L6-v2": (BertConfig, MINILM),
-    "a named-entity recogniser": (BertConfig, NER),
+    "a named-entity recognizer": (BertConfig, NER),
     "4.57's BERT": (BertConfig, SHARED_4 | BERT | {"classifier_dropout": None, "dtype": "float32"}),
     "4.57's text tower": (CLIPTextConfig, SHARED_4 | CLIP_TEXT),
     "4.57's vision tower": (CLIPVisionConfig, SHARED_4 | CLIP_VISION | {"num_channels": 3}),

@@ -44,7 +44,7 @@ def test_sizes():
         check.positive(Sizes((5, 2**24 + 1)), "width")
     with raises(ConfigError, r"Sizes: width=\(0, -1\) must be 0 or more"):
         check.not_negative(Sizes((0, -1)), "width")
-    with raises(ConfigError, r"Sizes: width has 101 entries, but 100 at most can be"):
+    with raises(ConfigError, r"Sizes: width has 101 entries, but at most 100 are allowed"):
         check.positive(Sizes((1,) * 101), "width")
     with raises(ConfigError, r"Sizes: width=16777217 must be 16777216 at most"):
         check.not_negative(Sizes(2**24 + 1), "width")

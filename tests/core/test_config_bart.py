@@ -127,7 +127,7 @@ def test_other_names_may_repeat_a_field_but_not_contradict_it(cls):
     for alias, name in cls.aliases.items():
         with pytest.raises(ConfigError) as caught:
             cls.from_dict(aliases | same | {alias: 96}, source="here")
-        assert str(caught.value) == f"here: {alias}=96, but {name}={same[name]}, which it is another name of"
+        assert str(caught.value) == f"here: {alias}=96, but {name}={same[name]}, which means the same"
 
 
 def test_a_file_is_read_by_its_own_class():

@@ -10,7 +10,7 @@ FINETUNED = {
     "architectures": ["BeitForImageClassification"], "attention_probs_dropout_prob": 0.0, "auxiliary_channels": 256,
     "auxiliary_concat_input": False, "auxiliary_loss_weight": 0.4, "auxiliary_num_convs": 1, "drop_path_rate": 0.1,
     "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "hidden_size": 768, "image_size": 224, "initializer_range": 0.02,
-    "id2label": {"0": "organism", "1": "plant"}, "label2id": {"organism": 0, "plant": 1}, "intermediate_size": 3072,
+    "id2label": {"0": "organizm", "1": "plant"}, "label2id": {"organizm": 0, "plant": 1}, "intermediate_size": 3072,
     "layer_norm_eps": 1e-12, "layer_scale_init_value": 0.1, "model_type": "beit", "num_attention_heads": 12,
     "num_channels": 3, "num_hidden_layers": 12, "out_indices": [3, 5, 7, 11], "patch_size": 16,
     "pool_scales": [1, 2, 3, 6], "semantic_loss_ignore_index": 255, "torch_dtype": "float32",

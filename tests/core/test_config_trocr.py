@@ -63,7 +63,7 @@ def test_sinusoidal_positions_are_counted_from_the_padding():
 def test_other_names_may_repeat_a_field_but_not_contradict_it():
     aliases = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8}
     assert TrOCRConfig.from_dict(SMALL | aliases) == TrOCRConfig.from_dict(SMALL)
-    with pytest.raises(ConfigError, match=r"^here: num_hidden_layers=12, but decoder_layers=6, which it is another"):
+    with pytest.raises(ConfigError, match=r"^here: num_hidden_layers=12, but decoder_layers=6, which means the same"):
         TrOCRConfig.from_dict(SMALL | {"num_hidden_layers": 12}, source="here")
 
 

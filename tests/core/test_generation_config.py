@@ -107,9 +107,9 @@ WRONG = [
     ({"min_p": float("nan")}, "min_p=nan must be finite float or null"),
     ({"no_repeat_ngram_size": -2}, "no_repeat_ngram_size=-2 must be from 0 to 2**30"),
     ({"encoder_no_repeat_ngram_size": -2}, "encoder_no_repeat_ngram_size=-2 must be from 0 to 2**30"),
-    ({"bad_words_ids": [[1], []]}, "bad_words_ids=((1,), ()) must be of words with one id at least"),
+    ({"bad_words_ids": [[1], []]}, "bad_words_ids=((1,), ()) must be of words with at least one id"),
     ({"bad_words_ids": [1]}, "bad_words_ids=(1,) must be tuple[tuple[int, ...], ...] or null"),
-    ({"sequence_bias": {(): 1.0}}, "sequence_bias=(((), 1.0),) must be of words with one id at least"),
+    ({"sequence_bias": {(): 1.0}}, "sequence_bias=(((), 1.0),) must be of words with at least one id"),
     ({"sequence_bias": {5: 1}}, "sequence_bias=((5, 1),) must be tuple[tuple[tuple[int, ...], float], ...] or null"),
     ({"suppress_tokens": [True]}, "suppress_tokens=(True,) must be tuple[int, ...] or null"),
     (

@@ -383,7 +383,7 @@ def test_ids_that_labels_are_shifted_with_must_be_there():
     with pytest.raises(InputError) as caught:
         labels.required_ids("Model", pad_token_id=None, decoder_start_token_id=None)
     assert str(caught.value) == (
-        "Model: what the decoder reads is made of labels with pad_token_id and decoder_start_token_id, but the config "
+        "Model: the decoder's inputs are made from labels with pad_token_id and decoder_start_token_id, but the config "
         "has pad_token_id=None and decoder_start_token_id=None; model.config = model.config.replace(…) sets them"
     )
 

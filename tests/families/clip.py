@@ -332,6 +332,6 @@ FAMILY = Family(
     inputs=_inputs,
     labels=_labels,
     whole=("CLIPModel", "CLIPForImageClassification"),
-    rates={"CLIPModel": 1e-5},  # its normalised vectors start out short
+    rates={"CLIPModel": 1e-5},  # its normalized vectors start out short
     large=lambda name: _part(name, _LARGE_TEXT, _LARGE_VISION, _LARGE),
 )

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 def encoders(*, twins: bool = False) -> list[str]:
     """The model types that the encoder may have."""
-    return [name for name, family in halves().items() if family.half.encodes and twins >= family.twin]
+    return [
+        name
+        for name, family in halves().items()
+        if family.half is not None and family.half.encodes and twins >= family.twin
+    ]
 
 
 def decoders(*, twins: bool = False) -> list[str]:

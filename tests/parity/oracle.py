@@ -16,7 +16,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 from transformers.models.trocr.modeling_trocr import TrOCRSinusoidalPositionalEmbedding
 
-from diptych.conversion.exact import exact
+from diptych.conversion.exact import make_exact
 from diptych.conversion.published_names import published_names
 from diptych.core.checkpoint.dialects import respell
 
@@ -94,7 +94,7 @@ def built(name: str, config: transformers.PretrainedConfig, **keywords: Any) -> 
     if name.endswith(("LMHeadModel", "ForCausalLM", "GenerationDecoder", "ForVisionText2Text")):
         model.loss_function = _causal_loss  # its own rounds the logits to float32
     if name.startswith("Idefics"):
-        _complete_idefics(exact(model))
+        _complete_idefics(make_exact(model))
     if name == "Wav2Vec2ForPreTraining":
         model.forward = _without_float32(model.forward)
     generator = torch.Generator().manual_seed(1)

@@ -229,7 +229,7 @@ def test_what_a_cache_cannot_serve_is_refused(backend: str) -> None:
     with pytest.raises(InputError, match=r"^BertModel\.init_cache: the model is no decoder"):
         encoder.init_cache(2, 8)
     for size, message in (((0, 8), "batch_size=0"), ((2, 0), "max_length=0")):
-        with pytest.raises(InputError, match=f"{message}, but a whole number from 1 on is needed"):
+        with pytest.raises(InputError, match=f"{message}, but a whole number of at least 1 is needed"):
             model.init_cache(*size)
 
 
@@ -248,7 +248,7 @@ def test_what_the_encoder_gave_must_fit_what_the_cache_has_of_it(backend: str) -
     with pytest.raises(InputError, match=r"past_key_values has dtype (torch\.)?float32, but the model has .*float64"):
         model(ids, past_key_values=narrow)
     for size in (4.5, None, "3", True, 2**70):
-        with pytest.raises(InputError, match=r"max_length=.*, but a whole number from 1 on is needed"):
+        with pytest.raises(InputError, match=r"max_length=.*, but a whole number of at least 1 is needed"):
             model.init_cache(2, size)
     assert model.init_cache(np.int64(2), np.int32(3)).capacity == 3
 

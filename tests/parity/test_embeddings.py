@@ -287,7 +287,7 @@ def test_modules_that_do_not_fit_are_refused(backend: str) -> None:
         InputError, match=r"BertForMaskedLM.set_input_embeddings: .* \(24, 12\), but \(23, 12\) is needed"
     ):
         model.set_input_embeddings(larger)
-    with pytest.raises(InputError, match=r"BertForMaskedLM.set_input_embeddings: int is no embedding layer"):
+    with pytest.raises(InputError, match=r"BertForMaskedLM.set_input_embeddings: int is not an embedding layer"):
         model.set_input_embeddings(3)
 
 

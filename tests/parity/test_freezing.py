@@ -175,7 +175,7 @@ def test_patterns_that_match_nothing_are_all_listed(backend: str) -> None:
         "(final_logits_bias: a buffer, which never trains); the model's paths start with model"
     )
     assert model.frozen_parameters == ()
-    with pytest.raises(InputError, match=r"BartForConditionalGeneration.unfreeze: \['model'\] is no path"):
+    with pytest.raises(InputError, match=r"BartForConditionalGeneration.unfreeze: \['model'\] is not a path"):
         model.unfreeze(["model"])
 
 

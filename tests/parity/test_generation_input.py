@@ -105,12 +105,12 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     (
         GPT2,
         {"attention_mask": PADDED, "pad_token_id": None},
-        "attention_mask says that there is padding, but pad_token_id=None; give it",
+        "attention_mask has padding, but pad_token_id=None; pass pad_token_id=…",
     ),
     (
         WRITES,
         {"decoder_input_ids": IDS, "decoder_attention_mask": PADDED, "pad_token_id": None},
-        "decoder_attention_mask says that there is padding, but pad_token_id=None; give it",
+        "decoder_attention_mask has padding, but pad_token_id=None; pass pad_token_id=…",
     ),
     (
         WRITES,
@@ -274,7 +274,9 @@ def test_a_cache_out_of_a_trace_is_refused() -> None:
     def program(ids: Any, cache: Any) -> Any:
         return model.generate(ids, past_key_values=cache, max_new_tokens=2, pad_token_id=0).sequences
 
-    with pytest.raises(InputError, match="past_key_values comes out of a trace, in which its length cannot be seen"):
+    with pytest.raises(
+        InputError, match="past_key_values is traced, so its length is unknown; call generate outside of"
+    ):
         program(jnp.asarray(IDS), model.init_cache(2, 9))
 
 

@@ -110,7 +110,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (stops(0.5), r"stopping_criteria\[0\] returns float64 of shape \(\), but a boolean"),
     (stops(np.zeros(3, bool)), r"returns bool of shape \(3,\), but a boolean for each of the 2 rows is needed"),
     ({"prefix_allowed_tokens_fn": 3}, "prefix_allowed_tokens_fn=3 must be a function"),
-    (allows([]), r"prefix_allowed_tokens_fn\(0, …\) returns \[\], but a list of one id at least is needed"),
+    (allows([]), r"prefix_allowed_tokens_fn\(0, …\) returns \[\], but a list of at least one id is needed"),
     (allows([1, 99]), r"returns \[99\], but ids are from 0 to 12"),
     ({"stop_strings": ["a"]}, r"stop_strings=\('a',\) needs the model's tokenizer=…"),
     ({"stop_strings": "a", "tokenizer": "gpt2"}, "tokenizer is a str, but a Tokenizer of the tokenizers library"),

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 import diptych.backends.jax
 import diptych.backends.torch
 from diptych.conversion import parity, to_jax, to_torch
-from diptych.conversion.exact import exact
+from diptych.conversion.exact import make_exact
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.families.idefics import spell
@@ -176,6 +176,18 @@ def test_step_by_step_is_all_at_once(backend: str) -> None:
         model(IDS[:, :1], past_key_values=cache, image_attention_mask=np.ones((2, 1, 4)))
 
 
+def test_layers_that_see_no_images_keep_no_keys_of_them() -> None:
+    """In torch alone: the loop over layers is the same text in both backends."""
+    model = diptych.backends.torch.__getattr__(NAME)(CONFIGS[NAME], seed=2, dtype="float64")
+    call = inputs(NAME)
+    pixels = call.pop("pixel_values")
+    first, last = ({name: value[:, part] for name, value in call.items()} for part in (slice(4), slice(4, 6)))
+    cache = model(**first, pixel_values=pixels, use_cache=True).past_key_values
+    assert [key is None for key in cache.cross_keys] == [False, True]
+    found = model(**last, past_key_values=cache).logits
+    assert_close(array(found), array(model(**call, pixel_values=pixels).logits)[:, 4:])
+
+
 @EACH
 def test_a_token_sees_the_images_that_the_mask_shows_it(backend: str) -> None:
     model = models()[backend]
@@ -276,7 +288,7 @@ def test_parity_reads_the_records_of_later_versions(resampler: bool) -> None:
         return LaterRecord(last_hidden_state=forward(**keywords).last_hidden_state, image_outputs=images)
 
     model.forward = later
-    output = exact(model)(**call)
+    output = make_exact(model)(**call)
     assert list(output) == ["last_hidden_state", "image_hidden_states"]
     assert torch.equal(output["image_hidden_states"], expected)
 

@@ -113,6 +113,11 @@ def test_a_cache_and_given_states_change_nothing(backend: str) -> None:
     again = model(encoder_outputs=states, attention_mask=MASK, decoder_input_ids=TOKENS, logits_to_keep=2)
     assert_close(array(again.logits), array(whole.logits)[:, 2:], name="logits")
     assert_close(array(again.encoder_last_hidden_state), array(whole.encoder_last_hidden_state), name="states")
+    decoded = model.decode(TOKENS, states, read.attention_mask)
+    assert_close(array(decoded.logits), array(whole.logits), name="decode")
+    assert_close(
+        array(model(encoder_outputs=read, decoder_input_ids=TOKENS).logits), array(whole.logits), name="record"
+    )
     generated = model.generate(input_values=SOUND, attention_mask=MASK, **ASKED).sequences
     same_name = model.generate(SOUND, attention_mask=MASK, **ASKED).sequences
     np.testing.assert_array_equal(array(generated), array(same_name))

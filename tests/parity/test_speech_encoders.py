@@ -339,7 +339,7 @@ def test_what_pretraining_needs(backend: str) -> None:
     ours, call = model(backend, name), inputs(name)
     negatives = np.zeros((2, 6, 3), int)
     unmasked = {key: value for key, value in call.items() if key != "mask_time_indices"}
-    with pytest.raises(InputError, match="sampled_negative_indices are given, but no mask_time_indices"):
+    with pytest.raises(InputError, match="sampled_negative_indices are given, but mask_time_indices"):
         ours(**unmasked, sampled_negative_indices=negatives)
     with pytest.raises(InputError, match="holds 12, but the frames of all rows allows 0 to 11"):
         ours(**call, sampled_negative_indices=negatives + 12)

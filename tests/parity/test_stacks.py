@@ -236,7 +236,7 @@ def test_what_an_encoder_gave_may_be_a_list(backend: str) -> None:
 def test_embeddings_of_the_other_framework_are_refused(backend: str) -> None:
     models = {name: built(name, "GPT2LMHeadModel") for name in BACKENDS}
     (other,) = (model for name, model in models.items() if name != backend)
-    with pytest.raises(InputError, match="Embedding is no embedding layer as the model's"):
+    with pytest.raises(InputError, match="Embedding is not an embedding layer like the model's"):
         models[backend].set_input_embeddings(other.get_input_embeddings())
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import diptych.backends.jax
 import diptych.backends.torch
 from diptych.core.errors import InputError
-from tests import stubs
+from diptych.core.models.vision_encoder_decoder import VisionEncoderDecoderConfig
 from tests.assertions import assert_close
 from tests.parity import oracle
 from tests.parity.tiny import made
@@ -158,18 +158,14 @@ def test_an_oblong_image_is_reconstructed() -> None:
         coarse(images, masked)
 
 
-@pytest.mark.usefixtures("without_type_checks")
 def test_the_encoder_of_a_composite(tmp_path: Path) -> None:
     """Its file has what transformers reads besides parameters, too."""
-    decoder = made("GPT2Model", n_embd=8, n_layer=1, n_head=2, vocab_size=11, add_cross_attention=True)
-    with stubs.registered():
-        config = stubs.StubImageToTextConfig(encoder=made("DonutSwinModel", **FIELDS), decoder=decoder)
-        composite = stubs.MODELS["torch"]["StubImageToText"]
-        model = composite(config)
-        model.save_pretrained(tmp_path)
-        call = {"pixel_values": pixels(9, 13), "decoder_input_ids": np.array([[1, 2], [3, 4]])}
-        expected = model(**call).logits
-        assert torch.equal(composite.from_pretrained(tmp_path)(**call).logits, expected)
+    decoder = made("GPT2Model", n_embd=8, n_layer=1, n_head=2, vocab_size=11, is_decoder=True, add_cross_attention=True)
+    config = VisionEncoderDecoderConfig(encoder=made("DonutSwinModel", **FIELDS), decoder=decoder)
+    model = diptych.backends.torch.VisionEncoderDecoderModel(config)
+    model.save_pretrained(tmp_path)
+    call = {"pixel_values": pixels(9, 13), "decoder_input_ids": np.array([[1, 2], [3, 4]])}
+    assert torch.equal(type(model).from_pretrained(tmp_path)(**call).logits, model(**call).logits)
     tables = {
         name: table for name, table in load_file(tmp_path / "model.safetensors").items() if table.dtype.kind == "i"
     }

@@ -92,6 +92,9 @@ def test_a_cache_and_given_states_change_nothing(backend: str) -> None:
         model(pixel_values=larger, decoder_input_ids=ids)
     with pytest.raises(TypeError, match="call has no keyword decoder_position_ids; it takes pixel_values"):
         model.encode(PIXELS, decoder_position_ids=np.array([[4]]))
+    for name in ("flip", "encoder_hidden_states", "decoder_use_cache", "decoder_past_key_values", "decoder_labels"):
+        with pytest.raises(TypeError, match=f"call has no keyword {name}; it takes pixel_values, "):
+            model(PIXELS, ids, **{name: None})
     with pytest.raises(TypeError, match="the model does not take input_ids; it takes pixel_values, interpolate_pos"):
         model.generate(input_ids=ids)
     with pytest.raises(InputError, match=r"generate: pixel_values has shape \(2, 4\), but \(batch, channels, height"):

@@ -94,7 +94,7 @@ def test_bad_files_are_refused(tmp_path):
             read_recording(tmp_path / name, 16_000)
     for name, reason in (
         ("talk.raw", "samples without a header, which would say"),
-        ("talk.mp3", "Format not recognised"),
+        ("talk.mp3", "Format not recognized"),
     ):
         with pytest.raises(InputError, match=rf"{name}: is no sound file that libsndfile reads \({reason}"):
             read_recording(tmp_path / name, 16_000)

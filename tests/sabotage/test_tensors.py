@@ -27,11 +27,11 @@ def seen_at(path: str, model: torch.nn.Module) -> str:
     owner, _, leaf = path.rpartition(".")
     if leaf == "masked_spec_embed":  # the frames that a speech encoder's positional convolution reads
         positions = f"{owner}.encoder.pos_conv_embed".removeprefix(".")
-        normalised = model.get_submodule(positions).batch_norm is not None
-        return f"{positions}.batch_norm" if normalised else f"{positions}.conv"
+        normalized = model.get_submodule(positions).batch_norm is not None
+        return f"{positions}.batch_norm" if normalized else f"{positions}.conv"
     if leaf == "gru_rel_pos_const":  # scales a bias of the attention's scores
         return f"{owner}.out_proj"
-    if leaf == "lambda_1":  # BEiT's layers scale the output of attention, and add it before they normalise
+    if leaf == "lambda_1":  # BEiT's layers scale the output of attention, and add it before they normalize
         return f"{owner}.layernorm_after"
     if leaf == "alpha_cross_attn":  # likewise
         return f"{owner}.post_attention_layernorm"

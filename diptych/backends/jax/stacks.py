@@ -53,7 +53,7 @@ class LayerInputs:
 
 
 def layer_inputs(context: AttentionContext, resolved: ResolvedSwitches, **others: Any) -> LayerInputs:
-    """The inputs of every layer, from what the new tokens attend to and the switches of the call; and others."""
+    """The inputs of every layer, from the context of the new tokens, the call's switches, and other fields."""
     return LayerInputs(
         mask=context.mask,
         encoder_hidden_states=context.encoder_hidden_states,

@@ -23,7 +23,7 @@ _UNITS = {"": 1, "B": 1} | {
 def open_checkpoint(
     directory: str | PathLike[str], format: str | None = None, variant: str | None = None
 ) -> Checkpoint:
-    """Open the weights in a directory; only headers are read.
+    """Opens the weights in a directory; only headers are read.
 
     Args:
         directory: The directory.
@@ -60,7 +60,7 @@ def write_checkpoint(
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Path, ...]:
-    """Write weights into a directory: one file, shards and their index, or a directory.
+    """Writes weights into a directory: one file, shards and their index, or a directory.
 
     Nothing appears under its final name, and no older weight file is touched, before everything is written. Then older
     weight files of any format are removed, so that the directory holds one set of weights.
@@ -111,7 +111,7 @@ def _nothing_found(directory: Path, formats: Iterable[Format]) -> CheckpointErro
 
 
 def _size_in_bytes(size: int | str) -> int:
-    """Convert `"5GB"` (powers of 1000) or `"5GiB"` (powers of 1024) into bytes."""
+    """Converts `"5GB"` (powers of 1000) or `"5GiB"` (powers of 1024) into bytes."""
     parsed = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", size) if isinstance(size, str) else None
     if parsed is not None and parsed[2].upper() in _UNITS:
         number = int(float(parsed[1]) * _UNITS[parsed[2].upper()])

@@ -239,5 +239,5 @@ def architecture_of(
             return name
     raise ConfigError(
         f"{directory / 'config.json'}: architectures={list(config.architectures or ())} names no known class; known: "
-        f"{', '.join(known)}. Say which one with its from_pretrained"
+        f"{', '.join(known)}. Load it with from_pretrained of the right one"
     )

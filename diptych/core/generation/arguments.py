@@ -69,7 +69,7 @@ class InputReader:
         if kind.kind == "mask":
             shape = tuple(sizes[axis] for axis in kind.axis_names if axis in sizes)
             if len(shape) != len(kind.axis_names):
-                raise InputError(f"{self.caller}: {name} is given, but nothing that it could be a mask of")
+                raise InputError(f"{self.caller}: {name} is given without the input that it masks")
             values = self.ops.to_numpy(boundary.mask(name, value, shape, over=kind.axis_names[1]))
             if kind.axes == SAMPLE_MASK.axes:
                 self._check_frames(name, values)
@@ -126,6 +126,6 @@ def pad_end(xp: Any, values: Any, width: int, filler: int) -> Any:
 
 
 def padding_id(config: Any) -> int:
-    """The id that pads texts at the end; RoBERTa recognises padding by it."""
+    """The id that pads texts at the end; RoBERTa recognizes padding by it."""
     pad = config.pad_token_id
     return pad if pad is not None and 0 <= pad < config.vocab_size else 0

@@ -254,7 +254,7 @@ class GenerationBase(PreTrained):
         arguments = {name: options.pop(name) for name in [*options] if name in names}
         settled = GenerationConfig.from_any(generation_config).with_fallback(self.generation_config).resolve(**options)
         if self.config.cache_shape is None:
-            raise InputError(f"{caller}: the model is no decoder; its config needs is_decoder=True")
+            raise InputError(f"{caller}: the model is not a decoder; its config needs is_decoder=True")
         if cast(Any, self).training:
             raise InputError(f"{caller}: the model is in train mode, which applies dropout; call model.eval() first")
         processors = _check_processors(caller, logits_processors)

@@ -389,7 +389,7 @@ def _requirement(name: str, value: Any) -> str | None:
     if name == "exponential_decay_length_penalty" and not 0 <= value[0] <= _LARGEST:
         return "a start from 0 to 2**30, and a factor"
     if (name == "bad_words_ids" and () in value) or (name == "sequence_bias" and any(not ids for ids, _ in value)):
-        return "of words with one id at least"
+        return "of words with at least one id"
     return None
 
 

@@ -329,7 +329,7 @@ class RequestBuilder(InputReader):
             return None
         name = ATTENTION_MASK.name if decoder_alone else DECODER_ATTENTION_MASK.name
         if self.options.pad_token_id is None and embeds is None:
-            raise InputError(f"{self.caller}: {name} says that there is padding, but pad_token_id=None; give it")
+            raise InputError(f"{self.caller}: {name} has padding, but pad_token_id=None; pass pad_token_id=…")
         if decoder_alone and not mask[:, -1].all():
             warnings.warn(
                 f"{self.caller}: attention_mask has padding on the right, after which a decoder would continue; "
@@ -404,7 +404,9 @@ class RequestBuilder(InputReader):
         caching.check_cache(self.boundary, self.model.config.cache_shape, self.cache, rows)
         length = self.cache.length
         if self.ops.is_traced(length):
-            raise InputError(f"{self.caller}: past_key_values comes out of a trace, in which its length cannot be seen")
+            raise InputError(
+                f"{self.caller}: past_key_values is traced, so its length is unknown; call generate outside of jax.jit"
+            )
         cached = int(length)
         if cached >= lengths.context:
             raise InputError(

@@ -84,8 +84,8 @@ class Watch:
         found = np.asarray(self.ops.to_numpy(cast(AllowedTokens, self.allowed)(number, ids)))
         if found.ndim != 1 or not found.size or found.dtype.kind not in "iu":
             raise InputError(
-                f"{self.caller}: prefix_allowed_tokens_fn({number}, …) returns {found.tolist()!r}, but a list of one "
-                "id at least is needed"
+                f"{self.caller}: prefix_allowed_tokens_fn({number}, …) returns {found.tolist()!r}, but a list of at "
+                "least one id is needed"
             )
         if not 0 <= found.min() <= found.max() < self.vocabulary:
             wrong = found[(found < 0) | (found >= self.vocabulary)].tolist()
@@ -146,8 +146,8 @@ def make_watch(
             raise InputError(f"{caller}: stop_strings={options.stop_strings!r} needs the model's tokenizer=…")
         if not isinstance(tokenizer, Tokenizer):
             raise InputError(
-                f"{caller}: tokenizer is a {type(tokenizer).__name__}, but a Tokenizer of the tokenizers library, as "
-                "diptych.text.load_tokenizer gives it, is needed"
+                f"{caller}: tokenizer is a {type(tokenizer).__name__}, but a Tokenizer of the tokenizers library is "
+                "needed, such as diptych.text.load_tokenizer returns"
             )
         own.append(_StopStrings(tokenizer, options.stop_strings, ops))
     stops = (*own, *cast(Sequence[StoppingCriterion], given))

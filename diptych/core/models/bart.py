@@ -73,14 +73,12 @@ class BartDecoderConfig(DecoderConfig):
         check.probability(self, f"{stack}_layerdrop")
 
     @classmethod
-    def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
-        data = super()._normalise(data, source)
+    def _normalize(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
+        data = super()._normalize(data, source)
         for alias, name in cls.aliases.items():
             value = data.get(name, getattr(cls, name))
             if alias in data and data[alias] != value:
-                raise ConfigError(
-                    f"{source}: {alias}={data[alias]!r}, but {name}={value!r}, which it is another name of"
-                )
+                raise ConfigError(f"{source}: {alias}={data[alias]!r}, but {name}={value!r}, which means the same")
         return data
 
     def to_dict(self) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class BeitConfig(ViTStackConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class BeitModelOutputWithPooling(BaseModelOutputWithPooling):
-    """The output of the encoder; `pooler_output` is the normalised mean of the patches, or the class token."""
+    """The output of the encoder; `pooler_output` is the normalized mean of the patches, or the class token."""
 
 
 def _initial(config: BeitConfig, slot: Slot) -> Distribution:

@@ -105,9 +105,9 @@ class CLIPConfig(ModelConfig):
         return part.replace(projection_dim=self.projection_dim) if part not in (None, self) else part
 
     @classmethod
-    def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
+    def _normalize(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
         """Merges text_config_dict and vision_config_dict of old files, whose fields take precedence."""
-        data = super()._normalise(data, source)
+        data = super()._normalize(data, source)
         for name in ("text_config", "vision_config"):
             data[name] = data.get(name) or {}
             override = data.pop(f"{name}_dict", None)
@@ -123,7 +123,7 @@ class CLIPTextModelOutput(ModelOutput):
     """The output of the text tower with its projection."""
 
     text_embeds: Any = None
-    """(B, E), not normalised."""
+    """(B, E), not normalized."""
     last_hidden_state: Any = None
     """(B, T, D), after the final layer norm."""
     hidden_states: tuple[Any, ...] | None = None
@@ -135,7 +135,7 @@ class CLIPVisionModelOutput(ModelOutput):
     """The output of the vision tower with its projection."""
 
     image_embeds: Any = None
-    """(B, E), not normalised."""
+    """(B, E), not normalized."""
     last_hidden_state: Any = None
     """(B, P, D), before the final layer norm, which is applied only to the pooled class token."""
     hidden_states: tuple[Any, ...] | None = None
@@ -157,9 +157,9 @@ class CLIPOutput(ModelOutput):
     image_embeds: Any = None
     """(images, E), of length 1."""
     text_model_output: BaseModelOutputWithPooling | None = None
-    """The text tower's record; its pooler_output is the projected text, not normalised."""
+    """The text tower's record; its pooler_output is the projected text, not normalized."""
     vision_model_output: BaseModelOutputWithPooling | None = None
-    """The vision tower's record; its pooler_output is the projected image, not normalised."""
+    """The vision tower's record; its pooler_output is the projected image, not normalized."""
 
 
 def _initial(config: CLIPConfig | CLIPTextConfig | CLIPVisionConfig, slot: Slot) -> Distribution:

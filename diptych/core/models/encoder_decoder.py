@@ -39,14 +39,9 @@ def _copied(config: EncoderDecoderConfig, paths: Collection[str]) -> Mapping[str
         return {}
     known = set(paths)
     family = registry.families()[registry.architectures()[parts(config)["decoder"][0]]]
-    found: dict[str, str] = {}
-    for path in paths:
-        if path.startswith("encoder."):
-            for prefix in family.prefixes:
-                other = f"decoder.{prefix}{path.removeprefix('encoder.')}"
-                if other in known:
-                    found[path] = other
-    return found
+    inner = [path.removeprefix("encoder.") for path in paths if path.startswith("encoder.")]
+    pairs = ((f"encoder.{path}", f"decoder.{prefix}{path}") for path in inner for prefix in family.prefixes)
+    return {path: source for path, source in pairs if source in known}
 
 
 FAMILY = Family(

@@ -90,8 +90,8 @@ class GPT2Config(DecoderConfig):
         return scale / (index + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
     @classmethod
-    def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
-        data = super()._normalise(data, source)
+    def _normalize(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
+        data = super()._normalize(data, source)
         for alias, name in _ALIASES.items():
             if alias not in data:
                 continue

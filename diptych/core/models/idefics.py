@@ -66,8 +66,8 @@ class IdeficsVisionConfig(ImageEncoderConfig):
         )
 
     @classmethod
-    def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
-        data = super()._normalise(data, source)
+    def _normalize(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
+        data = super()._normalize(data, source)
         if "hidden_size" in data:
             width = data.pop("hidden_size")
             if data.setdefault("embed_dim", width) != width:
@@ -193,9 +193,9 @@ class IdeficsConfig(ModelConfig):
         return self.replace(additional_vocab_size=size - self.vocab_size)
 
     @classmethod
-    def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
+    def _normalize(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
         """Moves the flat fields of old files into the parts that they belong to, whose own fields take precedence."""
-        data = super()._normalise(data, source)
+        data = super()._normalize(data, source)
         for name, part, prefix in (
             ("vision_config", IdeficsVisionConfig, "vision_"),
             ("perceiver_config", IdeficsPerceiverConfig, ""),

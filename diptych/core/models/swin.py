@@ -23,7 +23,7 @@ from diptych.core.semantics.positions import patch_distances
 class SwinLikeConfig(ImageEncoderConfig):
     """The fields of Swin and DonutSwin; `hidden_size` and `num_layers` of a file follow from the others."""
 
-    accepted: ClassVar[dict[str, tuple[Any, ...]]] = {"path_norm": (True,)}  # patches are always normalised
+    accepted: ClassVar[dict[str, tuple[Any, ...]]] = {"path_norm": (True,)}  # patches are always normalized
     final_norm: ClassVar[bool] = True
     """Whether a layer norm follows the last stage."""
     special_positions: ClassVar[int] = 0
@@ -110,9 +110,9 @@ class SwinLikeConfig(ImageEncoderConfig):
         return dict(sorted({**super().to_dict(), **derived}.items()))
 
     @classmethod
-    def _normalise(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
+    def _normalize(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
         """Checks the fields that follow from others, and removes them."""
-        data = super()._normalise(data, source)
+        data = super()._normalize(data, source)
         depths, width = data.get("depths", cls.depths), data.get("embed_dim", cls.embed_dim)
         stages = len(cast(list[int], depths)) if isinstance(depths, list | tuple) else 0
         known = 1 <= stages <= 16 and isinstance(width, int)  # anything else is refused with the fields themselves

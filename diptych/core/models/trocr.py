@@ -16,7 +16,7 @@ from diptych.core.registry import Family, WordEmbeddings
 class TrOCRConfig(BartDecoderConfig):
     """Defaults are transformers'; field names are those of the decoder in microsoft/trocr-base-handwritten.
 
-    Learned positions count every token. Sinusoidal ones give padding, recognised by its id, the position
+    Learned positions count every token. Sinusoidal ones give padding, recognized by its id, the position
     `pad_token_id`, and count the other tokens from the next one; they have no limit, so `max_position_embeddings` only
     says how many tokens `generate` may write.
 

@@ -75,7 +75,7 @@ class AudioProcessorConfig:
         found = data.get("feature_extractor_type") or TYPE
         if found != TYPE:
             raise ConfigError(f"{source}: feature_extractor_type={found!r} is not known; known: {TYPE}")
-        declared, carried = _declared(cls), set(ignore)
+        declared, carried = _declared_fields(cls), set(ignore)
         values: dict[str, Any] = {}
         kept: dict[str, Any] = {}
         unknown: list[str] = []
@@ -103,7 +103,7 @@ class AudioProcessorConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, housekeeping included, as plain JSON data."""
-        data = {name: getattr(self, name) for name in _declared(type(self))}
+        data = {name: getattr(self, name) for name in _declared_fields(type(self))}
         data |= {"feature_extractor_type": TYPE, "feature_size": 1, "padding_side": "right", **self.housekeeping}
         return {name: thaw_json(value) for name, value in sorted(data.items())}
 
@@ -117,5 +117,5 @@ def is_sampling_rate(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value in range(1, MOST_SAMPLES + 1)
 
 
-def _declared(cls: type[AudioProcessorConfig]) -> set[str]:
+def _declared_fields(cls: type[AudioProcessorConfig]) -> set[str]:
     return {field.name for field in dataclasses.fields(cls)} - {"housekeeping"}

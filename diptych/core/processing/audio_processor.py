@@ -5,19 +5,15 @@ Letters of the shapes: B batch.
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
-from pathlib import Path
-from typing import Any, Literal, Self, Unpack, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
-from diptych.core.checkpoint.files import open_atomic
-from diptych.core.checkpoint.hub import HubOptions
-from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.errors import InputError
 from diptych.core.processing.audio_config import MOST_SAMPLES, AudioProcessorConfig, is_sampling_rate
-from diptych.core.processing.config_files import CONFIG_FILE, read_processor_config
+from diptych.core.processing.config_files import ConfiguredProcessor
 from diptych.core.processing.features import Features, Tensors
 from diptych.core.processing.recordings import flat, read_recording, resample, to_samples
 
@@ -28,18 +24,16 @@ _EPSILON = 1e-7
 """Added to the variance."""
 
 
-class AudioProcessor:
+class AudioProcessor(ConfiguredProcessor):
     """Turns recordings into `input_values` (B, samples), in float32, as its config says.
 
     Args:
         config: what is done.
     """
 
-    def __init__(self, config: AudioProcessorConfig) -> None:
-        self.config = config
-
-    def __repr__(self) -> str:
-        return f"AudioProcessor({self.config!r})"
+    config: AudioProcessorConfig
+    config_class = AudioProcessorConfig
+    section = "feature_extractor"
 
     @property
     def sampling_rate(self) -> int:
@@ -50,36 +44,6 @@ class AudioProcessor:
     def model_input_names(self) -> Sequence[str]:
         """The names of what a call returns."""
         return ("input_values", "attention_mask") if self.config.return_attention_mask else ("input_values",)
-
-    @classmethod
-    def from_pretrained(
-        cls, name_or_path: str | os.PathLike[str], *, ignore_config: Iterable[str] = (), **options: Unpack[HubOptions]
-    ) -> Self:
-        """The audio processor of a checkpoint.
-
-        Args:
-            name_or_path: a directory with preprocessor_config.json, or a processor_config.json of transformers 5; or a
-                name on the Hugging Face hub.
-            ignore_config: unknown fields to skip.
-            options: see `HubOptions`.
-
-        Raises:
-            CheckpointError: the directory has no such file.
-            ConfigError: the type or fields are unknown, or a value is not supported.
-        """
-        directory = locate(name_or_path, only=CONFIGS, **options)
-        fields, source = read_processor_config(directory, "feature_extractor", "recordings")
-        return cls(AudioProcessorConfig.from_dict(fields, ignore=tuple(ignore_config), source=source))
-
-    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Writes preprocessor_config.json, which transformers reads too.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        with open_atomic(Path(directory) / CONFIG_FILE) as handle:
-            handle.write(self.config.to_json().encode())
 
     def __call__(
         self,

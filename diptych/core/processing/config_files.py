@@ -1,9 +1,13 @@
 """The files that say how a checkpoint's inputs are processed: preprocessor_config.json, or what version 5 writes."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self, Unpack
 
+from diptych.core.checkpoint.files import open_atomic
+from diptych.core.checkpoint.hub import HubOptions
+from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.errors import CheckpointError
 from diptych.core.json_text import parse_config, read_text
 
@@ -13,17 +17,58 @@ PROCESSOR_FILE = "processor_config.json"
 """The file in which transformers 5 keeps it, under "image_processor" or "feature_extractor"."""
 
 Section = Literal["image_processor", "feature_extractor"]
+"""The key of an image or audio processor's config in a processor_config.json."""
+_PROCESSED: dict[Section, str] = {"image_processor": "images", "feature_extractor": "recordings"}
 
 
-def read_processor_config(
-    directory: str | os.PathLike[str], section: Section, what: str = "images"
-) -> tuple[dict[str, Any], str]:
-    """The fields of a checkpoint's image processor or feature extractor, and where they are for error messages.
+class ConfiguredProcessor:
+    """The base of image and audio processors, whose configs are files of checkpoints."""
+
+    config_class: ClassVar[Any]
+    section: ClassVar[Section]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config!r})"
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], *, ignore_config: Iterable[str] = (), **options: Unpack[HubOptions]
+    ) -> Self:
+        """The processor of a checkpoint.
+
+        Args:
+            name_or_path: a directory with preprocessor_config.json, or a processor_config.json of transformers 5; or a
+                name on the Hugging Face hub.
+            ignore_config: unknown fields to skip.
+            options: see `HubOptions`.
+
+        Raises:
+            CheckpointError: the directory has no such file.
+            ConfigError: the type or fields are unknown, or a value is invalid.
+        """
+        fields, source = read_processor_config(locate(name_or_path, only=CONFIGS, **options), cls.section)
+        return cls(cls.config_class.from_dict(fields, ignore=tuple(ignore_config), source=source))
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes preprocessor_config.json, which transformers reads too.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with open_atomic(Path(directory) / CONFIG_FILE) as handle:
+            handle.write(self.config.to_json().encode())
+
+
+def read_processor_config(directory: str | os.PathLike[str], section: Section) -> tuple[dict[str, Any], str]:
+    """The fields of a checkpoint's image processor or feature extractor, and their origin for error messages.
 
     Args:
         directory: the checkpoint's.
         section: the key in a processor_config.json.
-        what: what is processed, in the error message.
 
     Raises:
         CheckpointError: the directory has no such file.
@@ -35,7 +80,7 @@ def read_processor_config(
     if not isinstance(data.get(section), dict):
         raise CheckpointError(
             f"{directory}: has no {CONFIG_FILE}, nor a {PROCESSOR_FILE} with an {section}, so it does not "
-            f"say how {what} are processed"
+            f"say how {_PROCESSED[section]} are processed"
         )
     return {"processor_class": data.get("processor_class"), **data[section]}, f"{nested}: {section}"
 

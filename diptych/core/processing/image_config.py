@@ -180,7 +180,7 @@ class ImageProcessorConfig:
             ConfigError: the type or fields are unknown (all are listed), or a value is invalid.
         """
         name = _type_name(data, source)
-        fields, carried = _declared(cls), set(ignore)
+        fields, carried = _declared_fields(cls), set(ignore)
         unknown: list[str] = []
         refused: list[str] = []
         values: dict[str, Any] = dict(_DEFAULTS[name])
@@ -222,23 +222,23 @@ class ImageProcessorConfig:
         unknown = sorted(
             name
             for name, value in changes.items()
-            if name not in _declared(type(self)) and not _is_accepted(name, value)
+            if name not in _declared_fields(type(self)) and not _is_accepted(name, value)
         )
         if unknown:
             raise ConfigError(
                 f"{self.image_processor_type} has no field {', '.join(unknown)}; it knows "
-                f"{', '.join(sorted(_declared(type(self))))}"
+                f"{', '.join(sorted(_declared_fields(type(self))))}"
             )
         values = {
             name: _current_form(self.image_processor_type, name, value)
             for name, value in changes.items()
-            if name in _declared(type(self)) and value is not None
+            if name in _declared_fields(type(self)) and value is not None
         }
         return dataclasses.replace(self, **values)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, housekeeping included, as plain JSON data in the spelling of transformers 5."""
-        data: dict[str, Any] = {name: getattr(self, name) for name in _declared(type(self))}
+        data: dict[str, Any] = {name: getattr(self, name) for name in _declared_fields(type(self))}
         data |= {
             "image_processor_type": self.image_processor_type,
             "size": {"shortest_edge": self.size} if isinstance(self.size, int) else _height_width(self.size),
@@ -255,7 +255,7 @@ class ImageProcessorConfig:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
-def _declared(cls: type[ImageProcessorConfig]) -> set[str]:
+def _declared_fields(cls: type[ImageProcessorConfig]) -> set[str]:
     return {field.name for field in dataclasses.fields(cls)} - {"image_processor_type", "housekeeping"}
 
 

@@ -7,16 +7,12 @@ import functools
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 import numpy as np
 
-from diptych.core.checkpoint.files import open_atomic
-from diptych.core.checkpoint.hub import HubOptions
-from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.errors import InputError
-from diptych.core.processing.config_files import CONFIG_FILE, read_processor_config
+from diptych.core.processing.config_files import ConfiguredProcessor
 from diptych.core.processing.features import Features, Tensors
 from diptych.core.processing.image_config import ImageProcessorConfig, Size
 from diptych.core.processing.pictures import ChannelAxis, flat, pillow, to_picture
@@ -29,7 +25,7 @@ _GREY_THRESHOLD = 200
 """Darker pixels are content: in Nougat, of 255 after the contrast is stretched."""
 
 
-class ImageProcessor:
+class ImageProcessor(ConfiguredProcessor):
     """Turns images into `pixel_values` (B, C, Y, X), in float32, as its config says.
 
     `processor(images)` and `processor.preprocess(images)` are the same. Images of a batch are processed in parallel.
@@ -38,43 +34,10 @@ class ImageProcessor:
         config: what is done.
     """
 
+    config: ImageProcessorConfig
+    config_class = ImageProcessorConfig
+    section = "image_processor"
     model_input_names = ("pixel_values",)
-
-    def __init__(self, config: ImageProcessorConfig) -> None:
-        self.config = config
-
-    def __repr__(self) -> str:
-        return f"ImageProcessor({self.config!r})"
-
-    @classmethod
-    def from_pretrained(
-        cls, name_or_path: str | os.PathLike[str], *, ignore_config: Iterable[str] = (), **options: Unpack[HubOptions]
-    ) -> Self:
-        """The image processor of a checkpoint.
-
-        Args:
-            name_or_path: a directory with preprocessor_config.json, or a processor_config.json of transformers 5; or a
-                name on the Hugging Face hub.
-            ignore_config: unknown fields to skip.
-            options: see `HubOptions`.
-
-        Raises:
-            CheckpointError: the directory has no such file.
-            ConfigError: the type or fields are unknown, or a value is invalid.
-        """
-        directory = locate(name_or_path, only=CONFIGS, **options)
-        fields, source = read_processor_config(directory, "image_processor")
-        return cls(ImageProcessorConfig.from_dict(fields, ignore=tuple(ignore_config), source=source))
-
-    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Writes preprocessor_config.json, which transformers reads too.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        with open_atomic(Path(directory) / CONFIG_FILE) as handle:
-            handle.write(self.config.to_json().encode())
 
     def __call__(self, images: Any, **options: Any) -> Features:
         """As `preprocess`."""

@@ -119,7 +119,7 @@ def _reason(error: Exception) -> str:
         return "samples without a header, which would say their rate"
     text = str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(".")
     # the file is there: this is what is said of one that is no MP3 file
-    return "Format not recognised" if text.startswith("File does not exist") else text
+    return "Format not recognized" if text.startswith("File does not exist") else text
 
 
 def _missing_end(log: str) -> str | None:

@@ -53,7 +53,7 @@ class Plan(NamedTuple):
     padded: bool
     """Whether prompts may be padded at the end to a standard width."""
     watched: bool
-    """Whether something outside of the program looks at each new token before it is settled."""
+    """Whether the caller's functions look at each new token before the step is settled."""
 
 
 class TracedOptions(NamedTuple):
@@ -101,7 +101,7 @@ class BeamProposal(NamedTuple):
 
 State = RowState | BeamState
 Proposal = RowState | BeamProposal
-"""A step that is not settled: rows are, but for what ends them from outside."""
+"""A step that is not settled; rows lack only the decision of the caller's functions whether they end."""
 
 
 class StepScores(NamedTuple):

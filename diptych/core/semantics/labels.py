@@ -15,7 +15,7 @@ def required_ids(caller: str, **ids: int | None) -> list[int]:
     missing = [name for name, value in ids.items() if value is None]
     if missing:
         raise InputError(
-            f"{caller}: what the decoder reads is made of labels with {' and '.join(ids)}, but the config has "
+            f"{caller}: the decoder's inputs are made from labels with {' and '.join(ids)}, but the config has "
             f"{' and '.join(f'{name}=None' for name in missing)}; model.config = model.config.replace(…) sets them"
         )
     return [value for value in ids.values() if value is not None]

@@ -155,7 +155,7 @@ class BeitPooler(nnx.Module):
         self.layernorm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps, **init) if mean else None
 
     def __call__(self, hidden_states: Float[Array, "B T D"]) -> Float[Array, "B D"]:
-        """The normalised mean of the patches, or the class token."""
+        """The normalized mean of the patches, or the class token."""
         if self.layernorm is None:
             return hidden_states[:, 0]
         return self.layernorm(ops.xp.mean(hidden_states[:, 1:], axis=1))
@@ -189,7 +189,7 @@ class BeitModel(PreTrainedModel):
 
         Args:
             pixel_values: (B, C, Y, X) floats.
-            bool_masked_pos: (B, P), nonzero for the patches that the mask token stands in for, row by row.
+            bool_masked_pos: (B, P), nonzero for the patches that the mask token replaces, row by row.
             interpolate_pos_encoding: has no effect; positions are always resampled for images of another size.
             switches: see `Switches`.
 

@@ -287,7 +287,7 @@ class BertHeads(nnx.Module):
     def __call__(self, hidden_states: Float[Array, "B T D"], words: nnx.Module) -> Float[Array, "B T V"]:
         return self.predictions(hidden_states, words)
 
-    def related(self, pooled: Float[Array, "B D"]) -> Any:
+    def next_sentence_logits(self, pooled: Float[Array, "B D"]) -> Any:
         """The logits of next-sentence prediction; None if the layer is missing."""
         return None if self.seq_relationship is None else self.seq_relationship(pooled)
 
@@ -313,7 +313,7 @@ class BertForPreTraining(PreTrainedModel):
         """
         outputs: Any = self.bert(**self._base_keywords(inputs, keywords))
         predictions = self.cls(outputs.last_hidden_state, self.bert.embeddings.word_embeddings)
-        relations = self.cls.related(outputs.pooler_output)
+        relations = self.cls.next_sentence_logits(outputs.pooler_output)
         loss = None
         if labels is not None and next_sentence_label is not None:
             boundary = self._boundary()

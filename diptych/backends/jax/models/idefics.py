@@ -46,7 +46,9 @@ class IdeficsVisionEmbeddings(CLIPVisionEmbeddings):
         super().__init__(config, **init)
         self.image_shape = config.image_shape
 
-    def resized(self, table: Float[Array, "P D"], grid: tuple[int, int], size: tuple[int, int]) -> Float[Array, "Q D"]:
+    def resize_positions(
+        self, table: Float[Array, "P D"], grid: tuple[int, int], size: tuple[int, int]
+    ) -> Float[Array, "Q D"]:
         """The positions of a `grid` of (rows, columns) of patches, of images of this height and width."""
         same_shape = size[0] * self.image_shape[1] == size[1] * self.image_shape[0]
         if grid == self.grid and same_shape:
@@ -379,7 +381,7 @@ class IdeficsModel(PreTrainedModel):
         interpolate_pos_encoding: bool,
         resolved: ResolvedSwitches,
     ) -> Float[Array, "B I L D"]:
-        """The states of images that attention sees, from whichever of the arguments is given."""
+        """The states of images that attention sees, from the argument that is given."""
         encoded, resampled = "image_encoder_embeddings", "perceiver_embeddings"
         given = {"pixel_values": pixel_values, encoded: image_encoder_embeddings, resampled: perceiver_embeddings}
         check.exactly_one(boundary.caller, **given)

@@ -20,7 +20,7 @@ from diptych.core.outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 
 class RobertaModel(BertModel):
-    """BERT's layers, with positions that skip padding, which is recognised by its id, not by the mask."""
+    """BERT's layers, with positions that skip padding, which is recognized by its id, not by the mask."""
 
 
 class RobertaLMHead(BertWords):

@@ -180,7 +180,7 @@ class ViTModel(PreTrainedModel):
 
         Args:
             pixel_values: (B, C, Y, X) floats.
-            bool_masked_pos: (B, P), nonzero for the patches that the mask token stands in for, row by row.
+            bool_masked_pos: (B, P), nonzero for the patches that the mask token replaces, row by row.
             interpolate_pos_encoding: whether images may have another size than the config's; positions are resampled.
             switches: see `Switches`.
 

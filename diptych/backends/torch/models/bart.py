@@ -75,11 +75,11 @@ class BartLayer(nn.Module):
         self.final_layer_norm = layers.LayerNorm(config.d_model, NORM_EPS, **init)
 
     def before(self, norm: Callable[[Tensor], Tensor], hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The input of a block: normalised in MBart."""
+        """The input of a block: normalized in MBart."""
         return norm(hidden_states) if self.pre_norm else hidden_states
 
     def after(self, norm: Callable[[Tensor], Tensor], hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The sum of a block's output and its residual: normalised in BART."""
+        """The sum of a block's output and its residual: normalized in BART."""
         return hidden_states if self.pre_norm else norm(hidden_states)
 
     def mlp(self, hidden_states: Float[Tensor, "B T D"], rngs: Any) -> Float[Tensor, "B T D"]:
@@ -448,7 +448,8 @@ class BartForCausalLM(GenerationMixin, BartPreTrainedModel):
             input_ids: (B, T) integers, or else:
             inputs_embeds: (B, T, D) floats in their place, already scaled if the config has scale_embedding.
             attention_mask: (B, T), 1 = attend, or with a cache over all tokens so far; by default all are attended to.
-            encoder_hidden_states: (B, S, D) to attend to; if None, cross-attention is skipped.
+            encoder_hidden_states: (B, S, the config's cross_attention_width) to attend to; if None, cross-attention is
+                skipped.
             encoder_attention_mask: (B, S), 1 = attend; by default all are attended to.
             past_key_values: a cache of the earlier tokens; `init_cache` makes one.
             labels: (B, T) token ids, -100 = ignored; each token predicts the label at its own position.
@@ -460,13 +461,31 @@ class BartForCausalLM(GenerationMixin, BartPreTrainedModel):
             InputError: an argument has the wrong dtype or shape, an id is out of range, or the cache is full.
         """
         resolved = self._resolve_switches(switches)
-        decoder: Any = self.model.decoder
         self._boundary().rngs(resolved["rngs"])
-        _, words = self._embed(input_ids, inputs_embeds, decoder.embed_tokens)
+        decoder: Any = self.model.decoder
+        words, head = decoder.embed_tokens, self._head
+        ids, embeddings = self._embed(input_ids, inputs_embeds, words)
         encoder_states, past = (encoder_hidden_states, encoder_attention_mask), (past_key_values, use_cache)
-        outputs = self._decode(decoder, words, attention_mask, encoder_states, past, resolved)
+        outputs = self._run_decoder(ids, embeddings, attention_mask, encoder_states, past, resolved)
         states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
-        words, size = decoder.embed_tokens, self.config.vocab_size
-        logits = layers.tied_logits(states, words, size) if self.lm_head is None else self.lm_head(states)
+        logits = layers.tied_logits(states, words, self.config.vocab_size) if head is None else head(states)
         record = records.CausalLMOutputWithCrossAttentions
         return self._with_head(record, outputs, logits, labels, token_loss, switches)
+
+    @property
+    def _head(self) -> Any:
+        """The output layer; None if it is tied to the word embeddings."""
+        return self.lm_head
+
+    def _run_decoder(
+        self,
+        ids: Any,
+        words: Float[Tensor, "B T D"],
+        attention_mask: Any,
+        encoder_states: tuple[Any, Any],
+        past: tuple[Any, bool | None],
+        resolved: ResolvedSwitches,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Runs the decoder on embeddings; ids (B, T) are those of the tokens, or None."""
+        decoder: Any = self.model.decoder
+        return self._decode(decoder, words, attention_mask, encoder_states, past, resolved)

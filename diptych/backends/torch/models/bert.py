@@ -297,7 +297,7 @@ class BertHeads(nn.Module):
     def forward(self, hidden_states: Float[Tensor, "B T D"], words: nn.Module) -> Float[Tensor, "B T V"]:
         return self.predictions(hidden_states, words)
 
-    def related(self, pooled: Float[Tensor, "B D"]) -> Any:
+    def next_sentence_logits(self, pooled: Float[Tensor, "B D"]) -> Any:
         """The logits of next-sentence prediction; None if the layer is missing."""
         return None if self.seq_relationship is None else self.seq_relationship(pooled)
 
@@ -323,7 +323,7 @@ class BertForPreTraining(PreTrainedModel):
         """
         outputs: Any = self.bert(**self._base_keywords(inputs, keywords))
         predictions = self.cls(outputs.last_hidden_state, self.bert.embeddings.word_embeddings)
-        relations = self.cls.related(outputs.pooler_output)
+        relations = self.cls.next_sentence_logits(outputs.pooler_output)
         loss = None
         if labels is not None and next_sentence_label is not None:
             boundary = self._boundary()

@@ -114,10 +114,10 @@ class CLIPVisionEmbeddings(nn.Module):
             layers.value(self.class_embedding, patches), (patches.shape[0], 1, patches.shape[2])
         )
         table = layers.embedding_rows(self.position_embedding, self.num_positions, patches)
-        table = self.resized(table, grid, (pixel_values.shape[2], pixel_values.shape[3]))
+        table = self.resize_positions(table, grid, (pixel_values.shape[2], pixel_values.shape[3]))
         return ops.xp.concat([first, patches], axis=1) + table[None]
 
-    def resized(
+    def resize_positions(
         self, table: Float[Tensor, "P D"], grid: tuple[int, int], size: tuple[int, int]
     ) -> Float[Tensor, "Q D"]:
         """The positions of a `grid` of (rows, columns) of patches, of images of this height and width."""
@@ -320,7 +320,7 @@ class CLIPModel(CLIPPreTrainedModel):
     def get_text_features(
         self, input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None, *, rngs: Any = None
     ) -> Float[Tensor, "B E"]:
-        """The projected text vectors, not normalised; arguments as `CLIPTextModel`."""
+        """The projected text vectors, not normalized; arguments as `CLIPTextModel`."""
         text = self.config.text_config
         outputs = self._text(text, input_ids, attention_mask, position_ids, {"rngs": rngs})
         return self.text_projection(outputs.pooler_output)
@@ -328,7 +328,7 @@ class CLIPModel(CLIPPreTrainedModel):
     def get_image_features(
         self, pixel_values: Any = None, interpolate_pos_encoding: bool = False, *, rngs: Any = None
     ) -> Float[Tensor, "B E"]:
-        """The projected image vectors, not normalised; arguments as `CLIPVisionModel`."""
+        """The projected image vectors, not normalized; arguments as `CLIPVisionModel`."""
         vision = self.config.vision_config
         outputs = self._vision(vision, pixel_values, interpolate_pos_encoding, {"rngs": rngs})
         return self.visual_projection(outputs.pooler_output)

@@ -226,7 +226,7 @@ class SwinEmbeddings(nn.Module):
     def forward(
         self, pixel_values: Float[Tensor, "B C Y X"], grid: Grid, masked: Bool[Tensor, "B P"] | None, rngs: Any
     ) -> Float[Tensor, "B P D"]:
-        """The patches of a grid; the mask token stands in for the masked ones."""
+        """The patches of a grid; the mask token replaces the masked ones."""
         states = self.norm(self.patch_embeddings(pixel_values, grid))
         if masked is not None:
             states = ops.xp.where(masked[:, :, None], layers.value(self.mask_token, states), states)
@@ -243,7 +243,7 @@ class SwinModel(PreTrainedModel):
     Args:
         config: its sizes.
         add_pooling_layer: whether it returns the mean over the patches as `pooler_output`.
-        use_mask_token: whether it has a token that stands in for masked patches.
+        use_mask_token: whether it has a token that replaces masked patches.
     """
 
     def __init__(
@@ -278,7 +278,7 @@ class SwinModel(PreTrainedModel):
 
         Args:
             pixel_values: (B, C, Y, X) floats, of any size unless the model has absolute positions.
-            bool_masked_pos: (B, P), 1 for the patches that the mask token stands in for.
+            bool_masked_pos: (B, P), 1 for the patches that the mask token replaces.
             interpolate_pos_encoding: whether absolute positions are resampled for images of another size.
             switches: see `Switches`.
 

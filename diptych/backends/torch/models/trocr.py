@@ -7,15 +7,14 @@ from torch import Tensor, nn
 
 from diptych.backends.torch import layers, ops
 from diptych.backends.torch.cache import Cache
-from diptych.backends.torch.generation import GenerationMixin
-from diptych.backends.torch.models.bart import BartDecoderLayer, BartPreTrainedModel
+from diptych.backends.torch.models.bart import BartDecoderLayer, BartForCausalLM
 from diptych.backends.torch.pretrained import Build
 from diptych.backends.torch.stacks import LayerInputs, layer_inputs, run_layers
 from diptych.core import caching
-from diptych.core.calls import Switches, token_loss
+from diptych.core.calls import ResolvedSwitches
 from diptych.core.models.bart import NORM_EPS, OFFSET
 from diptych.core.models.trocr import TrOCRConfig
-from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
+from diptych.core.outputs import BaseModelOutputWithPastAndCrossAttentions
 from diptych.core.semantics import positions
 
 
@@ -69,8 +68,8 @@ class TrOCRDecoderWrapper(nn.Module):
         self.decoder = TrOCRDecoder(config, **init)
 
 
-class TrOCRForCausalLM(GenerationMixin, BartPreTrainedModel):
-    """The decoder with a head that predicts the next token."""
+class TrOCRForCausalLM(BartForCausalLM):
+    """The decoder with a head that predicts the next token; no `inputs_embeds` count as padding."""
 
     def __init__(self, config: TrOCRConfig, **build: Unpack[Build]) -> None:
         init = self._begin(config, build)
@@ -79,46 +78,26 @@ class TrOCRForCausalLM(GenerationMixin, BartPreTrainedModel):
         self.output_projection = None if tied else layers.Linear(width, config.vocab_size, bias=False, **init)
         self._finish(build)
 
-    def forward(
+    @property
+    def _head(self) -> Any:
+        """The output layer; None if it is tied to the word embeddings."""
+        return self.output_projection
+
+    def _run_decoder(
         self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        encoder_hidden_states: Any = None,
-        encoder_attention_mask: Any = None,
-        past_key_values: Any = None,
-        inputs_embeds: Any = None,
-        *,
-        labels: Any = None,
-        use_cache: bool | None = None,
-        logits_to_keep: Any = 0,
-        **switches: Unpack[Switches],
-    ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
-        """Decodes a batch of token sequences.
-
-        Args:
-            input_ids: (B, T) integers, or else:
-            inputs_embeds: (B, T, D) floats in their place, already scaled if the config has scale_embedding; none of
-                them is padding.
-            attention_mask: (B, T), 1 = attend, or with a cache over all tokens so far; by default all are attended to.
-            encoder_hidden_states: (B, S, cross_attention_hidden_size) to attend to; if None, cross-attention is
-                skipped.
-            encoder_attention_mask: (B, S), 1 = attend; by default all are attended to.
-            past_key_values: a cache of the earlier tokens; `init_cache` makes one.
-            labels: (B, T) token ids, -100 = ignored; each token predicts the label at its own position.
-            use_cache: whether the cache is returned; by default if one is given. True creates one if none is given.
-            logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
-            switches: see `Switches`.
-
-        Raises:
-            InputError: an argument has the wrong dtype or shape, an id is out of range, or the cache is full.
-        """
-        resolved, boundary, config = self._resolve_switches(switches), self._boundary(), self.config
+        ids: Any,
+        words: Float[Tensor, "B T D"],
+        attention_mask: Any,
+        encoder_states: tuple[Any, Any],
+        past: tuple[Any, bool | None],
+        resolved: ResolvedSwitches,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Runs the decoder on embeddings; ids (B, T) are those of the tokens, or None."""
         decoder: Any = self.model.decoder
-        boundary.rngs(resolved["rngs"])
-        ids, words = self._embed(input_ids, inputs_embeds, decoder.embed_tokens)
+        boundary, config = self._boundary(), self.config
         size = (words.shape[0], words.shape[1])
-        context = caching.begin(boundary, config.cache_shape, past_key_values, use_cache, attention_mask, size)
-        encoder_states, width = (encoder_hidden_states, encoder_attention_mask), config.cross_attention_width
+        context = caching.begin(boundary, config.cache_shape, *past, attention_mask, size)
+        width = config.cross_attention_width
         context = caching.with_encoder(boundary, context, *encoder_states, size[0], width=width, crosses=True)
         padding = config.padding_position
         limit = config.max_position_embeddings if padding is None else positions.SINUSOIDAL_LIMIT
@@ -127,9 +106,5 @@ class TrOCRForCausalLM(GenerationMixin, BartPreTrainedModel):
         )
         embeddings = words + decoder.positions(position_ids, words)
         inputs, switch = layer_inputs(context, resolved), resolved["output_hidden_states"]
-        outputs = decoder(embeddings, inputs, cache, output_hidden_states=switch)
-        outputs = outputs.replace(past_key_values=caching.finish(outputs.past_key_values, size[1], use_cache))
-        states = self._tokens_to_keep(outputs.last_hidden_state, logits_to_keep)
-        words, head = decoder.embed_tokens, self.output_projection
-        logits = layers.tied_logits(states, words, config.vocab_size) if head is None else head(states)
-        return self._with_head(CausalLMOutputWithCrossAttentions, outputs, logits, labels, token_loss, switches)
+        output = decoder(embeddings, inputs, cache, output_hidden_states=switch)
+        return output.replace(past_key_values=caching.finish(output.past_key_values, size[1], past[1]))

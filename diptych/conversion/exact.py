@@ -43,7 +43,7 @@ def _return_image_hidden_states(model: Any) -> Callable[..., Any]:
     def call(*args: Any, **keywords: Any) -> Any:
         resampled.clear()
         output = forward(*args, **keywords)
-        if (images := output.get("image_outputs")) is not None:
+        if not isinstance(output, tuple) and (images := output.get("image_outputs")) is not None:
             states = resampled[0] if resampled else images.last_hidden_state
             texts = output["last_hidden_state" if "last_hidden_state" in output else "logits"]
             # the record refuses to be changed; generation goes on to read the attribute

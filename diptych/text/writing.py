@@ -146,7 +146,7 @@ class Writer:
         scores = None if output.sequences_scores is None else output.sequences_scores.tolist()
         texts: list[Text] = []
         for number, row in enumerate(output.sequences.tolist()):
-            origin = number // asked.num_return_sequences
+            origin: int = number // asked.num_return_sequences
             before, new = self._split(row, prompts[origin], max(map(len, prompts)))
             tokens = (*(before if self.echo else ()), *_up_to_end(new, ends))
             text = None if self.tokenizer is None else self.decode(tokens)

@@ -8,10 +8,10 @@ learns, which tells a digit or a blank in each frame. Then a SpeechEncoderDecode
 decoder, which writes the digits, learns from scratch too. Both runs start from the same weights and use the same
 batches; each model learns until 95% of the numbers in unseen recordings are right. In PyTorch with the seeds 0, 1 and
 2, CTC writes 98.1%, 98.0% and 98.7% correctly after 400 steps, and the model with BART 98.3% after 400, 97.4% after 300
-and 98.9% after 300, in 45 to 50 seconds on one core of a CPU; in JAX with the seed 0 98.1% and 98.0% after as many
-steps, in two minutes. The models are saved in OUT/ctc-BACKEND and OUT/model-BACKEND and loaded in the other framework,
-where they write the same numbers. OUT/losses.png shows the loss curves of both, OUT/texts-BACKEND.png spectrograms with
-the numbers that were written.
+and 98.9% after 300, in 45 to 50 seconds on one core of a CPU; in JAX with the seeds 0 and 1 98.1% and 98.0%, then
+98.0% and 97.4%, after as many steps, in two to three minutes. The models are saved in OUT/ctc-BACKEND and
+OUT/model-BACKEND and loaded in the other framework, where they write the same numbers. OUT/losses.png shows the loss
+curves of both, OUT/texts-BACKEND.png spectrograms with the numbers that were written.
 Needs `pip install -e '.[examples]'`.
 """
 

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
@@ -13,9 +13,9 @@ from diptych.conversion.conversion_source import ConversionSource, from_director
 from diptych.conversion.manifest import TensorRecord, write_manifest
 from diptych.core.checkpoint import companions
 from diptych.core.checkpoint.atomic import new_directory, recover, require_space
-from diptych.core.checkpoint.directory import open_checkpoint, write_checkpoint
+from diptych.core.checkpoint.directory import is_weight_file, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic
-from diptych.core.checkpoint.formats import FORMATS, format_named
+from diptych.core.checkpoint.formats import format_named
 from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import Filling, names_of
@@ -60,7 +60,8 @@ def convert(
             "orbax", whose writer needs the whole model in memory.
         dtype: of all tensors; by default each keeps its own.
         max_shard_size: the maximum size of a file, in bytes or as in "5GB"; None for one file.
-        overwrite: whether a checkpoint at the destination is replaced.
+        overwrite: whether a checkpoint at the destination is replaced; files that checkpoints do not have, and that the
+            new one does not either, are refused.
         architecture: the class of the weights; by default the one in config.json.
         allow_missing: parameters of the class, or modules, that the source may lack.
         ignore: tensors of the source to skip; names, modules, or patterns with *.
@@ -104,9 +105,12 @@ def convert(
         tensors |= {name: from_array(table) for name, table in constants.items()}
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
     require_space(destination, nbytes)
+    along: list[Path] = []
+    if origin.directory is not None:
+        along = companions.find_companions(origin.directory, companions.ALL)
     if overwrite:
         recover(Path(destination).resolve())
-        _refuse_foreign_files(Path(destination))
+        _refuse_foreign_files(Path(destination), {path.name for path in along})
     total = written + nbytes
     with new_directory(destination, overwrite) as partial, _progress_meter(progress, total) as advance:
         files = write_checkpoint(
@@ -124,10 +128,7 @@ def convert(
             raise _too_large(origin, overflowed, dtype)
         converted = _verify(partial, origin, format, dtype, advance, hashes=manifest)
         _write_config(origin, partial, {tensor.dtype for tensor in converted})
-        along: list[Path] = []
-        if origin.directory is not None:
-            along = companions.find_companions(origin.directory, companions.ALL)
-            companions.copy_companions(along, partial)
+        companions.copy_companions(along, partial)
         if origin.options is not None:
             origin.options.save_pretrained(partial)
         if manifest:
@@ -164,15 +165,19 @@ def _too_large(origin: ConversionSource, overflowed: Mapping[str, int], dtype: s
     )
 
 
-def _refuse_foreign_files(destination: Path) -> None:
-    """Raises an error if replacing the destination would delete files that are not part of a checkpoint."""
-    known = (*companions.ALL, *companions.NEVER)
+def _refuse_foreign_files(destination: Path, written: Collection[str]) -> None:
+    """Raises an error if replacing the destination would delete files that are not part of a checkpoint.
+
+    Args:
+        destination: the directory that would be replaced.
+        written: the names of further files that the new checkpoint has too.
+    """
     entries = destination.iterdir() if destination.is_dir() else ()
     foreign = [
         path.name
         for path in entries
-        if not any(format.owns(path.name) for format in FORMATS.values())
-        and (path.is_dir() or not companions.is_companion(path.name, known))
+        if not is_weight_file(path.name)
+        and (path.is_dir() or (path.name not in companions.KNOWN and path.name not in written))
     ]
     if foreign:
         raise CheckpointError(

@@ -16,6 +16,15 @@ ALL = ("*.json", "*.txt", "*.md", "LICENSE*", "NOTICE*", *PROCESSING)
 """Patterns of every small file: also settings of generation, the model card and the licence."""
 MANIFEST = "diptych_manifest.json"
 """What a conversion wrote, and from what; it belongs to the weights beside it."""
+KNOWN = (
+    "config.json", MANIFEST, "generation_config.json", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE",
+    "NOTICE.md", "NOTICE.txt",
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "vocab.bpe", "merges.txt",
+    "sentencepiece.bpe.model", "sentencepiece.model", "spiece.model", "special_tokens_map.json", "added_tokens.json",
+    "preprocessor_config.json", "processor_config.json", "chat_template.json", "chat_template.jinja",
+    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "data_config.json",
+)  # fmt: skip
+"""The names that files of published checkpoints have besides weights; the last line is sentence-transformers'."""
 NEVER = ("config.json", MANIFEST, "*.index.json", "*.index.*.json", "*.safetensors", "*.msgpack", "*.bin", "*.h5")
 """Patterns of files that are no companions, although one of the others may match."""
 

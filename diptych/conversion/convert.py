@@ -107,7 +107,7 @@ def convert(
     require_space(destination, nbytes)
     along: list[Path] = []
     if origin.directory is not None:
-        along = companions.find_companions(origin.directory, companions.ALL)
+        along = companions.find_companions(origin.directory, (*companions.ALL, *companions.ADAPTERS))
     if overwrite:
         recover(Path(destination).resolve())
         _refuse_foreign_files(Path(destination), {path.name for path in along})
@@ -140,6 +140,7 @@ def convert(
                 config=read_config(partial, ignore=ignore_config),
                 tensors={one.name: TensorRecord(one.dtype, one.shape, one.digest) for one in converted if one.digest},
             )
+        not_copied = _not_copied(origin, partial)
     return ConversionReport(
         source=origin.name,
         destination=str(destination),
@@ -154,6 +155,18 @@ def convert(
         files=tuple(file.name for file in files),
         copied=tuple(path.name for path in along),
         overflowed=dict(overflowed),
+        not_copied=not_copied,
+    )
+
+
+def _not_copied(origin: ConversionSource, target: Path) -> tuple[str, ...]:
+    """What the source's directory has besides weights, and the target has not; names of directories end in a slash."""
+    entries = () if origin.directory is None else sorted(origin.directory.iterdir())
+    return tuple(
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in entries
+        if not (path.name.startswith(".") or is_weight_file(path.name) or (target / path.name).exists())
+        and not any(file.is_relative_to(path) for file in origin.weights)
     )
 
 

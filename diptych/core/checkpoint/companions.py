@@ -1,4 +1,4 @@
-"""The small files of a checkpoint besides its config and weights: those of its tokenizer and its processor."""
+"""The small files of a checkpoint besides its config and weights: tokenizer, processor, adapters of languages."""
 
 import shutil
 from collections.abc import Iterable
@@ -14,6 +14,8 @@ PROCESSING = (
 """Patterns of the files of tokenizers and processors."""
 ALL = ("*.json", "*.txt", "*.md", "LICENSE*", "NOTICE*", *PROCESSING)
 """Patterns of every small file: also settings of generation, the model card and the licence."""
+ADAPTERS = ("adapter.*.safetensors", "adapter.*.bin")
+"""Patterns of adapters for one language each; a hub repository may have a thousand, which are downloaded one by one."""
 MANIFEST = "diptych_manifest.json"
 """What a conversion wrote, and from what; it belongs to the weights beside it."""
 KNOWN = (
@@ -39,7 +41,8 @@ def find_companions(directory: Path, patterns: Iterable[str]) -> list[Path]:
     found = [
         path
         for path in sorted(directory.iterdir())
-        if path.is_file() and is_companion(path.name, chosen) and not is_companion(path.name, NEVER)
+        if path.is_file() and is_companion(path.name, chosen)
+        if is_companion(path.name, ADAPTERS) or not is_companion(path.name, NEVER)
     ]
     for path in found:
         require_inside(path.name, directory)

@@ -28,6 +28,7 @@ from os import PathLike
 from pathlib import Path
 
 from diptych.core.errors import CheckpointError
+from diptych.core.interrupts import stop_if_interrupted
 
 logger = logging.getLogger("diptych")
 
@@ -72,6 +73,7 @@ def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> 
             new = hidden / "new" / destination.name
             new.mkdir()
             yield new
+            stop_if_interrupted()
             _exchange(hidden, old, [destination.name])
     except BaseException:
         for parent in missing:
@@ -102,6 +104,7 @@ def new_files(directory: str | PathLike[str], replaces: Callable[[str], bool]) -
     recover(directory)
     with _hidden_directory(directory / "checkpoint") as hidden:
         yield hidden / "new"
+        stop_if_interrupted()
         written = os.listdir(hidden / "new")
         old = [name for name in os.listdir(directory) if name in written or replaces(name)]
         changed = [name for name in written if not _equal(hidden / "new" / name, directory / name)]

@@ -286,12 +286,14 @@ def test_overwriting(tmp_path):
     with new_directory(tmp_path / "new") as partial:
         save(partial, 1)
         (partial / "extra").touch()
+    (tmp_path / "new").chmod(0o2710)
     with new_directory(tmp_path / "new", overwrite=True) as partial:
         save(partial, 2)
         assert (tmp_path / "new" / "config.json").read_text() == "1"
     assert names(tmp_path) == ["new"]
     assert names(tmp_path / "new") == ["config.json", "model.safetensors"]
     assert digests(open_checkpoint(tmp_path / "new").tensors) == digests(tensors(2))
+    assert (tmp_path / "new").stat().st_mode & 0o7777 == 0o2710
 
 
 def test_overwriting_through_a_link_replaces_what_it_points_to(tmp_path):

@@ -21,6 +21,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
@@ -43,7 +44,7 @@ def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> 
 
     Args:
         destination: The directory to create, with its parents. It may exist if it is empty.
-        overwrite: Replace an existing checkpoint; it is restored if anything fails.
+        overwrite: Replace an existing checkpoint; it is restored if anything fails. Its mode stays.
 
     Raises:
         CheckpointError: The destination exists and may not be replaced.
@@ -72,6 +73,8 @@ def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> 
         with _hidden_directory(destination) as hidden:
             new = hidden / "new" / destination.name
             new.mkdir()
+            if old:
+                new.chmod(stat.S_IMODE(destination.stat().st_mode) | stat.S_IRWXU)  # without these it can't be filled
             yield new
             stop_if_interrupted()
             _exchange(hidden, old, [destination.name])

@@ -55,7 +55,7 @@ def convert(
 
     Args:
         source: a directory, or a name on the Hugging Face hub; or a live model of either backend or of transformers.
-        destination: the directory to create, outside of the source.
+        destination: the directory to create, or an empty one to fill, outside of the source.
         format: "safetensors", which transformers loads, "flax-msgpack", for the Flax classes of transformers 4, or
             "orbax", whose writer needs the whole model in memory.
         dtype: of all tensors; by default each keeps its own.
@@ -83,6 +83,8 @@ def convert(
     dtype = None if dtype is None else float_name(dtype)
     layout = format_named(format, caller="convert: ").layout
     ignore_config = names_of("ignore_config", ignore_config)
+    if not os.fspath(destination):
+        raise InputError("convert: the name of the destination is empty; give the directory to create")
     names = {"allow_missing": allow_missing, "ignore": ignore, "ignore_config": ignore_config}
     if isinstance(source, str | os.PathLike):
         directory = locate(source, **options)

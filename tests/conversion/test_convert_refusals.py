@@ -175,6 +175,16 @@ def test_a_bad_argument_is_a_clear_error_and_nothing_is_written(tmp_path, source
     assert not (tmp_path / "out").exists()
 
 
+def test_a_destination_without_a_name_is_refused(tmp_path, source, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["convert", str(source), ""])
+    assert "convert: the name of the destination is empty; give the directory to create" in capsys.readouterr().err
+    convert(source, ".")
+    assert sorted(os.listdir()) == ["config.json", "model.safetensors"]
+
+
 @pytest.mark.parametrize(
     ("place", "message"),
     [

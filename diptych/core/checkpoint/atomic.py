@@ -42,6 +42,8 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> Generator[Path, None, None]:
     """Yields a hidden directory to fill, which becomes `destination` if the block ends without an error.
 
+    A directory that is empty, the working directory, or a mount point stays, and gets the files, config.json last.
+
     Args:
         destination: The directory to create, with its parents. It may exist if it is empty.
         overwrite: Replace an existing checkpoint; it is restored if anything fails. Its mode stays.
@@ -67,6 +69,10 @@ def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> 
                 "give another directory"
             )
         old = [destination.name]
+    if destination.is_dir() and (not old or _is_in_use(destination)):
+        with new_files(destination, lambda _: True) as new:
+            yield new
+        return
     missing = [parent for parent in destination.parents if not parent.exists()]
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +115,7 @@ def new_files(directory: str | PathLike[str], replaces: Callable[[str], bool]) -
         yield hidden / "new"
         stop_if_interrupted()
         written = os.listdir(hidden / "new")
-        old = [name for name in os.listdir(directory) if name in written or replaces(name)]
+        old = [name for name in os.listdir(directory) if name != hidden.name and (name in written or replaces(name))]
         changed = [name for name in written if not _equal(hidden / "new" / name, directory / name)]
         if len(changed) == 1 and set(old) <= set(written) and not (directory / changed[0]).is_dir():
             os.replace(hidden / "new" / changed[0], directory / changed[0])  # one atomic step
@@ -259,6 +265,11 @@ def _remove_if_dead(leftover: Path) -> None:
             leftover.unlink()
     finally:
         os.close(descriptor)
+
+
+def _is_in_use(directory: Path) -> bool:
+    """Whether a directory can't be exchanged for another one: it is a mount point, or where this process works."""
+    return directory.is_mount() or directory.samefile(os.curdir)
 
 
 def _host() -> str:

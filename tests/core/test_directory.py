@@ -356,6 +356,13 @@ def test_a_file_is_never_overwritten(tmp_path):
     ):
         pass
     assert (tmp_path / "new").read_text() == "mine"
+    with (
+        pytest.raises(
+            CheckpointError, match=r"deep/er: .*/new is a file, not a directory; give a place in a directory"
+        ),
+        new_directory(tmp_path / "new" / "deep" / "er"),
+    ):
+        pass
 
 
 def test_a_directory_without_a_checkpoint_is_never_overwritten(tmp_path):

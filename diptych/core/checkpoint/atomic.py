@@ -73,6 +73,9 @@ def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> 
         with new_files(destination, lambda _: True) as new:
             yield new
         return
+    above = next(parent for parent in destination.parents if parent.exists())
+    if not above.is_dir():
+        raise CheckpointError(f"{given_path}: {above} is a file, not a directory; give a place in a directory")
     missing = [parent for parent in destination.parents if not parent.exists()]
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -146,11 +149,14 @@ def recover(directory: Path) -> None:
 
 
 def require_space(path: str | PathLike[str], needed: int) -> None:
-    """Raises an OSError (ENOSPC) if fewer bytes than needed are free where a path is or will be."""
+    """Raises an OSError (ENOSPC) if fewer bytes than needed are free where a path is or will be, or none can be."""
     place = Path(path).absolute()
     while not place.exists():
         place = place.parent
-    free = shutil.disk_usage(place).free
+    total, _, free = shutil.disk_usage(place)
+    if total == 0:  # such as /proc
+        problem = f"{place} is part of a file system that has no space for files; give a directory on a disk"
+        raise OSError(errno.ENOTSUP, problem, os.fspath(path))
     if free < needed:
         problem = f"{os.strerror(errno.ENOSPC)}: {needed:,} bytes are needed, and {free:,} are free"
         raise OSError(errno.ENOSPC, problem, os.fspath(path))

@@ -79,7 +79,12 @@ def convert(
         ConfigError: config.json is missing or asks for an unsupported feature.
         InputError: an argument has an unknown value.
         OSError: the disk failed or is full; nothing new is left on it.
+        TypeError: a keyword is unknown.
     """
+    unknown = [name for name in options if name not in HubOptions.__annotations__]
+    if unknown:
+        known = (*(convert.__kwdefaults__ or ()), *HubOptions.__annotations__)
+        raise TypeError(f"convert: unknown keyword {', '.join(unknown)}; known: {', '.join(known)}")
     dtype = None if dtype is None else float_name(dtype)
     layout = format_named(format, caller="convert: ").layout
     ignore_config = names_of("ignore_config", ignore_config)

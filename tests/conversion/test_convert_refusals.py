@@ -175,6 +175,12 @@ def test_a_bad_argument_is_a_clear_error_and_nothing_is_written(tmp_path, source
     assert not (tmp_path / "out").exists()
 
 
+def test_an_unknown_keyword_is_refused_for_any_source(tmp_path, source):
+    for origin in (source, object()):
+        with pytest.raises(TypeError, match=r"convert: unknown keyword formatt; known: format, dtype, .*, revision, "):
+            convert(origin, tmp_path / "out", formatt="orbax")
+
+
 def test_a_destination_without_a_name_is_refused(tmp_path, source, monkeypatch, capsys):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")

@@ -18,6 +18,7 @@ import typer
 
 import diptych
 from diptych.cli import classify, convert, diff, generate, inspect, parity, verify
+from diptych.core import interrupts
 
 app = typer.Typer(
     name="diptych",
@@ -62,9 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _handled_signals() -> Iterator[list[int]]:
     """Ends what runs at SIGINT or SIGTERM, so that what is incomplete is removed; gives the list of those received.
 
-    An interrupt in the middle of an import may become an ImportError, or be swallowed by the module.
+    An interrupt in the middle of an import may become an ImportError, or be swallowed by the module. Python swallows it
+    in a callback of its garbage collector, such as JAX's.
     """
-    received: list[int] = []
+    received = interrupts.received
 
     def end(number: int, _: Any) -> None:
         received.append(number)
@@ -81,6 +83,7 @@ def _handled_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in handled.items():
             signal.signal(number, handler)
+        received.clear()
 
 
 def _run(arguments: Sequence[str] | None, received: Sequence[int]) -> int:

@@ -1,6 +1,5 @@
 """The command `diptych convert`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 @with_hub_flags()
 def convert(
     source: Annotated[str, typer.Argument(help="A checkpoint directory, or a name on the Hugging Face hub.")],
-    destination: Annotated[Path, typer.Argument(help="The directory to create, outside of the source.")],
+    destination: Annotated[str, typer.Argument(help="The directory to create, outside of the source.")],
     format: Annotated[
         str,
         typer.Option(

@@ -44,6 +44,7 @@ class ConversionReport:
         copied: the other files that were copied.
         overflowed: tensors with values that were too large for the new dtype and became infinite, as allowed, and the
             number of these values.
+        not_copied: the other files and directories of the source, without weights of other formats and hidden ones.
     """
 
     source: str
@@ -59,6 +60,7 @@ class ConversionReport:
     files: tuple[str, ...]
     copied: tuple[str, ...]
     overflowed: dict[str, int] = field(default_factory=dict[str, int])
+    not_copied: tuple[str, ...] = ()
 
     @property
     def dtypes(self) -> dict[str, int]:
@@ -92,6 +94,7 @@ class ConversionReport:
             ("missing, as allowed", self.missing),
             ("with values that overflowed, as allowed", [f"{name} ({n})" for name, n in self.overflowed.items()]),
             ("copied along", self.copied),
+            ("not copied", self.not_copied),
         ):
             if names:
                 lines.append(f"{len(names)} {what}: {', '.join(names)}")

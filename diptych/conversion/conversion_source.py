@@ -35,6 +35,7 @@ class ConversionSource:
         missing: the parameters of the class that there are no tensors for, as allowed.
         metadata: of safetensors files.
         directory: where small files are copied from; None for a live model.
+        weights: the files that hold the tensors; none of a live model.
         options: a live model's own options of `generate`.
     """
 
@@ -49,6 +50,7 @@ class ConversionSource:
     missing: tuple[str, ...]
     metadata: Mapping[str, str]
     directory: Path | None = None
+    weights: tuple[Path, ...] = ()
     options: GenerationConfig | None = None
 
 
@@ -87,6 +89,7 @@ def from_directory(
         missing=_missing_parameters(directory, architecture, found, others, allow_missing),
         metadata=origin.checkpoint.metadata,
         directory=directory,
+        weights=origin.checkpoint.files,
     )
 
 

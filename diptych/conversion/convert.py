@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
@@ -13,9 +13,9 @@ from diptych.conversion.conversion_source import ConversionSource, from_director
 from diptych.conversion.manifest import TensorRecord, write_manifest
 from diptych.core.checkpoint import companions
 from diptych.core.checkpoint.atomic import new_directory, recover, require_space
-from diptych.core.checkpoint.directory import open_checkpoint, write_checkpoint
+from diptych.core.checkpoint.directory import is_weight_file, open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic
-from diptych.core.checkpoint.formats import FORMATS, format_named
+from diptych.core.checkpoint.formats import format_named
 from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.locate import locate
 from diptych.core.checkpoint.matching import Filling, names_of
@@ -55,12 +55,13 @@ def convert(
 
     Args:
         source: a directory, or a name on the Hugging Face hub; or a live model of either backend or of transformers.
-        destination: the directory to create, outside of the source.
+        destination: the directory to create, or an empty one to fill, outside of the source.
         format: "safetensors", which transformers loads, "flax-msgpack", for the Flax classes of transformers 4, or
             "orbax", whose writer needs the whole model in memory.
         dtype: of all tensors; by default each keeps its own.
         max_shard_size: the maximum size of a file, in bytes or as in "5GB"; None for one file.
-        overwrite: whether a checkpoint at the destination is replaced.
+        overwrite: whether a checkpoint at the destination is replaced; files that checkpoints do not have, and that the
+            new one does not either, are refused.
         architecture: the class of the weights; by default the one in config.json.
         allow_missing: parameters of the class, or modules, that the source may lack.
         ignore: tensors of the source to skip; names, modules, or patterns with *.
@@ -78,10 +79,17 @@ def convert(
         ConfigError: config.json is missing or asks for an unsupported feature.
         InputError: an argument has an unknown value.
         OSError: the disk failed or is full; nothing new is left on it.
+        TypeError: a keyword is unknown.
     """
+    unknown = [name for name in options if name not in HubOptions.__annotations__]
+    if unknown:
+        known = (*(convert.__kwdefaults__ or ()), *HubOptions.__annotations__)
+        raise TypeError(f"convert: unknown keyword {', '.join(unknown)}; known: {', '.join(known)}")
     dtype = None if dtype is None else float_name(dtype)
     layout = format_named(format, caller="convert: ").layout
     ignore_config = names_of("ignore_config", ignore_config)
+    if not os.fspath(destination):
+        raise InputError("convert: the name of the destination is empty; give the directory to create")
     names = {"allow_missing": allow_missing, "ignore": ignore, "ignore_config": ignore_config}
     if isinstance(source, str | os.PathLike):
         directory = locate(source, **options)
@@ -104,9 +112,12 @@ def convert(
         tensors |= {name: from_array(table) for name, table in constants.items()}
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
     require_space(destination, nbytes)
+    along: list[Path] = []
+    if origin.directory is not None:
+        along = companions.find_companions(origin.directory, (*companions.ALL, *companions.ADAPTERS))
     if overwrite:
         recover(Path(destination).resolve())
-        _refuse_foreign_files(Path(destination))
+        _refuse_foreign_files(Path(destination), {path.name for path in along})
     total = written + nbytes
     with new_directory(destination, overwrite) as partial, _progress_meter(progress, total) as advance:
         files = write_checkpoint(
@@ -124,10 +135,7 @@ def convert(
             raise _too_large(origin, overflowed, dtype)
         converted = _verify(partial, origin, format, dtype, advance, hashes=manifest)
         _write_config(origin, partial, {tensor.dtype for tensor in converted})
-        along: list[Path] = []
-        if origin.directory is not None:
-            along = companions.find_companions(origin.directory, companions.ALL)
-            companions.copy_companions(along, partial)
+        companions.copy_companions(along, partial)
         if origin.options is not None:
             origin.options.save_pretrained(partial)
         if manifest:
@@ -139,6 +147,7 @@ def convert(
                 config=read_config(partial, ignore=ignore_config),
                 tensors={one.name: TensorRecord(one.dtype, one.shape, one.digest) for one in converted if one.digest},
             )
+        not_copied = _not_copied(origin, partial)
     return ConversionReport(
         source=origin.name,
         destination=str(destination),
@@ -153,6 +162,18 @@ def convert(
         files=tuple(file.name for file in files),
         copied=tuple(path.name for path in along),
         overflowed=dict(overflowed),
+        not_copied=not_copied,
+    )
+
+
+def _not_copied(origin: ConversionSource, target: Path) -> tuple[str, ...]:
+    """What the source's directory has besides weights, and the target has not; names of directories end in a slash."""
+    entries = () if origin.directory is None else sorted(origin.directory.iterdir())
+    return tuple(
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in entries
+        if not (path.name.startswith(".") or is_weight_file(path.name) or (target / path.name).exists())
+        and not any(file.is_relative_to(path) for file in origin.weights)
     )
 
 
@@ -164,15 +185,19 @@ def _too_large(origin: ConversionSource, overflowed: Mapping[str, int], dtype: s
     )
 
 
-def _refuse_foreign_files(destination: Path) -> None:
-    """Raises an error if replacing the destination would delete files that are not part of a checkpoint."""
-    known = (*companions.ALL, *companions.NEVER)
+def _refuse_foreign_files(destination: Path, written: Collection[str]) -> None:
+    """Raises an error if replacing the destination would delete files that are not part of a checkpoint.
+
+    Args:
+        destination: the directory that would be replaced.
+        written: the names of further files that the new checkpoint has too.
+    """
     entries = destination.iterdir() if destination.is_dir() else ()
     foreign = [
         path.name
         for path in entries
-        if not any(format.owns(path.name) for format in FORMATS.values())
-        and (path.is_dir() or not companions.is_companion(path.name, known))
+        if not is_weight_file(path.name)
+        and (path.is_dir() or (path.name not in companions.KNOWN and path.name not in written))
     ]
     if foreign:
         raise CheckpointError(

@@ -27,7 +27,8 @@ class TensorDifference:
 
     Attributes:
         name: the published name.
-        kind: "shape"; "dtype" if the values are equal after casting to the coarser dtype; or "values".
+        kind: "shape"; "dtype" if the values are equal after casting to the coarser dtype, and finite in both; or
+            "values".
         shapes, dtypes: of the reference and of the candidate.
         count: how many entries differ.
         max_absolute: the largest |candidate - reference|; infinite where only one side is finite.
@@ -68,10 +69,14 @@ class ConfigDifference:
     candidate: Any
     absent: Literal["", "reference", "candidate"] = ""
 
+    @property
+    def texts(self) -> tuple[str, str]:
+        """The two values as JSON, or "absent"."""
+        one, other = (json.dumps(self.reference), json.dumps(self.candidate))
+        return "absent" if self.absent == "reference" else one, "absent" if self.absent == "candidate" else other
+
     def __str__(self) -> str:
-        texts = (json.dumps(self.reference), json.dumps(self.candidate))
-        one, other = ("absent" if side == self.absent else text for side, text in zip(_SIDES, texts, strict=True))
-        return f"{self.name}: {one} and {other}"
+        return f"{self.name}: {' and '.join(self.texts)}"
 
 
 _SIDES = ("reference", "candidate")
@@ -264,7 +269,10 @@ def _equal_when_cast(one: np.ndarray, other: np.ndarray, coarser: np.dtype[Any])
     """Whether values of two dtypes are equal in the coarser one, or if not both are floating-point, as numbers."""
     common = coarser if _is_float(one.dtype) and _is_float(other.dtype) else np.dtype(np.float64)
     with np.errstate(over="ignore"):
-        return not _differs(one.astype(common), other.astype(common)).any()
+        differs = _differs(one.astype(common), other.astype(common)).any()
+    # what overflows in the cast is another value than infinity or NaN
+    finite, too = (np.isfinite(side.astype(np.float64)) for side in (one, other))
+    return not differs and np.array_equal(finite, too)
 
 
 def _largest(values: np.ndarray) -> float:

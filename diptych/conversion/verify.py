@@ -61,9 +61,20 @@ class Verification:
         ]
         lines += [f"changed shape: {name}, {list(old)} to {list(new)}" for name, (old, new) in self.shapes.items()]
         lines += [f"changed dtype: {name}, {old} to {new}" for name, (old, new) in self.dtypes.items()]
-        lines += [f"changed config: {difference}" for difference in self.config]
-        count = f"{len(self.verified)} tensors are as {self.manifest} says"
-        return "\n".join([*lines, f"VERIFIED: {count}" if self.passed else f"DIFFERENT: only {count}"])
+        for field in self.config:
+            old, new = field.texts
+            lines.append(f"changed config: {field.name}, {old} in the manifest and {new} in config.json")
+        return "\n".join([*lines, self._verdict()])
+
+    def _verdict(self) -> str:
+        wrong = len(self.missing) + len(self.changed) + len(self.shapes) + len(self.dtypes)
+        count, says = len(self.verified), f"tensors are as {self.manifest} says"
+        if self.passed:
+            return f"VERIFIED: {count} {says}"
+        if wrong:
+            return f"DIFFERENT: only {count} of {count + wrong} {says}"
+        others = [*(["the config differs"] if self.config else []), *(["there are others"] if self.extra else [])]
+        return f"DIFFERENT: all {count} {says}, but {' and '.join(others)}"
 
 
 def verify(

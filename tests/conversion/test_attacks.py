@@ -79,8 +79,18 @@ def test_overwriting_loses_nothing_of_somebody_else(directory: Path, tmp_path: P
     assert (target / "optimizer.pt").read_bytes() == b"state"
     (target / "optimizer.pt").unlink()
     (target / "logs").rmdir()
+    mine = ("NOTES.md", "adapter.deu.safetensors", "data.json", "results.txt", "thesis.model", "training_args.bin")
+    for name in mine:
+        (target / name).touch()
+    with pytest.raises(CheckpointError, match=rf"and would be lost: {', '.join(mine)}; move"):
+        convert(directory, target, overwrite=True)
+    for name in mine:
+        (target / name).unlink()
+    (directory / "data.json").write_text("{}")
+    for name in ("README.md", "LICENSE", "tokenizer.json", "modules.json", "pytorch_model.bin", "data.json"):
+        (target / name).touch()
     convert(directory, target, overwrite=True, format="flax-msgpack")
-    assert not (target / "model.safetensors").exists()
+    assert {path.name for path in target.iterdir()} == {"config.json", "data.json", "flax_model.msgpack"}
 
 
 @BACKENDS

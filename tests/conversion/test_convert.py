@@ -303,6 +303,8 @@ def test_small_files_come_along_and_weights_of_other_formats_do_not(tmp_path, so
     (source / "checkpoint-1").mkdir()
     report = convert(source, tmp_path / "out", format="flax-msgpack")
     assert report.copied == tuple(sorted(along))
+    assert report.not_copied == ("checkpoint-1/", "tf_model.h5", "training.log")
+    assert str(report).endswith("\n3 not copied: checkpoint-1/, tf_model.h5, training.log")
     assert set(files_of(tmp_path / "out")) == {*along, "config.json", "flax_model.msgpack"}
     assert all((tmp_path / "out" / name).read_text() == f"this is {name}" for name in along)
 

@@ -1,5 +1,6 @@
 """What convert refuses, and what stays on the disk when it fails."""
 
+import contextlib
 import errno
 import importlib
 import json
@@ -15,7 +16,9 @@ import pytest
 from hypothesis import settings
 
 import diptych.backends.torch as in_torch
+from diptych import cli
 from diptych.conversion import convert
+from diptych.core import interrupts
 from diptych.core.checkpoint.directory import open_checkpoint, write_checkpoint
 from diptych.core.errors import CheckpointError, ConfigError, InputError
 from tests.conversion import checkpoints
@@ -172,6 +175,22 @@ def test_a_bad_argument_is_a_clear_error_and_nothing_is_written(tmp_path, source
     assert not (tmp_path / "out").exists()
 
 
+def test_an_unknown_keyword_is_refused_for_any_source(tmp_path, source):
+    for origin in (source, object()):
+        with pytest.raises(TypeError, match=r"convert: unknown keyword formatt; known: format, dtype, .*, revision, "):
+            convert(origin, tmp_path / "out", formatt="orbax")
+
+
+def test_a_destination_without_a_name_is_refused(tmp_path, source, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["convert", str(source), ""])
+    assert "convert: the name of the destination is empty; give the directory to create" in capsys.readouterr().err
+    convert(source, ".")
+    assert sorted(os.listdir()) == ["config.json", "model.safetensors"]
+
+
 @pytest.mark.parametrize(
     ("place", "message"),
     [
@@ -306,6 +325,25 @@ def test_an_interrupted_run_cleans_up(tmp_path, source):
     with pytest.raises(KeyboardInterrupt):
         convert(source, tmp_path / "out", progress=interrupt)
     assert os.listdir(tmp_path) == ["source"]
+
+
+def test_a_signal_that_a_callback_swallows_ends_the_run(tmp_path, source, monkeypatch):
+    """Python swallows what a callback of its garbage collector raises, and JAX has one."""
+
+    def swallow(*_):
+        with contextlib.suppress(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+
+    ends = []
+    monkeypatch.setattr(module.companions, "copy_companions", swallow)
+    monkeypatch.setattr(os, "_exit", ends.append)
+    for existing in (False, True):
+        if existing:
+            (tmp_path / "out").mkdir()
+        with pytest.raises(SystemExit):
+            cli.main(["convert", str(source), str(tmp_path / "out")])
+        assert sorted(os.listdir(tmp_path)) == (["out", "source"] if existing else ["source"])
+    assert (ends, os.listdir(tmp_path / "out"), interrupts.received) == ([143, 143], [], [])
 
 
 @pytest.mark.parametrize(("damage", "error", "message"), BAD_SOURCES.values(), ids=BAD_SOURCES)

@@ -124,6 +124,15 @@ def test_a_dtype_alone_is_told_apart_from_values(pair, tmp_path):
     assert found.units == pytest.approx(found.max_absolute / (2.0**-10 * np.abs(reference).max()))
 
 
+def test_what_overflowed_is_another_value(pair, tmp_path):
+    one, _ = pair
+    large = np.full_like(arrays(one)[NAME], 1e30)
+    change(one, NAME, large)
+    convert(one, tmp_path / "half", dtype="float16", allow_overflow=True)
+    (found,) = diff(one, tmp_path / "half").of_kind("values")
+    assert (found.name, found.count, found.max_absolute) == (NAME, large.size, np.inf)
+
+
 def test_integers_and_unknown_tensors_are_compared_by_their_own_names(pair):
     one, other = pair
     for directory, integer, narrow in ((one, 2**60, 1.5), (other, 2**60 + 1, 1.0)):

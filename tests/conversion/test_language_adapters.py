@@ -6,6 +6,7 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
+from diptych.conversion import convert
 from diptych.core.errors import CheckpointError, InputError
 from tests.conversion.tiny import digests
 from tests.parity.writers import array
@@ -53,6 +54,20 @@ def test_an_adapter_is_exchanged_as_in_transformers(multilingual, backend, tmp_p
     assert digests(loaded) == digests(model) and loaded.config == model.config
     model.save_pretrained(tmp_path)
     assert digests(backend.Wav2Vec2ForCTC.from_pretrained(tmp_path)) == digests(model)
+
+
+def test_adapters_come_along(multilingual, backend, tmp_path):
+    files = ("adapter.fra.safetensors", "adapter.swh.bin")
+    report = convert(multilingual, tmp_path / "converted", format="flax-msgpack", dtype="bfloat16")
+    assert set(files) <= set(report.copied)
+    assert convert(multilingual, tmp_path / "converted", overwrite=True, dtype="bfloat16").not_copied == ()
+    model = backend.Wav2Vec2ForCTC.from_pretrained(multilingual, dtype="bfloat16")
+    model.save_pretrained(tmp_path / "saved", copy_from=multilingual)
+    for name in files:
+        assert (tmp_path / "saved" / name).read_bytes() == (multilingual / name).read_bytes()
+    converted = backend.Wav2Vec2ForCTC.from_pretrained(tmp_path / "converted", target_lang="fra")
+    assert str(converted.dtype).endswith("bfloat16")
+    assert digests(converted) == digests(model.load_adapter("fra", tmp_path / "saved"))
 
 
 def test_the_file_may_lie_elsewhere(multilingual, backend):

@@ -45,6 +45,13 @@ def test_what_was_converted_is_verified_also_in_another_format(converted, tmp_pa
     assert verify(tmp_path / "flax", manifest=converted / MANIFEST).passed
 
 
+def test_a_config_alone_that_differs_is_named(converted):
+    edit_config(converted, layer_norm_eps=0.5)
+    verdict = str(verify(converted)).splitlines()[-1]
+    whole = len(checkpoints.shapes("BertModel"))
+    assert verdict == f"DIFFERENT: all {whole} tensors are as {converted / MANIFEST} says, but the config differs"
+
+
 def test_every_difference_is_named(converted):
     def damage(tensors):
         del tensors["pooler.dense.bias"]
@@ -74,9 +81,10 @@ def test_every_difference_is_named(converted):
         "changed dtype: embeddings.LayerNorm.weight, bfloat16 to float32",
         *lines[5:7],
     ]
-    assert lines[5].startswith("changed config: layer_norm_eps: ")
-    assert lines[6] == 'changed config: finetuning_task: absent and "x"'
-    assert lines[-1] == f"DIFFERENT: only {len(found.verified)} tensors are as {converted / MANIFEST} says"
+    assert lines[5] == "changed config: layer_norm_eps, 1e-12 in the manifest and 0.5 in config.json"
+    assert lines[6] == 'changed config: finetuning_task, absent in the manifest and "x" in config.json'
+    whole = len(checkpoints.shapes("BertModel"))
+    assert lines[-1] == f"DIFFERENT: only {whole - 4} of {whole} tensors are as {converted / MANIFEST} says"
     assert json.loads(found.to_json())["passed"] is False
 
 

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import msgpack
 import numpy as np
@@ -256,9 +257,12 @@ def test_a_new_directory_that_fails_leaves_nothing(tmp_path, error):
 
 
 def test_an_empty_directory_is_taken(tmp_path):
-    (tmp_path / "new").mkdir()
+    (tmp_path / "new").mkdir(mode=0o700)
+    before = (tmp_path / "new").stat()
     with new_directory(tmp_path / "new") as partial:
         save(partial)
+    after = (tmp_path / "new").stat()
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
     assert names(tmp_path) == ["new"]
     assert names(tmp_path / "new") == ["config.json", "model.safetensors"]
 
@@ -286,12 +290,30 @@ def test_overwriting(tmp_path):
     with new_directory(tmp_path / "new") as partial:
         save(partial, 1)
         (partial / "extra").touch()
+    (tmp_path / "new").chmod(0o2710)
     with new_directory(tmp_path / "new", overwrite=True) as partial:
         save(partial, 2)
         assert (tmp_path / "new" / "config.json").read_text() == "1"
     assert names(tmp_path) == ["new"]
     assert names(tmp_path / "new") == ["config.json", "model.safetensors"]
     assert digests(open_checkpoint(tmp_path / "new").tensors) == digests(tensors(2))
+    assert (tmp_path / "new").stat().st_mode & 0o7777 == 0o2710
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_directory_in_use_stays_when_it_is_overwritten(tmp_path, monkeypatch, mounted):
+    save(tmp_path)
+    (tmp_path / "extra").touch()
+    before = tmp_path.stat()
+    if mounted:
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path)
+    else:
+        monkeypatch.chdir(tmp_path)
+    with new_directory(tmp_path if mounted else ".", overwrite=True) as partial:
+        save(partial, 2)
+    assert tmp_path.stat().st_ino == before.st_ino
+    assert names(tmp_path) == ["config.json", "model.safetensors"]
+    assert digests(open_checkpoint(tmp_path).tensors) == digests(tensors(2))
 
 
 def test_overwriting_through_a_link_replaces_what_it_points_to(tmp_path):
@@ -334,6 +356,13 @@ def test_a_file_is_never_overwritten(tmp_path):
     ):
         pass
     assert (tmp_path / "new").read_text() == "mine"
+    with (
+        pytest.raises(
+            CheckpointError, match=r"deep/er: .*/new is a file, not a directory; give a place in a directory"
+        ),
+        new_directory(tmp_path / "new" / "deep" / "er"),
+    ):
+        pass
 
 
 def test_a_directory_without_a_checkpoint_is_never_overwritten(tmp_path):

@@ -118,5 +118,8 @@ def test_free_space_is_checked_before_anything_is_written(tmp_path, monkeypatch)
         write_checkpoint(tmp_path / "a" / "new", tensors())
     assert caught.value.errno == errno.ENOSPC
     assert names(tmp_path) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(total=0, free=0))  # such as /proc
+    with pytest.raises(OSError, match=r"is part of a file system that has no space for files; give a dir.*: '.*a/new'"):
+        write_checkpoint(tmp_path / "a" / "new", tensors())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=84))
     write_checkpoint(tmp_path / "a" / "new", tensors())

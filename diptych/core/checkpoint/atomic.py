@@ -21,6 +21,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +29,7 @@ from os import PathLike
 from pathlib import Path
 
 from diptych.core.errors import CheckpointError
+from diptych.core.interrupts import stop_if_interrupted
 
 logger = logging.getLogger("diptych")
 
@@ -40,9 +42,11 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> Generator[Path, None, None]:
     """Yields a hidden directory to fill, which becomes `destination` if the block ends without an error.
 
+    A directory that is empty, the working directory, or a mount point stays, and gets the files, config.json last.
+
     Args:
         destination: The directory to create, with its parents. It may exist if it is empty.
-        overwrite: Replace an existing checkpoint; it is restored if anything fails.
+        overwrite: Replace an existing checkpoint; it is restored if anything fails. Its mode stays.
 
     Raises:
         CheckpointError: The destination exists and may not be replaced.
@@ -65,13 +69,23 @@ def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> 
                 "give another directory"
             )
         old = [destination.name]
+    if destination.is_dir() and (not old or _is_in_use(destination)):
+        with new_files(destination, lambda _: True) as new:
+            yield new
+        return
+    above = next(parent for parent in destination.parents if parent.exists())
+    if not above.is_dir():
+        raise CheckpointError(f"{given_path}: {above} is a file, not a directory; give a place in a directory")
     missing = [parent for parent in destination.parents if not parent.exists()]
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with _hidden_directory(destination) as hidden:
             new = hidden / "new" / destination.name
             new.mkdir()
+            if old:
+                new.chmod(stat.S_IMODE(destination.stat().st_mode) | stat.S_IRWXU)  # without these it can't be filled
             yield new
+            stop_if_interrupted()
             _exchange(hidden, old, [destination.name])
     except BaseException:
         for parent in missing:
@@ -102,8 +116,9 @@ def new_files(directory: str | PathLike[str], replaces: Callable[[str], bool]) -
     recover(directory)
     with _hidden_directory(directory / "checkpoint") as hidden:
         yield hidden / "new"
+        stop_if_interrupted()
         written = os.listdir(hidden / "new")
-        old = [name for name in os.listdir(directory) if name in written or replaces(name)]
+        old = [name for name in os.listdir(directory) if name != hidden.name and (name in written or replaces(name))]
         changed = [name for name in written if not _equal(hidden / "new" / name, directory / name)]
         if len(changed) == 1 and set(old) <= set(written) and not (directory / changed[0]).is_dir():
             os.replace(hidden / "new" / changed[0], directory / changed[0])  # one atomic step
@@ -134,11 +149,14 @@ def recover(directory: Path) -> None:
 
 
 def require_space(path: str | PathLike[str], needed: int) -> None:
-    """Raises an OSError (ENOSPC) if fewer bytes than needed are free where a path is or will be."""
+    """Raises an OSError (ENOSPC) if fewer bytes than needed are free where a path is or will be, or none can be."""
     place = Path(path).absolute()
     while not place.exists():
         place = place.parent
-    free = shutil.disk_usage(place).free
+    total, _, free = shutil.disk_usage(place)
+    if total == 0:  # such as /proc
+        problem = f"{place} is part of a file system that has no space for files; give a directory on a disk"
+        raise OSError(errno.ENOTSUP, problem, os.fspath(path))
     if free < needed:
         problem = f"{os.strerror(errno.ENOSPC)}: {needed:,} bytes are needed, and {free:,} are free"
         raise OSError(errno.ENOSPC, problem, os.fspath(path))
@@ -253,6 +271,11 @@ def _remove_if_dead(leftover: Path) -> None:
             leftover.unlink()
     finally:
         os.close(descriptor)
+
+
+def _is_in_use(directory: Path) -> bool:
+    """Whether a directory can't be exchanged for another one: it is a mount point, or where this process works."""
+    return directory.is_mount() or directory.samefile(os.curdir)
 
 
 def _host() -> str:

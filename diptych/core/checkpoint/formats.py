@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
 
-from diptych.core.checkpoint.companions import ALL, is_companion
+from diptych.core.checkpoint.companions import ADAPTERS, ALL, is_companion
 from diptych.core.checkpoint.files import open_atomic, parse_json_object, require_inside
 from diptych.core.checkpoint.msgpack import read_msgpack, write_msgpack
 from diptych.core.checkpoint.safetensors import read_metadata, read_safetensors, write_safetensors
@@ -283,8 +283,8 @@ class DirectoryFormat:
             if not entry.is_file() and not entry.is_dir():  # a pipe, from which a reader would wait for ever
                 raise CheckpointError(f"{entry}: is neither a file nor a directory. Copy the checkpoint again")
         tensors = importlib.import_module(self.module).read(weights)
-        # the config and the tokenizer may stand in the same directory
-        own = [path for path in sorted(entries) if weights != directory or not is_companion(path.name, ALL)]
+        beside = (*ALL, *ADAPTERS)  # the config and the tokenizer may stand in the same directory
+        own = [path for path in sorted(entries) if weights != directory or not is_companion(path.name, beside)]
         files = tuple(path for path in own if path.is_file())
         return Checkpoint(self.name, self.layout, directory, files, tensors, {})
 

@@ -189,12 +189,13 @@ def save(
     """Writes config.json and safetensors; an older checkpoint is replaced only once all of the new one is complete.
 
     A model's own options go into generation_config.json. If it has none, an older file is removed, since it belonged to
-    another model. The files of the tokenizer and processor of another checkpoint are copied.
+    another model. The files of the tokenizer and processor of another checkpoint are copied, and adapters of languages.
     """
     target = Path(directory)
     along: list[Path] = []
     if copy_from is not None:
-        along = companions.find_companions(origin := locate(copy_from, only=CONFIGS), companions.PROCESSING)
+        patterns = (*companions.PROCESSING, *companions.ADAPTERS)
+        along = companions.find_companions(origin := locate(copy_from, only=CONFIGS), patterns)
         if not along:
             raise CheckpointError(f"copy_from={origin}: holds no files of a tokenizer or processor")
     if not os.fspath(directory):

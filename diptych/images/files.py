@@ -40,7 +40,7 @@ def find_images(paths: Paths) -> list[str]:
         InputError: nothing is given, or something else than a path; or a directory or pattern has no images.
         ImportError: Pillow is not installed.
     """
-    return find_files(paths, "image", _has_image_ending)
+    return find_files(paths, "image", _has_image_ending, "load_processor(directory)(images)")
 
 
 def _has_image_ending(name: str) -> bool:

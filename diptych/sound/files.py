@@ -25,4 +25,5 @@ def find_recordings(paths: Paths) -> list[str]:
         ending = Path(name).suffix.lower().removeprefix(".")
         return ending != "raw" and _ENDINGS.get(ending, ending.upper()) in known
 
-    return find_files(paths, "recording", has_ending)
+    in_memory = "load_processor(directory)(samples, sampling_rate=…)"
+    return find_files(paths, "recording", has_ending, in_memory)

@@ -18,7 +18,7 @@ OnError = Callable[[InputError], None]
 """Receives the error of a file that cannot be read, which names it."""
 
 
-def find_files(paths: Paths, what: str, has_ending: Callable[[str], bool]) -> list[str]:
+def find_files(paths: Paths, what: str, has_ending: Callable[[str], bool], in_memory: str) -> list[str]:
     """The paths of files, in order.
 
     A directory stands for the files in it that have the right ending, a pattern for the files that it matches; both are
@@ -28,6 +28,7 @@ def find_files(paths: Paths, what: str, has_ending: Callable[[str], bool]) -> li
         paths: what the caller gave.
         what: a file is, such as "image".
         has_ending: whether a name has the ending of such a file.
+        in_memory: the call that takes what was read already.
 
     Raises:
         InputError: nothing is given, something else than a path, or standard input twice; or a directory or pattern
@@ -35,11 +36,15 @@ def find_files(paths: Paths, what: str, has_ending: Callable[[str], bool]) -> li
     """
     article = "an" if what[0] in "aeiou" else "a"
     found: list[str] = []
-    for path in paths if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]:
-        if not isinstance(path, str | os.PathLike) or not os.fspath(path):  # pyright: ignore[reportUnnecessaryIsInstance]
-            given = "an empty path" if path == "" else f"something of type {type(path).__name__}"
-            raise InputError(f"{what}s: {given} is given; give the paths of {what}s")
+    for path in paths if isinstance(paths, Sequence) and not isinstance(paths, str | bytes) else [paths]:
+        if not isinstance(path, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"{what}s: something of type {type(path).__name__} is given; give the paths of {what}s; for those in "
+                f"memory, call the model with what {in_memory} returns"
+            )
         name = os.fspath(path)
+        if not name:
+            raise InputError(f"{what}s: an empty path is given; give the paths of {what}s")
         if name == _STDIN:
             inside = [name]
         elif Path(name).is_dir():

@@ -230,6 +230,9 @@ def test_a_language_has_its_adapter_and_its_vocabulary(sounds, run, tmp_path, hu
 def test_recordings_are_found_by_their_endings(sounds):
     assert find_recordings(str(sounds / "*.wav")) == [str(sounds / "fast.wav"), str(sounds / "long.wav")]
     assert find_recordings([sounds / "gone.mp3"]) == [str(sounds / "gone.mp3")]
+    for recordings in (np.zeros(16), [np.zeros(16)], b"long.wav"):
+        with pytest.raises(InputError, match=r"^recordings: something of type .*\(samples, sampling_rate=…\) returns"):
+            find_recordings(recordings)
 
 
 def test_quiet_windows_end_where_it_is_quiet():

@@ -404,6 +404,10 @@ def test_files_are_found(album, tmp_path, monkeypatch):
     for images in (Image.new("RGB", (2, 2)), ["photo0.png", Image.new("RGB", (2, 2))]):
         with pytest.raises(InputError, match="images: something of type Image is given; give the paths of images"):
             find_images(images)
+    with pytest.raises(
+        InputError, match=r"of type ndarray is given.* with what load_processor\(directory\)\(images\) "
+    ):
+        find_images(np.zeros((2, 2, 3)))
 
 
 def test_a_bar_shows_progress(checkpoints, album, capsys):

@@ -21,8 +21,8 @@ OnError = Callable[[InputError], None]
 def find_files(paths: Paths, what: str, has_ending: Callable[[str], bool], in_memory: str) -> list[str]:
     """The paths of files, in order.
 
-    A directory stands for the files in it that have the right ending, a pattern for the files that it matches; both are
-    sorted. Other names are kept, whether such a file exists or not; "-" stands for standard input.
+    A directory stands for the files in it that have the right ending and are not hidden, a pattern for the files that
+    it matches; both are sorted. Other names are kept, whether such a file exists or not; "-" stands for standard input.
 
     Args:
         paths: what the caller gave.
@@ -48,7 +48,8 @@ def find_files(paths: Paths, what: str, has_ending: Callable[[str], bool], in_me
         if name == _STDIN:
             inside = [name]
         elif Path(name).is_dir():
-            inside = [entry.path for entry in os.scandir(name) if entry.is_file() and has_ending(entry.name)]
+            there = [entry for entry in os.scandir(name) if entry.is_file() and not entry.name.startswith(".")]
+            inside = [entry.path for entry in there if has_ending(entry.name)]
         elif glob.has_magic(name) and not Path(name).exists():
             inside = [match for match in glob.glob(name, recursive=True) if Path(match).is_file()]
         else:

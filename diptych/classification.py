@@ -18,11 +18,13 @@ class Classification:
         image: the path of the image; None of a recording.
         audio: the path of the recording; None of an image.
         probabilities: each label with its probability, most probable first.
+        damage: why samples are missing at the end of the recording; None if it is whole.
     """
 
     image: str | None = None
     audio: str | None = None
     probabilities: tuple[tuple[str, float], ...]
+    damage: str | None = None
 
     @property
     def path(self) -> str:
@@ -31,7 +33,8 @@ class Classification:
 
     def to_json(self) -> str:
         """One JSON object on one line."""
-        origin = {name: path for name, path in (("image", self.image), ("audio", self.audio)) if path is not None}
+        fields = (("image", self.image), ("audio", self.audio), ("damage", self.damage))
+        origin = {name: value for name, value in fields if value is not None}
         labels = [{"label": label, "probability": value} for label, value in self.probabilities]
         return json.dumps({**origin, "labels": labels}, ensure_ascii=False)
 

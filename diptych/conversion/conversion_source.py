@@ -16,7 +16,7 @@ from diptych.core.config import ModelConfig, config_path
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.generation.options import GenerationConfig
 from diptych.core.json_text import parse_config, read_text
-from diptych.core.registry import Family, architectures, families, within
+from diptych.core.registry import Family, architectures, classes_of, families, read_config, within
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,11 @@ def from_directory(
     if architecture is None:
         architecture = loading.architecture_of(directory, ignore_config)
     elif architecture not in architectures():
-        raise InputError(f"convert: architecture={architecture!r} is not known; known: {', '.join(architectures())}")
+        config = read_config(directory, ignore=ignore_config)
+        raise InputError(
+            f"convert: architecture={architecture!r} is not known; known of model_type {config.model_type!r}: "
+            f"{', '.join(classes_of(type(config)))}"
+        )
     family = families()[architectures()[architecture]]
     ignore, allow_missing = names_of("ignore", ignore), names_of("allow_missing", allow_missing)
     wanted = family.classes[architecture]

@@ -1,8 +1,9 @@
 """Copying live models from one framework to the other in memory, tensor by tensor."""
 
 import functools
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, InputError
 from diptych.core.generation.options import OwnOptions
 from diptych.core.pretrained import PreTrained
-from diptych.core.registry import architectures, describe_class, families, within
+from diptych.core.registry import architectures, classes_of, config_classes, describe_class, families, within
 
 Framework = BackendName | Literal["transformers"]
 """The library of a live model."""
@@ -116,9 +117,26 @@ def inspect_live_model(model: Any) -> LiveModel:
             if base.__module__.startswith("transformers.") and base.__name__ in known:
                 return _inspect_transformers(model, base.__name__)
     raise InputError(
-        f"{type(model).__module__}.{type(model).__name__} is not a known model class; known, from diptych and from "
-        f"transformers: {', '.join(known)}"
+        f"{type(model).__module__}.{type(model).__name__} is not a known model class; {_what_instead(model)}"
     )
+
+
+def _what_instead(thing: Any) -> str:
+    """What to give in place of something that is no known model."""
+    if isinstance(thing, str | os.PathLike):
+        return "load the model first, with diptych.load(path) or from_pretrained of its class"
+    if isinstance(thing, type):
+        return "give a model of this class, not the class"
+    if isinstance(thing, Mapping):
+        return "tensors alone have no config: fill a model of torch with them, Model(config).load_state_dict(…)"
+    for attribute in ("_orig_mod", "module"):  # of torch.compile; of DataParallel and DistributedDataParallel
+        inner = getattr(thing, attribute, None)
+        if inner is not None:
+            return f"it wraps a {type(inner).__name__}: give its .{attribute}"
+    config_class = config_classes().get(str(getattr(getattr(thing, "config", None), "model_type", None)))
+    if config_class is not None:
+        return f"known classes of this model_type, in diptych and transformers: {', '.join(classes_of(config_class))}"
+    return f"models of diptych and transformers of these types are known: {', '.join(sorted(config_classes()))}"
 
 
 def _inspect_transformers(model: Any, architecture: str) -> LiveModel:

@@ -121,6 +121,11 @@ def config_names() -> Mapping[str, type[ModelConfig]]:
     return {cls.__name__: cls for cls in config_classes().values()}
 
 
+def classes_of(wanted: type[ModelConfig]) -> list[str]:
+    """The architectures whose config is of a class."""
+    return [name for described in families().values() for name, cls in described.classes.items() if cls is wanted]
+
+
 def read_config(directory: str | Path, *, ignore: tuple[str, ...] = (), assume: str | None = None) -> ModelConfig:
     """The whole config of a checkpoint directory.
 

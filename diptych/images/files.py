@@ -16,6 +16,9 @@ from diptych.text.files import OnError, Paths, find_files, read_stdin
 from diptych.text.idefics import IdeficsProcessor
 from diptych.text.speech import SpeechProcessor
 
+_UNREAD = (".heic", ".heif")
+"""Endings of photos that Pillow alone cannot read; in a directory, too, they are refused, not skipped."""
+
 
 def load_image_processor(directory: Path, ignore_config: Iterable[str] = ()) -> Processor | IdeficsProcessor:
     """The processor of a checkpoint that reads images.
@@ -40,13 +43,13 @@ def find_images(paths: Paths) -> list[str]:
         InputError: nothing is given, or something else than a path; or a directory or pattern has no images.
         ImportError: Pillow is not installed.
     """
-    return find_files(paths, "image", _has_image_ending)
+    return find_files(paths, "image", _has_image_ending, "load_processor(directory)(images)")
 
 
 def _has_image_ending(name: str) -> bool:
-    image_module = pillow()
-    kind = image_module.registered_extensions().get(Path(name).suffix.lower())
-    return kind in image_module.OPEN  # others can be written alone
+    image_module, ending = pillow(), Path(name).suffix.lower()
+    kind = image_module.registered_extensions().get(ending)
+    return ending in _UNREAD or kind in image_module.OPEN  # others can be written alone
 
 
 def read_batches(

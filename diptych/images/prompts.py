@@ -17,7 +17,7 @@ from diptych.core.processing.paths import is_url
 from diptych.processing import load_processor
 from diptych.text.files import OnError
 from diptych.text.placement import placement
-from diptych.text.writing import Text, Writer, continues_images, load_writer
+from diptych.text.writing import Text, Writer, as_rows, continues_images, load_writer
 
 _IMAGE = re.compile(r"(?<!\\)!\[[^\[\]]*\]\((?:<([^<>\n]*)>|([^()<>\n]*))\)")
 """An image in Markdown, ![description](path) or ![description](<path>)."""
@@ -104,8 +104,7 @@ def generate_text_with_images(
     chosen = backends.choose("result", backend, argument="generate: backend")
     if batch_size is not None and batch_size < 1:
         raise InputError(f"generate: batch_size={batch_size} must be 1 or more")
-    if not prompts:
-        raise InputError("generate: at least one prompt is needed")
+    prompts = as_rows(prompts, of="texts and images")
     hub, options = split_options(options)
     directory, ignore_config = locate(directory, **hub), tuple(ignore_config)
     processor = load_processor(directory, ignore_config=ignore_config)

@@ -100,7 +100,8 @@ def classify_recordings(
             rows = listener.classify([(one.recording.samples, one.windows) for one in group], bar.update)
             for one, row in zip(group, rows, strict=True):
                 report_damage(one, on_error)
-                found.append(Classification(audio=one.path, probabilities=most_probable(names, row, top)))
+                labels = most_probable(names, row, top)
+                found.append(Classification(audio=one.path, probabilities=labels, damage=one.recording.damage))
                 if show is not None:
                     show(found[-1])
     return found

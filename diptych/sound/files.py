@@ -7,6 +7,8 @@ from diptych.text.files import Paths, find_files
 
 _ENDINGS = {"oga": "OGG", "opus": "OGG", "aif": "AIFF", "wave": "WAV"}
 """Endings whose format has another name."""
+_UNREAD = ("aac", "amr", "m4a", "webm", "wma")
+"""Endings of recordings that libsndfile cannot read; in a directory, too, they are refused, not skipped."""
 
 
 def find_recordings(paths: Paths) -> list[str]:
@@ -23,6 +25,7 @@ def find_recordings(paths: Paths) -> list[str]:
 
     def has_ending(name: str) -> bool:
         ending = Path(name).suffix.lower().removeprefix(".")
-        return ending != "raw" and _ENDINGS.get(ending, ending.upper()) in known
+        return ending in _UNREAD or (ending != "raw" and _ENDINGS.get(ending, ending.upper()) in known)
 
-    return find_files(paths, "recording", has_ending)
+    in_memory = "load_processor(directory)(samples, sampling_rate=…)"
+    return find_files(paths, "recording", has_ending, in_memory)

@@ -37,17 +37,20 @@ class Transcription:
         text: all of it; ids as text if there is no tokenizer.
         parts: the words of a CTC model, or the windows of another, with their times in seconds.
         ids: the tokens of all frames, or those that were generated.
+        damage: why samples are missing at the end of the recording; None if it is whole.
     """
 
     audio: str
     text: str
     parts: tuple[Heard, ...]
     ids: tuple[int, ...]
+    damage: str | None = None
 
     def to_json(self, *, timestamps: bool = False) -> str:
-        """One JSON object on one line: path and text, and with `timestamps` the parts."""
+        """One JSON object on one line: path and text, any damage, and with `timestamps` the parts."""
+        damage = {} if self.damage is None else {"damage": self.damage}
         parts = {"parts": [asdict(part) for part in self.parts]} if timestamps else {}
-        return json.dumps({"audio": self.audio, "text": self.text, **parts}, ensure_ascii=False)
+        return json.dumps({"audio": self.audio, "text": self.text, **damage, **parts}, ensure_ascii=False)
 
     def to_text(self, *, timestamps: bool = False) -> str:
         """The text, or with `timestamps` a line for each part, which begins with its seconds."""
@@ -174,7 +177,7 @@ def transcribe(
             texts = listener.listen([(one.recording.samples, one.windows) for one in group], seed, done)
             for one, (text, parts, ids) in zip(group, texts, strict=True):
                 report_damage(one, on_error)
-                found.append(made := Transcription(one.path, text, parts, ids))
+                found.append(made := Transcription(one.path, text, parts, ids, one.recording.damage))
                 if show is not None and not live:
                     line = made.to_json(timestamps=timestamps) if as_json else made.to_text(timestamps=timestamps)
                     named = len(paths) > 1 and not as_json

@@ -18,16 +18,17 @@ OnError = Callable[[InputError], None]
 """Receives the error of a file that cannot be read, which names it."""
 
 
-def find_files(paths: Paths, what: str, has_ending: Callable[[str], bool]) -> list[str]:
+def find_files(paths: Paths, what: str, has_ending: Callable[[str], bool], in_memory: str) -> list[str]:
     """The paths of files, in order.
 
-    A directory stands for the files in it that have the right ending, a pattern for the files that it matches; both are
-    sorted. Other names are kept, whether such a file exists or not; "-" stands for standard input.
+    A directory stands for the files in it that have the right ending and are not hidden, a pattern for the files that
+    it matches; both are sorted. Other names are kept, whether such a file exists or not; "-" stands for standard input.
 
     Args:
         paths: what the caller gave.
         what: a file is, such as "image".
         has_ending: whether a name has the ending of such a file.
+        in_memory: the call that takes what was read already.
 
     Raises:
         InputError: nothing is given, something else than a path, or standard input twice; or a directory or pattern
@@ -35,15 +36,20 @@ def find_files(paths: Paths, what: str, has_ending: Callable[[str], bool]) -> li
     """
     article = "an" if what[0] in "aeiou" else "a"
     found: list[str] = []
-    for path in paths if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]:
-        if not isinstance(path, str | os.PathLike) or not os.fspath(path):  # pyright: ignore[reportUnnecessaryIsInstance]
-            given = "an empty path" if path == "" else f"something of type {type(path).__name__}"
-            raise InputError(f"{what}s: {given} is given; give the paths of {what}s")
+    for path in paths if isinstance(paths, Sequence) and not isinstance(paths, str | bytes) else [paths]:
+        if not isinstance(path, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"{what}s: something of type {type(path).__name__} is given; give the paths of {what}s; for those in "
+                f"memory, call the model with what {in_memory} returns"
+            )
         name = os.fspath(path)
+        if not name:
+            raise InputError(f"{what}s: an empty path is given; give the paths of {what}s")
         if name == _STDIN:
             inside = [name]
         elif Path(name).is_dir():
-            inside = [entry.path for entry in os.scandir(name) if entry.is_file() and has_ending(entry.name)]
+            there = [entry for entry in os.scandir(name) if entry.is_file() and not entry.name.startswith(".")]
+            inside = [entry.path for entry in there if has_ending(entry.name)]
         elif glob.has_magic(name) and not Path(name).exists():
             inside = [match for match in glob.glob(name, recursive=True) if Path(match).is_file()]
         else:

@@ -1,5 +1,6 @@
 """Text generation from a checkpoint and its tokenizer: what `diptych generate` prints."""
 
+import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from diptych.core.interfaces import Tokenizer
 from diptych.text.placement import placement
 from diptych.text.tokenizer_settings import MissingTokenizerError
 from diptych.text.tokenizers import load_tokenizer
-from diptych.text.writing import Text, Writer, ends_of, language_id, load_writer, tokens_of
+from diptych.text.writing import Text, Writer, as_rows, ends_of, language_id, load_writer, tokens_of
 
 
 def generate_text(
@@ -75,16 +76,13 @@ def generate_text(
     directory = locate(directory, **hub)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"generate: batch_size={batch_size} must be 1 or more")
-    needed = target_language is not None or any(isinstance(prompt, str) for prompt in prompts)
+    given = as_rows(prompts, of="ids")
+    needed = target_language is not None or any(isinstance(prompt, str) for prompt in given)
     tokenizer = _tokenizer(directory, source_language, needed=needed)
     rows = [
-        [int(token) for token in prompt]
-        if tokenizer is None or not isinstance(prompt, str)
-        else tokens_of(tokenizer, prompt)
-        for prompt in prompts
+        _ids_of(prompt) if tokenizer is None or not isinstance(prompt, str) else tokens_of(tokenizer, prompt)
+        for prompt in given
     ]
-    if not rows:
-        raise InputError("generate: at least one prompt is needed")
     empty = [str(number) for number, row in enumerate(rows, 1) if not row]
     if empty:
         raise InputError(f"generate: prompt {', '.join(empty)} has no tokens")
@@ -107,6 +105,18 @@ def generate_text(
         numbers = range(start + 1, start + len(prompts) + 1)
         texts += writer.write(batch, known, seed + start, live=len(rows) == 1, numbers=numbers)
     return texts
+
+
+def _ids_of(prompt: Iterable[Any]) -> list[int]:
+    """The ids of a prompt.
+
+    Raises:
+        InputError: they are not whole numbers.
+    """
+    try:
+        return [operator.index(token) for token in prompt]
+    except TypeError as error:
+        raise InputError(f"generate: a prompt must be a text or a list of whole numbers ({error})") from None
 
 
 def _padding(model: Any, rows: Sequence[Sequence[int]], options: Mapping[str, Any]) -> int | None:

@@ -59,6 +59,30 @@ def continues_images(model_class: Any) -> bool:
     return decodes and "pixel_values" in inspect.signature(call).parameters
 
 
+def as_rows(prompts: Any, *, of: str) -> list[str | list[Any]]:
+    """Prompts as a list of texts and of lists.
+
+    Args:
+        prompts: what the caller gave.
+        of: what a prompt that is no text is a list of.
+
+    Raises:
+        InputError: there are none, or they are not in a list.
+    """
+    try:
+        if isinstance(prompts, str | bytes | Mapping):
+            raise TypeError("one text is a sequence, too, but of characters")
+        rows = [prompt if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+    except TypeError:
+        kind = type(prompts).__name__
+        raise InputError(
+            f"generate: prompts ({kind}) must be a list, also of one: of texts, or of lists of {of}"
+        ) from None
+    if not rows:
+        raise InputError("generate: at least one prompt is needed")
+    return rows
+
+
 def load_writer(backend: str, directory: Path, reads: str, options: Mapping[str, Any]) -> Any:
     """The model of a directory.
 

@@ -196,7 +196,8 @@ def test_a_broken_file_stops_no_other(checkpoints, sounds, run, tmp_path):
     ):
         assert f"diptych: {message}" in err
     with pytest.warns(UserWarning, match=r"cut_talk\.wav: its end is missing"):
-        assert transcribe(checkpoints / "ctc", torn, backend="torch")[0].text
+        (found,) = transcribe(checkpoints / "ctc", torn, backend="torch")
+    assert found.text and json.loads(found.to_json())["damage"].startswith("its end is missing after 578 of 1200")
     with pytest.raises(InputError, match="but the model needs at least 9"):
         transcribe(checkpoints / "ctc", dot, backend="torch")
 
@@ -227,9 +228,16 @@ def test_a_language_has_its_adapter_and_its_vocabulary(sounds, run, tmp_path, hu
     assert code == 2 and "language='deu' is not known; known: eng, fra" in err
 
 
-def test_recordings_are_found_by_their_endings(sounds):
+def test_recordings_are_found_by_their_endings(sounds, tmp_path):
+    for name in (".hidden.wav", "._mac.flac", "notes.txt", "talk.M4A", "b.wav"):
+        (tmp_path / name).touch()
+    (tmp_path / "more.wav").mkdir()
+    assert find_recordings(tmp_path) == [str(tmp_path / name) for name in ("b.wav", "talk.M4A")]
     assert find_recordings(str(sounds / "*.wav")) == [str(sounds / "fast.wav"), str(sounds / "long.wav")]
     assert find_recordings([sounds / "gone.mp3"]) == [str(sounds / "gone.mp3")]
+    for recordings in (np.zeros(16), [np.zeros(16)], b"long.wav"):
+        with pytest.raises(InputError, match=r"^recordings: something of type .*\(samples, sampling_rate=…\) returns"):
+            find_recordings(recordings)
 
 
 def test_quiet_windows_end_where_it_is_quiet():

@@ -85,6 +85,7 @@ def test_a_broken_file_stops_no_other(checkpoints, sounds, run, tmp_path):
     code, out, err = run(*command, *files, "--top", 2, "--json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert (code, [row["audio"] for row in rows]) == (2, [str(torn), str(sounds / "b.flac")])
+    assert rows[0]["damage"].startswith("its end is missing") and "damage" not in rows[1]
     wanted = classify_recordings(checkpoints / "Wav2Vec2", sounds / "b.flac", top=2, backend="torch")[0]
     for row, (label, value) in zip(rows[1]["labels"], wanted.probabilities, strict=True):  # padded, and alone
         assert row == {"label": label, "probability": pytest.approx(value, abs=1e-6)}

@@ -253,6 +253,13 @@ def test_languages_go_to_tokenizer_and_options(gpt2, monkeypatch):
         generate_text(gpt2, [[5]], target_language="xx", **options)
     with pytest.raises(InputError, match=r"^generate: at least one prompt is needed"):
         generate_text(gpt2, [], **options)
+    for prompts in ("w1", [1, 2], np.zeros(2), gpt2, None, {"ids": [1]}):
+        with pytest.raises(
+            InputError, match=r"^generate: prompts \(.*\) must be a list, also of one: of texts, or of lists"
+        ):
+            generate_text(gpt2, prompts, **options)
+    with pytest.raises(InputError, match=r"a prompt must be a text or a list of whole numbers .*float"):
+        generate_text(gpt2, [[1.5, 2.0]], **options)
 
 
 def test_the_environment_chooses_the_backend(gpt2, monkeypatch):

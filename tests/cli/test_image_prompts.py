@@ -160,6 +160,8 @@ def test_parity_on_images(run, checkpoint):
 def test_files_that_are_missing_are_named(run, checkpoint, tmp_path):
     with pytest.raises(InputError, match="generate: at least one prompt is needed"):
         generate_text_with_images(checkpoint, [])
+    with pytest.raises(InputError, match=r"prompts \(ndarray\) must be a list.*of lists of texts and images"):
+        generate_text_with_images(checkpoint, np.zeros(2))
     in_torch.load(checkpoint).save_pretrained(tmp_path)
     command = ("generate", tmp_path, "--backend", "torch", "--text", "w1")
     assert run(*command)[2].startswith(f"diptych: {tmp_path}: has no preprocessor_config.json, nor a processor_config")

@@ -397,13 +397,19 @@ def test_files_are_found(album, tmp_path, monkeypatch):
     assert find_images(["photo1.png", "photo[0-1].png", "**/*.jpg", "absent.png"]) == [
         "photo1.png", "photo0.png", "photo1.png", "turned.jpg", "absent.png"
     ]  # fmt: skip
-    (tmp_path / "a[1].png").write_bytes(b"")
+    for name in ("a[1].png", "._b.png", "c.heic", "d.txt"):
+        (tmp_path / name).touch()
+    assert find_images(tmp_path) == [str(tmp_path / name) for name in ("a[1].png", "c.heic")]
     assert find_images(tmp_path / "a[1].png") == [str(tmp_path / "a[1].png")]
     with pytest.raises(InputError, match="images: none are given, but at least one is needed"):
         find_images([])
     for images in (Image.new("RGB", (2, 2)), ["photo0.png", Image.new("RGB", (2, 2))]):
         with pytest.raises(InputError, match="images: something of type Image is given; give the paths of images"):
             find_images(images)
+    with pytest.raises(
+        InputError, match=r"of type ndarray is given.* with what load_processor\(directory\)\(images\) "
+    ):
+        find_images(np.zeros((2, 2, 3)))
 
 
 def test_a_bar_shows_progress(checkpoints, album, capsys):

@@ -370,7 +370,7 @@ def test_keywords_of_other_loaders_are_refused(files, backend):
         with pytest.raises(TypeError, match=r"has no keyword (torch_)?dtype; it has dtype="):
             made(backend, files, "GPT2Model", **{name: "float16"})
     with pytest.raises(
-        CheckpointError, match="None is a NoneType, but a path, or a model's name on the hub, is needed"
+        CheckpointError, match="of type NoneType is given, but the path of a checkpoint's directory, or a name"
     ):
         backend.GPT2Model.from_pretrained(None)
     with pytest.raises(ConfigError, match="the decoder is a dict, but a config of diptych's is needed"):

@@ -379,8 +379,10 @@ def test_a_config_that_names_no_known_class(backend, copy_of):
         with pytest.raises(ConfigError) as caught:
             backend.load(directory)
         assert str(caught.value) == (
-            f"{directory / 'config.json'}: architectures={names or []} names no known class; known: "
-            f"{', '.join(ARCHITECTURES)}. Load it with from_pretrained of the right one"
+            f"{directory / 'config.json'}: architectures={names or []} names no known class; those of model_type "
+            "'bert': BertModel, BertForPreTraining, BertLMHeadModel, BertForMaskedLM, BertForSequenceClassification. "
+            "Write the right one into the file, load it with its from_pretrained, or convert it with architecture=… "
+            "(--architecture)"
         )
 
 

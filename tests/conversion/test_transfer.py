@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -166,11 +167,19 @@ def test_a_subclass_counts_as_what_it_derives_from():
 
 
 @pytest.mark.parametrize("transfer", [to_jax, to_torch])
-def test_an_unknown_class_is_refused_with_the_known_ones(transfer):
-    with pytest.raises(
-        InputError, match=r"torch\.nn\.modules\.linear\.Linear is not a known model class.*BertModel.*CLIPModel"
+def test_an_unknown_class_is_refused_with_what_is_needed(transfer):
+    linear, other = torch.nn.Linear(2, 3), types.SimpleNamespace(config=config_of("GPT2Model"))
+    for wrong, message in (
+        (linear, r"^torch\.nn\.modules\.linear\.Linear is not a known model class; .*types are known: .*bert, .*clip"),
+        (other, "known classes of this model_type, in diptych and transformers: GPT2Model, GPT2LMHeadModel$"),
+        ("bert", r"^builtins\.str is not a known model class; load the model first, with diptych\.load"),
+        (in_torch.BertModel, "give a model of this class, not the class"),
+        (linear.state_dict(), r"fill a model of torch with them, Model\(config\)\.load_state_dict"),
+        (types.SimpleNamespace(_orig_mod=linear), r"it wraps a Linear: give its \._orig_mod$"),
+        (torch.nn.DataParallel(linear), r"it wraps a Linear: give its \.module$"),
     ):
-        transfer(torch.nn.Linear(2, 3))
+        with pytest.raises(InputError, match=message):
+            transfer(wrong)
     sizes = {"hidden_size": 8, "word_embed_proj_dim": 8, "ffn_dim": 8, "num_attention_heads": 2, "vocab_size": 9}
     opt = transformers.OPTModel(transformers.OPTConfig(num_hidden_layers=1, **sizes))
     with pytest.raises(InputError, match=r"^transformers\..*OPTModel is not a known model class"):

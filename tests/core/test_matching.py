@@ -66,6 +66,25 @@ def test_the_names_of_the_file_are_the_paths_of_the_model():
     assert found.fresh == found.left_out == found.ignored == ()
 
 
+def test_the_prefix_of_a_wrapper_is_named():
+    wrapped = {f"module.{name}": values for name, values in file_of((*MODEL, *POOLER)).items()}
+    wrapped["module.fpn.weight"] = tensor("fpn", (2,))
+    of_family = {
+        "family": replace(BERT, unsupported={"fpn": "BertForNothing"}),
+        "known": lambda: [{*FAMILY_PATHS, *(slot.path for slot in POOLER)}],
+    }
+    text = refused(MODEL, wrapped, **of_family)
+    assert text == (
+        "dir does not fit BertForMaskedLM: 7 tensors begin with 'module.', which a wrapper such as "
+        "DistributedDataParallel adds; save what it wraps, or take it off: {name.removeprefix('module.'): tensor for "
+        "name, tensor in tensors.items()}"
+    )
+    everything = {**of_family, "known": lambda: [], "allow_fresh": ("*",)}  # convert's
+    assert refused((*MODEL, *POOLER), wrapped, **everything) == text
+    for other in ({"module.lora": tensor("lora", (2,))}, file_of(MODEL)):  # no slot's; already filled
+        assert "belong to no class of the family: module.bert." in refused(MODEL, wrapped | other, **of_family)
+
+
 def test_gamma_and_beta_are_weight_and_bias():
     tensors = file_of((MODEL[0], MODEL[3]))
     tensors |= {f"{NORM}.gamma": tensor("g", (3,)), f"{NORM}.beta": tensor("b", (3,))}

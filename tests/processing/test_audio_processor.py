@@ -11,6 +11,7 @@ import transformers
 from diptych.core.errors import CheckpointError, ConfigError, InputError
 from diptych.core.processing.audio_config import AudioProcessorConfig
 from diptych.core.processing.audio_processor import AudioProcessor
+from diptych.processing import load_processor
 from tests.processing.sounds import tones, write
 
 LENGTHS = [(1,), (16_001,), (400, 399, 7), (50_003, 49_991)]
@@ -150,6 +151,14 @@ def test_configs_are_those_of_published_files(tmp_path):
     (tmp_path / "bare").mkdir()
     with pytest.raises(CheckpointError, match="so it does not say how recordings are processed"):
         AudioProcessor.from_pretrained(tmp_path / "bare")
+    for model, what in ({"model_type": "hubert"}, "recordings"), ({"encoder": {"model_type": "vit"}}, "images"):
+        (tmp_path / "bare" / "config.json").write_text(json.dumps(model))
+        with pytest.raises(CheckpointError, match=f"so it does not say how {what} are processed; copy the file"):
+            load_processor(tmp_path / "bare")
+    (tmp_path / "bare" / "config.json").write_text(json.dumps({"encoder": {"model_type": "wavlm"}}))
+    (tmp_path / "bare" / "processor_config.json").write_text(json.dumps({"processor_class": "Wav2Vec2Processor"}))
+    with pytest.raises(CheckpointError, match="with 'feature_extractor' in it"):
+        load_processor(tmp_path / "bare")
 
 
 BAD_CONFIGS = [

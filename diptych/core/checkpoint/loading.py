@@ -29,7 +29,7 @@ from diptych.core.config import ModelConfig
 from diptych.core.dtypes import FLOATS, float_name
 from diptych.core.errors import CheckpointError, ConfigError
 from diptych.core.generation.options import GENERATION_FILE, GenerationConfig
-from diptych.core.registry import Family, architectures, families, read_config, within
+from diptych.core.registry import Family, architectures, classes_of, families, read_config, within
 
 logger = logging.getLogger("diptych")
 
@@ -239,6 +239,7 @@ def architecture_of(
         if name in known:
             return name
     raise ConfigError(
-        f"{directory / 'config.json'}: architectures={list(config.architectures or ())} names no known class; known: "
-        f"{', '.join(known)}. Load it with from_pretrained of the right one"
+        f"{directory / 'config.json'}: architectures={list(config.architectures or ())} names no known class; those of "
+        f"model_type {config.model_type!r}: {', '.join(classes_of(type(config)))}. Write the right one into the file, "
+        "load it with its from_pretrained, or convert it with architecture=… (--architecture)"
     )

@@ -33,7 +33,8 @@ def locate(name_or_path: str | PathLike[str], *, only: tuple[str, ...] = (), **o
     _check_options(options)
     if not isinstance(name_or_path, str | PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise CheckpointError(
-            f"{name_or_path!r} is a {type(name_or_path).__name__}, but a path, or a model's name on the hub, is needed"
+            f"something of type {type(name_or_path).__name__} is given, but the path of a checkpoint's directory, or a "
+            "name on the hub, is needed; save_pretrained of a model in memory writes one"
         )
     name, path = str(name_or_path), Path(name_or_path)
     revision, subfolder = options.get("revision"), options.get("subfolder")

@@ -374,6 +374,25 @@ class Matching:
                 f"different ones; ignore=({other!r},) takes the first"
             )
 
+    def _wrapped_names(self) -> tuple[str, list[str]] | None:
+        """The prefix that all unexpected names have in excess, if one, and the paths that they would fill."""
+        names = [self.spelling[name] for name in self.unexpected]
+        modules = names[0].split(".")[:-1] if names else []
+        for depth in range(1, len(modules) + 1):
+            prefix = ".".join(modules[:depth]) + "."
+            inner = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+            found = {name: resolved[0] for name in inner if (resolved := self.resolve(name)) is not None}
+            rest = [name for name in inner if name not in found and not matches(name, self._not_loaded)]
+            known, paths = all(map(self.family_paths.owns, rest)), [*found.values()]
+            if len(inner) == len(names) and paths and known and self.filled_by.keys().isdisjoint(paths):
+                return prefix, paths
+        return None
+
+    @property
+    def _not_loaded(self) -> tuple[str, ...]:
+        """Patterns of tensors that a file may have, but no class here."""
+        return (*self.family.ignored, *self.family.unsupported)
+
     def _refuse(self, missing: list[str], fillings: tuple[Filling, ...]) -> None:
         """Raises one error that lists everything that does not fit."""
         class_name, layout = self.target.class_name, self.tensors.layout
@@ -384,6 +403,14 @@ class Matching:
         floats = (*FLOATS.values(), *FLOAT8.values())
         not_floating = [f"{f.name} ({f.source.dtype})" for f in fillings if f.source.dtype not in floats]
         unexpected, problems = self.unexpected, list[str]()
+        if wrapped := self._wrapped_names():
+            prefix, paths = wrapped
+            unexpected, missing = [], [path for path in missing if path not in paths]
+            problems.append(
+                f"{_count(self.unexpected, 'begins', 'begin')} with {prefix!r}, which a wrapper such as "
+                f"DistributedDataParallel adds; save what it wraps, or take it off: "
+                f"{{name.removeprefix({prefix!r}): tensor for name, tensor in tensors.items()}}"
+            )
         if missing:
             problems.append(
                 f"{_count(missing, 'is missing', 'are missing')}: {', '.join(missing)} ({_suggestion(missing)})"

@@ -3,13 +3,15 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, Unpack
+from typing import Any, ClassVar, Literal, Self, Unpack, cast
 
 from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.locate import CONFIGS, locate
 from diptych.core.errors import CheckpointError
 from diptych.core.json_text import parse_config, read_text
+from diptych.core.registry import config_classes
+from diptych.core.sound_config import SoundEncoderConfig
 
 CONFIG_FILE = "preprocessor_config.json"
 """The file of a processor's config."""
@@ -79,16 +81,31 @@ def read_processor_config(directory: str | os.PathLike[str], section: Section) -
     data = parse_config(read_text(nested), str(nested)) if nested.is_file() else {}
     if not isinstance(data.get(section), dict):
         raise CheckpointError(
-            f"{directory}: has no {CONFIG_FILE}, nor a {PROCESSOR_FILE} with an {section}, so it does not "
-            f"say how {_PROCESSED[section]} are processed"
+            f"{directory}: has no {CONFIG_FILE}, nor a {PROCESSOR_FILE} with {section!r} in it, so it does not say how "
+            f"{_PROCESSED[section]} are processed; copy the file from the checkpoint that this one was made from"
         )
     return {"processor_class": data.get("processor_class"), **data[section]}, f"{nested}: {section}"
 
 
 def processes_sound(directory: str | os.PathLike[str]) -> bool:
-    """Whether a checkpoint's processor is one of sound; the first files of such a processor name no type."""
+    """Whether a checkpoint's processor is one of sound, or if it has none, its model is.
+
+    The first files of such a processor name no type.
+    """
     path, nested = Path(directory) / CONFIG_FILE, Path(directory) / PROCESSOR_FILE
     if path.is_file():
         data = parse_config(read_text(path), str(path))
         return "sampling_rate" in data or str(data.get("feature_extractor_type")).startswith("Wav2Vec2")
-    return nested.is_file() and "feature_extractor" in parse_config(read_text(nested), str(nested))
+    data = parse_config(read_text(nested), str(nested)) if nested.is_file() else {}
+    if "feature_extractor" in data or "image_processor" in data:
+        return "feature_extractor" in data
+    return _has_model_of_sound(Path(directory) / "config.json")
+
+
+def _has_model_of_sound(path: Path) -> bool:
+    """Whether a config.json is one of a speech encoder, or of a composite with one."""
+    data = parse_config(read_text(path), str(path)) if path.is_file() else {}
+    encoder = data.get("encoder")
+    fields = cast(dict[str, Any], encoder) if isinstance(encoder, dict) else data
+    config_class = config_classes().get(str(fields.get("model_type")))
+    return config_class is not None and issubclass(config_class, SoundEncoderConfig)

@@ -36,6 +36,27 @@ _SMALL = 1 << 20  # bytes; smaller files are compared with those that they would
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 
 
+def check_destination(destination: str | PathLike[str], overwrite: bool) -> bool:
+    """Whether there is a checkpoint to replace; see `new_directory` for the arguments and errors."""
+    given_path, destination = Path(destination), Path(destination).resolve()
+    recover(destination)
+    if destination.exists() and not destination.is_dir():
+        raise CheckpointError(f"{given_path}: is a file; give the name of a directory")
+    if not destination.is_dir() or not any(destination.iterdir()):
+        return False
+    if not overwrite:
+        raise CheckpointError(
+            f"{given_path}: is there already and not empty; give another directory, or replace it with "
+            "overwrite=True (--overwrite)"
+        )
+    if not (destination / _CONFIG).is_file():
+        raise CheckpointError(
+            f"{given_path}: holds files but no config.json, so it is not a checkpoint and is not overwritten; "
+            "give another directory"
+        )
+    return True
+
+
 @contextmanager
 def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> Generator[Path, None, None]:
     """Yields a hidden directory to fill, which becomes `destination` if the block ends without an error.
@@ -48,23 +69,8 @@ def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> 
         CheckpointError: The destination exists and may not be replaced.
         OSError: The disk failed.
     """
-    given_path, destination = Path(destination), Path(destination).resolve()
-    recover(destination)
-    if destination.exists() and not destination.is_dir():
-        raise CheckpointError(f"{given_path}: is a file; give the name of a directory")
-    old: list[str] = []
-    if destination.is_dir() and any(destination.iterdir()):
-        if not overwrite:
-            raise CheckpointError(
-                f"{given_path}: is there already and not empty; give another directory, or replace it with "
-                "overwrite=True (--overwrite)"
-            )
-        if not (destination / _CONFIG).is_file():
-            raise CheckpointError(
-                f"{given_path}: holds files but no config.json, so it is not a checkpoint and is not overwritten; "
-                "give another directory"
-            )
-        old = [destination.name]
+    old = [Path(destination).resolve().name] if check_destination(destination, overwrite) else []
+    destination = Path(destination).resolve()
     missing = [parent for parent in destination.parents if not parent.exists()]
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,8 @@ from diptych.conversion.conversion_report import ConversionReport, ConvertedTens
 from diptych.conversion.conversion_source import ConversionSource, from_directory, from_live_model
 from diptych.conversion.manifest import TensorRecord, write_manifest
 from diptych.core.checkpoint import companions
-from diptych.core.checkpoint.atomic import new_directory, recover, require_space
-from diptych.core.checkpoint.directory import is_weight_file, open_checkpoint, write_checkpoint
+from diptych.core.checkpoint.atomic import check_destination, new_directory, recover, require_space
+from diptych.core.checkpoint.directory import is_weight_file, open_checkpoint, size_in_bytes, write_checkpoint
 from diptych.core.checkpoint.files import open_atomic
 from diptych.core.checkpoint.formats import format_named
 from diptych.core.checkpoint.hub import HubOptions
@@ -87,6 +87,7 @@ def convert(
         raise TypeError(f"convert: unknown keyword {', '.join(unknown)}; known: {', '.join(known)}")
     dtype = None if dtype is None else float_name(dtype)
     layout = format_named(format, caller="convert: ").layout
+    limit = None if max_shard_size is None else size_in_bytes(max_shard_size)
     ignore_config = names_of("ignore_config", ignore_config)
     if not os.fspath(destination):
         raise InputError("convert: the name of the destination is empty; give the directory to create")
@@ -94,6 +95,7 @@ def convert(
     if isinstance(source, str | os.PathLike):
         directory = locate(source, **options)
         _check_apart(directory, Path(destination))
+        check_destination(destination, overwrite)  # before a backend is imported
         origin = from_directory(directory, architecture, options.get("variant"), **names)
     else:
         keywords = {"architecture": architecture, **names, **options}
@@ -124,7 +126,7 @@ def convert(
             partial,
             tensors,
             format=format,
-            max_shard_size=max_shard_size,
+            max_shard_size=limit,
             metadata={**origin.metadata, "format": "pt"},
             progress=advance,
         )

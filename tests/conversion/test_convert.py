@@ -21,7 +21,7 @@ from diptych.core.checkpoint import parallel
 from diptych.core.checkpoint.directory import open_checkpoint, write_checkpoint
 from diptych.core.checkpoint.tensors import from_array
 from diptych.core.dtypes import FLOATS
-from diptych.core.errors import CheckpointError, ConfigError
+from diptych.core.errors import CheckpointError, ConfigError, InputError
 from tests.assertions import assert_close
 from tests.conversion import checkpoints
 from tests.conversion.tiny import (
@@ -374,4 +374,8 @@ def test_overwriting_is_asked_for(tmp_path, source):
     rewrite(source, lambda tensors: {"strange": np.ones(3)})
     with pytest.raises(CheckpointError, match="does not fit BertModel: 1 tensor belongs to no class"):
         convert(source, tmp_path / "out", overwrite=True)
+    with pytest.raises(CheckpointError, match="out: is there already"):  # before tensors are looked at
+        convert(source, tmp_path / "out")
+    with pytest.raises(InputError, match="max_shard_size: 'many' is no size"):
+        convert(source, tmp_path / "out", overwrite=True, max_shard_size="many")
     assert set(files_of(tmp_path / "out")) == {"config.json", "flax_model.msgpack"}

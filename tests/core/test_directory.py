@@ -117,12 +117,12 @@ def test_safetensors_is_preferred_and_the_format_can_be_chosen(tmp_path):
 
 @pytest.mark.parametrize("size", ["5MB", "5 mb", "5000KB", "5000000", "0.005GB", 5_000_000])
 def test_sizes_in_thousands(size):
-    assert module._size_in_bytes(size) == 5_000_000
+    assert module.size_in_bytes(size) == 5_000_000
 
 
 @pytest.mark.parametrize(("size", "expected"), [("1KiB", 2**10), ("1GiB", 2**30), ("2TB", 2 * 10**12), ("7B", 7)])
 def test_other_sizes(size, expected):
-    assert module._size_in_bytes(size) == expected
+    assert module.size_in_bytes(size) == expected
 
 
 @pytest.mark.parametrize("size", ["", "GB", "5XB", "-5GB", "5 G B", "five", 0, -1, True, 1.5, "0MB"])

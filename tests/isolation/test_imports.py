@@ -109,6 +109,7 @@ except AttributeError as error:
     assert names == sorted(names)
     assert set(own.split()) == set(names) - {"__version__", "backend", "load_processor", "use"}
     assert error == f"module 'diptych.backends.{backend}' has no attribute 'OtherNet'"
+    assert "torch._dynamo" not in modules.split(), "the compiler of torch doubles the time of the import"
     loaded = {name.split(".")[0] for name in modules.split()}
     assert loaded >= set(FRAMEWORKS[backend][:1]) | {"diptych", "safetensors"}
     assert not loaded & {*FRAMEWORKS[OTHER[backend]], "transformers", "diptych.conversion"}

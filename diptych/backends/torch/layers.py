@@ -43,14 +43,20 @@ def Embedding(
     num_embeddings: int, features: int, *, padding_idx: int | None = None, **init: Unpack[Init]
 ) -> nn.Embedding:
     """An embedding table; looking up row `padding_idx` gives it no gradient."""
-    return nn.Embedding(num_embeddings, features, padding_idx=padding_idx, device="meta", **init)
+    weight = _empty_table(num_embeddings, features, **init)
+    return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=padding_idx)
+
+
+def _empty_table(rows: int, features: int, **init: Unpack[Init]) -> Tensor:
+    """A table without values: the constructor of an embedding would draw some, and import torch's compiler for it."""
+    return torch.empty(rows, features, device="meta", **init)
 
 
 class DecoupledEmbedding(nn.Embedding):
     """An embedding table, and another one for the ids after its own, so that one can be trained without the other."""
 
     def __init__(self, num_embeddings: int, additional: int, features: int, **init: Unpack[Init]) -> None:
-        super().__init__(num_embeddings, features, device="meta", **init)
+        super().__init__(num_embeddings, features, _weight=_empty_table(num_embeddings, features, **init))
         self.additional_embedding = Embedding(additional, features, **init)
 
     def forward(self, ids: Int[Tensor, "*B"]) -> Float[Tensor, "*B D"]:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -38,6 +38,30 @@ _SMALL = 1 << 20  # bytes; smaller files are compared with those that they would
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 
 
+def check_destination(destination: str | PathLike[str], overwrite: bool) -> bool:
+    """Whether there is a checkpoint to replace; see `new_directory` for the arguments and errors."""
+    given_path, destination = Path(destination), Path(destination).resolve()
+    recover(destination)
+    if destination.exists() and not destination.is_dir():
+        raise CheckpointError(f"{given_path}: is a file; give the name of a directory")
+    above = next(parent for parent in destination.parents if parent.exists())
+    if not above.is_dir():
+        raise CheckpointError(f"{given_path}: {above} is a file, not a directory; give a place in a directory")
+    if not destination.is_dir() or not any(destination.iterdir()):
+        return False
+    if not overwrite:
+        raise CheckpointError(
+            f"{given_path}: is there already and not empty; give another directory, or replace it with "
+            "overwrite=True (--overwrite)"
+        )
+    if not (destination / _CONFIG).is_file():
+        raise CheckpointError(
+            f"{given_path}: holds files but no config.json, so it is not a checkpoint and is not overwritten; "
+            "give another directory"
+        )
+    return True
+
+
 @contextmanager
 def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> Generator[Path, None, None]:
     """Yields a hidden directory to fill, which becomes `destination` if the block ends without an error.
@@ -52,30 +76,13 @@ def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> 
         CheckpointError: The destination exists and may not be replaced.
         OSError: The disk failed.
     """
-    given_path, destination = Path(destination), Path(destination).resolve()
-    recover(destination)
-    if destination.exists() and not destination.is_dir():
-        raise CheckpointError(f"{given_path}: is a file; give the name of a directory")
-    old: list[str] = []
-    if destination.is_dir() and any(destination.iterdir()):
-        if not overwrite:
-            raise CheckpointError(
-                f"{given_path}: is there already and not empty; give another directory, or replace it with "
-                "overwrite=True (--overwrite)"
-            )
-        if not (destination / _CONFIG).is_file():
-            raise CheckpointError(
-                f"{given_path}: holds files but no config.json, so it is not a checkpoint and is not overwritten; "
-                "give another directory"
-            )
-        old = [destination.name]
-    if destination.is_dir() and (not old or _is_in_use(destination)):
+    replaces = check_destination(destination, overwrite)
+    destination = Path(destination).resolve()
+    if destination.is_dir() and (not replaces or _is_in_use(destination)):
         with new_files(destination, lambda _: True) as new:
             yield new
         return
-    above = next(parent for parent in destination.parents if parent.exists())
-    if not above.is_dir():
-        raise CheckpointError(f"{given_path}: {above} is a file, not a directory; give a place in a directory")
+    old = [destination.name] if replaces else []
     missing = [parent for parent in destination.parents if not parent.exists()]
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)

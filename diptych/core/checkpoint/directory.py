@@ -85,7 +85,7 @@ def write_checkpoint(
     """
     directory = Path(directory)
     written_format = format_named(format, caller="write_checkpoint: ")
-    limit = None if max_shard_size is None else _size_in_bytes(max_shard_size)
+    limit = None if max_shard_size is None else size_in_bytes(max_shard_size)
     require_space(directory, sum(source.nbytes for source in tensors.values()))
     with new_files(directory, is_weight_file) as new:
         names = written_format.write(new, tensors, limit, metadata, progress)
@@ -110,8 +110,12 @@ def _nothing_found(directory: Path, formats: Iterable[Format]) -> CheckpointErro
     return CheckpointError(message)
 
 
-def _size_in_bytes(size: int | str) -> int:
-    """Converts `"5GB"` (powers of 1000) or `"5GiB"` (powers of 1024) into bytes."""
+def size_in_bytes(size: int | str) -> int:
+    """Converts `"5GB"` (powers of 1000) or `"5GiB"` (powers of 1024) into bytes.
+
+    Raises:
+        InputError: it is no size above 0.
+    """
     parsed = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", size) if isinstance(size, str) else None
     if parsed is not None and parsed[2].upper() in _UNITS:
         number = int(float(parsed[1]) * _UNITS[parsed[2].upper()])

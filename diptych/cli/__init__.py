@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _prepare_streams()
     with _handled_signals() as received:
         code = _run(arguments, received)
+    if code == 130:
+        with contextlib.suppress(OSError):
+            line_break = "\n" if sys.stderr.isatty() else ""  # after ^C
+            typer.echo(f"{line_break}diptych: interrupted", err=True)
     if code in (130, 143):
         # interrupted calls of JAX can crash the end of Python; what was to be removed has been
         for stream in (sys.stdout, sys.stderr):

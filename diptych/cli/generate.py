@@ -114,9 +114,10 @@ def generate(
 ) -> None:
     """Generate text: a decoder continues a prompt, a model with an encoder reads a text, an image or a recording.
 
-    Only new text is printed, without special tokens, or ids if there is no tokenizer. A single text without beams
-    is printed while its tokens are generated. A flag takes precedence over the checkpoint's own option. An image or a
-    recording that cannot be read is reported, the others are read, and the exit code is 2.
+    Only new text is printed, without special tokens, or ids if there is no tokenizer; that of a CTC model keeps <s>,
+    </s> and <unk>, as the pipeline of transformers does. A single text without beams is printed while its tokens are
+    generated. A flag takes precedence over the checkpoint's own option. An image or a recording that cannot be read is
+    reported, the others are read, and the exit code is 2.
 
     Examples:
 

@@ -128,7 +128,10 @@ def _what_instead(thing: Any) -> str:
     if isinstance(thing, type):
         return "give a model of this class, not the class"
     if isinstance(thing, Mapping):
-        return "tensors alone have no config: fill a model of torch with them, Model(config).load_state_dict(…)"
+        return (
+            "tensors alone have no config: put them into a model of their class, with Model(config).load_state_dict(…) "
+            "in torch, nnx.update(Model(config), …) in JAX"
+        )
     for attribute in ("_orig_mod", "module"):  # of torch.compile; of DataParallel and DistributedDataParallel
         inner = getattr(thing, attribute, None)
         if inner is not None:

@@ -440,11 +440,11 @@ main(sys.argv[1:])
 """
 
 
-def test_an_interrupt_ends_it_quietly(gpt2):
+def test_an_interrupt_ends_it_with_one_line(gpt2):
     command = [sys.executable, "-c", INTERRUPTED, "generate", str(gpt2), "--backend", "torch", "--text", "-"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, **pipes) as process:
         assert process.stdout.readline() == b"waiting\n"
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60) == (b"", b"")
+        assert process.communicate(timeout=60) == (b"", b"diptych: interrupted\n")
     assert process.returncode == 130

@@ -174,7 +174,7 @@ def test_an_unknown_class_is_refused_with_what_is_needed(transfer):
         (other, "known classes of this model_type, in diptych and transformers: GPT2Model, GPT2LMHeadModel$"),
         ("bert", r"^builtins\.str is not a known model class; load the model first, with diptych\.load"),
         (in_torch.BertModel, "give a model of this class, not the class"),
-        (linear.state_dict(), r"fill a model of torch with them, Model\(config\)\.load_state_dict"),
+        (linear.state_dict(), r"put them into a model of their class, with Model\(config\)\.load_state_dict"),
         (types.SimpleNamespace(_orig_mod=linear), r"it wraps a Linear: give its \._orig_mod$"),
         (torch.nn.DataParallel(linear), r"it wraps a Linear: give its \.module$"),
     ):

@@ -460,12 +460,7 @@ BAD = [
     ("classify", "vit", (*IMAGE, "--batch-size", 0), "classify: batch_size=0 must be 1 or more"),
     ("classify", "vit", (*IMAGE, "--backend", "mxnet"), "classify: backend='mxnet' is not known; known: jax, torch"),
     ("classify", "vit", (*IMAGE, "--device", "abacus"), "device='abacus' is none that PyTorch finds here ("),
-    (
-        "classify",
-        "encoder",
-        IMAGE,
-        "encoder: ViTModel does not classify images; a CLIPModel or …ForImageClassification",
-    ),
+    ("classify", "encoder", IMAGE, "encoder: ViTModel does not classify images; a CLIPModel or …ForImageC"),
     ("classify", "clip", IMAGE, "clip: a CLIPModel needs labels to choose from, such as 'a cat' and 'a dog'"),
     ("classify", "clip", (*IMAGE, "--labels", "w3,,w4"), "classify: labels: one of w3, , w4 is empty"),
     ("classify", "clip", (*IMAGE, "--labels", "w3,w4,w3"), "classify: labels: w3 is given more than once"),

@@ -246,7 +246,7 @@ def numbers(values):
 def test_a_call_says_what_it_lacks(files, backend):
     model = made(backend, files, "GPT2Model", decoder_start_token_id=None)
     for inputs, message in (
-        ({}, r"made of labels with pad_token_id and decoder_start_token_id, but .* decoder_start_token_id=None"),
+        ({}, r"made from labels with pad_token_id and decoder_start_token_id, but .* decoder_start_token_id=None"),
         ({"labels": None}, "exactly one of decoder_input_ids and decoder_inputs_embeds is needed, got none"),
         ({"labels": np.array([[99]])}, "labels holds 99, but vocab_size allows 0 to 58"),
         ({"labels": np.array([7, 8])}, r"labels has shape \(2,\), but \(batch, tokens\) is needed"),

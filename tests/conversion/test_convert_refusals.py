@@ -74,7 +74,7 @@ BAD_SOURCES = {
     "unknown class": (
         lambda d: edit_config(d, architectures=["X"]),
         ConfigError,
-        r"\['X'\] names no known .*CLIPModel",
+        r"\['X'\] names no known class; those of model_type 'bert': BertModel, .* convert it with architecture=…",
     ),
     "unknown fields": (lambda d: edit_config(d, one=1, two=2), ConfigError, r"does not know one, two;.*ignore_config"),
     "sizes": (lambda d: edit_config(d, num_attention_heads=3), ConfigError, "hidden_size=20 must be .*_heads=3"),

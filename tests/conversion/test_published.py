@@ -80,7 +80,7 @@ def unread():
 def matched(monkeypatch):
     """Matches tensors that have no values with the slots, which are the same in both backends."""
     # where a tensor comes from stands for its values: two are equal that come from one
-    monkeypatch.setattr(matching, "read_bytes", lambda source, name: source.origin)
+    monkeypatch.setattr(matching, "bitwise_equal", lambda one, other: one.origin == other.origin)
 
     def match(name, architecture, shapes, copied=None, **options):
         config, copies = config_of(name), PUBLISHED[name].copies

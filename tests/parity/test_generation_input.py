@@ -311,7 +311,9 @@ def test_only_what_can_write_does() -> None:
     for backend in BACKENDS.values():
         assert {name for name in CONFIGS if generates_text(getattr(backend, name))} == writers
         encoder = backend.BertLMHeadModel(CONFIGS["BertModel"], dtype="float64")
-        with pytest.raises(InputError, match=r"^BertLMHeadModel\.generate: the model is no decoder; .*is_decoder=True"):
+        with pytest.raises(
+            InputError, match=r"^BertLMHeadModel\.generate: the model is not a decoder; .*is_decoder=True"
+        ):
             encoder.generate(IDS)
 
 

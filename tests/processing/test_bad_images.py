@@ -128,7 +128,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_directory_without_a_processor(tmp_path: Path) -> None:
-    message = "has no preprocessor_config.json, nor a processor_config.json with an image_processor"
+    message = "has no preprocessor_config.json, nor a processor_config.json with 'image_processor' in it"
     for content in (None, "{}", '{"image_processor": 3}'):
         if content is not None:
             (tmp_path / "processor_config.json").write_text(content)

@@ -24,6 +24,15 @@ ACTIONS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _memory_is_returned():
+    """What is freed leaves the process at once: elsewhere, glibc keeps as much as earlier tests have made it keep."""
+    mallopt, threshold_of_maps = ctypes.CDLL(None).mallopt, -3
+    assert mallopt(threshold_of_maps, MEGABYTE) == 1
+    yield
+    mallopt(threshold_of_maps, 32 * MEGABYTE)  # the largest, which glibc would have come to by itself
+
+
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     """A checkpoint of 100 MB, in files that are holes but for their headers, and a small one."""
@@ -48,6 +57,6 @@ def test_no_second_copy_of_the_model_is_held(action, sources, tmp_path):
         result = ACTIONS[action](large, tmp_path / "out")
     taken = peak.value - peak.start
     if action in BACKENDS:
-        assert taken < size + 2 * largest, result
+        assert taken < size + largest, result
     else:
-        assert taken < 3 * largest  # in float32 a tensor takes twice as much
+        assert taken < 2 * largest  # parts of 16 MB are held; in float32 the largest tensor takes 32

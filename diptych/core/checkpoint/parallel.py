@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 WORKERS = min(4, os.cpu_count() or 1)
 """The number of threads; memory is as fast as it gets with four."""
-HELD = 32 << 20
+HELD = 16 << 20
 """The bytes that results may take, unless a single one is larger."""
 
 

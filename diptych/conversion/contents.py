@@ -101,4 +101,4 @@ def _contents(
     slots, others = family_slots(architecture, config, whole, family)
     copied = family.copied(whole, [slot.path for slot in slots])
     target = Target(architecture, [*slots, *others], family, copied=copied)
-    return Contents(named.source, own, format, config_fields(whole), Matching(named, target).published())
+    return Contents(named.source, own, format, config_fields(whole), Matching(named, target).published_tensors())

@@ -91,7 +91,7 @@ def generate_text(
     loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
     loading |= {"variant": hub.get("variant"), **(changes or {}), **placement(chosen, device, sharding)}
     model = load_writer(chosen, directory, "input_ids", loading)
-    options["pad_token_id"] = _padding(model, rows, options)
+    options["pad_token_id"] = _padding_id(model, rows, options)
     writer = Writer(model, tokenizer, options, compile=compile, echo=echo, show=show, as_json=as_json)
     has_encoder, size = bool(model.encoder_inputs), batch_size or len(rows)
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -119,7 +119,7 @@ def _ids_of(prompt: Iterable[Any]) -> list[int]:
         raise InputError(f"generate: a prompt must be a text or a list of whole numbers ({error})") from None
 
 
-def _padding(model: Any, rows: Sequence[Sequence[int]], options: Mapping[str, Any]) -> int | None:
+def _padding_id(model: Any, rows: Sequence[Sequence[int]], options: Mapping[str, Any]) -> int | None:
     """The id of padding, which prompts of several lengths need; by default that of the end of a text."""
     asked = model.generation_config.resolve(**options)
     if asked.pad_token_id is not None or len({len(row) for row in rows}) == 1:

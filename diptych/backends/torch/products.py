@@ -120,7 +120,7 @@ def _column_ways(rows: int, weight: Tensor) -> dict[str, Way]:
 
 
 @contextmanager
-def pinned(way: str | None) -> Generator[None]:
+def pin(way: str | None) -> Generator[None]:
     """A scope in which one way is taken wherever it applies, and torch's own elsewhere; None measures them."""
     token = _pinned.set(way)
     try:

@@ -86,13 +86,13 @@ def parity(
     if against is not None and candidate is not None:
         raise InputError("parity: against='transformers' replaces the candidate; give one of them")
     loading["ignore_config"] = names_of("ignore_config", ignore_config)
+    dtypes = tuple(dict.fromkeys(("float64", float_name(dtype))))
     first, second = _sides(reference, candidate, against, backend, loading)
     if first.kind != second.kind:
         raise InputError(
             f"parity: the reference is a {first.kind}, the candidate a {second.kind}; both must be of one class"
         )
     inputs = _prepare_inputs(first, inputs, seed)
-    dtypes = tuple(dict.fromkeys(("float64", float_name(dtype))))
     runs: dict[tuple[str, str], Run] = {}
     who: dict[str, dict[str, str]] = {}
     todo = [(side, name, kind) for kind in dtypes for side, name in ((first, "reference"), (second, "candidate"))]

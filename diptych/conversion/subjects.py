@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import importlib
 import importlib.metadata
 import os
@@ -36,8 +37,13 @@ class Subject:
     name: str
     class_name: str
     framework: transfer.Framework
-    config: Any
+    read_config: Callable[[], Any]
     make: Callable[[str], Any]
+
+    @functools.cached_property
+    def config(self) -> Any:
+        """The class's config; that of a directory imports a backend, so that both sides are found before."""
+        return self.read_config()
 
     @property
     def kind(self) -> str:
@@ -102,14 +108,16 @@ def from_directory(path: str | os.PathLike[str], framework: transfer.Framework, 
         home = importlib.import_module(f"diptych.backends.{framework}")
         return getattr(home, class_name).from_pretrained(directory, dtype=dtype, **loading).unfreeze()
 
-    return Subject(str(path), class_name, framework, _read_config(directory, class_name, loading), make)
+    read = functools.partial(_read_config, directory, class_name, loading)
+    return Subject(str(path), class_name, framework, read, make)
 
 
 def from_live_model(model: Any) -> Subject:
     """A side that is a model in memory; each dtype gets a copy of the object, with any changes made to it."""
     found = transfer.inspect_live_model(model)
-    make = {"jax": _cast_jax, "torch": _cast_torch, "transformers": _cast_transformers}[found.framework]
-    return Subject("a live model", found.architecture, found.framework, found.config, lambda dtype: make(model, dtype))
+    cast = {"jax": _cast_jax, "torch": _cast_torch, "transformers": _cast_transformers}[found.framework]
+    make = functools.partial(cast, model)
+    return Subject("a live model", found.architecture, found.framework, lambda: found.config, make)
 
 
 def from_twin(model: Any, target: BackendName) -> Subject:
@@ -120,7 +128,7 @@ def from_twin(model: Any, target: BackendName) -> Subject:
     def make(dtype: str) -> Any:
         return convert(model, dtype=dtype).unfreeze().eval()
 
-    return Subject("its twin", found.architecture, target, found.config, make)
+    return Subject("its twin", found.architecture, target, lambda: found.config, make)
 
 
 def _cast_torch(model: Any, dtype: str) -> Any:
@@ -167,12 +175,7 @@ def _load_with_transformers(directory: Path, class_name: str, dtype: str, change
     showed_bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.disable_progress_bar()
     try:
-        model, info = cls.from_pretrained(
-            directory,
-            dtype=getattr(torch, dtype),
-            output_loading_info=True,
-            **changes,
-        )
+        model, info = cls.from_pretrained(directory, dtype=getattr(torch, dtype), output_loading_info=True, **changes)
     except OSError as error:
         raise CheckpointError(f"{directory}: transformers cannot load it ({str(error).splitlines()[0]})") from None
     finally:

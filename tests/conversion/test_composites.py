@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
 from diptych.conversion import convert, parity
-from diptych.core.checkpoint.tensors import digest
+from diptych.core.checkpoint.tensors import digest, from_array
 from diptych.core.errors import CheckpointError, ConfigError, InputError
 from diptych.core.models.bert import BertConfig
 from diptych.core.models.encoder_decoder import EncoderDecoderConfig
@@ -97,8 +97,6 @@ def test_two_checkpoints_become_one_model(files, tmp_path, caplog, decoder):
 
 
 def digest_of(values):
-    from diptych.core.checkpoint.tensors import from_array
-
     return digest(from_array(values))
 
 

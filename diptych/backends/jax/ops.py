@@ -100,46 +100,58 @@ def attention(
         weights: whether the probabilities are returned too, after dropout.
         upcast: whether the scores are computed in float32 or wider, whatever the states' dtype.
     """
-    batch, heads, length, width = query.shape
-    rows, key_heads, size, _ = key.shape
+    length, size = query.shape[2], key.shape[2]
     if causal and mask is None:
         mask = jnp.tril(jnp.ones((length, size), bool))[None, None]
-    if rows != batch:
-        # the rows that share keys become one row, with their queries one after the other
-        shared = batch // rows
-        side_by_side = query.reshape(rows, shared, heads, length, width).swapaxes(1, 2)
-        if mask is not None and mask.shape[2] != 1:
-            mask = jnp.tile(mask, (1, 1, shared, 1))
-        if bias is not None:
-            bias = jnp.broadcast_to(bias, (batch, bias.shape[1], length, size))
-            bias = bias.reshape(rows, shared, -1, length, size).swapaxes(1, 2).reshape(rows, -1, shared * length, size)
+    if query.shape[0] != key.shape[0]:
         switches = {"scale": scale, "dropout": dropout, "rngs": rngs, "weights": weights, "upcast": upcast}
-        query = side_by_side.reshape(rows, heads, shared * length, width)
-        states, probabilities = attention(query, key, value, mask, bias=bias, **switches)
-        if probabilities is not None:
-            probabilities = probabilities.reshape(rows, heads, shared, length, size).swapaxes(1, 2)
-            probabilities = probabilities.reshape(batch, heads, length, size)
-        return states.reshape(batch, length, -1), probabilities
-    scale = 1.0 / math.sqrt(width) if scale is None else scale
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    if upcast:
-        query, key = query.astype(wide), key.astype(wide)
-    # the heads that share keys become one head, with their queries one after the other
-    grouped = (batch, key_heads, heads // key_heads * length)
-    query = query.reshape(*grouped, width)
-    scores = jnp.einsum("BNTH,BNSH->BNTS", query, key, preferred_element_type=wide) * scale
-    scores = scores.reshape(batch, heads, length, size)
+        return _attention_of_shared_rows(query, key, value, mask, bias, switches)
+    scale = 1.0 / math.sqrt(query.shape[3]) if scale is None else scale
+    scores = _attention_scores(query, key, scale, upcast)
     if bias is not None:
-        scores = scores + bias.astype(wide)
+        scores = scores + bias.astype(scores.dtype)
     if mask is not None:
-        scores = jnp.where(mask, scores, jnp.finfo(wide).min)
+        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     probabilities = jax.nn.softmax(scores, axis=-1)
     if mask is not None:
         probabilities = jnp.where(mask, probabilities, 0.0)
     probabilities = dropout(probabilities.astype(value.dtype), rngs)
-    states = probabilities.reshape(*grouped, size) @ value
-    states = states.reshape(batch, heads, length, value.shape[-1]).swapaxes(1, 2)
-    return states.reshape(batch, length, heads * value.shape[-1]), probabilities if weights else None
+    # the heads that share keys become one head, with their queries one after the other
+    grouped = (*key.shape[:2], query.shape[1] // key.shape[1] * length)
+    states = (probabilities.reshape(*grouped, size) @ value).reshape(*query.shape[:3], value.shape[-1])
+    states = states.swapaxes(1, 2)
+    return states.reshape(*states.shape[:2], query.shape[1] * value.shape[-1]), probabilities if weights else None
+
+
+def _attention_of_shared_rows(
+    query: Array, key: Array, value: Array, mask: Array | None, bias: Array | None, switches: dict[str, Any]
+) -> tuple[Array, Array | None]:
+    """Attention in which each row of keys serves several rows of queries, which become one, one after the other."""
+    batch, heads, length, width = query.shape
+    rows, size = key.shape[0], key.shape[2]
+    shared = batch // rows
+    query = query.reshape(rows, shared, heads, length, width).swapaxes(1, 2)
+    query = query.reshape(rows, heads, shared * length, width)
+    if mask is not None and mask.shape[2] != 1:
+        mask = jnp.tile(mask, (1, 1, shared, 1))
+    if bias is not None:
+        bias = jnp.broadcast_to(bias, (batch, bias.shape[1], length, size))
+        bias = bias.reshape(rows, shared, -1, length, size).swapaxes(1, 2).reshape(rows, -1, shared * length, size)
+    states, probabilities = attention(query, key, value, mask, bias=bias, **switches)
+    if probabilities is not None:
+        probabilities = probabilities.reshape(rows, heads, shared, length, size).swapaxes(1, 2)
+        probabilities = probabilities.reshape(batch, heads, length, size)
+    return states.reshape(batch, length, -1), probabilities
+
+
+def _attention_scores(query: Array, key: Array, scale: float, upcast: bool) -> Array:
+    """The scaled scores (B, N, T, S) in float32 or wider; heads that share keys become one head for the product."""
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    flat = query.reshape(*key.shape[:2], query.shape[1] // key.shape[1] * query.shape[2], query.shape[3])
+    if upcast:
+        flat, key = flat.astype(wide), key.astype(wide)
+    scores = jnp.einsum("BNTH,BNSH->BNTS", flat, key, preferred_element_type=wide) * scale
+    return scores.reshape(*query.shape[:3], key.shape[2])
 
 
 def rotate(

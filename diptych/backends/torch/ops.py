@@ -99,56 +99,79 @@ def attention(
         weights: whether the probabilities are returned too, after dropout.
         upcast: whether the scores are computed in float32 or wider, whatever the states' dtype and autocast.
     """
-    batch, heads, length, width = query.shape
-    rows, key_heads, size, _ = key.shape
-    if causal and mask is None and (weights or upcast or rows != batch or bias is not None):
+    length, size, shared = query.shape[2], key.shape[2], query.shape[0] != key.shape[0]
+    if causal and mask is None and (weights or upcast or shared or bias is not None):
         mask = torch.ones(length, size, dtype=torch.bool, device=query.device).tril()[None, None]
-    causal = causal and mask is None
-    if rows != batch:
-        # the rows that share keys become one row, with their queries one after the other
-        shared = batch // rows
-        side_by_side = query.unflatten(0, (rows, shared)).transpose(1, 2)
-        if mask is not None and mask.shape[2] != 1:
-            mask = mask.repeat(1, 1, shared, 1)
-        if bias is not None:
-            bias = bias.expand(batch, -1, length, -1).unflatten(0, (rows, shared)).transpose(1, 2).flatten(2, 3)
+    if shared:
         switches = {"scale": scale, "dropout": dropout, "rngs": rngs, "weights": weights, "upcast": upcast}
-        states, probabilities = attention(side_by_side.flatten(2, 3), key, value, mask, bias=bias, **switches)
-        if probabilities is not None:
-            probabilities = probabilities.unflatten(2, (shared, length)).transpose(1, 2).flatten(0, 1)
-        return states.unflatten(1, (shared, length)).flatten(0, 1), probabilities
-    scale = 1.0 / math.sqrt(width) if scale is None else scale
+        return _attention_of_shared_rows(query, key, value, mask, bias, switches)
+    scale = 1.0 / math.sqrt(query.shape[3]) if scale is None else scale
     if not weights and not upcast:
-        rate = dropout.p if dropout.training else 0.0  # pyright: ignore[reportFunctionMemberAccess]
-        attn_mask = mask
-        if bias is not None:
-            attn_mask = bias.to(query.dtype)
-            attn_mask = attn_mask if mask is None else torch.where(mask, attn_mask, -math.inf)
-        # a comparison of sizes is no bool while torch.compile traces them as symbols, unless a branch asks for it
-        grouping = {"enable_gqa": True} if key_heads != heads else {}
-        options = {"is_causal": causal, "scale": scale, **grouping}
-        states = F.scaled_dot_product_attention(query, key, value, attn_mask, rate, **options)
-        return states.transpose(1, 2).flatten(2), None
-    wide = torch.promote_types(query.dtype, torch.float32)
-    # the heads that share keys become one head, with their queries one after the other
-    grouped = (batch, key_heads, heads // key_heads * length)
-    query = query.reshape(*grouped, width)
-    if upcast:
-        with torch.autocast(query.device.type, enabled=False):
-            scores = query.to(wide) @ key.to(wide).mT * scale
-    else:
-        scores = (query @ key.mT * scale).to(wide)
-    scores = scores.reshape(batch, heads, length, size)
+        return _fused_attention(query, key, value, mask, bias, causal and mask is None, scale, dropout), None
+    scores = _attention_scores(query, key, scale, upcast)
     if bias is not None:
-        scores = scores + bias.to(wide)
+        scores = scores + bias.to(scores.dtype)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     probabilities = scores.softmax(-1)
     if mask is not None:
         probabilities = probabilities.masked_fill(~mask, 0.0)
     probabilities = dropout(probabilities.to(query.dtype), rngs)
-    states = (probabilities.reshape(*grouped, size) @ value).reshape(batch, heads, length, value.shape[-1])
+    # the heads that share keys become one head, with their queries one after the other
+    grouped = (*key.shape[:2], query.shape[1] // key.shape[1] * length)
+    states = (probabilities.reshape(*grouped, size) @ value).reshape(*query.shape[:3], value.shape[-1])
     return states.transpose(1, 2).flatten(2), probabilities if weights else None
+
+
+def _attention_of_shared_rows(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None, switches: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    """Attention in which each row of keys serves several rows of queries, which become one, one after the other."""
+    batch, _, length, _ = query.shape
+    rows = key.shape[0]
+    shared = batch // rows
+    query = query.unflatten(0, (rows, shared)).transpose(1, 2).flatten(2, 3)
+    if mask is not None and mask.shape[2] != 1:
+        mask = mask.repeat(1, 1, shared, 1)
+    if bias is not None:
+        bias = bias.expand(batch, -1, length, -1).unflatten(0, (rows, shared)).transpose(1, 2).flatten(2, 3)
+    states, probabilities = attention(query, key, value, mask, bias=bias, **switches)
+    if probabilities is not None:
+        probabilities = probabilities.unflatten(2, (shared, length)).transpose(1, 2).flatten(0, 1)
+    return states.unflatten(1, (shared, length)).flatten(0, 1), probabilities
+
+
+def _fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    causal: bool,
+    scale: float,
+    dropout: Any,
+) -> Tensor:
+    """The states (B, T, D) from torch's own kernel, which returns no probabilities."""
+    if bias is not None:
+        bias = bias.to(query.dtype)
+        mask = bias if mask is None else torch.where(mask, bias, -math.inf)
+    # a comparison of sizes is no bool while torch.compile traces them as symbols, unless a branch asks for it
+    grouping = {"enable_gqa": True} if key.shape[1] != query.shape[1] else {}
+    rate = dropout.p if dropout.training else 0.0
+    options = {"is_causal": causal, "scale": scale, **grouping}
+    return F.scaled_dot_product_attention(query, key, value, mask, rate, **options).transpose(1, 2).flatten(2)
+
+
+def _attention_scores(query: Tensor, key: Tensor, scale: float, upcast: bool) -> Tensor:
+    """The scaled scores (B, N, T, S) in float32 or wider; heads that share keys become one head for the product."""
+    wide = torch.promote_types(query.dtype, torch.float32)
+    flat = query.reshape(*key.shape[:2], query.shape[1] // key.shape[1] * query.shape[2], query.shape[3])
+    if upcast:
+        with torch.autocast(query.device.type, enabled=False):
+            scores = flat.to(wide) @ key.to(wide).mT * scale
+    else:
+        scores = (flat @ key.mT * scale).to(wide)
+    return scores.reshape(*query.shape[:3], key.shape[2])
 
 
 def rotate(

@@ -81,7 +81,7 @@ class Constructed:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]], compare=False)
 
 
-def _recording(construct: Callable[..., None]) -> Callable[..., None]:
+def _record_parameters(construct: Callable[..., None]) -> Callable[..., None]:
     """A constructor that records the parameters of the model; that of a subclass records its own layers too."""
 
     @functools.wraps(construct)
@@ -103,7 +103,7 @@ class PreTrained(CallMixin, EmbeddingsMixin, Freezable):
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if "__init__" in vars(cls):
-            cls.__init__ = _recording(cls.__init__)  # pyright: ignore[reportAttributeAccessIssue]
+            cls.__init__ = _record_parameters(cls.__init__)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _freeze_as_configured(self) -> None:
         """Freezes what the config excludes from training, in families whose configs can say so."""

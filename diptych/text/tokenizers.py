@@ -80,7 +80,7 @@ def load_tokenizer(
         ) from None
     path = directory / TOKENIZER_FILE
     if path.is_file():
-        with _refusing(f"{path}: is no tokenizer that tokenizers reads"):
+        with _refuse_errors(f"{path}: is no tokenizer that tokenizers reads"):
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
     else:
         tokenizer = _build(settings)
@@ -95,7 +95,7 @@ def load_tokenizer(
 
 
 @contextmanager
-def _refusing(problem: str) -> Iterator[None]:
+def _refuse_errors(problem: str) -> Iterator[None]:
     """Turns the errors of tokenizers, which have no class of their own, into a CheckpointError."""
     try:
         yield
@@ -195,7 +195,7 @@ def _build(settings: TokenizerSettings) -> Any:
     found = {name: settings.token(name, default) for name, default in defaults.items()}
     tokens = {name: token for name, token in found.items() if token is not None}
     texts = {name: token.content for name, token in tokens.items()}
-    with _refusing(f"{settings.directory}: its vocabulary cannot be read"):
+    with _refuse_errors(f"{settings.directory}: its vocabulary cannot be read"):
         tokenizer, marked = build(settings, texts)
     added, extra = settings.added_tokens(), [added_token(token, special=True) for token in settings.extra()]
     tokenizer.add_tokens([*added.values(), *tokens.values(), *marked, *extra])

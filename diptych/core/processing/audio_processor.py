@@ -83,21 +83,10 @@ class AudioProcessor(ConfiguredProcessor):
         strategy = ("longest" if padding else "do_not_pad") if isinstance(padding, bool) else padding
         if strategy not in ("longest", "max_length", "do_not_pad"):
             raise InputError(f"padding={padding!r} must be True, False, 'longest', 'max_length' or 'do_not_pad'")
-        for name, value in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
-            if value is not None and not (isinstance(value, Integral) and value >= 1):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise InputError(f"{name}={value!r} must be 1 or more, a whole number")
-        if sampling_rate is not None and not is_sampling_rate(sampling_rate):
-            raise InputError(f"sampling_rate={sampling_rate!r} must be a whole number from 1 to {MOST_SAMPLES}")
+        _check_numbers(sampling_rate, max_length, pad_to_multiple_of)
         if max_length is None and (truncation or strategy == "max_length"):
             raise InputError("max_length is needed for truncation=True and padding='max_length', got None")
-        rows, errors = list[np.ndarray](), list[str]()
-        for name, recording in flat(raw_speech):
-            try:
-                rows.append(self._samples(name, recording, sampling_rate))
-            except InputError as error:
-                errors.append(str(error))
-        if errors:
-            raise InputError("; ".join(errors))
+        rows = self._read_all(raw_speech, sampling_rate)
         if truncation:
             rows = [row[: _round_up(cast(int, max_length), pad_to_multiple_of)] for row in rows]
         lengths = [len(row) for row in rows]
@@ -124,12 +113,29 @@ class AudioProcessor(ConfiguredProcessor):
             found["attention_mask"] = (np.arange(values.shape[1]) < np.array(lengths)[:, None]).astype(np.int32)
         return found.to_tensors(return_tensors)
 
+    def _read_all(self, raw_speech: Any, sampling_rate: int | None) -> list[np.ndarray]:
+        """The samples (S,) of each recording.
+
+        Raises:
+            InputError: recordings cannot be read; all of them are named.
+        """
+        rows: list[np.ndarray] = []
+        errors: list[str] = []
+        for name, recording in flat(raw_speech):
+            try:
+                rows.append(self._samples(name, recording, sampling_rate))
+            except InputError as error:
+                errors.append(str(error))
+        if errors:
+            raise InputError("; ".join(errors))
+        return rows
+
     def _samples(self, name: str, recording: Any, sampling_rate: int | None) -> np.ndarray:
         """The samples (S,) of a recording, in mono and at the model's rate."""
         if isinstance(recording, str | os.PathLike):
             found = read_recording(cast(str, recording), self.sampling_rate)
             if found.damage is not None:
-                warnings.warn(f"{name}: {found.damage}", stacklevel=3)
+                warnings.warn(f"{name}: {found.damage}", stacklevel=4)  # the processor's caller
             return found.samples
         samples = to_samples(name, recording)
         if samples.dtype.kind in "iu":
@@ -144,6 +150,15 @@ class AudioProcessor(ConfiguredProcessor):
         if not found.size:
             raise InputError(f"{name}: {len(samples)} samples at {rate} Hz are none at {self.sampling_rate} Hz")
         return found
+
+
+def _check_numbers(sampling_rate: Any, max_length: Any, pad_to_multiple_of: Any) -> None:
+    """Raises an InputError for a number that is given but is out of range."""
+    for name, value in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
+        if value is not None and not (isinstance(value, Integral) and int(value) >= 1):
+            raise InputError(f"{name}={value!r} must be 1 or more, a whole number")
+    if sampling_rate is not None and not is_sampling_rate(sampling_rate):
+        raise InputError(f"sampling_rate={sampling_rate!r} must be a whole number from 1 to {MOST_SAMPLES}")
 
 
 def _normalize(samples: np.ndarray, out: np.ndarray) -> None:

@@ -60,8 +60,13 @@ class Subject:
     name: str
     class_name: str
     framework: transfer.Framework
-    config: Any
+    read_config: Callable[[], Any]
     make: Callable[[str], Any]
+
+    @functools.cached_property
+    def config(self) -> Any:
+        """The class's config; that of a directory imports a backend, so that both sides are found before."""
+        return self.read_config()
 
     @property
     def kind(self) -> str:
@@ -159,6 +164,7 @@ def parity(
     if against is not None and candidate is not None:
         raise InputError("parity: against='transformers' replaces the candidate; give one of them")
     loading["ignore_config"] = names_of("ignore_config", ignore_config)
+    dtypes = tuple(dict.fromkeys(("float64", float_name(dtype))))
     first, second = _sides(reference, candidate, against, backend, loading)
     if first.kind != second.kind:
         raise InputError(
@@ -174,7 +180,6 @@ def parity(
     empty = [name for name, value in inputs.items() if np.size(value) == 0]
     if empty:
         raise InputError(f"parity: {', '.join(empty)}: the array is empty, so there would be nothing to compare")
-    dtypes = tuple(dict.fromkeys(("float64", float_name(dtype))))
     runs: dict[tuple[str, str], Run] = {}
     who: dict[str, dict[str, str]] = {}
     todo = [(side, name, kind) for kind in dtypes for side, name in ((first, "reference"), (second, "candidate"))]
@@ -349,7 +354,7 @@ def _sides(
     first = _from_live_model(reference)
     twin = transfer.to_jax if target == "jax" else transfer.to_torch
     return first, Subject(
-        "its twin", first.class_name, target, first.config, lambda dtype: _twin(twin, reference, dtype)
+        "its twin", first.class_name, target, lambda: first.config, lambda dtype: _twin(twin, reference, dtype)
     )
 
 
@@ -389,14 +394,16 @@ def _from_directory(path: str | os.PathLike[str], framework: transfer.Framework,
         home = importlib.import_module(f"diptych.backends.{framework}")
         return getattr(home, class_name).from_pretrained(directory, dtype=dtype, **loading).unfreeze()
 
-    return Subject(str(path), class_name, framework, _read_config(directory, class_name, loading), make)
+    read = functools.partial(_read_config, directory, class_name, loading)
+    return Subject(str(path), class_name, framework, read, make)
 
 
 def _from_live_model(model: Any) -> Subject:
     """A side that is a model in memory; each dtype gets a copy of the object, with any changes made to it."""
     found = transfer.inspect_live_model(model)
-    make = {"jax": _cast_jax, "torch": _cast_torch, "transformers": _cast_transformers}[found.framework]
-    return Subject("a live model", found.architecture, found.framework, found.config, lambda dtype: make(model, dtype))
+    cast = {"jax": _cast_jax, "torch": _cast_torch, "transformers": _cast_transformers}[found.framework]
+    make = functools.partial(cast, model)
+    return Subject("a live model", found.architecture, found.framework, lambda: found.config, make)
 
 
 def _cast_torch(model: Any, dtype: str) -> Any:
@@ -443,12 +450,7 @@ def _load_with_transformers(directory: Path, class_name: str, dtype: str, change
     showed_bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.disable_progress_bar()
     try:
-        model, info = cls.from_pretrained(
-            directory,
-            dtype=getattr(torch, dtype),
-            output_loading_info=True,
-            **changes,
-        )
+        model, info = cls.from_pretrained(directory, dtype=getattr(torch, dtype), output_loading_info=True, **changes)
     except OSError as error:
         raise CheckpointError(f"{directory}: transformers cannot load it ({str(error).splitlines()[0]})") from None
     finally:

@@ -270,7 +270,7 @@ def test_the_environment_chooses_the_backend(gpt2, monkeypatch):
     generate_text(gpt2, [[5]], max_new_tokens=1)
     generate_text(gpt2, [[5]], max_new_tokens=1, backend="torch")
     monkeypatch.delenv("DIPTYCH_BACKEND")
-    monkeypatch.setattr("diptych.core.backends.installed", lambda: ("jax", "torch"))
+    monkeypatch.setattr("diptych.core.backends.installed_backends", lambda: ("jax", "torch"))
     generate_text(gpt2, [[5]], max_new_tokens=1)
     assert seen == ["diptych.backends.jax", "diptych.backends.torch", "diptych.backends.jax"]
 

@@ -12,6 +12,7 @@ from flax import nnx
 
 import diptych.backends.jax as in_jax
 from diptych.core.errors import InputError
+from tests.assertions import assert_close
 from tests.conversion.refusals import BACKENDS, refusals, refused_call
 from tests.conversion.tiny import ARCHITECTURES, config_of, example_of
 
@@ -71,7 +72,7 @@ def test_ids_of_every_integer_dtype_are_understood(models, dtype):
             for field in ("last_hidden_state", "pooler_output"):
                 one, two = (np.asarray(torch.as_tensor(np.array(o[field]) if name == "jax" else o[field]).detach())
                             for o in (expected, found))  # fmt: skip
-                np.testing.assert_allclose(one, two, rtol=0, atol=1e-6)
+                assert_close(one, two, kind="float32", name=field)
     too_large = np.full((1, 1), 100).astype(dtype)
     assert refused_call(models, "BertModel", too_large) == (
         "BertModel: input_ids holds 100, but vocab_size allows 0 to 60"

@@ -15,16 +15,14 @@ import diptych.backends.jax
 import diptych.backends.torch
 from diptych.conversion import convert, to_jax, to_torch
 from diptych.core.errors import ConfigError, InputError
+from tests.assertions import assert_close
 from tests.parity.tiny import CONFIGS as TINY
+from tests.parity.writers import array
 
 BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 BART, MBART = TINY["BartModel"], TINY["MBartForSequenceClassification"]
 CONFIGS = {"Bart": BART, "MBart": MBART}
 END = 2
-
-
-def array(value: Any) -> np.ndarray:
-    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def built(backend: str, name: str, **changes: Any) -> Any:
@@ -39,7 +37,7 @@ def test_a_classifier_reads_the_last_end_of_each_text(family: str, backend: str)
     ids = np.array([[5, END, 6, END, 7], [5, END, 6, 7, 8]])  # transformers wants as many ends in every text
     both = array(model(ids).logits)
     alone = [array(model(row[None]).logits)[0] for row in ids]
-    np.testing.assert_allclose(both, alone, atol=1e-6)
+    assert_close(both, alone, kind="float32")
     twin = ids.copy()
     twin[0, 1] = 9
     assert not np.allclose(array(model(twin).logits)[0], both[0])  # it is read, though not there
@@ -106,9 +104,7 @@ def test_nothing_trains_the_bias_of_the_logits() -> None:
     assert "final_logits_bias" not in dict(model.named_parameters())
     assert "final_logits_bias" in model.state_dict()
     twin = to_jax(model)
-    np.testing.assert_allclose(
-        array(twin(ids, labels=labels).logits), array(model(ids, labels=labels).logits), atol=1e-5
-    )
+    assert_close(array(twin(ids, labels=labels).logits), array(model(ids, labels=labels).logits), kind="float32")
     assert twin.num_parameters() == model.num_parameters() == sum(p.numel() for p in model.parameters())
     optimizer = optax.adam(0.1)
 

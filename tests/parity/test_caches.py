@@ -13,6 +13,7 @@ import diptych.backends.torch
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
 from tests.parity.tiny import CONFIGS, changed, writes
+from tests.parity.writers import array
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -70,10 +71,6 @@ def after_the_first(memory: dict[str, Any]) -> dict[str, Any]:
 
 def main(output: Any) -> Any:
     return output["logits"] if "logits" in output else output["last_hidden_state"]
-
-
-def array(value: Any) -> np.ndarray:
-    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def in_steps(model: Any, name: str, steps: list[int], mask: np.ndarray | None, kind: str, capacity: int) -> np.ndarray:

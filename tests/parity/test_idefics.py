@@ -114,6 +114,9 @@ def test_additional_words_end_texts_and_samples_agree() -> None:
     assert np.array_equal(*drawn) and len(np.unique(drawn[0], axis=0)) > 2
     with pytest.raises(InputError, match=r"eos_token_id=32, but vocab_size \+ additional_vocab_size allows 0 to 31"):
         models()["torch"].generate(**CALL, **{**ASKED, "eos_token_id": 32})
+    last = 29 if end == 31 else 31
+    suppressed = written("torch", CALL, suppress_tokens=[end], forced_eos_token_id=last)[:, 7:]
+    assert end not in suppressed and (suppressed[:, -1] == last).all()
 
 
 def test_images_may_have_another_size_and_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,11 +323,26 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+REFUSED_BY_GENERATE: list[tuple[dict[str, Any], str]] = [
+    ({"image_attention_mask": SEEN[:, 1:]}, r"image_attention_mask has shape \(2, 6, 2\), but \(2, 7, 2\) is needed"),
+    ({"pixel_values": CALL["pixel_values"][:1]}, r"pixel_values has shape \(1, 2, 3, 4, 4\), but \(2, 2, 3, 4, 4\) is"),
+    ({"input_ids": IDS + 4}, r"input_ids holds \d+, but vocab_size \+ additional_vocab_size allows 0 to 31"),
+    ({"suppress_tokens": [32]}, r"suppress_tokens=\(32,\), but vocab_size \+ additional_vocab_size allows 0 to 31"),
+]
+
+
 @EACH
 @pytest.mark.parametrize(("changes", "message"), REFUSED)
 def test_what_does_not_fit_is_refused(backend: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         models()[backend](**call_of(**changes))
+
+
+@EACH
+def test_generate_refuses_it_before_it_encodes(backend: str) -> None:
+    for changes, message in REFUSED_BY_GENERATE:
+        with pytest.raises(InputError, match=f"^{NAME}.generate: {message}"):
+            models()[backend].generate(**call_of(**changes), **ASKED)
 
 
 @EACH

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from transformers.models.trocr.modeling_trocr import TrOCRSinusoidalPositionalEmbedding
 
 import diptych.backends.jax
@@ -14,6 +13,7 @@ from diptych.core.semantics import positions
 from tests.assertions import assert_close
 from tests.parity import oracle
 from tests.parity.tiny import CONFIGS
+from tests.parity.writers import array
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -25,10 +25,6 @@ IDS = np.array([[5, 6, 1, 7, 8], [1, 9, 3, 1, 4]])  # 1 is padding
 
 def built(backend, **changes):
     return BACKENDS[backend].TrOCRForCausalLM(CONFIG.replace(**changes), seed=3, dtype="float64")
-
-
-def array(value):
-    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 @pytest.mark.parametrize(("rows", "width", "padding"), [(1100, 1024, 1), (19, 15, 18)])

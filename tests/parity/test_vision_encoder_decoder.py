@@ -127,7 +127,7 @@ def test_two_checkpoints_become_one_model_that_transformers_reads(backend: str, 
     ids, pixels = np.array([[4, 7, 8], [4, 3, 2]]), PIXELS.astype(np.float32)
     call = {"pixel_values": torch.tensor(pixels), "decoder_input_ids": torch.tensor(ids)}
     found = model(pixel_values=pixels, decoder_input_ids=ids).logits
-    np.testing.assert_allclose(array(found), theirs(**call).logits.detach().numpy(), atol=1e-5)
+    assert_close(array(found), theirs(**call).logits.detach().numpy(), kind="float32")
     if backend == "torch":
         report = parity(tmp_path / "saved", against="transformers", backend=backend)
         assert report.passed and report.only_candidate == (), str(report)

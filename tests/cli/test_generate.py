@@ -416,7 +416,7 @@ def test_stdin_that_is_no_text(run, gpt2, monkeypatch):
     assert err.startswith("diptych: generate: stdin is no text ('utf-8' codec can't decode byte 0xff")
 
 
-def test_a_broken_tokenizer(run, tmp_path, gpt2):
+def test_a_broken_tokenizer_is_one_line_on_stderr(run, tmp_path, gpt2):
     for file in gpt2.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / text.TOKENIZER_FILE).write_text("{}")

@@ -23,8 +23,6 @@ from tests.conversion import checkpoints
 from tests.conversion.tiny import digests, edit_config
 from tests.parity.writers import array
 
-BACKENDS = pytest.mark.parametrize("backend", [in_jax, in_torch], ids=["jax", "torch"])
-
 # what a decoder lacks of the file of a model that stood alone
 GROWN = {
     "BertForMaskedLM": ["crossattention"],
@@ -104,7 +102,6 @@ def digest_of(values):
     return digest(from_array(values))
 
 
-@BACKENDS
 def test_configs_change_on_the_way(files, backend):
     model = made(
         backend, files, "GPT2Model", encoder_hidden_dropout_prob=0.0, decoder_attn_pdrop=0.25, output_hidden_states=True
@@ -121,7 +118,6 @@ def test_configs_change_on_the_way(files, backend):
             made(backend, files, "GPT2Model", **changes)
 
 
-@BACKENDS
 def test_an_encoder_that_was_a_decoder_sees_all_its_tokens(files, tmp_path, backend):
     shutil.copytree(files / "BertModel", tmp_path / "decoder")
     edit_config(tmp_path / "decoder", is_decoder=True)
@@ -130,7 +126,6 @@ def test_an_encoder_that_was_a_decoder_sees_all_its_tokens(files, tmp_path, back
     assert model.config.encoder.is_decoder is False
 
 
-@BACKENDS
 def test_what_cannot_be_a_part_is_refused(files, tmp_path, backend):
     with pytest.raises(ConfigError, match=r"EncoderDecoderModel.config\.json: 'encoder-decoder' cannot be the decoder"):
         made(backend, files, "EncoderDecoderModel")
@@ -207,14 +202,12 @@ def test_a_tied_file_gives_the_encoder_what_the_decoder_has(tmp_path, model_type
         in_torch.EncoderDecoderModel.from_pretrained(tmp_path / "tied")
 
 
-@BACKENDS
 def test_a_tied_model_is_no_new_model(backend):
     config = EncoderDecoderConfig(tie_encoder_decoder=True)
     with pytest.raises(ConfigError, match="tie_encoder_decoder=True says how a file is read; a model is built without"):
         backend.EncoderDecoderModel(config, seed=None)
 
 
-@BACKENDS
 def test_what_the_encoder_gave_serves_another_call(files, backend):
     model = made(backend, files, "GPT2Model")
     mask = np.array([[1, 1, 1, 0]])
@@ -237,7 +230,6 @@ def test_what_the_encoder_gave_serves_another_call(files, backend):
     assert isinstance(model.decode(ids, read, return_dict=False), tuple)
 
 
-@BACKENDS
 def test_a_call_says_what_it_lacks(files, backend):
     model = made(backend, files, "GPT2Model", decoder_start_token_id=None)
     for inputs, message in (
@@ -334,7 +326,6 @@ def test_a_fault_is_found_in_the_part_that_has_it(files):
     assert parity(model, twin, gradients=False, progress=False).first_divergence.name == "enc_to_dec_proj"
 
 
-@BACKENDS
 def test_a_decoder_without_what_it_attends_to_is_refused(files, backend):
     model, ids = made(backend, files, "GPT2Model"), np.array([[1, 7]])
     for given in (None, (), (None,), model.encode(np.array([[3]])).replace(last_hidden_state=None)):
@@ -356,7 +347,6 @@ def test_a_decoder_without_what_it_attends_to_is_refused(files, backend):
         bart(decoder_input_ids=ids, encoder_outputs=())
 
 
-@BACKENDS
 def test_keywords_of_other_loaders_are_refused(files, backend):
     for name in ("torch_dtype", "attn_implementation"):
         with pytest.raises(TypeError, match=f"GPT2Model.from_pretrained has no keyword {name}"):

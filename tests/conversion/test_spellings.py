@@ -124,7 +124,7 @@ def test_an_output_layer_of_its_own_belongs_to_no_other_class(backend, untied):
         backend.BertForMaskedLM.from_pretrained(directory)
 
 
-def test_ignored_tensors(backend, copy_of):
+def test_unknown_tensors_are_refused_unless_they_are_ignored(backend, copy_of):
     directory = copy_of("BertModel")
     extra = {"adapter.0.weight": np.zeros(3, np.float32), "adapter.1.weight": np.zeros(3, np.float32)}
     rewrite(directory, lambda tensors: tensors | extra)
@@ -138,7 +138,7 @@ def test_ignored_tensors(backend, copy_of):
         assert sorted(model.load_report.ignored) == sorted(extra)
 
 
-def test_ignored_config_fields(backend, copy_of):
+def test_unknown_config_fields_are_refused_unless_they_are_ignored(backend, copy_of):
     directory = copy_of("BertModel")
     edit_config(directory, colour="red", flavour="sour")
     with pytest.raises(ConfigError, match=r"does not know colour, flavour; .* ignore_config=\('colour', 'flavour',\)$"):

@@ -13,8 +13,9 @@ import torch
 import diptych.backends.torch as dp
 from diptych.core.errors import InputError
 from diptych.core.pretrained import generates_text
+from tests.backends import BACKENDS
 from tests.parity.tiny import CONFIGS
-from tests.parity.writers import ABOUT, ALONE, BACKENDS, SMALL, expected, models, small
+from tests.parity.writers import ABOUT, ALONE, SMALL, expected, models, small
 
 GPT2, WRITES = "GPT2LMHeadModel", "BartForConditionalGeneration"
 IDS = np.random.default_rng(0).integers(1, 13, (2, 5))

@@ -18,6 +18,7 @@ from diptych.core.models.speech_encoder_decoder import SpeechEncoderDecoderConfi
 from diptych.core.models.vit import ViTConfig
 from diptych.core.models.wav2vec2 import Wav2Vec2Config
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.conversion.tiny import digests
 from tests.parity import oracle
 from tests.parity.tiny import CONFIGS
@@ -25,8 +26,6 @@ from tests.parity.writers import HEARING, array, assert_same, expected, models
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-BACKENDS = {"jax": in_jax, "torch": in_torch}
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 NAME = "SpeechEncoderDecoderModel"
 RANDOM = np.random.default_rng(7)
 MASK = np.array([[1] * 40, [1] * 28 + [0] * 12])

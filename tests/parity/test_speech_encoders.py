@@ -26,13 +26,12 @@ from diptych.core.semantics import spans
 from diptych.core.semantics.positions import distance_buckets
 from diptych.core.semantics.quantization import draw_negatives
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.parity import oracle
 from tests.parity.tiny import CONFIGS, inputs, theirs, wide
 from tests.parity.writers import array
 
-BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 OPS = {"jax": jax_ops, "torch": torch_ops}
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 LAYER = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 STILL = dict.fromkeys(
     ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout"), 0.0

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-import diptych.backends.jax
-import diptych.backends.torch
 from diptych.backends.jax.stacks import LayerInputs as JaxInputs
 from diptych.backends.torch import stacks
 from diptych.backends.torch.cache import Cache
@@ -19,11 +17,10 @@ from diptych.core.calls import Switches, call_of
 from diptych.core.errors import InputError
 from diptych.core.models.gpt2 import GPT2Config
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.parity.tiny import CONFIGS, RENAMED, inputs, labels_for
 from tests.parity.writers import array
 
-BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
 

@@ -361,7 +361,7 @@ def test_parts_elsewhere_are_torchs(kind: str, part: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:`torch.jit")  # torch itself scripts
-def test_transformations_are_torchs(kind: str) -> None:
+def test_transformations_take_torchs_own_product(kind: str) -> None:
     layer, values, tangent = made(kind), torch.randn(5, 6, 512), torch.randn(6, 512)
     with torch.no_grad():
         together, operations = called(lambda: torch.func.vmap(layer)(values))

@@ -89,7 +89,8 @@ def classify_recordings(
     kept = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
     loading = loading_keywords(chosen, options, device, sharding, changes, **kept)
     model = importlib.import_module(f"diptych.backends.{chosen}").load(directory, **loading)
-    probabilities, names = label_probabilities(chosen, model), list(model.config.id2label.values())
+    probabilities = label_probabilities(chosen, model, ignore_padding=True)
+    names = list(model.config.id2label.values())
     listener = ClassifyingListener(chosen, model, processor, window, batch_size, probabilities=probabilities)
     listener.check_window("classify")
     show, found = beside_bars(show), list[Classification]()

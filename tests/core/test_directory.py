@@ -326,16 +326,19 @@ def test_overwriting_through_a_link_replaces_what_it_points_to(tmp_path):
     assert (tmp_path / "real" / "config.json").read_text() == "2"
 
 
-@pytest.mark.parametrize("failing", [0, 1])
-def test_overwriting_that_fails_puts_the_old_one_back(tmp_path, monkeypatch, failing):
+@pytest.mark.parametrize("failing", [0, 1, 2])
+@pytest.mark.parametrize("moved", [False, True], ids=["before the move", "after it"])
+def test_overwriting_that_fails_puts_the_old_one_back(tmp_path, monkeypatch, failing, moved):
     (tmp_path / "new").mkdir()
     save(tmp_path / "new", 1)
     before, rename, count = contents(tmp_path / "new"), os.replace, iter(range(100))
 
     def replace_or_fail(source, target):
-        if next(count) == failing:
+        fails = next(count) == failing
+        if moved or not fails:
+            rename(source, target)
+        if fails:
             raise OSError(errno.EIO, "bad sector", str(source))
-        rename(source, target)
 
     def fail():
         with new_directory(tmp_path / "new", overwrite=True) as partial:

@@ -93,6 +93,35 @@ def test_a_padded_row_differs_where_the_published_model_sees_the_padding(fields:
     assert np.abs(padded - alone).max() > 1e-3
 
 
+ADAPTER = {"add_adapter": True, "num_adapter_layers": 2, "output_hidden_size": 9}
+SEE_PADDING = {
+    "batch norm": ("HubertModel", {**LAYER, "conv_pos_batch_norm": True}),
+    **{f"adapter {size}": ("Wav2Vec2Model", {**ADAPTER, "adapter_kernel_size": size}) for size in (2, 3, 4, 5)},
+}
+
+
+@pytest.mark.parametrize("kind", SEE_PADDING)
+def test_a_padded_row_equals_the_row_alone_if_padding_is_ignored(kind: str) -> None:
+    """For a group norm, adapters of every kernel, and a batch norm of positions; at lengths with and without a rest."""
+    name, fields = SEE_PADDING[kind]
+    ours = diptych.backends.torch.__getattr__(name)(CONFIGS[name].replace(**fields), seed=1, dtype="float64")
+    if kind == "batch norm":
+        ours.encoder.pos_conv_embed.batch_norm.bias.data.fill_(0.7)  # fresh ones leave zeros as they are
+    lengths = np.array([90, 89, 71, 60, 50])
+    sound, mask = np.random.default_rng(0).normal(size=(5, 90)), (np.arange(90) < lengths[:, None]).astype(int)
+    call = {"input_values": sound, "attention_mask": mask, "ignore_padding": True}
+    found = {"torch": array(ours(**call).last_hidden_state)}
+    if kind in ("batch norm", "adapter 3"):
+        with jax.enable_x64(True):
+            found["jax"] = np.asarray(jax.jit(lambda model: model(**call).last_hidden_state)(to_jax(ours)))
+    for row, length in enumerate(lengths):
+        alone = array(ours(sound[row : row + 1, :length]).last_hidden_state)[0]
+        for backend, states in found.items():
+            assert_close(states[row, : len(alone)], alone, name=f"{backend}, {length}")
+    counted = array(ours(**{**call, "ignore_padding": False}).last_hidden_state)
+    assert np.abs(counted - found["torch"])[1:].max() > 1e-3
+
+
 @pytest.mark.parametrize(("buckets", "farthest"), [(320, 800), (32, 128), (12, 9), (64, 1024)])
 def test_distances_have_the_published_buckets(buckets: int, farthest: int) -> None:
     attention = WavLMAttention(12, 3, num_buckets=buckets, max_distance=farthest)

@@ -360,7 +360,7 @@ def test_parts_elsewhere_are_torchs(kind: str, part: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch itself scripts
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # torch itself scripts
 def test_transformations_take_torchs_own_product(kind: str) -> None:
     layer, values, tangent = made(kind), torch.randn(5, 6, 512), torch.randn(6, 512)
     with torch.no_grad():
@@ -377,7 +377,7 @@ def test_transformations_take_torchs_own_product(kind: str) -> None:
             assert_close(dual.tangent, expected, kind="float32")
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("without_type_checks")
 def test_those_who_watch_see_torchs_product(kind: str) -> None:

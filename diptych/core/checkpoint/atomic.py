@@ -29,7 +29,6 @@ from os import PathLike
 from pathlib import Path
 
 from diptych.core.errors import CheckpointError
-from diptych.core.interrupts import stop_if_interrupted
 
 logger = logging.getLogger("diptych")
 
@@ -92,7 +91,6 @@ def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> 
             if old:
                 new.chmod(stat.S_IMODE(destination.stat().st_mode) | stat.S_IRWXU)  # without these it can't be filled
             yield new
-            stop_if_interrupted()
             _exchange(hidden, old, [destination.name])
     except BaseException:
         for parent in missing:
@@ -123,7 +121,6 @@ def new_files(directory: str | PathLike[str], replaces: Callable[[str], bool]) -
     recover(directory)
     with _hidden_directory(directory / "checkpoint") as hidden:
         yield hidden / "new"
-        stop_if_interrupted()
         written = os.listdir(hidden / "new")
         old = [name for name in os.listdir(directory) if name != hidden.name and (name in written or replaces(name))]
         changed = [name for name in written if not _is_unchanged(hidden / "new" / name, directory / name)]
@@ -303,14 +300,15 @@ def _exchange(hidden: Path, old: Iterable[str], new: Iterable[str]) -> None:
     moves = [(parent / name, hidden / "old" / name) for name in old]
     moves += [(hidden / "new", hidden / "moving")]
     moves += [(hidden / "moving" / name, parent / name) for name in new]
-    done: list[tuple[Path, Path]] = []
+    begun: list[tuple[Path, Path]] = []
     try:
         for source, target in moves:
+            begun.append((source, target))
             os.replace(source, target)
-            done.append((source, target))
-    except BaseException:
-        for source, target in reversed(done):
-            os.replace(target, source)
+    except BaseException:  # such as an interrupt, before or after the last of these moves
+        for source, target in reversed(begun):
+            if not os.path.lexists(source):
+                os.replace(target, source)
         raise
 
 

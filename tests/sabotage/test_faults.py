@@ -261,7 +261,7 @@ def test_another_epsilon_of_group_norm(side: str) -> None:
 def test_the_other_frame_of_an_even_kernel_dropped(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, candidate = pair("Wav2Vec2Model", side)
 
-    def first_dropped(original: Any, self: Any, hidden_states: Any) -> Any:
+    def first_dropped(original: Any, self: Any, hidden_states: Any, mask: Any) -> Any:
         return self.activation(self.conv(hidden_states)[:, 1:])
 
     plant(monkeypatch, candidate.encoder.pos_conv_embed, "__call__" if side == "jax" else "forward", first_dropped)

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 from diptych.conversion.conversion_report import ConversionReport, ConvertedTensor
 from diptych.conversion.conversion_source import ConversionSource, from_directory, from_live_model
 from diptych.conversion.manifest import TensorRecord, write_manifest
+from diptych.core import interrupts
 from diptych.core.checkpoint import companions
 from diptych.core.checkpoint.atomic import check_destination, new_directory, recover, require_space
 from diptych.core.checkpoint.directory import is_weight_file, open_checkpoint, size_in_bytes, write_checkpoint
@@ -130,6 +131,7 @@ def convert(
                 tensors={one.name: TensorRecord(one.dtype, one.shape, one.digest) for one in converted if one.digest},
             )
         not_copied = _not_copied(origin, partial)
+        interrupts.make_final()
     return ConversionReport(
         source=origin.name,
         destination=str(destination),
@@ -257,7 +259,7 @@ def _output_tensor(
     target = source.dtype if dtype is None else FLOATS[dtype]
     if target == source.dtype and axes == tuple(range(len(axes))):
         return source
-    return filling.converted(axes, target, lambda count: overflows is None or overflows.append((slot.path, count)))
+    return filling.convert(axes, target, lambda count: overflows is None or overflows.append((slot.path, count)))
 
 
 def _verify(

@@ -101,7 +101,7 @@ def test_other_state_dicts_are_torchs_error() -> None:
     ("device", "reason"),
     [
         ("gpu", "device='gpu': Expected one of cpu"),
-        ({"": 0}, r"device={'': 0}: empty\(\): argument 'device' must be torch.device, not dict"),
+        ({"": 0}, r"device={'': 0}: empty\(\).*dict"),
     ],
 )
 def test_devices_that_torch_lacks_are_an_error(device: Any, reason: str) -> None:

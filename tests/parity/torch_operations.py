@@ -15,6 +15,6 @@ needs_onednn = pytest.mark.skipif(products._onednn_linear is None, reason="torch
 
 def called(function: Callable[[], Any]) -> tuple[Any, set[str]]:
     """What a function gives, and the operations that torch ran for it."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
         result = function()
     return result, {event.key for event in profile.key_averages()}

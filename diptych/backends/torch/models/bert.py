@@ -246,7 +246,8 @@ class BertModel(BertStackModel):
         encoder_states = (encoder_hidden_states, encoder_attention_mask)
         outputs = self._run_stack(text, encoder_states, past_key_values, use_cache, switches)
         pooled = None if self.pooler is None else self.pooler(outputs.last_hidden_state)
-        output = BaseModelOutputWithPoolingAndCrossAttentions(**outputs, pooler_output=pooled)
+        # as a dict: torch.compile of PyTorch 2.11 can't unpack any other mapping
+        output = BaseModelOutputWithPoolingAndCrossAttentions(**dict(outputs.items()), pooler_output=pooled)
         return self._format_output(output, switches.get("return_dict"))
 
 

@@ -22,6 +22,8 @@ Padding = bool | Literal["longest", "max_length", "do_not_pad"]
 
 _EPSILON = 1e-7
 """Added to the variance."""
+_BLOCK = 2**14
+"""The number of samples that are squared at once."""
 
 
 class AudioProcessor(ConfiguredProcessor):
@@ -90,8 +92,9 @@ class AudioProcessor(ConfiguredProcessor):
             raise InputError(f"sampling_rate={sampling_rate!r} must be a whole number from 1 to {MOST_SAMPLES}")
         if max_length is None and (truncation or strategy == "max_length"):
             raise InputError("max_length is needed for truncation=True and padding='max_length', got None")
-        rows, errors = list[np.ndarray](), list[str]()
+        rows, errors, is_file = list[np.ndarray](), list[str](), False
         for name, recording in flat(raw_speech):
+            is_file = isinstance(recording, str | os.PathLike)
             try:
                 rows.append(self._samples(name, recording, sampling_rate))
             except InputError as error:
@@ -110,7 +113,10 @@ class AudioProcessor(ConfiguredProcessor):
                 "padding=True pads them to the longest, truncation=True cuts them"
             )
         masks = self.config.return_attention_mask if return_attention_mask is None else return_attention_mask
-        values = np.full((len(rows), *widths), self.config.padding_value, np.float32)
+        if is_file and widths == {len(row) for row in rows} and len(rows) == 1:
+            values = rows[0][None]  # nobody else has them, so they need not be copied
+        else:
+            values = np.full((len(rows), *widths), self.config.padding_value, np.float32)
         for row, samples in zip(values, rows, strict=True):
             if not self.config.do_normalize:
                 row[: len(samples)] = samples
@@ -121,7 +127,9 @@ class AudioProcessor(ConfiguredProcessor):
                 _normalize(row, out=row)
         found = Features(input_values=values)
         if masks:
-            found["attention_mask"] = (np.arange(values.shape[1]) < np.array(lengths)[:, None]).astype(np.int32)
+            found["attention_mask"] = np.zeros(values.shape, np.int32)
+            for row, length in zip(found["attention_mask"], lengths, strict=True):
+                row[:length] = 1
         return found.to_tensors(return_tensors)
 
     def _samples(self, name: str, recording: Any, sampling_rate: int | None) -> np.ndarray:
@@ -149,7 +157,15 @@ class AudioProcessor(ConfiguredProcessor):
 def _normalize(samples: np.ndarray, out: np.ndarray) -> None:
     """Writes the samples with a mean of 0 and a variance of 1."""
     np.subtract(samples, samples.mean(), out=out)
-    out /= np.sqrt(np.mean(out * out) + _EPSILON)
+    out /= np.sqrt(_sum_of_squares(out) / len(out) + _EPSILON)
+
+
+def _sum_of_squares(values: np.ndarray) -> np.floating[Any]:
+    """The sum of values * values, bit for bit, without memory for all squares: NumPy adds up halves too."""
+    if len(values) <= _BLOCK:
+        return np.sum(np.square(values))
+    half = len(values) // 16 * 8
+    return _sum_of_squares(values[:half]) + _sum_of_squares(values[half:])
 
 
 def _round_up(count: int, multiple: int | None) -> int:

@@ -39,13 +39,6 @@ class Classification:
         return json.dumps({**origin, "labels": labels}, ensure_ascii=False)
 
 
-def check_options(**values: int | None) -> None:
-    """Raises an InputError for a number, such as batch_size, that is given but not 1 or more."""
-    for name, value in values.items():
-        if value is not None and value < 1:
-            raise InputError(f"classify: {name}={value} must be 1 or more")
-
-
 def most_probable(labels: Sequence[str], row: np.ndarray, top: int | None) -> tuple[tuple[str, float], ...]:
     """The labels with the probabilities of a row (labels,), most probable first; only the first `top`, if given."""
     order: list[int] = np.argsort(-row, kind="stable")[:top].tolist()

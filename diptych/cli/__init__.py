@@ -68,26 +68,27 @@ def _handled_signals() -> Iterator[list[int]]:
     """Ends what runs at SIGINT or SIGTERM, so that what is incomplete is removed; gives the list of those received.
 
     An interrupt in the middle of an import may become an ImportError, or be swallowed by the module. Python swallows it
-    in a callback of its garbage collector, such as JAX's.
+    in a callback of its garbage collector, such as JAX's. Once a result takes its place, the command runs to its end.
     """
-    received = interrupts.received
 
     def end(number: int, _: Any) -> None:
-        received.append(number)
+        if not interrupts.note(number):
+            return
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         sys.exit(143)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     handled = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    interrupts.reset()
     for number in handled:
         signal.signal(number, end)
     try:
-        yield received
+        yield interrupts.received
     finally:
         for number, handler in handled.items():
             signal.signal(number, handler)
-        received.clear()
+        interrupts.reset()
 
 
 def _run(arguments: Sequence[str] | None, received: Sequence[int]) -> int:

@@ -39,20 +39,49 @@ class Contents:
     tensors: Mapping[str, TensorSource]
 
 
-def open_contents(
-    source: Any,
-    *,
-    named_as: str | None = None,
-    ignore_config: Iterable[str] = (),
-    **options: Unpack[HubOptions],
-) -> Contents:
-    """Finds the tensors of a checkpoint or of a live model; only headers are read.
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint or a live model whose headers have been read; the names of its tensors are still its own.
 
-    Tensors that are no parameters, such as position_ids, are left out. Tensors that no class knows keep their names.
+    Attributes:
+        tensors: with their names and layout in the file.
+        format, architecture: see `Contents`.
+        config: of the class, which may be a part of the whole one.
+        whole: of the checkpoint.
+    """
+
+    tensors: NamedTensors
+    format: str
+    architecture: str
+    config: ModelConfig
+    whole: ModelConfig
+
+    def contents(self, named_as: str | None = None) -> Contents:
+        """The contents by published name, which a backend is imported for.
+
+        Tensors that are no parameters, such as position_ids, are left out. Tensors that no class knows keep their
+        names.
+
+        Args:
+            named_as: the class whose names the tensors get, if it is of the same family; by default the source's own.
+        """
+        described = families()[architectures()[self.architecture]]
+        architecture = self.architecture
+        if named_as is not None and isinstance(self.config, described.classes.get(named_as, ())):
+            architecture = named_as
+        family = within(described, self.whole)
+        slots, others = family_slots(architecture, self.config, self.whole, family)
+        copied = family.copied(self.whole, [slot.path for slot in slots])
+        target = Target(architecture, [*slots, *others], family, copied=copied)
+        published = Matching(self.tensors, target).published_tensors()
+        return Contents(self.tensors.source, self.architecture, self.format, config_fields(self.whole), published)
+
+
+def open_contents(source: Any, *, ignore_config: Iterable[str] = (), **options: Unpack[HubOptions]) -> Opened:
+    """Finds a checkpoint or takes a live model; of a checkpoint only headers are read, and no backend is imported.
 
     Args:
         source: a directory, a name on the Hugging Face hub, or a live model of either backend or of transformers.
-        named_as: the class whose names the tensors get, if it is of the same family; by default the source's own.
         ignore_config: unknown fields of config.json to skip.
         options: see `HubOptions`.
 
@@ -65,14 +94,13 @@ def open_contents(
         if options:
             raise InputError(f"{', '.join(options)} must go with a checkpoint, but {live.label} is a live model")
         config = live.config.replace(architectures=(live.architecture,))
-        named = NamedTensors(live.label, live.tensors)
-        return _contents(named, live.framework, live.architecture, named_as, config, config)
+        return Opened(NamedTensors(live.label, live.tensors), live.framework, live.architecture, config, config)
     directory, ignore_config = locate(source, **options), tuple(ignore_config)
     architecture = loading.architecture_of(directory, ignore_config)
     wanted = families()[architectures()[architecture]].classes[architecture]
     found = loading.open_source(directory, wanted=wanted, ignore_config=ignore_config, variant=options.get("variant"))
     named = NamedTensors(str(source), found.checkpoint.tensors, found.checkpoint.layout)
-    return _contents(named, found.checkpoint.format, architecture, named_as, found.config, found.whole)
+    return Opened(named, found.checkpoint.format, architecture, found.config, found.whole)
 
 
 def config_fields(config: ModelConfig) -> dict[str, Any]:
@@ -88,17 +116,3 @@ def _flat(data: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         elif name not in _PROVENANCE:
             fields[f"{prefix}{name}"] = value
     return fields
-
-
-def _contents(
-    named: NamedTensors, format: str, own: str, named_as: str | None, config: ModelConfig, whole: ModelConfig
-) -> Contents:
-    described = families()[architectures()[own]]
-    architecture = own
-    if named_as is not None and isinstance(config, described.classes.get(named_as, ())):
-        architecture = named_as
-    family = within(described, whole)
-    slots, others = family_slots(architecture, config, whole, family)
-    copied = family.copied(whole, [slot.path for slot in slots])
-    target = Target(architecture, [*slots, *others], family, copied=copied)
-    return Contents(named.source, own, format, config_fields(whole), Matching(named, target).published())

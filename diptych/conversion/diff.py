@@ -200,8 +200,9 @@ def diff(reference: Any, candidate: Any, *, ignore_config: Iterable[str] = (), *
     ignore_config = tuple(ignore_config)
     if isinstance(candidate, str | os.PathLike):
         of_candidate = access_options(hub) | of_candidate
-    one = open_contents(reference, ignore_config=ignore_config, **hub)
-    other = open_contents(candidate, named_as=one.architecture, ignore_config=ignore_config, **of_candidate)
+    opened = open_contents(reference, ignore_config=ignore_config, **hub)
+    other = open_contents(candidate, ignore_config=ignore_config, **of_candidate).contents(opened.architecture)
+    one = opened.contents()
     same: list[str] = []
     different: list[TensorDifference] = []
     for name in one.tensors:

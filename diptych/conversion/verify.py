@@ -100,12 +100,8 @@ def verify(
     directory = locate(name_or_path, **options)
     path = directory / MANIFEST if manifest is None else Path(manifest)
     wanted = read_manifest(path)
-    found = open_contents(
-        directory,
-        named_as=wanted.architecture,
-        ignore_config=ignore_config,
-        variant=options.get("variant"),
-    )
+    opened = open_contents(directory, ignore_config=ignore_config, variant=options.get("variant"))
+    found = opened.contents(wanted.architecture)
     verified: list[str] = []
     changed: list[str] = []
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}

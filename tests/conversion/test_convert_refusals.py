@@ -19,6 +19,7 @@ import diptych.backends.torch as in_torch
 from diptych import cli
 from diptych.conversion import convert
 from diptych.core import interrupts
+from diptych.core.checkpoint import atomic
 from diptych.core.checkpoint.directory import open_checkpoint, write_checkpoint
 from diptych.core.errors import CheckpointError, ConfigError, InputError
 from tests.conversion import checkpoints
@@ -344,6 +345,37 @@ def test_a_signal_that_a_callback_swallows_ends_the_run(tmp_path, source, monkey
             cli.main(["convert", str(source), str(tmp_path / "out")])
         assert sorted(os.listdir(tmp_path)) == (["out", "source"] if existing else ["source"])
     assert (ends, os.listdir(tmp_path / "out"), interrupts.received) == ([143, 143], [], [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_result_takes_its_place_comes_too_late(tmp_path, source, monkeypatch, capsys, number):
+    """Exit code 130 or 143 would say that there is no result."""
+    exchange, rename = atomic._exchange, os.replace
+
+    def rename_with_signals(before, after):
+        signal.raise_signal(number)
+        rename(before, after)
+        signal.raise_signal(number)
+
+    def exchange_with_signals(*moves):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "replace", rename_with_signals)
+            exchange(*moves)
+
+    monkeypatch.setattr(atomic, "_exchange", exchange_with_signals)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").touch()
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(SystemExit) as end:
+            cli.main(["convert", str(source), str(tmp_path / "out"), "--overwrite"])
+    finally:
+        signal.signal(signal.SIGINT, found)
+    assert (end.value.code, interrupts.received) == (0, [])
+    assert "read back and found equal" in capsys.readouterr().out
+    assert sorted(os.listdir(tmp_path)) == ["out", "source"]
+    assert "model.safetensors" in os.listdir(tmp_path / "out")
 
 
 @pytest.mark.parametrize(("damage", "error", "message"), BAD_SOURCES.values(), ids=BAD_SOURCES)

@@ -200,3 +200,26 @@ def test_unknown_backends_and_names() -> None:
         "AttributeError: module 'diptych' has no attribute 'OtherNet'"
     )
     assert refused("from diptych import OtherNet").startswith("ImportError: cannot import name 'OtherNet'")
+
+
+def test_places_are_checked_before_a_framework_is_imported(directory: Path, tmp_path: Path) -> None:
+    program = f"""
+import sys
+from diptych.conversion import convert, diff, parity, verify
+there, absent = {str(directory / "BertModel")!r}, {str(tmp_path)!r}
+calls = (
+    lambda: convert(there, there),
+    lambda: diff(there, absent),
+    lambda: parity(there, absent),
+    lambda: parity(there, dtype="int8"),
+    lambda: verify(there, manifest=absent + "/manifest"),
+)
+for call in calls:
+    try:
+        call()
+    except ValueError as error:
+        print(type(error).__name__)
+print(sorted({{"torch", "jax"}} & set(sys.modules)))
+"""
+    check = "CheckpointError"
+    assert run(program).splitlines() == [check, "ConfigError", "ConfigError", "InputError", check, "[]"]

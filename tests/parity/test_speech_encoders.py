@@ -26,13 +26,12 @@ from diptych.core.semantics import spans
 from diptych.core.semantics.positions import distance_buckets
 from diptych.core.semantics.quantization import draw_negatives
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.parity import oracle
 from tests.parity.tiny import CONFIGS, inputs, theirs, wide
 from tests.parity.writers import array
 
-BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 OPS = {"jax": jax_ops, "torch": torch_ops}
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 LAYER = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 STILL = dict.fromkeys(
     ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout"), 0.0
@@ -84,7 +83,7 @@ def outputs_alone_and_padded(**fields: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_padded_row_equals_the_row_alone_with_layer_norm() -> None:
     padded, alone = outputs_alone_and_padded(**LAYER)
-    np.testing.assert_allclose(padded, alone, atol=1e-5)
+    assert_close(padded, alone, kind="float32")
 
 
 @pytest.mark.parametrize("fields", [{}, {**LAYER, "add_adapter": True}], ids=["group norm", "adapter"])
@@ -145,7 +144,7 @@ def test_a_classifier_reads_the_adapter_unless_it_weighs_the_layers(backend: str
     weights = {path: source.read() for path, source in ours._sources().items()}
     projected = mean @ weights["projector.weight"].T + weights["projector.bias"]
     logits = projected @ weights["classifier.weight"].T + weights["classifier.bias"]
-    np.testing.assert_allclose(array(ours(**call).logits), logits, atol=1e-5)
+    assert_close(array(ours(**call).logits), logits, kind="float32")
 
 
 # SpecAugment
@@ -198,7 +197,7 @@ def test_train_mode_masks_frames_and_features_and_eval_mode_none(backend: str) -
             ours(**call)
     for one in (ours, kept):
         one.eval()
-    np.testing.assert_allclose(array(still), plain, atol=1e-6)
+    assert_close(array(still), plain, kind="float32")
     assert np.abs(array(masked) - plain).max() > 1e-3 and np.abs(array(masked) - array(again)).max() > 1e-3
 
 

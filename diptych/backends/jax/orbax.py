@@ -29,7 +29,7 @@ _EMPTY = ("None", "Dict", "List", "Tuple", "NamedTuple")
 
 
 def read(directory: Path) -> dict[str, TensorSource]:
-    """List the arrays of a checkpoint in the order of its tree; only their headers are read.
+    """Lists the arrays of a checkpoint in the order of its tree; only their headers are read.
 
     Args:
         directory: A checkpoint as `StandardCheckpointer` saves it: of nested dicts, or of an NNX model or its state.
@@ -62,7 +62,7 @@ def read(directory: Path) -> dict[str, TensorSource]:
 
 
 def write(directory: Path, tensors: Mapping[str, TensorSource], progress: Callable[[int], None] | None) -> None:
-    """Write arrays as nested dicts, as `StandardCheckpointer` does, which needs all of them in memory.
+    """Writes arrays as nested dicts, as `StandardCheckpointer` does, which needs all of them in memory.
 
     Args:
         directory: The checkpoint; it appears after it is complete.

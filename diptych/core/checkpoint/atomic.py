@@ -29,7 +29,6 @@ from os import PathLike
 from pathlib import Path
 
 from diptych.core.errors import CheckpointError
-from diptych.core.interrupts import stop_if_interrupted
 
 logger = logging.getLogger("diptych")
 
@@ -92,7 +91,6 @@ def new_directory(destination: str | PathLike[str], overwrite: bool = False) -> 
             if old:
                 new.chmod(stat.S_IMODE(destination.stat().st_mode) | stat.S_IRWXU)  # without these it can't be filled
             yield new
-            stop_if_interrupted()
             _exchange(hidden, old, [destination.name])
     except BaseException:
         for parent in missing:
@@ -123,10 +121,9 @@ def new_files(directory: str | PathLike[str], replaces: Callable[[str], bool]) -
     recover(directory)
     with _hidden_directory(directory / "checkpoint") as hidden:
         yield hidden / "new"
-        stop_if_interrupted()
         written = os.listdir(hidden / "new")
         old = [name for name in os.listdir(directory) if name != hidden.name and (name in written or replaces(name))]
-        changed = [name for name in written if not _equal(hidden / "new" / name, directory / name)]
+        changed = [name for name in written if not _is_unchanged(hidden / "new" / name, directory / name)]
         if len(changed) == 1 and set(old) <= set(written) and not (directory / changed[0]).is_dir():
             os.replace(hidden / "new" / changed[0], directory / changed[0])  # one atomic step
         elif changed or set(old) != set(written):
@@ -137,7 +134,7 @@ def new_files(directory: str | PathLike[str], replaces: Callable[[str], bool]) -
 def hidden_file(path: Path) -> Generator[Path, None, None]:
     """Yields the hidden name of an empty file to fill and to rename; it is removed if it is still there at the end."""
     _remove_leftovers(path.parent, path.name)
-    partial, lock = _locked(path, lambda partial: partial)
+    partial, lock = _lock_hidden_name(path, lambda partial: partial)
     try:
         yield partial
     finally:
@@ -201,7 +198,7 @@ def _hidden_directory(path: Path) -> Generator[Path, None, None]:
             raise type(error)(error.errno, problem, str(path.parent)) from error
         return partial / "lock"
 
-    hidden, lock = _locked(path, make)
+    hidden, lock = _lock_hidden_name(path, make)
     try:
         (hidden / "new").mkdir()
         yield hidden
@@ -215,7 +212,7 @@ def _hidden_directory(path: Path) -> Generator[Path, None, None]:
         os.close(lock)
 
 
-def _locked(path: Path, make: Callable[[Path], Path]) -> tuple[Path, int]:
+def _lock_hidden_name(path: Path, make: Callable[[Path], Path]) -> tuple[Path, int]:
     """A new hidden name beside a path, and the descriptor of its locked file, which `make` names."""
     while True:
         partial = path.with_name(f".{path.name}.partial-{_host()}{secrets.token_hex(4)}")
@@ -290,7 +287,7 @@ def _host() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
-def _equal(new: Path, old: Path) -> bool:
+def _is_unchanged(new: Path, old: Path) -> bool:
     """Whether a small file equals the one that it would replace."""
     small = new.stat().st_size < _SMALL
     return small and old.is_file() and not old.is_symlink() and filecmp.cmp(new, old, shallow=False)
@@ -303,14 +300,15 @@ def _exchange(hidden: Path, old: Iterable[str], new: Iterable[str]) -> None:
     moves = [(parent / name, hidden / "old" / name) for name in old]
     moves += [(hidden / "new", hidden / "moving")]
     moves += [(hidden / "moving" / name, parent / name) for name in new]
-    done: list[tuple[Path, Path]] = []
+    begun: list[tuple[Path, Path]] = []
     try:
         for source, target in moves:
+            begun.append((source, target))
             os.replace(source, target)
-            done.append((source, target))
-    except BaseException:
-        for source, target in reversed(done):
-            os.replace(target, source)
+    except BaseException:  # such as an interrupt, before or after the last of these moves
+        for source, target in reversed(begun):
+            if not os.path.lexists(source):
+                os.replace(target, source)
         raise
 
 

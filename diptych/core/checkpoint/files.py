@@ -23,7 +23,7 @@ _INTERVAL = 0.02  # seconds between two flushes
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """Map a file into memory; the map lives as long as the arrays that view it.
+    """Maps a file into memory; the map lives as long as the arrays that view it.
 
     It is private: what an array that is made writable receives stays in this process and never reaches the file.
 
@@ -49,7 +49,7 @@ def _map(file: int) -> mmap.mmap:
 
 
 def view(mapped: mmap.mmap, start: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    """View a part of a mapped file as a read-only array, without a copy; the caller has checked the bounds."""
+    """Views a part of a mapped file as a read-only array, without a copy; the caller has checked the bounds."""
     size = math.prod(shape)
     found = np.frombuffer(mapped, dtype, count=size, offset=start) if size else np.empty(0, dtype)
     found = found.reshape(shape)
@@ -71,7 +71,7 @@ def mapped_tensor(
 
 
 def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
-    """Parse a JSON object.
+    """Parses a JSON object.
 
     Args:
         text: The JSON.
@@ -92,7 +92,7 @@ def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
 
 
 def require_inside(name: str, directory: Path) -> None:
-    """Refuse a file outside the directory, unless it is where the cache of the Hugging Face hub keeps its files.
+    """Refuses a file outside the directory, unless it is where the cache of the Hugging Face hub keeps its files.
 
     Raises:
         CheckpointError: The file, or what it links to, is outside.
@@ -115,7 +115,7 @@ def require_inside(name: str, directory: Path) -> None:
 
 @contextmanager
 def path_in_errors(path: Path) -> Generator[None, None, None]:
-    """Add the path to an OSError that has none, such as that of a full disk."""
+    """Adds the path to an OSError that has none, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -126,7 +126,7 @@ def path_in_errors(path: Path) -> Generator[None, None, None]:
 
 @contextmanager
 def open_atomic(path: Path) -> Generator[BinaryIO, None, None]:
-    """Open a file for writing that gets its name only after it is complete and on the disk.
+    """Opens a file for writing that gets its name only after it is complete and on the disk.
 
     Raises:
         OSError: Writing failed; the error names the file, and nothing new is left on the disk.

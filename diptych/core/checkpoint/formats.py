@@ -68,7 +68,7 @@ class Format(Protocol):
         ...
 
     def open(self, directory: Path, variant: str | None) -> Checkpoint | None:
-        """Open the weights in a directory; None if there are none in this format and variant. Only headers are read."""
+        """Opens the weights in a directory; None without any in this format and variant. Only headers are read."""
         ...
 
     def write(
@@ -79,7 +79,7 @@ class Format(Protocol):
         metadata: Mapping[str, str] | None,
         progress: Progress | None,
     ) -> tuple[str, ...]:
-        """Write weights into an empty directory; return the names of what holds tensors."""
+        """Writes weights into an empty directory; returns the names of what holds tensors."""
         ...
 
 
@@ -147,7 +147,7 @@ class FileFormat:
         return None if found is None else found[1]
 
     def open(self, directory: Path, variant: str | None) -> Checkpoint | None:
-        """Map the only file, or all files that the index names."""
+        """Maps the only file, or all files that the index names."""
         if variant is not None:
             return self.of_variant(variant).open(directory, None)
         single, *indices = self.places
@@ -167,7 +167,7 @@ class FileFormat:
         metadata: Mapping[str, str] | None,
         progress: Progress | None,
     ) -> tuple[str, ...]:
-        """Write one file, or shards and their index."""
+        """Writes one file, or shards and their index."""
         assert self.write_file is not None  # the format is one of WRITABLE
         shards = _shards(tensors, max_shard_size)
         names = [f"{self.stem}-{number + 1:05d}-of-{len(shards):05d}{self.suffix}" for number in range(len(shards))]
@@ -194,7 +194,7 @@ class FileFormat:
         return Checkpoint(self.name, layout, directory, tuple(directory / name for name in names), tensors, metadata)
 
     def _open_shards(self, directory: Path, index_name: str) -> Checkpoint:
-        """Open all files that an index names, and compare their tensors with it."""
+        """Opens all files that an index names, and compares their tensors with it."""
         require_inside(index_name, directory)
         index = directory / index_name
         weight_map = {key.replace(self.separator, "."): name for key, name in _weight_map(index).items()}
@@ -263,7 +263,7 @@ class DirectoryFormat:
         return name == self.stem
 
     def open(self, directory: Path, variant: str | None) -> Checkpoint | None:
-        """Open the weights in the directory itself, or in the only directory inside of it that holds some."""
+        """Opens the weights in the directory itself, or in the only directory inside of it that holds some."""
         if variant is not None:  # part of a file's name
             return None
         places = [place for place in sorted(directory.iterdir()) if self.unfinished not in place.name]
@@ -296,7 +296,7 @@ class DirectoryFormat:
         metadata: Mapping[str, str] | None,
         progress: Progress | None,
     ) -> tuple[str, ...]:
-        """Write a directory of weights; it has neither shards of a given size nor metadata."""
+        """Writes a directory of weights; it has neither shards of a given size nor metadata."""
         importlib.import_module(self.module).write(directory / self.stem, tensors, progress)
         return (self.stem,)
 
@@ -354,7 +354,7 @@ def format_named(name: str, known: tuple[str, ...] = WRITABLE, caller: str = "")
 
 
 def _shards(tensors: Tensors, limit: int | None) -> list[dict[str, TensorSource]]:
-    """Distribute tensors over files, in order, each up to the limit."""
+    """Distributes tensors over files, in order, each up to the limit."""
     shards: list[dict[str, TensorSource]] = [{}]
     size = 0
     for name, source in tensors.items():
@@ -367,7 +367,7 @@ def _shards(tensors: Tensors, limit: int | None) -> list[dict[str, TensorSource]
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Parse an index: tensor name -> file name."""
+    """Parses an index: tensor name -> file name."""
     weight_map: object = parse_json_object(index.read_bytes(), str(index)).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: needs a 'weight_map' that names the file of each tensor, found {weight_map!r}")

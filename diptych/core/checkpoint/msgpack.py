@@ -70,7 +70,7 @@ class _Scalar:
 
 
 def read_msgpack(path: str | PathLike[str]) -> dict[str, TensorSource]:
-    """Map a file made by Flax's `to_bytes` and list its arrays in the order of the file.
+    """Maps a file made by Flax's `to_bytes` and lists its arrays in the order of the file.
 
     Args:
         path: The file.
@@ -108,7 +108,7 @@ def write_msgpack(
     progress: Callable[[int], None] | None = None,
     max_chunk_size: int = MAX_CHUNK_SIZE,
 ) -> None:
-    """Write arrays as nested dicts, as Flax's `to_bytes` does, array by array.
+    """Writes arrays as nested dicts, as Flax's `to_bytes` does, array by array.
 
     Args:
         path: The file; it appears after it is complete, and replaces an older one.
@@ -147,7 +147,7 @@ class _Reader:
         self.mapped, self.path, self.position, self.stop = mapped, path, position, stop
 
     def skip(self, size: int) -> int:
-        """Skip some bytes; return the position where they start."""
+        """Skips some bytes; returns the position where they start."""
         start = self.position
         if start + size > self.stop:
             raise CheckpointError(
@@ -158,7 +158,7 @@ class _Reader:
         return start
 
     def token(self) -> tuple[str, int]:
-        """Read the next token: its kind, and its value, or the length of what follows."""
+        """Reads the next token: its kind, and its value, or the length of what follows."""
         start = self.skip(1)
         kind, width, value = _TOKENS.get(self.mapped[start], ("", 0, 0))
         if not kind:
@@ -172,7 +172,7 @@ class _Reader:
         return kind, value
 
     def text(self, size: int) -> str:
-        """Read the bytes of a string."""
+        """Reads the bytes of a string."""
         start = self.skip(size)
         try:
             return self.mapped[start : start + size].decode("utf-8")
@@ -183,7 +183,7 @@ class _Reader:
             ) from error
 
     def tree(self, count: int, keys: tuple[str, ...]) -> _Tree:
-        """Read the pairs of the map at `keys`."""
+        """Reads the pairs of the map at `keys`."""
         place = ".".join(keys) or "the top"
         if len(keys) > _DEEPEST:
             raise CheckpointError(f"{self.path}: goes deeper than {_DEEPEST} levels: it is not a tree of Flax weights")
@@ -208,7 +208,7 @@ class _Reader:
         return tree
 
     def node(self, keys: tuple[str, ...]) -> "_Tree | _Scalar | TensorSource":
-        """Read the node at `keys`."""
+        """Reads the node at `keys`."""
         kind, value = self.token()
         if kind == "map":
             return self.tree(value, keys)
@@ -225,7 +225,7 @@ class _Reader:
         return _Scalar(kind, value)
 
     def array(self, name: str) -> TensorSource:
-        """Read (shape, dtype name, bytes), which fill this reader's part of the file."""
+        """Reads (shape, dtype name, bytes), which fill this reader's part of the file."""
         self.expect("list", name, length=3)
         shape = tuple(self.expect("integer", name) for _ in range(self.expect("list", name)))
         if not is_shape(shape):
@@ -242,7 +242,7 @@ class _Reader:
         return mapped_tensor(self.mapped, start, dtype, shape, self.path)
 
     def expect(self, kind: str, name: str, length: int | None = None) -> int:
-        """Read a token of this kind; return its value."""
+        """Reads a token of this kind; returns its value."""
         found, value = self.token()
         if found != kind or length not in (None, value):
             raise CheckpointError(
@@ -267,7 +267,7 @@ def _not_an_array(path: Path, name: str, kind: str) -> CheckpointError:
 
 
 def _collect_arrays(tree: _Tree, keys: tuple[str, ...], path: Path, tensors: dict[str, TensorSource]) -> None:
-    """Collect the arrays of a tree under their joined keys."""
+    """Collects the arrays of a tree under their joined keys."""
     for key, node in tree.items():
         name = ".".join((*keys, key))
         if isinstance(node, _Scalar):
@@ -281,7 +281,7 @@ def _collect_arrays(tree: _Tree, keys: tuple[str, ...], path: Path, tensors: dic
 
 
 def _join_chunks(node: _Tree, name: str, path: Path) -> TensorSource:
-    """Describe an array that is stored as flat chunks."""
+    """Describes an array that is stored as flat chunks."""
     shape, chunks = _numbered_values(node.get("shape")), _numbered_values(node.get("chunks"))
     sizes = tuple(size.value for size in shape if isinstance(size, _Scalar) and size.kind == "integer")
     parts = tuple(chunk for chunk in chunks if isinstance(chunk, TensorSource) and len(chunk.shape) == 1)
@@ -315,12 +315,12 @@ def _join_chunks(node: _Tree, name: str, path: Path) -> TensorSource:
 
 
 def _numbered_values(node: "_Tree | _Scalar | TensorSource | None") -> "list[_Tree | _Scalar | TensorSource | None]":
-    """Return the values of a map with the keys "0", "1", ..., with None for missing ones."""
+    """Returns the values of a map with the keys "0", "1", ..., with None for missing ones."""
     return [node.get(str(index)) for index in range(len(node))] if isinstance(node, dict) else [None]
 
 
 def nested_names(names: Iterable[str], path: Path) -> NameTree:
-    """Turn joined names into a tree."""
+    """Turns joined names into a tree."""
     layout: NameTree = {}
     for name in names:
         *parents, last = keys = name.split(".")
@@ -353,7 +353,7 @@ def _leaves(tree: NameTree) -> Iterator[str]:
 
 
 def _pack(kind: str, value: int) -> bytes:
-    """Encode a value, or the length of what follows, in the fewest bytes."""
+    """Encodes a value, or the length of what follows, in the fewest bytes."""
     base, count = _SHORT.get(kind, (0, 0))
     if value < count:
         return bytes([base + value])
@@ -367,7 +367,7 @@ def _string(text: str) -> bytes:
 
 
 def _write_array(handle: BinaryIO, source: TensorSource, parts: Iterator[memoryview], max_chunk_size: int) -> None:
-    """Write an array, as one object, or if it is large as a map of chunks like flax.serialization."""
+    """Writes an array, as one object, or if it is large as a map of chunks like flax.serialization."""
     if source.nbytes <= max_chunk_size:
         handle.write(_object_head(source.shape, source.dtype, source.nbytes))
         handle.writelines(parts)

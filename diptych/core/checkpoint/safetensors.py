@@ -21,7 +21,7 @@ _RANKS = {name: rank for rank, name in enumerate(DTYPES)}
 
 
 def read_safetensors(path: str | PathLike[str]) -> dict[str, TensorSource]:
-    """Map a safetensors file and list its tensors in the order of the file.
+    """Maps a safetensors file and lists its tensors in the order of the file.
 
     Args:
         path: The file.
@@ -74,7 +74,7 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, TensorSource]:
 
 
 def read_metadata(path: str | PathLike[str]) -> dict[str, str]:
-    """Read the free-form metadata of a safetensors file, `{}` if it has none.
+    """Reads the free-form metadata of a safetensors file, `{}` if it has none.
 
     Raises:
         CheckpointError: The header is damaged.
@@ -91,7 +91,7 @@ def write_safetensors(
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write a safetensors file tensor by tensor; equal tensors and metadata give equal bytes.
+    """Writes a safetensors file tensor by tensor; equal tensors and metadata give equal bytes.
 
     Args:
         path: The file; it appears after it is complete, and replaces an older one.
@@ -129,7 +129,7 @@ def write_safetensors(
 
 
 def _header(mapped: mmap.mmap, path: Path) -> tuple[dict[str, Any], int]:
-    """Parse the header; return it and the position where the data starts."""
+    """Parses the header; returns it and the position where the data starts."""
     if len(mapped) < _LENGTH_BYTES:
         raise CheckpointError(
             f"{path}: has {len(mapped)} bytes, too few for a safetensors file. Download or save it again"
@@ -154,7 +154,7 @@ def _metadata(header: dict[str, Any], path: Path) -> dict[str, str]:
 
 
 def _entry(entry: object, name: str, path: Path) -> tuple[str, tuple[int, ...], tuple[int, int]]:
-    """Check one tensor's entry in the header; return dtype name, shape and offsets."""
+    """Checks one tensor's entry in the header; returns dtype name, shape and offsets."""
     if isinstance(entry, dict):
         fields = cast(dict[str, object], entry)
         dtype, shape, offsets = fields.get("dtype"), _sizes(fields.get("shape")), _sizes(fields.get("data_offsets"))
@@ -169,7 +169,7 @@ def _entry(entry: object, name: str, path: Path) -> tuple[str, tuple[int, ...], 
 
 
 def _sizes(value: object) -> tuple[int, ...] | None:
-    """Return a JSON list of integers >= 0 as a tuple, None for anything else."""
+    """Returns a JSON list of integers >= 0 as a tuple, None for anything else."""
     if not isinstance(value, list):
         return None
     sizes = tuple(size for size in cast(list[object], value) if type(size) is int and size >= 0)

@@ -13,7 +13,7 @@ _RUN = 16  # elements written in one run; 16 elements of 4 bytes fill a cache li
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any] | str | type, alignment: int = 64) -> np.ndarray:
-    """Make an uninitialised C-contiguous array whose memory starts at a multiple of `alignment` bytes."""
+    """Makes an uninitialised C-contiguous array whose memory starts at a multiple of `alignment` bytes."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + alignment, np.uint8)
@@ -22,7 +22,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any] | str | type, ali
 
 
 def permute(array: np.ndarray, axes: tuple[int, ...], dtype: np.dtype[Any] | str | type | None = None) -> np.ndarray:
-    """Copy an array with its axes permuted and its dtype converted in the same pass.
+    """Copies an array with its axes permuted and its dtype converted in the same pass.
 
     Args:
         array: The source; it may start at any address.
@@ -60,7 +60,7 @@ def count_infinities(array: np.ndarray) -> int:
 
 
 def _fill(target: np.ndarray, source: np.ndarray, axes: tuple[int, ...]) -> None:
-    """Copy `source`, with its axes permuted, into `target`."""
+    """Copies `source`, with its axes permuted, into `target`."""
     strip = run = 1
     axis = 0
     for axis in reversed(axes):

@@ -93,13 +93,13 @@ def is_shape(shape: Sequence[int]) -> bool:
 
 
 def from_array(array: np.ndarray, origin: str = "memory") -> TensorSource:
-    """Wrap an array in memory."""
+    """Wraps an array in memory."""
     array = np.asarray(array, order="C")
     return TensorSource(array.shape, array.dtype, lambda: array, origin)
 
 
 def dtype_from_name(name: str, tensor: str, source: str, known: Mapping[str, np.dtype[Any]] = DTYPES) -> np.dtype[Any]:
-    """Convert a file's name of a dtype.
+    """Converts a file's name of a dtype.
 
     Args:
         name: The name in the file.
@@ -120,7 +120,7 @@ def dtype_from_name(name: str, tensor: str, source: str, known: Mapping[str, np.
 
 
 def dtype_name(source: TensorSource, tensor: str) -> str:
-    """Return the safetensors name of a tensor's dtype.
+    """Returns the safetensors name of a tensor's dtype.
 
     Raises:
         CheckpointError: The dtype has no such name.
@@ -135,7 +135,7 @@ def dtype_name(source: TensorSource, tensor: str) -> str:
 
 
 def read_bytes(source: TensorSource, tensor: str) -> memoryview:
-    """Read a tensor as its bytes in C order, without a copy.
+    """Reads a tensor as its bytes in C order, without a copy.
 
     Raises:
         CheckpointError: The values do not have the shape or dtype that the source declares.
@@ -150,7 +150,7 @@ def read_bytes(source: TensorSource, tensor: str) -> memoryview:
 
 
 def read_in_parts(tensors: Iterable[tuple[str, TensorSource]]) -> Iterator[Iterator[memoryview]]:
-    """Read tensors as bytes, each part by part; threads read a few parts ahead.
+    """Reads tensors as bytes, each part by part; threads read a few parts ahead.
 
     Args:
         tensors: The tensors, with their names for error messages.
@@ -169,7 +169,7 @@ def read_in_parts(tensors: Iterable[tuple[str, TensorSource]]) -> Iterator[Itera
 
 
 def bitwise_equal(one: TensorSource, other: TensorSource) -> bool:
-    """Compare the bytes of two tensors of the same shape and dtype, part by part if both can be read so."""
+    """Compares the bytes of two tensors of the same shape and dtype, part by part if both can be read so."""
     parts = (one.parts(), other.parts())
     pairs = zip(*parts, strict=True) if len(parts[0]) == len(parts[1]) else [(one, other)]
     return all(_equal_bytes(read_bytes(first, ""), read_bytes(second, "")) for first, second in pairs)
@@ -185,7 +185,7 @@ def _equal_bytes(one: memoryview, other: memoryview) -> bool:
 
 
 def digest(source: TensorSource) -> str:
-    """Return the SHA-256 of a tensor's bytes in hexadecimal; it is the same for bitwise equal tensors."""
+    """Returns the SHA-256 of a tensor's bytes in hexadecimal; it is the same for bitwise equal tensors."""
     found = hashlib.sha256()
     for part in source.parts():
         found.update(read_bytes(part, ""))

@@ -18,7 +18,7 @@ _COUNT_BYTES = 8  # each storage begins with the number of its elements
 
 
 def read_torch(path: str | PathLike[str]) -> dict[str, TensorSource]:
-    """Map a file that `torch.save` of any version made of a state dict; see `read_torch_zip`."""
+    """Maps a file that `torch.save` of any version made of a state dict; see `read_torch_zip`."""
     return read_torch_legacy(path) if is_legacy(Path(path)) else read_torch_zip(path)
 
 
@@ -29,7 +29,7 @@ def is_legacy(path: Path) -> bool:
 
 
 def read_torch_legacy(path: str | PathLike[str]) -> dict[str, TensorSource]:
-    """Map a file that an old `torch.save` made of a state dict, and list its tensors in the order of the dict.
+    """Maps a file that an old `torch.save` made of a state dict, and lists its tensors in the order of the dict.
 
     PyTorch is not needed, and nothing in the file is executed. The file has no checksums.
 

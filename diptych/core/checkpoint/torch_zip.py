@@ -53,7 +53,7 @@ class _Archive:
 
 
 def read_torch_zip(path: str | PathLike[str]) -> dict[str, TensorSource]:
-    """Map a file that `torch.save` made of a state dict, and list its tensors in the order of the dict.
+    """Maps a file that `torch.save` made of a state dict, and lists its tensors in the order of the dict.
 
     PyTorch is not needed, and nothing in the file is executed.
 
@@ -89,7 +89,7 @@ def read_torch_zip(path: str | PathLike[str]) -> dict[str, TensorSource]:
 
 
 def _open(path: Path) -> _Archive:
-    """Map an archive, and check that its members are stored as they are and apart from each other."""
+    """Maps an archive, and checks that its members are stored as they are and apart from each other."""
     mapped = map_file(path)
     try:
         with zipfile.ZipFile(path) as file:

@@ -50,7 +50,7 @@ class DeclaredArray:
 
 
 def parse_metadata(text: bytes, version: int, name: str, source: str) -> DeclaredArray:
-    """Parse the description of an array, of which only what decides the need of memory is judged.
+    """Parses the description of an array, of which only what decides the need of memory is judged.
 
     Args:
         text: JSON.
@@ -93,7 +93,7 @@ def parse_metadata(text: bytes, version: int, name: str, source: str) -> Declare
 
 
 def require_memory(arrays: Mapping[str, DeclaredArray], stored: int, source: str) -> None:
-    """Refuse arrays that declare far more than their files could hold.
+    """Refuses arrays that declare far more than their files could hold.
 
     Args:
         arrays: All arrays of a checkpoint by name.

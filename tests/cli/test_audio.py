@@ -116,6 +116,16 @@ def test_windows_are_those_of_the_pipeline_of_transformers(checkpoints, sounds, 
     ]
 
 
+def test_every_state_after_an_adapter_counts(tmp_path):
+    """Its convolutions pad, so there may be one more than whole steps."""
+    config = in_torch.Wav2Vec2Config(**SMALL, vocab_size=len(LETTERS), add_adapter=True)
+    save(in_torch.Wav2Vec2ForCTC(config, seed=5), tmp_path, vocabulary=LETTERS)
+    lengths = range(70, 80)
+    files = [write(tmp_path / f"{length}.wav", tones(9, rate=RATE, seconds=1)[:length], RATE) for length in lengths]
+    found = transcribe(tmp_path, files, backend="torch")
+    assert [len(one.ids) for one in found] == [config.feature_lengths(length) for length in lengths]
+
+
 @pytest.mark.parametrize("name", ["ctc", "writer"])
 def test_both_backends_write_the_same(checkpoints, sounds, name):
     files, before = [sounds / "long.wav", sounds / "short.flac"], _all_steps._cache_size()

@@ -10,6 +10,8 @@ import pytest
 import soundfile
 
 from diptych.core.errors import InputError
+from diptych.core.processing.audio_config import AudioProcessorConfig
+from diptych.core.processing.audio_processor import AudioProcessor
 from diptych.core.processing.recordings import read_recording, resample
 from tests.processing.sounds import cut, tones, write
 
@@ -118,14 +120,15 @@ def test_missing_libraries_are_named(monkeypatch, tmp_path):
 
 
 def test_a_long_file_takes_the_memory_of_its_samples(tmp_path):
+    """Read, resampled and normalized."""
     with soundfile.SoundFile(tmp_path / "long.wav", "w", 32_000, 2) as file:
         for _ in range(60):
             file.write(np.zeros((32_000, 2)))
     tracemalloc.start()
     try:
-        found = read_recording(tmp_path / "long.wav", 16_000)
+        found = AudioProcessor(AudioProcessorConfig(return_attention_mask=True))(tmp_path / "long.wav")
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(found.samples) == 60 * 16_000
-    assert most < found.samples.nbytes + 3_000_000
+    assert found.input_values.shape == found.attention_mask.shape == (1, 60 * 16_000)
+    assert most < found.input_values.nbytes + found.attention_mask.nbytes + 3_000_000

@@ -22,6 +22,8 @@ Padding = bool | Literal["longest", "max_length", "do_not_pad"]
 
 _EPSILON = 1e-7
 """Added to the variance."""
+_BLOCK = 2**14
+"""The number of samples that are squared at once."""
 
 
 class AudioProcessor(ConfiguredProcessor):
@@ -86,7 +88,8 @@ class AudioProcessor(ConfiguredProcessor):
         _check_numbers(sampling_rate, max_length, pad_to_multiple_of)
         if max_length is None and (truncation or strategy == "max_length"):
             raise InputError("max_length is needed for truncation=True and padding='max_length', got None")
-        rows = self._read_all(raw_speech, sampling_rate)
+        recordings = list(flat(raw_speech))
+        rows = self._read_all(recordings, sampling_rate)
         if truncation:
             rows = [row[: _round_up(cast(int, max_length), pad_to_multiple_of)] for row in rows]
         lengths = [len(row) for row in rows]
@@ -99,7 +102,10 @@ class AudioProcessor(ConfiguredProcessor):
                 "padding=True pads them to the longest, truncation=True cuts them"
             )
         masks = self.config.return_attention_mask if return_attention_mask is None else return_attention_mask
-        values = np.full((len(rows), *widths), self.config.padding_value, np.float32)
+        if len(rows) == 1 and widths == {len(rows[0])} and isinstance(recordings[0][1], str | os.PathLike):
+            values = rows[0][None]  # nobody else has what was read from a file, so it need not be copied
+        else:
+            values = np.full((len(rows), *widths), self.config.padding_value, np.float32)
         for row, samples in zip(values, rows, strict=True):
             if not self.config.do_normalize:
                 row[: len(samples)] = samples
@@ -110,18 +116,20 @@ class AudioProcessor(ConfiguredProcessor):
                 _normalize(row, out=row)
         found = Features(input_values=values)
         if masks:
-            found["attention_mask"] = (np.arange(values.shape[1]) < np.array(lengths)[:, None]).astype(np.int32)
+            found["attention_mask"] = np.zeros(values.shape, np.int32)
+            for row, length in zip(found["attention_mask"], lengths, strict=True):
+                row[:length] = 1
         return found.to_tensors(return_tensors)
 
-    def _read_all(self, raw_speech: Any, sampling_rate: int | None) -> list[np.ndarray]:
-        """The samples (S,) of each recording.
+    def _read_all(self, recordings: Sequence[tuple[str, Any]], sampling_rate: int | None) -> list[np.ndarray]:
+        """The samples (S,) of each of the named recordings.
 
         Raises:
             InputError: recordings cannot be read; all of them are named.
         """
         rows: list[np.ndarray] = []
         errors: list[str] = []
-        for name, recording in flat(raw_speech):
+        for name, recording in recordings:
             try:
                 rows.append(self._samples(name, recording, sampling_rate))
             except InputError as error:
@@ -164,7 +172,15 @@ def _check_numbers(sampling_rate: Any, max_length: Any, pad_to_multiple_of: Any)
 def _normalize(samples: np.ndarray, out: np.ndarray) -> None:
     """Writes the samples with a mean of 0 and a variance of 1."""
     np.subtract(samples, samples.mean(), out=out)
-    out /= np.sqrt(np.mean(out * out) + _EPSILON)
+    out /= np.sqrt(_sum_of_squares(out) / len(out) + _EPSILON)
+
+
+def _sum_of_squares(values: np.ndarray) -> np.floating[Any]:
+    """The sum of values * values, bit for bit, without memory for all squares: NumPy adds up halves too."""
+    if len(values) <= _BLOCK:
+        return np.sum(np.square(values))
+    half = len(values) // 16 * 8
+    return _sum_of_squares(values[:half]) + _sum_of_squares(values[half:])
 
 
 def _round_up(count: int, multiple: int | None) -> int:

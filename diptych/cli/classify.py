@@ -16,7 +16,7 @@ from diptych.cli.options import (
     Set,
     Sharding,
     gather_files,
-    given,
+    given_flags,
     parse_settings,
     with_hub_flags,
 )  # fmt: skip
@@ -95,7 +95,7 @@ def classify(
         "on_error": errors.report,
         "ignore": tuple(ignore or ()),
         "ignore_config": tuple(ignore_config or ()),
-        **given(options),
+        **given_flags(options),
     }
     if recordings:
         from diptych.sound import classify_recordings

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diptych.cli.options import Ignore, IgnoreConfig, Json, given, with_hub_flags
+from diptych.cli.options import Ignore, IgnoreConfig, Json, given_flags, with_hub_flags
 from diptych.cli.printing import make_console
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def convert(
         ignore_config=tuple(ignore_config or ()),
         allow_overflow=allow_overflow,
         progress=False if json else None,
-        **given(options),
+        **given_flags(options),
     )
     typer.echo(report.to_json()) if json else _print_conversion(report)
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diptych.cli.options import IgnoreConfig, Json, given, with_hub_flags
+from diptych.cli.options import IgnoreConfig, Json, given_flags, with_hub_flags
 from diptych.cli.printing import make_console
 
 
@@ -29,6 +29,6 @@ def diff(
     """
     from diptych.conversion import diff
 
-    found = diff(reference, candidate, ignore_config=tuple(ignore_config or ()), **given(options))
+    found = diff(reference, candidate, ignore_config=tuple(ignore_config or ()), **given_flags(options))
     typer.echo(found.to_json()) if json else make_console().print(found)
     raise typer.Exit(0 if found.equal else 1)

@@ -20,7 +20,7 @@ from diptych.cli.options import (
     Set,
     Sharding,
     gather_files,
-    given,
+    given_flags,
     parse_settings,
     with_hub_flags,
 )  # fmt: skip
@@ -144,21 +144,15 @@ def generate(
     from diptych.core.checkpoint.hub import split_options
     from diptych.core.errors import InputError
 
-    hub, options = split_options(given(options))
+    hub, options = split_options(given_flags(options))
     images, recordings = gather_files("generate", image, audio, more_files)
-    if (text and ids) or not (text or ids or images or recordings):
-        raise InputError("generate: one of --text and --ids is needed, and not both; or --image, or --audio")
-    if lines and not any(_is_file(one) for one in text or ()):
-        raise InputError("generate: --lines needs a file or stdin, as --text @FILE or --text -")
-    if "-" in (text or ()) and "-" in (*images, *recordings):
-        raise InputError("generate: stdin can be read once, so - can be given once")
-    of_sound: dict[str, Any] = {"language": language, "window": window, "overlap": overlap}
-    of_sound = {
-        name: value for name, value in {**of_sound, "timestamps": timestamps or None}.items() if value is not None
-    }
-    if of_sound and not recordings:
-        raise InputError(f"generate: --{next(iter(of_sound))} is for recordings, but there is no --audio")
+    _check_texts(text or (), ids or (), lines, (*images, *recordings))
     prompts = _read_texts(text, lines) if text else [parse_ids("--ids", one) for one in ids or ()]
+    languages = given_flags({"source_language": source_language, "target_language": target_language})
+    of_sound = given_flags(
+        {"language": language, "window": window, "overlap": overlap, "timestamps": timestamps or None}
+    )
+    _refuse_unused(images, recordings, prompts, languages, of_sound)
     if output is not None and output.is_file():
         _refuse_input(output, [one[1:] for one in text or () if _is_file(one) and one != "-"], images, recordings)
     written, errors = _Output(output), FileErrors()
@@ -175,44 +169,72 @@ def generate(
         "as_json": json,
         "ignore": tuple(ignore or ()),
         "ignore_config": tuple(ignore_config or ()),
+        **given_flags({"batch_size": batch_size}),
         **collect_options(options),
         **hub,
     }
     if recordings:
         from diptych.sound import transcribe
 
-        if prompts or source_language or target_language:
-            raise InputError(
-                "generate: with --audio, --text, --ids, --source-language and --target-language have no use; "
-                "--language is that of the text"
-            )
-        of_sound |= {} if batch_size is None else {"batch_size": batch_size}
         transcribe(directory, recordings, on_error=errors.report, **of_sound, **chosen)
     elif images:
         from diptych.images import generate_text_from_images
 
-        if len(prompts) > 1 or source_language or target_language:
-            raise InputError(
-                "generate: with --image, one --text or --ids begins every text, and --source-language and "
-                "--target-language have no use"
-            )
-        chosen |= {"prompt": prompts[0]} if prompts else {}
-        generate_text_from_images(
-            directory, images, batch_size=8 if batch_size is None else batch_size, on_error=errors.report, **chosen
-        )
+        start = {"prompt": prompts[0]} if prompts else {}
+        generate_text_from_images(directory, images, on_error=errors.report, **start, **chosen)
     elif text and _reads_images_in_prompts(directory, backend, chosen["ignore_config"], hub):
         from diptych.images import generate_text_with_images
 
-        if source_language or target_language:
+        if languages:
             raise InputError("generate: --source-language and --target-language have no use for a model of images")
-        generate_text_with_images(directory, prompts, batch_size=batch_size, on_error=errors.report, **chosen)
+        generate_text_with_images(directory, prompts, on_error=errors.report, **chosen)
     else:
         from diptych.text import generate_text
 
-        languages = {"source_language": source_language, "target_language": target_language}
-        generate_text(directory, prompts, batch_size=batch_size, **languages, **chosen)
+        generate_text(directory, prompts, **languages, **chosen)
     written.close()
     errors.end()
+
+
+def _check_texts(text: Sequence[str], ids: Sequence[str], lines: bool, files: Sequence[str]) -> None:
+    """Raises an InputError if nothing is given to read, or --text, --ids, --lines or stdin do not go together.
+
+    Args:
+        text, ids, lines: the flags.
+        files: the images or recordings.
+    """
+    from diptych.core.errors import InputError
+
+    if (text and ids) or not (text or ids or files):
+        raise InputError("generate: one of --text and --ids is needed, and not both; or --image, or --audio")
+    if lines and not any(_is_file(one) for one in text):
+        raise InputError("generate: --lines needs a file or stdin, as --text @FILE or --text -")
+    if "-" in text and "-" in files:
+        raise InputError("generate: stdin can be read once, so - can be given once")
+
+
+def _refuse_unused(
+    images: Sequence[str],
+    recordings: Sequence[str],
+    prompts: Sequence[Any],
+    languages: Mapping[str, Any],
+    of_sound: Mapping[str, Any],
+) -> None:
+    """Raises an InputError for flags that were given but have no use for images, or for recordings."""
+    from diptych.core.errors import InputError
+
+    if of_sound and not recordings:
+        raise InputError(f"generate: --{next(iter(of_sound))} is for recordings, but there is no --audio")
+    if recordings and (prompts or languages):
+        raise InputError(
+            "generate: with --audio, --text, --ids, --source-language and --target-language have no use; "
+            "--language is that of the text"
+        )
+    if images and (len(prompts) > 1 or languages):
+        raise InputError(
+            "generate: with --image, one --text or --ids begins every text, and --source-language and "
+            "--target-language have no use"
+        )
 
 
 def _refuse_input(output: Path, texts: list[str], images: Any, recordings: Any) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diptych.cli.options import IgnoreConfig, Json, given, with_hub_flags
+from diptych.cli.options import IgnoreConfig, Json, given_flags, with_hub_flags
 from diptych.cli.printing import make_console
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def inspect(
     """
     from diptych.conversion import inspect_checkpoint
 
-    inspection = inspect_checkpoint(directory, ignore_config=tuple(ignore_config or ()), **given(options))
+    inspection = inspect_checkpoint(directory, ignore_config=tuple(ignore_config or ()), **given_flags(options))
     typer.echo(inspection.to_json()) if json else _print_inspection(inspection)
 
 

@@ -124,7 +124,7 @@ def with_hub_flags(*others: str) -> Callable[[Callable[..., None]], Callable[...
     return decorate
 
 
-def given(options: Mapping[str, Any]) -> dict[str, Any]:
+def given_flags(options: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that were given."""
     return {name: value for name, value in options.items() if value is not None}
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diptych.cli.options import IgnoreConfig, Json, Set, given, parse_settings, with_hub_flags
+from diptych.cli.options import IgnoreConfig, Json, Set, given_flags, parse_settings, with_hub_flags
 from diptych.cli.printing import make_console
 
 
@@ -60,10 +60,10 @@ def parity(
     if image and input is not None:
         raise InputError("parity: --input has all inputs, so --image has no use beside it; give one of them")
     chosen: Any = {"against": against, "backend": backend, "progress": False if json else None}
-    chosen |= {"ignore_config": tuple(ignore_config or ()), **parse_settings(set), **given(options)}
+    chosen |= {"ignore_config": tuple(ignore_config or ()), **parse_settings(set), **given_flags(options)}
     inputs = None if input is None else _load_arrays(input)
     if image:
-        hub, _ = split_options(given(options))
+        hub, _ = split_options(given_flags(options))
         inputs = image_inputs(reference, image, seed=seed, ignore_config=chosen["ignore_config"], **hub)
     report = parity(reference, candidate, inputs=inputs, seed=seed, dtype=dtype, gradients=gradients, **chosen)
     typer.echo(report.to_json()) if json else make_console().print(report)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diptych.cli.options import IgnoreConfig, Json, given, with_hub_flags
+from diptych.cli.options import IgnoreConfig, Json, given_flags, with_hub_flags
 from diptych.cli.printing import make_console
 
 
@@ -36,6 +36,6 @@ def verify(
 
     from diptych.conversion import verify
 
-    found = verify(directory, manifest=manifest, ignore_config=tuple(ignore_config or ()), **given(options))
+    found = verify(directory, manifest=manifest, ignore_config=tuple(ignore_config or ()), **given_flags(options))
     typer.echo(found.to_json()) if json else make_console().print(Text(str(found)), soft_wrap=True)
     raise typer.Exit(0 if found.passed else 1)

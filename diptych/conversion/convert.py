@@ -90,50 +90,30 @@ def convert(
     layout = format_named(format, caller="convert: ").layout
     limit = None if max_shard_size is None else size_in_bytes(max_shard_size)
     ignore_config = names_of("ignore_config", ignore_config)
-    if not os.fspath(destination):
-        raise InputError("convert: the name of the destination is empty; give the directory to create")
     names = {"allow_missing": allow_missing, "ignore": ignore, "ignore_config": ignore_config}
-    if isinstance(source, str | os.PathLike):
-        directory = locate(source, **options)
-        _check_apart(directory, Path(destination))
-        check_destination(destination, overwrite)  # before a backend is imported
-        origin = from_directory(directory, architecture, options.get("variant"), **names)
-    else:
-        keywords = {"architecture": architecture, **names, **options}
-        given = [name for name, value in keywords.items() if value not in (None, ())]
-        if given:
-            raise InputError(f"convert: {', '.join(given)} must go with a directory, but the source is a live model")
-        origin = from_live_model(source)
+    origin = _open_source(source, destination, overwrite, architecture, names, options)
     overflows: list[tuple[str, int]] = []
-    tensors = {
-        filling.slot.name_in(layout): _output_tensor(filling, layout, dtype, overflows)
-        for filling in sorted(origin.match.fillings, key=lambda filling: filling.slot.name_in(layout).split("."))
-    }
-    written = sum(tensor.nbytes for tensor in tensors.values())
-    if layout == "published":
-        constants = origin.family.constants({path: tensor.shape for path, tensor in tensors.items()})
-        tensors |= {name: from_array(table) for name, table in constants.items()}
-    nbytes = sum(tensor.nbytes for tensor in tensors.values())
-    require_space(destination, nbytes)
+    weights = _output_tensors(origin, layout, dtype, overflows)
+    constants = _constants(origin, layout, weights)
+    weight_bytes, constant_bytes = (sum(one.nbytes for one in some.values()) for some in (weights, constants))
+    require_space(destination, weight_bytes + constant_bytes)
     along: list[Path] = []
     if origin.directory is not None:
         along = companions.find_companions(origin.directory, (*companions.ALL, *companions.ADAPTERS))
     if overwrite:
         recover(Path(destination).resolve())
         _refuse_foreign_files(Path(destination), {path.name for path in along})
-    total = written + nbytes
-    with new_directory(destination, overwrite) as partial, _progress_meter(progress, total) as advance:
+    steps = 2 * weight_bytes + constant_bytes  # constants are written, but not verified
+    with new_directory(destination, overwrite) as partial, _progress_meter(progress, steps) as advance:
         files = write_checkpoint(
             partial,
-            tensors,
+            {**weights, **constants},
             format=format,
             max_shard_size=limit,
             metadata={**origin.metadata, "format": "pt"},
             progress=advance,
         )
-        overflowed: Counter[str] = Counter()
-        for path, count in sorted(overflows):  # threads note them in any order
-            overflowed[path] += count
+        overflowed = _count_overflows(overflows)
         if overflowed and not allow_overflow:
             raise _too_large(origin, overflowed, dtype)
         converted = _verify(partial, origin, format, dtype, advance, hashes=manifest)
@@ -165,9 +145,59 @@ def convert(
         missing=origin.missing,
         files=tuple(file.name for file in files),
         copied=tuple(path.name for path in along),
-        overflowed=dict(overflowed),
+        overflowed=overflowed,
         not_copied=not_copied,
     )
+
+
+def _open_source(
+    source: Any,
+    destination: str | os.PathLike[str],
+    overwrite: bool,
+    architecture: str | None,
+    names: Mapping[str, Any],
+    options: HubOptions,
+) -> ConversionSource:
+    """The tensors to convert, with the destination checked first; see `convert` for the arguments and errors."""
+    if not os.fspath(destination):
+        raise InputError("convert: the name of the destination is empty; give the directory to create")
+    if isinstance(source, str | os.PathLike):
+        directory = locate(source, **options)
+        _check_apart(directory, Path(destination))
+        check_destination(destination, overwrite)  # before a backend is imported
+        return from_directory(directory, architecture, options.get("variant"), **names)
+    keywords = {"architecture": architecture, **names, **options}
+    given = [name for name, value in keywords.items() if value not in (None, ())]
+    if given:
+        raise InputError(f"convert: {', '.join(given)} must go with a directory, but the source is a live model")
+    return from_live_model(source)
+
+
+def _output_tensors(
+    origin: ConversionSource, layout: Layout, dtype: str | None, overflows: list[tuple[str, int]]
+) -> dict[str, TensorSource]:
+    """The tensors to write, by name in the layout and sorted by it, module by module."""
+    named = {filling.slot.name_in(layout): filling for filling in origin.match.fillings}
+    ordered = sorted(named, key=lambda name: name.split("."))
+    return {name: _output_tensor(named[name], layout, dtype, overflows) for name in ordered}
+
+
+def _constants(
+    origin: ConversionSource, layout: Layout, weights: Mapping[str, TensorSource]
+) -> dict[str, TensorSource]:
+    """The tables that other libraries expect beside the weights, in the published layout; see `Family.constants`."""
+    if layout != "published":
+        return {}
+    tables = origin.family.constants({path: tensor.shape for path, tensor in weights.items()})
+    return {name: from_array(table) for name, table in tables.items()}
+
+
+def _count_overflows(overflows: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Path of a tensor -> its number of values that became infinite, which are noted for each part of it."""
+    counts: Counter[str] = Counter()
+    for path, count in sorted(overflows):  # threads note them in any order
+        counts[path] += count
+    return dict(counts)
 
 
 def _not_copied(origin: ConversionSource, target: Path) -> tuple[str, ...]:

@@ -42,11 +42,10 @@ class EmbeddingsMixin(ConfigMixin):
         if path is None:
             return owner.set_input_embeddings(module)
         modules = dict(owner._submodules())
-        lacking = [name for name in ("attend", "rows") if hasattr(modules[path], name) and not hasattr(module, name)]
-        if not callable(module) or lacking or not self._is_module(module):
+        if not callable(module) or not self._is_module(module):
             raise InputError(
                 f"{caller}: {type(module).__name__} is not an embedding layer like the model's; build one with the "
-                "layers of this backend" + (f", which have {' and '.join(lacking)}" if lacking else "")
+                "layers of this backend"
             )
         needed = {slot.path: slot.shape for slot in self._slots_of(modules[path])}
         shapes = {slot.path: slot.shape for slot in self._slots_of(module)}

@@ -4,7 +4,7 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -121,11 +121,7 @@ def transcribe(
         ImportError: soundfile is not installed, or soxr or tokenizers, if they are needed.
     """
     chosen = backends.choose("result", backend, argument="generate: backend")
-    for name, value in (("batch_size", batch_size), ("window", window)):
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f"generate: {name}={value:g} must be greater than 0, and finite")
-    if overlap is not None and not 0 <= overlap < math.inf:
-        raise InputError(f"generate: overlap={overlap:g} must be 0 or more, and finite")
+    _check_numbers(batch_size, window, overlap)
     (hub, options), source = split_options(options), directory
     paths, directory = find_recordings(recordings), locate(directory, **hub)
     ignore_config = tuple(ignore_config)
@@ -160,29 +156,64 @@ def transcribe(
     listener.check_window("generate")
     hidden = (True if live else None) if progress is None else not progress
     show, found = beside_bars(show), list[Transcription]()
+
+    def after_window(waiting: int) -> None:
+        if live and show is not None:  # the text of the window is shown already
+            show(" " if waiting else "\n")
+
+    for made in _listen(listener, paths, seed, on_error, after_window, hidden):
+        found.append(made)
+        if show is not None and not live:
+            line = made.to_json(timestamps=timestamps) if as_json else made.to_text(timestamps=timestamps)
+            named = len(paths) > 1 and not as_json
+            show(f"{made.audio}:{chr(10) if timestamps else ' '}{line}\n" if named else f"{line}\n")
+    return found
+
+
+def _check_numbers(batch_size: int | None, window: float, overlap: float | None) -> None:
+    """Raises an InputError for numbers that are out of range."""
+    for name, value in (("batch_size", batch_size), ("window", window)):
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"generate: {name}={value:g} must be greater than 0, and finite")
+    if overlap is not None and not 0 <= overlap < math.inf:
+        raise InputError(f"generate: overlap={overlap:g} must be 0 or more, and finite")
+
+
+def _listen(
+    listener: CTCListener | WritingListener,
+    paths: Sequence[str],
+    seed: int,
+    on_error: OnError | None,
+    after_window: Callable[[int], None],
+    hidden: bool | None,
+) -> Iterator[Transcription]:
+    """The transcriptions of recordings that can be read, in their order, with a bar of windows on stderr.
+
+    Args:
+        listener: hears the text.
+        paths: of the recordings.
+        seed: of the random choices.
+        on_error: as for `transcribe`.
+        after_window: receives how many windows of the recordings that are read at once are not heard yet.
+        hidden: whether there is no bar; None shows it if stderr is a terminal.
+    """
     with tqdm(total=0, unit="window", disable=hidden, leave=False) as bar:
         waiting = 0
 
-        def done(count: int) -> None:
+        def count_windows(count: int) -> None:
             nonlocal waiting
             waiting -= count
             bar.update(count)
-            if live and show is not None:  # the text of the window is shown already
-                show(" " if waiting else "\n")
+            after_window(waiting)
 
         for group in read_groups(listener, paths, on_error):
             waiting = sum(len(one.windows) for one in group)
             bar.total += waiting
             bar.refresh()
-            texts = listener.listen([(one.recording.samples, one.windows) for one in group], seed, done)
+            texts = listener.listen([(one.recording.samples, one.windows) for one in group], seed, count_windows)
             for one, (text, parts, ids) in zip(group, texts, strict=True):
                 report_damage(one, on_error)
-                found.append(made := Transcription(one.path, text, parts, ids, one.recording.damage))
-                if show is not None and not live:
-                    line = made.to_json(timestamps=timestamps) if as_json else made.to_text(timestamps=timestamps)
-                    named = len(paths) > 1 and not as_json
-                    show(f"{one.path}:{chr(10) if timestamps else ' '}{line}\n" if named else f"{line}\n")
-    return found
+                yield Transcription(one.path, text, parts, ids, one.recording.damage)
 
 
 def _without_line_breaks(show: Callable[[str], None]) -> Callable[[str], None]:

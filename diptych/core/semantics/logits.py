@@ -8,7 +8,7 @@ Letters of the shapes: B batch, L columns of the buffer of ids, V vocabulary, E 
 of a sequence without its last, R prompts or encoder texts (B is a multiple of R), S source length.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,10 +75,10 @@ def force_tokens(ops: Any, ids: Any, scores: Any, length: Any, *, at: Any, token
     """Forbids all but `tokens` (E,), whose scores become 0, when the sequence is `at` tokens long."""
     xp = ops.xp
 
-    def changed() -> Any:
+    def change() -> Any:
         return xp.where(_token_mask(ops, tokens, scores), xp.zeros_like(scores), xp.full_like(scores, -xp.inf))
 
-    return _if(xp, length == at, changed, scores)
+    return _if(xp, length == at, change, scores)
 
 
 def exponential_decay_length_penalty(
@@ -87,13 +87,13 @@ def exponential_decay_length_penalty(
     """Raises the scores of `tokens` (E,) by `factor` ** (length - start) - 1 of their size beyond `start` tokens."""
     xp, tokens = ops.xp, ops.xp.asarray(tokens)
 
-    def changed() -> Any:
+    def change() -> Any:
         growth = _number(xp, factor, scores) ** _number(xp, length - start, scores) - 1.0
         sizes = xp.abs(xp.take(scores, tokens, axis=1))
         amounts = xp.where(xp.isfinite(sizes), sizes, xp.zeros_like(sizes)) * growth
         return ops.scatter_add(scores, xp.broadcast_to(tokens[None, :], amounts.shape), amounts)
 
-    return _if(xp, length > start, changed, scores)
+    return _if(xp, length > start, change, scores)
 
 
 def suppress_tokens(ops: Any, ids: Any, scores: Any, length: Any, *, tokens: Any) -> Any:
@@ -236,61 +236,77 @@ def build_processors(
         first: (R,), the number of padding tokens at the front of each row; None if there is none.
         constrained: whether the caller says before each token which ones are allowed.
     """
-    before: list[tuple[LogitsProcessor, Values]] = []
-    after: list[tuple[LogitsProcessor, Values]] = []
+    before = _constraining_processors(options, prompt_length, eos, source, source_length, first, constrained)
+    return tuple(before), tuple(_sampling_processors(options, eos))
 
-    def add(which: list[tuple[LogitsProcessor, Values]], name: str, values: Values, **static: Any) -> None:
-        which.append((LogitsProcessor(name, tuple(static.items())), values))
 
+def _constraining_processors(
+    options: Any,
+    prompt_length: int,
+    eos: tuple[int, ...],
+    source: Any,
+    source_length: int | None,
+    first: Any,
+    constrained: bool,
+) -> Iterator[tuple[LogitsProcessor, Values]]:
+    """The processors before the caller's own: those that forbid tokens, or change the scores of some."""
     if options.sequence_bias:
-        add(before, "sequence_bias", _sequences(dict(options.sequence_bias)))
+        yield _processor("sequence_bias", _sequences(dict(options.sequence_bias)))
     if options.repetition_penalty not in (None, 1.0):
         first = np.zeros(1, np.int32) if first is None else first
-        add(before, "repetition_penalty", {"penalty": float(options.repetition_penalty), "first": first})
+        yield _processor("repetition_penalty", {"penalty": float(options.repetition_penalty), "first": first})
     if options.no_repeat_ngram_size:
-        add(before, "no_repeat_ngram", {}, size=options.no_repeat_ngram_size)
+        yield _processor("no_repeat_ngram", {}, size=options.no_repeat_ngram_size)
     if options.encoder_no_repeat_ngram_size and source is not None:
         values = {"source": source, "count": source.shape[1] if source_length is None else source_length}
-        add(before, "encoder_no_repeat_ngram", values, size=options.encoder_no_repeat_ngram_size)
+        yield _processor("encoder_no_repeat_ngram", values, size=options.encoder_no_repeat_ngram_size)
     words = [tuple(word) for word in options.bad_words_ids or ()]
     if words := {word: -np.inf for word in words if word not in [(end,) for end in eos]}:
-        add(before, "sequence_bias", _sequences(words))
+        yield _processor("sequence_bias", _sequences(words))
     if options.min_length and eos:
-        add(before, "min_length", {"below": options.min_length, "tokens": _ids(eos)})
+        yield _processor("min_length", {"below": options.min_length, "tokens": _ids(eos)})
     if options.min_new_tokens and eos:
-        add(before, "min_length", {"below": prompt_length + options.min_new_tokens, "tokens": _ids(eos)})
+        yield _processor("min_length", {"below": prompt_length + options.min_new_tokens, "tokens": _ids(eos)})
     if constrained:
-        add(before, ALLOWED_TOKENS, {"allowed": None})  # filled in before each token
+        yield _processor(ALLOWED_TOKENS, {"allowed": None})  # filled in before each token
     if options.forced_bos_token_id is not None:
-        add(before, "force_tokens", {"at": 1, "tokens": _ids(options.forced_bos_token_id)})
+        yield _processor("force_tokens", {"at": 1, "tokens": _ids(options.forced_bos_token_id)})
     if options.forced_eos_token_id is not None:
-        add(before, "force_tokens", {"at": options.max_length - 1, "tokens": _ids(options.forced_eos_token_id)})
+        last = options.max_length - 1
+        yield _processor("force_tokens", {"at": last, "tokens": _ids(options.forced_eos_token_id)})
     if options.exponential_decay_length_penalty is not None and eos:
         start, factor = options.exponential_decay_length_penalty
         values = {"start": prompt_length + start, "factor": float(factor), "tokens": _ids(eos)}
-        add(before, "exponential_decay_length_penalty", values)
+        yield _processor("exponential_decay_length_penalty", values)
     if options.suppress_tokens:
-        add(before, "suppress_tokens", {"tokens": _ids(options.suppress_tokens)})
+        yield _processor("suppress_tokens", {"tokens": _ids(options.suppress_tokens)})
     if options.begin_suppress_tokens:
         at = prompt_length + (prompt_length <= 1 and options.forced_bos_token_id is not None)
-        add(before, "begin_suppress_tokens", {"at": at, "tokens": _ids(options.begin_suppress_tokens)})
+        yield _processor("begin_suppress_tokens", {"at": at, "tokens": _ids(options.begin_suppress_tokens)})
 
+
+def _sampling_processors(options: Any, eos: tuple[int, ...]) -> Iterator[tuple[LogitsProcessor, Values]]:
+    """The processors after the caller's own: those that shape the distribution to sample from, and the last one."""
     if options.do_sample:
         keep = 1 + max(1, len(eos)) if (options.num_beams or 1) > 1 else 1
         k = max(options.top_k, keep) if options.top_k else None
         if options.temperature not in (None, 1.0):
-            add(after, "temperature", {"divisor": float(options.temperature)})
+            yield _processor("temperature", {"divisor": float(options.temperature)})
         if k is not None:
-            add(after, "top_k", {}, k=k)
+            yield _processor("top_k", {}, k=k)
         if options.top_p is not None and options.top_p < 1.0:
-            add(after, "top_p", {"p": float(options.top_p)}, keep=keep, k=k)
+            yield _processor("top_p", {"p": float(options.top_p)}, keep=keep, k=k)
         if options.min_p:
-            add(after, "min_p", {"p": float(options.min_p)}, keep=keep)
+            yield _processor("min_p", {"p": float(options.min_p)}, keep=keep)
         if options.typical_p is not None and options.typical_p < 1.0:
-            add(after, "typical_p", {"p": float(options.typical_p)}, keep=keep, k=k)
+            yield _processor("typical_p", {"p": float(options.typical_p)}, keep=keep, k=k)
     if options.renormalize_logits:
-        add(after, "renormalize", {})
-    return tuple(before), tuple(after)
+        yield _processor("renormalize", {})
+
+
+def _processor(name: str, values: Values, **static: Any) -> tuple[LogitsProcessor, Values]:
+    """A processor with its values; `static` are the arguments that a compiled program depends on."""
+    return LogitsProcessor(name, tuple(static.items())), values
 
 
 def out_of_vocabulary(options: Any, size: int) -> dict[str, tuple[int, ...]]:
@@ -333,11 +349,11 @@ def _number(xp: Any, number: Any, scores: Any) -> Any:
     return xp.asarray(number, dtype=scores.dtype)
 
 
-def _if(xp: Any, condition: Any, changed: Callable[[], Any], scores: Any) -> Any:
-    """The changed scores if the condition holds; if it is a Python boolean, only what is needed is computed."""
+def _if(xp: Any, condition: Any, change: Callable[[], Any], scores: Any) -> Any:
+    """What `change` returns if the condition holds, else the scores; a Python boolean computes only what it needs."""
     if isinstance(condition, bool):
-        return changed() if condition else scores
-    return xp.where(condition, changed(), scores)
+        return change() if condition else scores
+    return xp.where(condition, change(), scores)
 
 
 def _forbid(xp: Any, scores: Any, which: Any) -> Any:

@@ -39,13 +39,6 @@ class Classification:
         return json.dumps({**origin, "labels": labels}, ensure_ascii=False)
 
 
-def check_options(**values: int | None) -> None:
-    """Raises an InputError for a number, such as batch_size, that is given but not 1 or more."""
-    for name, value in values.items():
-        if value is not None and value < 1:
-            raise InputError(f"classify: {name}={value} must be 1 or more")
-
-
 def most_probable(labels: Sequence[str], row: np.ndarray, top: int | None) -> tuple[tuple[str, float], ...]:
     """The labels with the probabilities of a row (labels,), most probable first; only the first `top`, if given."""
     order: list[int] = np.argsort(-row, kind="stable")[:top].tolist()
@@ -68,17 +61,22 @@ def compile_function(backend: str, model: Any, function: Callable[..., Any]) -> 
     return run
 
 
-def label_probabilities(backend: str, model: Any) -> Callable[..., np.ndarray]:
+def label_probabilities(backend: str, model: Any, **switches: bool) -> Callable[..., np.ndarray]:
     """A function from a classifier's inputs to the probability of each label (B, labels).
 
     Those of a row sum to 1, unless the config's problem_type is multi_label_classification.
+
+    Args:
+        backend: jax or torch.
+        model: of the backend.
+        switches: further keywords of its calls.
 
     Raises:
         InputError: the model has no labels.
     """
     if model.config.num_labels < 1:
         raise InputError(f"classify: num_labels={model.config.num_labels}, so the model has no classifier")
-    run = compile_function(backend, model, lambda model, **inputs: model(**inputs).logits)
+    run = compile_function(backend, model, lambda model, **inputs: model(**inputs, **switches).logits)
     if model.config.problem_type == "multi_label_classification":
         return lambda **inputs: 1 / (1 + np.exp(-run(**inputs).astype(np.float64)))
     return lambda **inputs: softmax(run(**inputs))

@@ -78,9 +78,7 @@ def run_torch(
         with _exact_torch(), torch.set_grad_enabled(gradients), warnings.catch_warnings():
             # transformers warns of its own past behaviour whenever a composite is called with labels
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-            named = _floating_arrays(
-                model(**given), lambda value: isinstance(value, torch.Tensor) and value.is_floating_point()
-            )
+            named = _floating_arrays(model(**given), _is_floating_tensor)
             found = _torch_gradients(model, named, seed) if gradients else {}
     finally:
         for hook in hooks:
@@ -129,9 +127,7 @@ def run_jax(model: Any, inputs: Mapping[str, Any], *, seed: int, gradients: bool
         rebuilt = nnx.merge(graph, parameters, rest)
         with _record_calls(rebuilt, channels_last) as captured:
             output = rebuilt(**arrays, **plain)
-        named = _floating_arrays(
-            output, lambda value: hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
-        )
+        named = _floating_arrays(output, _is_floating_jax_array)
         weighed = [
             jnp.sum(value * jnp.asarray(weights_of(name, value.shape, seed), value.dtype))
             for name, value in named.items()
@@ -178,6 +174,18 @@ def _floating_arrays(output: Any, wanted: Callable[[Any], bool], prefix: str = "
     return found
 
 
+def _is_floating_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _is_floating_jax_array(value: Any) -> bool:
+    import jax.numpy as jnp
+
+    return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
+
+
 def _main_output(output: Any, wanted: Callable[[Any], bool]) -> Any:
     """A module's main output: the array itself, or the first of a tuple or record."""
     if wanted(output):
@@ -196,10 +204,8 @@ def _unused_name(path: str, taken: Mapping[str, Any]) -> str:
 
 
 def _torch_hook(captured: dict[str, Any], path: str) -> Callable[..., None]:
-    import torch
-
     def keep(module: Any, arguments: Any, output: Any) -> None:
-        main = _main_output(output, lambda value: isinstance(value, torch.Tensor) and value.is_floating_point())
+        main = _main_output(output, _is_floating_tensor)
         if main is not None:
             main = main.detach().clone()  # modules of transformers may write into what others returned
             captured[_unused_name(path, captured)] = main.movedim(-1, 1) if _returns_channels_last(module) else main
@@ -218,7 +224,6 @@ def _record_calls(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[s
         channels_last: filled with each output's name, in the order of the calls, and whether its channels come last
             instead of second as in the published layout.
     """
-    import jax.numpy as jnp
     from flax import nnx
 
     owners = {
@@ -236,9 +241,7 @@ def _record_calls(model: Any, channels_last: dict[str, bool]) -> Iterator[dict[s
             output = call(module, *arguments, **keywords)
             # a subclass may call the method of its base class, whose output is not the module's
             path = paths.get(id(module)) if type(module) is cls else None
-            main = _main_output(
-                output, lambda value: hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
-            )
+            main = _main_output(output, _is_floating_jax_array)
             if path is not None and main is not None:
                 name = _unused_name(path, captured)
                 captured[name], channels_last[name] = main, _returns_channels_last(module)
@@ -271,7 +274,7 @@ def _exact_torch() -> Iterator[None]:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         try:
-            with products.pinned("torch"):
+            with products.pin("torch"):
                 yield
         finally:
             torch.set_float32_matmul_precision(before)

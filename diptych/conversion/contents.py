@@ -73,7 +73,7 @@ class Opened:
         slots, others = family_slots(architecture, self.config, self.whole, family)
         copied = family.copied(self.whole, [slot.path for slot in slots])
         target = Target(architecture, [*slots, *others], family, copied=copied)
-        published = Matching(self.tensors, target).published()
+        published = Matching(self.tensors, target).published_tensors()
         return Contents(self.tensors.source, self.architecture, self.format, config_fields(self.whole), published)
 
 

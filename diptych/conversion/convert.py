@@ -259,7 +259,7 @@ def _output_tensor(
     target = source.dtype if dtype is None else FLOATS[dtype]
     if target == source.dtype and axes == tuple(range(len(axes))):
         return source
-    return filling.converted(axes, target, lambda count: overflows is None or overflows.append((slot.path, count)))
+    return filling.convert(axes, target, lambda count: overflows is None or overflows.append((slot.path, count)))
 
 
 def _verify(

@@ -14,7 +14,7 @@ def make_exact(model: Any) -> Any:
     Where a token of IDEFICS sees no image, attention gives the zeros that the model itself sets one step later.
     """
     if type(model).__name__ in ("IdeficsModel", "IdeficsForVisionText2Text"):
-        model.forward = _return_image_hidden_states(model)
+        model.forward = _forward_of_5_23(model)
     if model.loss_type in (None, "ForCausalLM"):  # the default loss
         model.loss_function = _causal_loss
     for module in model.modules():
@@ -32,9 +32,14 @@ def _causal_loss(logits: Any, labels: Any, **options: Any) -> Any:
     return torch.nn.functional.cross_entropy(logits.mT, following, ignore_index=IGNORED)
 
 
-def _return_image_hidden_states(model: Any) -> Callable[..., Any]:
-    """The forward of IDEFICS, which after 5.23 returns the outputs of the image encoder instead of its own states."""
+def _forward_of_5_23(model: Any) -> Callable[..., Any]:
+    """The forward of IDEFICS with the inputs and the record that it has in transformers 5.23.
+
+    Later versions return the outputs of the image encoder instead of the states that the texts attend to, and take
+    `perceiver_embeddings` with one axis for all images of all texts.
+    """
     forward, resampled = model.forward, list[Any]()
+    separate_images = transformers_version() < (5, 24)
     for module in model.modules():
         if type(module).__name__ == "IdeficsPerceiverResampler":
             module.register_forward_hook(lambda module, args, states: resampled.append(states))
@@ -42,6 +47,8 @@ def _return_image_hidden_states(model: Any) -> Callable[..., Any]:
     @functools.wraps(forward)
     def call(*args: Any, **keywords: Any) -> Any:
         resampled.clear()
+        if (embeddings := keywords.get("perceiver_embeddings")) is not None and not separate_images:
+            keywords["perceiver_embeddings"] = embeddings.flatten(0, -3)
         output = forward(*args, **keywords)
         if not isinstance(output, tuple) and (images := output.get("image_outputs")) is not None:
             states = resampled[0] if resampled else images.last_hidden_state
@@ -52,6 +59,13 @@ def _return_image_hidden_states(model: Any) -> Callable[..., Any]:
         return output
 
     return call
+
+
+def transformers_version() -> tuple[int, ...]:
+    """The major and the minor version of transformers."""
+    import transformers
+
+    return tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
 
 def _rms_norm(module: Any, hidden_states: Any) -> Any:

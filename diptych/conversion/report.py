@@ -157,15 +157,15 @@ class Report:
         return Group(*map(Text, self._head()), table, *map(Text, self._tail()), verdict)
 
     def _head(self) -> list[str]:
-        def described(side: dict[str, str]) -> str:
+        def describe(side: dict[str, str]) -> str:
             return ", ".join(f"{name} {value}" for name, value in side.items())
 
         once = [point.kind for point in self.points if point.dtype == self.dtypes[0]]
         kinds = {kind: once.count(kind) for kind in ("module", "output", "gradient")}
         return [
             f"{self.class_name}: parity in {', '.join(self.dtypes)}",
-            f"reference: {described(self.reference)}",
-            f"candidate: {described(self.candidate)}",
+            f"reference: {describe(self.reference)}",
+            f"candidate: {describe(self.candidate)}",
             f"inputs:    {', '.join(f'{name} {shape}' for name, shape in self.inputs.items())}"
             f" (seed {self.seed}, sha256 {self.input_hash[:16]})",
             f"compared:  {', '.join(f'{count} {kind}s' for kind, count in kinds.items())}; "

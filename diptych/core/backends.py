@@ -29,7 +29,7 @@ ENVIRONMENT_VARIABLE = "DIPTYCH_BACKEND"
 _default: BackendName | None = None
 
 
-def installed() -> tuple[BackendName, ...]:
+def installed_backends() -> tuple[BackendName, ...]:
     """The backends whose packages are all installed, in the order of `BackendName`."""
     return tuple(
         name
@@ -78,7 +78,7 @@ def choose(purpose: Purpose, name: str | None = None, *, argument: str = "backen
         return _default
     if variable := os.environ.get(ENVIRONMENT_VARIABLE):
         return validate_name(variable, ENVIRONMENT_VARIABLE)
-    available = installed()
+    available = installed_backends()
     if not available:
         raise ImportError(
             "neither JAX with Flax nor PyTorch is installed; pip install 'diptych[jax]' or 'diptych[torch]'"

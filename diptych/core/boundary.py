@@ -328,13 +328,18 @@ class Boundary:
                 f"there are {length}; a mask over samples is needed"
             )
         self._refuse_other_values(name, values)
-        counts = self.xp.sum(self.xp.astype(self.ops.on_device(values, self.like) != 0, self.xp.int32), axis=1)
+        counts = self.row_lengths(name, values)
         frames = lengths(counts)
         bounds = self.ops.min_max(frames)
         if bounds is not None and bounds[0] < 1:
             row = int(self.xp.argmin(frames))
             raise check.no_frame(self.caller, name, int(counts[row]), row)
         return self.ops.steps(length, frames)[None, :] < frames[:, None]
+
+    def row_lengths(self, name: str, mask: Any) -> Any:
+        """How many entries (B,) of each row a mask (B, samples) attends to."""
+        values = self.ops.on_device(self.ops.concrete_array(self.caller, name, mask), self.like)
+        return self.xp.sum(self.xp.astype(values != 0, self.xp.int32), axis=1)
 
     def negatives(self, value: Any, size: Size, masked: Any) -> Any:
         """`sampled_negative_indices` (B, T, K), each below B * T.

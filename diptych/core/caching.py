@@ -86,7 +86,7 @@ def begin(
         widths = (cache.capacity,) if known is None else (known + count, cache.capacity)
         mask = boundary.mask(name, attention_mask, size, widths=widths)
     cache = cache.attend_to(mask, count)
-    return AttentionContext(cache, cache.visible(count), False, cache.length)
+    return AttentionContext(cache, cache.visible_mask(count), False, cache.length)
 
 
 def with_encoder(

@@ -114,6 +114,13 @@ def at_least(caller: str, what: str, found: int, limit: int, field: str) -> None
         raise InputError(f"{caller}: {what} is {found}, but {field}={limit}")
 
 
+def counts(caller: str, **values: int | None) -> None:
+    """Numbers that are given, such as batch_size, must be 1 or more."""
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise InputError(f"{caller}: {name}={value} must be 1 or more")
+
+
 def has_tokens(caller: str, length: int) -> None:
     """Sequences must not be empty."""
     if length < 1:

@@ -43,10 +43,7 @@ class PartsLoadingMixin(PreTrained):
         ignore_config: Iterable[str],
         changes: Mapping[str, Any],
     ) -> Self:
-        """Builds a model without values and fills each part from its own checkpoint or a live model.
-
-        See `from_encoder_decoder_pretrained`.
-        """
+        """A model of two checkpoints or live models; see `from_encoder_decoder_pretrained`."""
         caller = f"{cls.__name__}.from_encoder_decoder_pretrained"
         switches = {
             name for name, p in inspect.signature(cls.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY
@@ -71,9 +68,20 @@ class PartsLoadingMixin(PreTrained):
             )
             sources[role] = _as_part(source, role, config_class.encodes, own[role])
         config = config_class.from_encoder_decoder_configs(*(source.config for source in sources.values()), **others)
-        guess = (
-            max(sources.values(), key=lambda source: source.nbytes).dtype_name if dtype is None else float_name(dtype)
-        )
+        return cls._fill_parts(sources, config, dtype, placement, build)
+
+    @classmethod
+    def _fill_parts(
+        cls,
+        sources: Mapping[Role, loading.Source],
+        config: Any,
+        dtype: Any,
+        placement: Any,
+        build: Mapping[str, Any],
+    ) -> Self:
+        """A model of this config, each part of which is filled from its own source."""
+        largest = max(sources.values(), key=lambda source: source.nbytes)
+        guess = largest.dtype_name if dtype is None else float_name(dtype)
         construct = cast(Callable[..., Self], cls)
         model = construct(config, seed=None, dtype=guess, **build)
         found = {role: model._match_part(role, source, getattr(config, role)) for role, source in sources.items()}

@@ -66,6 +66,7 @@ PERCEIVER_EMBEDDINGS = ModelInput("perceiver_embeddings", "floats", "batch, imag
 IMAGE_ATTENTION_MASK = ModelInput("image_attention_mask", "mask", "batch, tokens, images", padding=0)
 INPUT_VALUES = ModelInput("input_values", "floats", "batch, samples", main=True)
 SAMPLE_MASK = ModelInput("attention_mask", "mask", "batch, samples")
+IGNORE_PADDING = ModelInput("ignore_padding", "switch", "")
 ENCODER_OUTPUTS = ModelInput("encoder_outputs", "states", "batch, tokens, hidden_size", main=True)
 DECODER_INPUT_IDS = replace(INPUT_IDS, name="decoder_input_ids", main=False)
 DECODER_ATTENTION_MASK = replace(ATTENTION_MASK, name="decoder_attention_mask")
@@ -74,7 +75,7 @@ TEXT_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS, POSITION_IDS, INPUTS_E
 """The possible inputs of a text encoder."""
 IMAGE_INPUTS = (PIXEL_VALUES,)
 """The inputs of an image encoder; it has no mask."""
-SOUND_INPUTS = (INPUT_VALUES, SAMPLE_MASK)
+SOUND_INPUTS = (INPUT_VALUES, SAMPLE_MASK, IGNORE_PADDING)
 """The inputs of an audio encoder."""
 
 STANDARD_NAMES = frozenset(

@@ -110,9 +110,7 @@ def architectures() -> Mapping[str, str]:
 @functools.cache
 def config_classes() -> Mapping[str, type[ModelConfig]]:
     """`model_type` -> config class."""
-    return {
-        cls.model_type: cls for described in families().values() for cls in described.classes.values()
-    }  # fmt: skip
+    return {cls.model_type: cls for described in families().values() for cls in described.classes.values()}
 
 
 @functools.cache

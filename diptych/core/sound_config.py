@@ -131,11 +131,6 @@ class SoundEncoderConfig(ModelConfig):
         return False
 
     @property
-    def ignores_padding(self) -> bool:
-        """Whether padding with a mask changes nothing; group norm counts it."""
-        return self.feat_extract_norm == "layer"
-
-    @property
     def attention_adapter_width(self) -> int | None:
         """The inner width of the adapters at the end of the layers; None if there are none."""
         return None
@@ -203,11 +198,6 @@ class AdaptedSoundEncoderConfig(SoundEncoderConfig):
     def adapts_width(self) -> bool:
         """Whether the adapter changes the width of the states."""
         return self.add_adapter and self.output_hidden_size not in (None, self.hidden_size)
-
-    @property
-    def ignores_padding(self) -> bool:
-        """Whether padding with a mask changes nothing; group norm counts it, and an adapter sees it."""
-        return super().ignores_padding and not self.add_adapter
 
     @property
     def samples_per_state(self) -> int:

@@ -10,20 +10,19 @@ import numpy as np
 
 from diptych.classification import (
     Classification,
-    check_options,
     compile_function,
     label_probabilities,
     most_probable,
     softmax,
 )  # fmt: skip
-from diptych.core import backends
+from diptych.core import backends, check
 from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
 from diptych.images.files import find_images, load_image_processor, read_batches
 from diptych.text.files import OnError, Paths, beside_bars
-from diptych.text.placement import placement
+from diptych.text.placement import loading_keywords
 
 TEMPLATE = "a photo of {}"
 """What CLIP compares an image with; a label takes the place of the braces."""
@@ -77,13 +76,13 @@ def classify_images(
         ImportError: Pillow is not installed, or tokenizers, which a `CLIPModel` needs.
     """
     chosen = backends.choose("result", backend, argument="classify: backend")
-    check_options(batch_size=batch_size, top=top)
+    check.counts("classify", batch_size=batch_size, top=top)
     paths, directory = find_images(images), locate(directory, **options)
     ignore_config = tuple(ignore_config)
     texts = _descriptions(directory, architecture_of(directory, ignore_config), labels, template)
     processor = load_image_processor(directory, ignore_config)
-    loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
-    loading |= {"variant": options.get("variant"), **(changes or {}), **placement(chosen, device, sharding)}
+    kept = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
+    loading = loading_keywords(chosen, options, device, sharding, changes, **kept)
     model = importlib.import_module(f"diptych.backends.{chosen}").load(directory, **loading)
     if texts:
         names, probabilities = list(labels), _zero_shot_classifier(chosen, model, processor(text=texts))

@@ -4,14 +4,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from diptych.core import backends
+from diptych.core import backends, check
 from diptych.core.checkpoint.hub import split_options
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
 from diptych.images.files import find_images, load_image_processor, read_batches
 from diptych.images.prompts import reads_images_in_prompts
 from diptych.text.files import OnError, Paths, beside_bars
-from diptych.text.placement import placement
+from diptych.text.placement import loading_keywords
 from diptych.text.tokenizers import load_tokenizer
 from diptych.text.writing import Text, Writer, load_writer, tokens_of
 
@@ -62,8 +62,7 @@ def generate_text_from_images(
         ImportError: Pillow is not installed, or tokenizers, which a text needs.
     """
     chosen = backends.choose("result", backend, argument="generate: backend")
-    if batch_size < 1:
-        raise InputError(f"generate: batch_size={batch_size} must be 1 or more")
+    check.counts("generate", batch_size=batch_size)
     hub, options = split_options(options)
     paths, directory = find_images(images), locate(directory, **hub)
     ignore_config = tuple(ignore_config)
@@ -77,8 +76,8 @@ def generate_text_from_images(
         prompt = tokens_of(tokenizer or load_tokenizer(directory), prompt, add_special_tokens=False)
         if not prompt:
             raise InputError("generate: the prompt has no tokens")
-    loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
-    loading |= {"variant": hub.get("variant"), **(changes or {}), **placement(chosen, device, sharding)}
+    kept = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
+    loading = loading_keywords(chosen, hub, device, sharding, changes, **kept)
     model = load_writer(chosen, directory, "pixel_values", loading)
     writer = Writer(
         model,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from diptych.core import backends
+from diptych.core import backends, check
 from diptych.core.checkpoint.hub import HubOptions, split_options
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
@@ -16,7 +16,7 @@ from diptych.core.processing.features import Features
 from diptych.core.processing.paths import is_url
 from diptych.processing import load_processor
 from diptych.text.files import OnError
-from diptych.text.placement import placement
+from diptych.text.placement import loading_keywords
 from diptych.text.writing import Text, Writer, as_rows, continues_images, load_writer
 
 _IMAGE = re.compile(r"(?<!\\)!\[[^\[\]]*\]\((?:<([^<>\n]*)>|([^()<>\n]*))\)")
@@ -102,14 +102,13 @@ def generate_text_with_images(
         ImportError: Pillow or tokenizers is not installed.
     """
     chosen = backends.choose("result", backend, argument="generate: backend")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"generate: batch_size={batch_size} must be 1 or more")
+    check.counts("generate", batch_size=batch_size)
     prompts = as_rows(prompts, of="texts and images")
     hub, options = split_options(options)
     directory, ignore_config = locate(directory, **hub), tuple(ignore_config)
     processor = load_processor(directory, ignore_config=ignore_config)
-    loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
-    loading |= {"variant": hub.get("variant"), **(changes or {}), **placement(chosen, device, sharding)}
+    kept = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
+    loading = loading_keywords(chosen, hub, device, sharding, changes, **kept)
     model = load_writer(chosen, directory, "pixel_values", loading)
     writer = Writer(model, processor.tokenizer, options, compile=compile, echo=echo, show=show, as_json=as_json)
     size, texts = batch_size or len(prompts), list[Text]()

@@ -11,8 +11,8 @@ from typing import Any, Unpack
 import numpy as np
 from tqdm import tqdm
 
-from diptych.classification import Classification, check_options, label_probabilities, most_probable
-from diptych.core import backends
+from diptych.classification import Classification, label_probabilities, most_probable
+from diptych.core import backends, check
 from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.checkpoint.loading import architecture_of
 from diptych.core.checkpoint.locate import locate
@@ -25,7 +25,7 @@ from diptych.sound.reading import read_groups, report_damage
 from diptych.sound.recognition import Listener
 from diptych.sound.windows import Window, equal_windows
 from diptych.text.files import OnError, Paths, beside_bars
-from diptych.text.placement import placement
+from diptych.text.placement import loading_keywords
 from diptych.text.speech import SpeechProcessor
 
 WINDOW = 30.0
@@ -80,16 +80,17 @@ def classify_recordings(
         ImportError: soundfile is not installed, or soxr, which another rate needs.
     """
     chosen = backends.choose("result", backend, argument="classify: backend")
-    check_options(batch_size=batch_size, top=top)
+    check.counts("classify", batch_size=batch_size, top=top)
     if not 0 < window < math.inf:
         raise InputError(f"classify: window={window:g} must be greater than 0, and finite")
     paths, directory = find_recordings(recordings), locate(directory, **options)
     ignore_config = tuple(ignore_config)
     processor = _load_processor(directory, ignore_config)
-    loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
-    loading |= {"variant": options.get("variant"), **(changes or {}), **placement(chosen, device, sharding)}
+    kept = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
+    loading = loading_keywords(chosen, options, device, sharding, changes, **kept)
     model = importlib.import_module(f"diptych.backends.{chosen}").load(directory, **loading)
-    probabilities, names = label_probabilities(chosen, model), list(model.config.id2label.values())
+    probabilities = label_probabilities(chosen, model, ignore_padding=True)
+    names = list(model.config.id2label.values())
     listener = ClassifyingListener(chosen, model, processor, window, batch_size, probabilities=probabilities)
     listener.check_window("classify")
     show, found = beside_bars(show), list[Classification]()

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diptych.core.errors import InputError
-from diptych.sound.windows import Window, overlapping_windows, quiet_windows, window_batches
+from diptych.core.outputs import EncoderOutput
+from diptych.sound.windows import Window, overlapping_windows, quiet_windows
 from diptych.text.speech import SpeechProcessor
 from diptych.text.writing import Writer
 
@@ -121,7 +122,7 @@ class Listener(ABC):
             )
 
     def batches(self, recordings: Sequence[tuple[np.ndarray, Sequence[Window]]]) -> Iterator[list[Part]]:
-        """The windows of recordings in batches that the model can read at once.
+        """The windows of recordings in batches.
 
         Args:
             recordings: the samples (samples,) of each, and its windows.
@@ -131,19 +132,23 @@ class Listener(ABC):
             for number, (samples, windows) in enumerate(recordings)
             for window in windows
         ]
-        lengths = [len(part.samples) for part in parts]
-        for batch in window_batches(lengths, self.batch_size, of_one_length=not self.config.ignores_padding):
-            yield parts[batch.start : batch.stop]
+        for start in range(0, len(parts), self.batch_size):
+            yield parts[start : start + self.batch_size]
+
+    @property
+    def _bucket(self) -> int:
+        """The number of samples whose multiples JAX pads windows to."""
+        return max(1, round(self.window * self.rate / _BUCKETS))
 
     def inputs(self, batch: Sequence[Part]) -> dict[str, np.ndarray]:
-        """The model's inputs for a batch of windows, padded if their lengths differ.
+        """The model's inputs for a batch of windows, padded if their lengths differ; in JAX to one of a few lengths.
 
-        In JAX, they are padded to one of a few lengths if the model allows it.
+        The model is called with `ignore_padding`, so each window is read as if it were alone.
         """
         rows = [part.samples for part in batch]
-        if not self.config.ignores_padding or (self.backend == "torch" and len({len(row) for row in rows}) == 1):
+        if self.backend == "torch" and len({len(row) for row in rows}) == 1:
             return {"input_values": self.processor(rows, return_attention_mask=False).input_values}
-        step = max(1, round(self.window * self.rate / _BUCKETS)) if self.backend == "jax" else None
+        step = self._bucket if self.backend == "jax" else None
         found = self.processor(rows, pad_to_multiple_of=step, return_attention_mask=True)
         return {name: found[name] for name in ("input_values", "attention_mask")}
 
@@ -196,14 +201,14 @@ def _best_tokens(backend: str, model: Any, inputs: Mapping[str, np.ndarray]) -> 
     import torch
 
     with torch.inference_mode():
-        return model(**inputs).logits.argmax(-1).cpu().numpy()
+        return model(**inputs, ignore_padding=True).logits.argmax(-1).cpu().numpy()
 
 
 @functools.cache
 def _jax_program() -> Callable[..., Any]:
     import jax
 
-    return jax.jit(lambda model, **inputs: model(**inputs).logits.argmax(-1))
+    return jax.jit(lambda model, **inputs: model(**inputs, ignore_padding=True).logits.argmax(-1))
 
 
 @dataclass(frozen=True)
@@ -239,7 +244,7 @@ class WritingListener(Listener):
         ids: list[list[int]] = [[] for _ in recordings]
         number = 0
         for batch in self.batches(recordings):
-            texts = self.writer.write(self.inputs(batch), [()] * len(batch), seed + number, live=True)
+            texts = self.writer.write(self._writer_inputs(batch), [()] * len(batch), seed + number, live=True)
             for part, text in zip(batch, texts, strict=True):
                 start, stop = part.window.start / self.rate, part.window.stop / self.rate
                 heard[part.recording].append(Heard(str(text).strip(), start, stop))
@@ -248,3 +253,36 @@ class WritingListener(Listener):
             done(len(batch))
         joined = [" ".join(one.text for one in parts) for parts in heard]
         return [Text(text, tuple(parts), tuple(one)) for text, parts, one in zip(joined, heard, ids, strict=True)]
+
+    def _writer_inputs(self, batch: Sequence[Part]) -> dict[str, Any]:
+        """What the writer reads for a batch of windows.
+
+        In JAX it is the encoder's states, padded to those of a half or a whole window, so that a program of the decoder
+        serves many lengths.
+        """
+        inputs = self.inputs(batch)
+        if self.backend == "torch":
+            return {**inputs, "ignore_padding": True}
+        states, most = (
+            self.config.feature_lengths(samples)
+            for samples in (inputs["input_values"].shape[1], _BUCKETS * self._bucket)
+        )
+        half = -(-most // 2)
+        return {"encoder_outputs": _jax_encoder()(self.model, inputs, length=half if states <= half else 2 * half)}
+
+
+@functools.cache
+def _jax_encoder() -> Callable[..., EncoderOutput]:
+    import jax
+    from jax import numpy as jnp
+
+    @functools.partial(jax.jit, static_argnames="length")
+    def encode(model: Any, inputs: Mapping[str, Any], *, length: int) -> EncoderOutput:
+        found = model.encode(**inputs, ignore_padding=True, return_dict=True)
+        states, mask = found.last_hidden_state, found.attention_mask
+        padding = ((0, 0), (0, length - states.shape[1]))
+        return EncoderOutput(
+            last_hidden_state=jnp.pad(states, (*padding, (0, 0))), attention_mask=jnp.pad(mask, padding)
+        )
+
+    return encode

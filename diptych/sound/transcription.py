@@ -20,7 +20,7 @@ from diptych.sound.files import find_recordings
 from diptych.sound.reading import read_groups, report_damage
 from diptych.sound.recognition import CTCListener, Heard, WritingListener
 from diptych.text.files import OnError, Paths, beside_bars
-from diptych.text.placement import placement
+from diptych.text.placement import loading_keywords
 from diptych.text.speech import SpeechProcessor
 from diptych.text.writing import Writer, language_id, load_writer
 
@@ -129,8 +129,8 @@ def transcribe(
     processor = load_processor(directory, ignore_config=ignore_config)
     if not isinstance(processor, SpeechProcessor):
         raise InputError(f"{directory}: {name} reads no sound, since its processor is one of images")
-    loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
-    loading |= {"variant": hub.get("variant"), **(changes or {}), **placement(chosen, device, sharding)}
+    kept = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
+    loading = loading_keywords(chosen, hub, device, sharding, changes, **kept)
     live = len(paths) == 1 and not as_json and not timestamps and not name.endswith("ForCTC") and batch_size is None
     batch_size = batch_size or (1 if live else 8)
     listener: CTCListener | WritingListener

@@ -1,7 +1,6 @@
 """Long recordings in windows: overlapping ones for CTC models, equal ones for classifiers, others that end quietly."""
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,18 +97,3 @@ def _quietest(samples: np.ndarray, width: int) -> int:
     width = min(width, len(samples))
     energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
     return int(np.argmin(energy[width:] - energy[:-width])) + width // 2
-
-
-def window_batches(lengths: Sequence[int], size: int, *, of_one_length: bool) -> list[range]:
-    """Windows of so many samples, one after the other, in batches of at most `size`: the numbers of each batch.
-
-    `of_one_length` keeps windows of different lengths apart.
-    """
-    found: list[range] = []
-    for number, length in enumerate(lengths):
-        last = found[-1] if found else range(0)
-        if last and len(last) < size and not (of_one_length and lengths[last.start] != length):
-            found[-1] = range(last.start, number + 1)
-        else:
-            found.append(range(number, number + 1))
-    return found

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.core import backends
+from diptych.core import backends, check
 from diptych.core.checkpoint.hub import split_options
 from diptych.core.checkpoint.locate import locate
 from diptych.core.errors import InputError
 from diptych.core.interfaces import Tokenizer
-from diptych.text.placement import placement
+from diptych.text.placement import loading_keywords
 from diptych.text.tokenizer_settings import MissingTokenizerError
 from diptych.text.tokenizers import load_tokenizer
 from diptych.text.writing import Text, Writer, as_rows, ends_of, language_id, load_writer, tokens_of
@@ -74,8 +74,7 @@ def generate_text(
     chosen = backends.choose("result", backend, argument="generate: backend")
     hub, options = split_options(options)
     directory = locate(directory, **hub)
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"generate: batch_size={batch_size} must be 1 or more")
+    check.counts("generate", batch_size=batch_size)
     given = as_rows(prompts, of="ids")
     needed = target_language is not None or any(isinstance(prompt, str) for prompt in given)
     tokenizer = _tokenizer(directory, source_language, needed=needed)
@@ -88,10 +87,10 @@ def generate_text(
         raise InputError(f"generate: prompt {', '.join(empty)} has no tokens")
     if target_language is not None and tokenizer is not None:
         options["forced_bos_token_id"] = language_id(tokenizer, target_language, "target_language")
-    loading: dict[str, Any] = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
-    loading |= {"variant": hub.get("variant"), **(changes or {}), **placement(chosen, device, sharding)}
+    kept = {"ignore": ignore, "ignore_config": ignore_config, "dtype": dtype}
+    loading = loading_keywords(chosen, hub, device, sharding, changes, **kept)
     model = load_writer(chosen, directory, "input_ids", loading)
-    options["pad_token_id"] = _padding(model, rows, options)
+    options["pad_token_id"] = _padding_id(model, rows, options)
     writer = Writer(model, tokenizer, options, compile=compile, echo=echo, show=show, as_json=as_json)
     has_encoder, size = bool(model.encoder_inputs), batch_size or len(rows)
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -119,7 +118,7 @@ def _ids_of(prompt: Iterable[Any]) -> list[int]:
         raise InputError(f"generate: a prompt must be a text or a list of whole numbers ({error})") from None
 
 
-def _padding(model: Any, rows: Sequence[Sequence[int]], options: Mapping[str, Any]) -> int | None:
+def _padding_id(model: Any, rows: Sequence[Sequence[int]], options: Mapping[str, Any]) -> int | None:
     """The id of padding, which prompts of several lengths need; by default that of the end of a text."""
     asked = model.generation_config.resolve(**options)
     if asked.pad_token_id is not None or len({len(row) for row in rows}) == 1:

@@ -85,14 +85,14 @@ class IdeficsProcessor(TextProcessor):
         tokens = self._special_tokens
         if add_end_of_utterance_token is None:
             add_end_of_utterance_token = END_OF_UTTERANCE in tokens.extra
-        between = self._known(END_OF_UTTERANCE, "ends utterances") if add_end_of_utterance_token else ""
-        start = self._known(tokens.bos, "begins every prompt", "bos_token")
-        end = self._known(tokens.eos, "add_eos_token asks for", "eos_token") if add_eos_token else ""
+        between = self._require_token(END_OF_UTTERANCE, "ends utterances") if add_end_of_utterance_token else ""
+        start = self._require_token(tokens.bos, "begins every prompt", "bos_token")
+        end = self._require_token(tokens.eos, "add_eos_token asks for", "eos_token") if add_eos_token else ""
         pictures = [[item for item in prompt if not isinstance(item, str)] for prompt in prompts]
         if any(pictures):
-            self._known(FAKE, "stands around images")
-            self._known(IMAGE, "stands for an image")
-        texts = [f"{start}{_written(prompt, between)}{end}" for prompt in prompts]
+            self._require_token(FAKE, "stands around images")
+            self._require_token(IMAGE, "stands for an image")
+        texts = [f"{start}{_write_prompt(prompt, between)}{end}" for prompt in prompts]
         ids, mask = self.encode(texts, add_special_tokens=False, padding_side=padding_side or tokens.padding_side)
         count = max(1, *map(len, pictures))
         seen = self._image_attention_mask(ids, mask, count, list(map(len, pictures)))
@@ -109,7 +109,7 @@ class IdeficsProcessor(TextProcessor):
         """
         self._save(directory, self.image_processor)
 
-    def _known(self, token: str | None, purpose: str, role: str = "") -> str:
+    def _require_token(self, token: str | None, purpose: str, role: str = "") -> str:
         """The token, if the tokenizer has it."""
         if token is None or self._id(token) < 0:
             raise CheckpointError(f"{self.directory}: its tokenizer has no {token or role}, which {purpose}")
@@ -154,7 +154,7 @@ class IdeficsProcessor(TextProcessor):
         return values
 
 
-def _written(prompt: Sequence[Any], between: str) -> str:
+def _write_prompt(prompt: Sequence[Any], between: str) -> str:
     """The text of a prompt, with tokens for its images."""
     parts: list[str] = []
     for number, item in enumerate(prompt):

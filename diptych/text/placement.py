@@ -1,10 +1,31 @@
-"""Where a model is loaded, as the command says it: the name of a device, or a way to divide it among all devices."""
+"""How a model is loaded: on the device that the command names, or divided among all devices."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from diptych.core.checkpoint.hub import HubOptions
 from diptych.core.errors import InputError
 
 SHARDINGS = ("replicated", "split")
+
+
+def loading_keywords(
+    backend: str,
+    hub: HubOptions,
+    device: str | None,
+    sharding: str | None,
+    changes: Mapping[str, Any] | None,
+    **others: Any,
+) -> dict[str, Any]:
+    """The keywords with which a backend loads a model from a directory.
+
+    Args:
+        backend, device, sharding: as for `placement`.
+        hub: which weights of the directory are meant; the rest is done.
+        changes: of the config, and keywords of the class's constructor.
+        others: further keywords of `from_pretrained`.
+    """
+    return {**others, "variant": hub.get("variant"), **(changes or {}), **placement(backend, device, sharding)}
 
 
 def placement(backend: str, device: str | None, sharding: str | None) -> dict[str, Any]:

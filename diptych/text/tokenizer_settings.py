@@ -118,7 +118,7 @@ class TokenizerSettings:
         value = self.values.get(f"{name}_token", default)
         return None if value is None else added_token(value, special=True)
 
-    def added(self) -> dict[int, Any]:
+    def added_tokens(self) -> dict[int, Any]:
         """The tokens that were added to the vocabulary, by id."""
         decoder = self.values.get("added_tokens_decoder")
         if isinstance(decoder, dict):
@@ -127,7 +127,7 @@ class TokenizerSettings:
             content_of(value) for name, value in self.values.items() if name.endswith("_token") and _is_token(value)
         }
         special |= {content_of(value) for value in self.extra()}
-        found = {id: name for name, id in self._added_tokens().items()}
+        found = {id: name for name, id in self._read_added_tokens().items()}
         return {
             id: added_token(name, special=name in special, normalized=name not in special)
             for id, name in sorted(found.items())
@@ -138,9 +138,9 @@ class TokenizerSettings:
         decoder = self.values.get("added_tokens_decoder")
         if isinstance(decoder, dict):
             return {content_of(token): int(id) for id, token in decoder.items()}
-        return self._added_tokens()
+        return self._read_added_tokens()
 
-    def _added_tokens(self) -> dict[str, int]:
+    def _read_added_tokens(self) -> dict[str, int]:
         found = self._read("added_tokens.json")
         if not all(_is_id(id) for id in found.values()):
             raise CheckpointError(f"{self.directory / 'added_tokens.json'}: must have an id for each token")

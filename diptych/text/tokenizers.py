@@ -197,7 +197,7 @@ def _build(settings: TokenizerSettings) -> Any:
     texts = {name: token.content for name, token in tokens.items()}
     with _refusing(f"{settings.directory}: its vocabulary cannot be read"):
         tokenizer, marked = build(settings, texts)
-    added, extra = settings.added(), [added_token(token, special=True) for token in settings.extra()]
+    added, extra = settings.added_tokens(), [added_token(token, special=True) for token in settings.extra()]
     tokenizer.add_tokens([*added.values(), *tokens.values(), *marked, *extra])
     moved = [f"{token.content} ({id})" for id, token in added.items() if tokenizer.token_to_id(token.content) != id]
     if moved:
@@ -293,7 +293,10 @@ def _fairseq(*, dropped: int, first: tuple[str, ...] = (), languages: tuple[str,
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, spaces])
         tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme=scheme)
         marked = [text for text in start if text.endswith("NOTUSED")]
-        return tokenizer, [*_marked(model), *(added_token(text, special=True) for text in (*marked, *languages))]
+        return tokenizer, [
+            *_unsplit_pieces(model),
+            *(added_token(text, special=True) for text in (*marked, *languages)),
+        ]
 
     return build
 
@@ -316,10 +319,10 @@ def _plain_sentencepiece(settings: TokenizerSettings, tokens: Mapping[str, str])
     tokenizer.normalizer = normalizers.Sequence([*charsmap, *spaces])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
-    return tokenizer, _marked(model)
+    return tokenizer, _unsplit_pieces(model)
 
 
-def _marked(model: SentencePieceModel) -> list[Any]:
+def _unsplit_pieces(model: SentencePieceModel) -> list[Any]:
     """The pieces that are never split: control symbols, which are special, and those that a user defined."""
     found = (piece for piece in model.pieces if piece.is_control or piece.is_user_defined)
     return [added_token(piece.text, special=piece.is_control, normalized=False) for piece in found]

@@ -270,7 +270,7 @@ def test_the_environment_chooses_the_backend(gpt2, monkeypatch):
     generate_text(gpt2, [[5]], max_new_tokens=1)
     generate_text(gpt2, [[5]], max_new_tokens=1, backend="torch")
     monkeypatch.delenv("DIPTYCH_BACKEND")
-    monkeypatch.setattr("diptych.core.backends.installed", lambda: ("jax", "torch"))
+    monkeypatch.setattr("diptych.core.backends.installed_backends", lambda: ("jax", "torch"))
     generate_text(gpt2, [[5]], max_new_tokens=1)
     assert seen == ["diptych.backends.jax", "diptych.backends.torch", "diptych.backends.jax"]
 
@@ -416,7 +416,7 @@ def test_stdin_that_is_no_text(run, gpt2, monkeypatch):
     assert err.startswith("diptych: generate: stdin is no text ('utf-8' codec can't decode byte 0xff")
 
 
-def test_a_broken_tokenizer(run, tmp_path, gpt2):
+def test_a_broken_tokenizer_is_one_line_on_stderr(run, tmp_path, gpt2):
     for file in gpt2.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / text.TOKENIZER_FILE).write_text("{}")

@@ -2,11 +2,8 @@
 
 import pytest
 
-import diptych.backends.jax as in_jax
-import diptych.backends.torch as in_torch
 from diptych.core.errors import InputError
-
-BACKENDS = {"jax": in_jax, "torch": in_torch}
+from tests.backends import BACKENDS
 
 
 def refusals(error, act):

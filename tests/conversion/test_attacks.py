@@ -18,8 +18,6 @@ from diptych.core.checkpoint.tensors import from_array
 from diptych.core.errors import CheckpointError, ConfigError, InputError
 from tests.conversion import checkpoints
 
-BACKENDS = pytest.mark.parametrize("backend", [in_jax, in_torch], ids=["jax", "torch"])
-
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
@@ -27,7 +25,6 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "BertModel"
 
 
-@BACKENDS
 def test_what_is_built_in_cannot_change(backend: Any, directory: Path) -> None:
     model = backend.BertModel.from_pretrained(directory)
     changed = model.config.replace(hidden_act="relu", vocab_size=99)
@@ -39,7 +36,6 @@ def test_what_is_built_in_cannot_change(backend: Any, directory: Path) -> None:
     assert model(input_ids=[[1, 2]]).hidden_states is not None
 
 
-@BACKENDS
 @pytest.mark.usefixtures("without_type_checks")
 def test_empty_batches_and_texts(backend: Any, directory: Path) -> None:
     model = backend.BertModel.from_pretrained(directory)
@@ -57,7 +53,6 @@ def test_a_label_that_is_no_class_is_nan_under_jit(label: int) -> None:
     assert np.isfinite(run(model, np.ones((2, 3), int), np.array([1, -100])))
 
 
-@BACKENDS
 def test_one_tensor_under_two_prefixes(backend: Any, directory: Path) -> None:
     file = directory / "model.safetensors"
     tensors = {name: from_array(np.array(source.read())) for name, source in read_safetensors(file).items()}
@@ -93,7 +88,6 @@ def test_overwriting_loses_nothing_of_somebody_else(directory: Path, tmp_path: P
     assert {path.name for path in target.iterdir()} == {"config.json", "data.json", "flax_model.msgpack"}
 
 
-@BACKENDS
 def test_saving_where_no_config_can_be(backend: Any, directory: Path, tmp_path: Path) -> None:
     model = backend.BertModel.from_pretrained(directory)
     with pytest.raises(CheckpointError, match="the name of the directory to save in is empty"):

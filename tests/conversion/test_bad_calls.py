@@ -12,6 +12,7 @@ from flax import nnx
 
 import diptych.backends.jax as in_jax
 from diptych.core.errors import InputError
+from tests.assertions import assert_close
 from tests.conversion.refusals import BACKENDS, refusals, refused_call
 from tests.conversion.tiny import ARCHITECTURES, config_of, example_of
 
@@ -71,7 +72,7 @@ def test_ids_of_every_integer_dtype_are_understood(models, dtype):
             for field in ("last_hidden_state", "pooler_output"):
                 one, two = (np.asarray(torch.as_tensor(np.array(o[field]) if name == "jax" else o[field]).detach())
                             for o in (expected, found))  # fmt: skip
-                np.testing.assert_allclose(one, two, rtol=0, atol=1e-6)
+                assert_close(one, two, kind="float32", name=field)
     too_large = np.full((1, 1), 100).astype(dtype)
     assert refused_call(models, "BertModel", too_large) == (
         "BertModel: input_ids holds 100, but vocab_size allows 0 to 60"
@@ -132,7 +133,7 @@ def test_too_many_tokens(models):
 
 
 @pytest.mark.parametrize("name", ["position_ids", "token_type_ids"])
-def test_other_ids(models, name):
+def test_token_types_and_positions_out_of_range_or_of_another_shape_are_refused(models, name):
     size, table = (19, "max_position_embeddings") if name == "position_ids" else (7, "type_vocab_size")
     for value in (size, -1, 2**40):
         text = refused_call(models, "BertModel", IDS, **{name: [[0, value, 0]]})
@@ -257,7 +258,7 @@ VISION = ["CLIPVisionModel", "CLIPVisionModelWithProjection", "CLIPForImageClass
 
 
 @pytest.mark.parametrize("architecture", VISION)
-def test_pixels(models, architecture):
+def test_pixels_of_another_shape_or_dtype_are_refused(models, architecture):
     assert refused_call(models, architecture) == f"{architecture}: pixel_values is needed, got None"
     for shape in ((2, 3, 36, 35), (2, 3, 18, 36), (2, 3, 72, 72), (2, 4, 36, 36)):
         wanted = f"{architecture}: pixel_values has shape {shape}, but (2, 3, 36, 36) is needed"
@@ -302,7 +303,7 @@ def test_pixels_of_any_size(models):
     assert text == "CLIPVisionModel: pixel_values has shape (0, 3, 36, 36), but at least one image is needed"
 
 
-def test_masked_patches(models):
+def test_masked_patches_that_do_not_fit_are_refused(models):
     pixels, masked = np.zeros((2, 2, 28, 28), np.float32), np.ones((2, 16))
     assert refused_call(models, "ViTModel", pixels, masked) == (
         "ViTModel: bool_masked_pos is given, but the model has no mask token; make or load it with use_mask_token=True"

@@ -82,7 +82,7 @@ def test_a_config_that_is_not_there_or_no_config(checkpoint):
     )
 
 
-def test_no_weights(checkpoint):
+def test_weights_of_no_known_name_are_listed(checkpoint):
     (checkpoint / "model.safetensors").rename(checkpoint / "weights.bin")
     text = refused_load(checkpoint)
     assert text.startswith(f"{checkpoint}: holds no weights: looked for model.safetensors, ")

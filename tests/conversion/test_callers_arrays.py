@@ -38,7 +38,7 @@ GIVEN = {
 
 @both
 @pytest.mark.parametrize("ids", GIVEN.values(), ids=GIVEN)
-def test_ids(backend: ModuleType, ids: Any) -> None:
+def test_ids_of_any_kind_mean_the_same(backend: ModuleType, ids: Any) -> None:
     model = backend.BertModel(CONFIG)
     assert_close(states(model, input_ids=ids), states(model, input_ids=IDS), kind="float32")
 
@@ -62,7 +62,7 @@ def test_labels_of_every_integer_dtype(backend: ModuleType, dtype: str) -> None:
 
 
 @both
-def test_bfloat16(backend: ModuleType) -> None:
+def test_embeddings_in_bfloat16_mean_the_same_numbers_in_float32(backend: ModuleType) -> None:
     model = backend.BertModel(CONFIG)
     exact = np.random.default_rng(0).standard_normal((2, 3, 16)).astype(ml_dtypes.bfloat16)
     found = states(model, inputs_embeds=exact)

@@ -19,9 +19,6 @@ from diptych.core.dtypes import FLOATS
 from diptych.core.errors import CheckpointError
 from tests.conversion.tiny import ARCHITECTURES, digests, rewrite, stored
 
-BACKENDS = {"jax": in_jax, "torch": in_torch}
-
-
 # Formats
 
 

@@ -24,8 +24,6 @@ from diptych.core.generation.options import GENERATION_FILE, GenerationConfig
 from tests.conversion import checkpoints
 from tests.conversion.tiny import config_of, edit_config, theirs
 
-BACKENDS = pytest.mark.parametrize("backend", [in_jax, in_torch], ids=["jax", "torch"])
-
 # facebook/bart-large-cnn's
 CNN = {
     "early_stopping": True, "forced_bos_token_id": 0, "forced_eos_token_id": 2, "length_penalty": 2.0,
@@ -63,7 +61,6 @@ def agrees(ours: GenerationConfig, other: Any) -> bool:
     return {name: value for name, value in one.items() if name not in unsaid} == two
 
 
-@BACKENDS
 @pytest.mark.parametrize("beside", [False, True], ids=["config.json", "generation_config.json"])
 @pytest.mark.parametrize("name", FILES)
 def test_options_are_found_where_transformers_finds_them(name, beside, backend, tmp_path):
@@ -109,7 +106,6 @@ def test_every_option_of_transformers_is_known_and_has_its_default():
     assert GenerationConfig().resolve().max_length is None
 
 
-@BACKENDS
 def test_without_options_of_its_own_a_model_has_those_of_its_config_whatever_becomes_of_it(backend):
     model = backend.GPT2LMHeadModel(config_of("GPT2LMHeadModel"))
     assert model.generation_config == GenerationConfig.of_model(model.config)
@@ -122,7 +118,6 @@ def test_without_options_of_its_own_a_model_has_those_of_its_config_whatever_bec
     assert model.generation_config.decoder_start_token_id == 5 and model.generation_config.num_beams == 3
 
 
-@BACKENDS
 def test_whatever_carries_options_can_be_set(backend):
     model = backend.GPT2LMHeadModel(config_of("GPT2LMHeadModel"))
     for options in (
@@ -138,7 +133,6 @@ def test_whatever_carries_options_can_be_set(backend):
     assert model.generation_config.num_beams == 2
 
 
-@BACKENDS
 def test_options_survive_what_is_done_with_models(backend):
     model = backend.GPT2LMHeadModel(config_of("GPT2LMHeadModel"))
     model.generation_config = options = GenerationConfig(num_beams=3, carried=FrozenMap({"x": [1]}))
@@ -178,7 +172,6 @@ def test_a_live_model_of_transformers_hands_its_options_over():
     )
 
 
-@BACKENDS
 def test_options_are_saved_so_that_transformers_reads_them(backend, tmp_path):
     model = backend.BartForConditionalGeneration(config_of("BartForConditionalGeneration"))
     options = {name: value for name, value in CNN.items() if name != "task_specific_params"}
@@ -192,7 +185,6 @@ def test_options_are_saved_so_that_transformers_reads_them(backend, tmp_path):
         read.generate(torch.tensor([[5, 6, 7]]), max_length=6, min_length=0)
 
 
-@BACKENDS
 def test_a_file_of_another_model_does_not_stay(backend, tmp_path):
     model = backend.GPT2LMHeadModel(config_of("GPT2LMHeadModel"))
     model.generation_config = {"num_beams": 3}
@@ -204,7 +196,6 @@ def test_a_file_of_another_model_does_not_stay(backend, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
-@BACKENDS
 def test_a_directory_in_the_files_place_is_refused_before_anything_is_written(backend, tmp_path):
     model = backend.GPT2LMHeadModel(config_of("GPT2LMHeadModel"))
     (tmp_path / GENERATION_FILE).mkdir()
@@ -214,7 +205,6 @@ def test_a_directory_in_the_files_place_is_refused_before_anything_is_written(ba
     assert [path.name for path in tmp_path.iterdir()] == [GENERATION_FILE]
 
 
-@BACKENDS
 def test_a_broken_file_is_one_error_that_names_it(backend, tmp_path):
     directory = written(tmp_path, "GPT2LMHeadModel")
     for text, message in [
@@ -226,7 +216,6 @@ def test_a_broken_file_is_one_error_that_names_it(backend, tmp_path):
             backend.GPT2LMHeadModel.from_pretrained(directory)
 
 
-@BACKENDS
 def test_a_change_at_loading_goes_before_the_file(backend, tmp_path):
     directory = written(tmp_path, "GPT2LMHeadModel")
     (directory / GENERATION_FILE).write_text(json.dumps({"num_beams": 3, "eos_token_id": 4, "top_k": 9}))
@@ -236,7 +225,6 @@ def test_a_change_at_loading_goes_before_the_file(backend, tmp_path):
         backend.GPT2LMHeadModel.from_pretrained(directory, num_beam_groups=2)
 
 
-@BACKENDS
 def test_a_new_composite_has_what_its_config_states(backend, tmp_path):
     for part, options in (("encoder", {"num_beams": 7}), ("decoder", {"num_beams": 4, "eos_token_id": 6})):
         written(tmp_path / part, "BertForMaskedLM", **options)

@@ -12,13 +12,12 @@ import diptych.backends.torch as in_torch
 from diptych.conversion import convert, parity
 from diptych.core.errors import CheckpointError
 from diptych.core.models.gpt2 import FAMILY
+from tests.backends import BACKENDS, each_backend
 from tests.conversion import checkpoints
 from tests.conversion.tiny import config_of, digests, edit_config
 
-BACKENDS = {"jax": in_jax, "torch": in_torch}
 
-
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_the_kinds_of_layers(backend):
     for architecture in FAMILY.classes:
         slots = getattr(BACKENDS[backend], architecture)(config_of(architecture), seed=None)._leaves()
@@ -41,7 +40,7 @@ def rewritten(directory, change):
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_a_file_that_stores_the_output_layer_too(backend, published):
     model = BACKENDS[backend].GPT2LMHeadModel.from_pretrained(published)
     rewritten(published, lambda tensors: tensors | {"lm_head.weight": tensors["transformer.wte.weight"]})
@@ -51,7 +50,7 @@ def test_a_file_that_stores_the_output_layer_too(backend, published):
         assert [*digests(again).values()] == [*digests(model).values()]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_an_output_layer_of_its_own(backend, published, tmp_path):
     rewritten(published, lambda tensors: tensors | {"lm_head.weight": -tensors["transformer.wte.weight"]})
     with pytest.raises(CheckpointError, match=r"transformer\.wte\.weight and lm_head\.weight are one tensor"):

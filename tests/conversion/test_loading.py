@@ -16,6 +16,7 @@ import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
 from diptych.conversion import to_jax, to_torch
 from diptych.core.errors import CheckpointError, ConfigError
+from tests.backends import BACKENDS
 from tests.conversion.tiny import (
     ARCHITECTURES,
     CONSTANT,
@@ -30,7 +31,6 @@ from tests.conversion.tiny import (
     theirs,
 )
 
-BACKENDS = {"jax": in_jax, "torch": in_torch}
 PREFIXES = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}  # 5.23 writes these files flat
 
 
@@ -219,7 +219,7 @@ def test_the_towers_of_a_composite_project_to_its_width(backend, copy_of):
 # Options
 
 
-def test_config_changes(backend, saved):
+def test_keywords_change_the_config_of_what_is_loaded(backend, saved):
     model = backend.BertModel.from_pretrained(
         saved("BertModel"), hidden_dropout_prob=0.25, output_hidden_states=True, eos_token_id=[3, 4]
     )

@@ -9,14 +9,11 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
 from diptych.conversion import convert
 from diptych.core.errors import CheckpointError
 from tests.conversion import checkpoints
 from tests.conversion.tiny import digests, edit_config, holds, inputs_of, theirs
-
-BACKENDS = pytest.mark.parametrize("backend", [in_jax, in_torch], ids=["jax", "torch"])
 
 
 def rewritten(directory, change):
@@ -84,7 +81,6 @@ def as_saved(name, tmp_path, backend):
     return digests(getattr(backend, name).from_pretrained(tmp_path / "now"))
 
 
-@BACKENDS
 @pytest.mark.parametrize("name", OLD)
 def test_what_old_files_have_besides_is_ignored(name, backend, aged, tmp_path):
     directory, besides = aged(name)
@@ -105,7 +101,6 @@ def test_old_files_become_what_transformers_writes_now(name, aged, tmp_path):
     assert not any(info.values()), info
 
 
-@BACKENDS
 @pytest.mark.parametrize("name", OLD)
 def test_two_different_tensors_in_the_place_of_one(name, backend, aged):
     directory, besides = aged(name)
@@ -119,7 +114,6 @@ def test_two_different_tensors_in_the_place_of_one(name, backend, aged):
         rewritten(directory, lambda tensors, kept=kept: kept)
 
 
-@BACKENDS
 @pytest.mark.parametrize(
     ("name", "prefix"),
     [
@@ -135,7 +129,6 @@ def test_a_file_without_the_base_models_prefix(name, prefix, backend, aged, tmp_
     assert digests(model) == as_saved(name, tmp_path, backend)
 
 
-@BACKENDS
 @pytest.mark.parametrize("kept", ["encoder", "decoder"])
 def test_words_that_stand_in_one_stack_alone(kept, backend, aged, tmp_path):
     """Without `shared`, as files have it that were saved without what is tied, one of its other names will do."""
@@ -148,7 +141,6 @@ def test_words_that_stand_in_one_stack_alone(kept, backend, aged, tmp_path):
     assert digests(model) == as_saved("BartForConditionalGeneration", tmp_path, backend)
 
 
-@BACKENDS
 @pytest.mark.parametrize(
     ("wanted", "source", "missing"),
     [
@@ -186,7 +178,6 @@ def test_a_file_may_belong_to_another_class_of_the_family(wanted, source, missin
         assert name in unread or np.array_equal(state[name], array), name
 
 
-@BACKENDS
 def test_bart_without_a_bias_of_the_words_has_zeros(backend, tmp_path):
     checkpoints.write(tmp_path / "file", "BartModel")
     model = backend.BartForConditionalGeneration.from_pretrained(tmp_path / "file")
@@ -212,7 +203,6 @@ def untied(tmp_path):
     return save
 
 
-@BACKENDS
 @pytest.mark.parametrize(
     ("name", "dead"),
     [("RobertaForMaskedLM", {"lm_head.bias"}), ("BertGenerationDecoder", {"lm_head.bias"})],
@@ -237,7 +227,6 @@ def test_an_output_layer_of_its_own(name, dead, backend, untied, tmp_path):
     assert digests(getattr(backend, name).from_pretrained(directory)) == digests(model)
 
 
-@BACKENDS
 @pytest.mark.parametrize("name", ["BartForConditionalGeneration", "MBartForConditionalGeneration", "BartForCausalLM"])
 def test_barts_words_of_their_own(name, backend, untied, tmp_path):
     """Untied, each stack and the output layer have words of their own; those that were shared nothing reads."""

@@ -39,7 +39,7 @@ def test_a_directory_is_compared_in_both_backends(report: Any, directory: Path) 
     assert report.passed, str(report)
     assert (report.reference["backend"], report.candidate["backend"]) == ("torch", "jax")
     assert report.reference["from"] == report.candidate["from"] == str(directory)
-    assert report.reference["torch"] == torch.__version__
+    assert torch.__version__.startswith(report.reference["torch"])  # wheels may not say for which device they are
     assert report.candidate["jax"] == jax.__version__
     assert report.dtypes == ("float64", "float32")
     assert report.first_divergence is None

@@ -14,7 +14,6 @@ from diptych.core.errors import CheckpointError, InputError
 from tests.conversion import checkpoints
 from tests.conversion.tiny import digests
 
-BACKENDS = pytest.mark.parametrize("backend", [in_jax, in_torch], ids=["jax", "torch"])
 IDS = {"decoder_start_token_id": 1, "pad_token_id": 0}
 
 
@@ -31,7 +30,6 @@ def composite(backend: Any, *parts: Any, **changes: Any) -> Any:
     return backend.EncoderDecoderModel.from_encoder_decoder_pretrained(*parts, **{**IDS, **changes})
 
 
-@BACKENDS
 def test_an_argument_has_three_names(files: Path, backend: Any) -> None:
     encoder, decoder = files / "BertModel", files / "GPT2LMHeadModel"
     wanted = digests(composite(backend, encoder, decoder))
@@ -58,7 +56,6 @@ def test_an_argument_has_three_names(files: Path, backend: Any) -> None:
         composite(backend, encoder_model=encoder, decoder=decoder)
 
 
-@BACKENDS
 def test_a_live_model_stays_as_it_was_and_shares_nothing(files: Path, backend: Any) -> None:
     encoder = backend.BertModel.from_pretrained(files / "BertModel")
     before = digests(encoder)
@@ -70,7 +67,6 @@ def test_a_live_model_stays_as_it_was_and_shares_nothing(files: Path, backend: A
     assert encoder.config.is_decoder is False and model.config.decoder.add_cross_attention
 
 
-@BACKENDS
 def test_an_encoder_without_its_pooler(files: Path, tmp_path: Path, backend: Any) -> None:
     encoder, decoder = files / "BertModel", files / "GPT2LMHeadModel"
     whole = composite(backend, encoder, decoder)

@@ -9,16 +9,13 @@ import pytest
 import torch
 import transformers
 
-import diptych.backends.jax as in_jax
-import diptych.backends.torch as in_torch
 from diptych.conversion.published_names import published_names
 from diptych.core.checkpoint import matching
 from diptych.core.checkpoint.dialects import respell
 from diptych.core.checkpoint.tensors import TensorSource
 from diptych.core.registry import config_classes, families, relatives, within
+from tests.backends import BACKENDS
 from tests.conversion.published import PUBLISHED
-
-BACKENDS = {"jax": in_jax, "torch": in_torch}
 
 CASES = [
     (name, architecture)

@@ -45,12 +45,12 @@ def test_each_choice_goes_before_the_ones_after_it(purpose, install, monkeypatch
 
 def test_flax_belongs_to_jax(install):
     install("jax", "torch")
-    assert backends.installed() == ("torch",)
+    assert backends.installed_backends() == ("torch",)
     install("jax", "flax")
-    assert backends.installed() == ("jax",)
+    assert backends.installed_backends() == ("jax",)
     assert backends.choose("model") == "jax"
     install("jax", "flax", "torch")
-    assert backends.installed() == ("torch", "jax")
+    assert backends.installed_backends() == ("torch", "jax")
 
 
 def test_where_both_are_installed_a_model_needs_a_choice(install):

@@ -24,7 +24,7 @@ def test_errors_are_value_errors():
     assert all(issubclass(error, ValueError) for error in (ConfigError, CheckpointError, InputError))
 
 
-def test_sizes():
+def test_sizes_must_be_positive_and_not_enormous():
     check.positive(Sizes(), "width", "heads")
     with raises(ConfigError, "Sizes: width=0, heads=-1 must be 1 or more"):
         check.positive(Sizes(0, -1), "width", "heads")
@@ -54,7 +54,7 @@ def test_sizes():
             check.divides(Sizes(width, heads), "heads", "width")
 
 
-def test_probabilities():
+def test_probabilities_lie_between_0_and_1():
     for rate in (None, 0, 0.0, 0.5, 1.0):
         check.probability(Sizes(rate=rate), "rate")
     for rate in (-0.1, 1.1, float("nan")):
@@ -73,7 +73,7 @@ def test_one_of_two_arguments():
     assert str(check.missing_argument("M", "ids")) == "M: ids is needed, got None"
 
 
-def test_limits():
+def test_sizes_beyond_a_limit_name_both():
     check.at_least("M", "the side", 4, 4, "patch_size")
     with raises(InputError, "M: the side is 3, but patch_size=4"):
         check.at_least("M", "the side", 3, 4, "patch_size")
@@ -82,7 +82,7 @@ def test_limits():
         check.at_most("M", "the number of tokens", 5, 4, "limit")
 
 
-def test_dtypes_of_ids():
+def test_ids_must_have_an_integer_dtype():
     for dtype in ("int8", "int32", "int64", "uint8", "uint32"):
         check.integer_dtype("M", "ids", dtype)
     for dtype in ("bool", "float32", "bfloat16", "complex64", "object", "<U3"):
@@ -90,7 +90,7 @@ def test_dtypes_of_ids():
             check.integer_dtype("M", "ids", dtype)
 
 
-def test_shapes():
+def test_ranks_and_shapes_must_be_exact():
     check.rank("M", "ids", (2, 3), "batch, tokens")
     with raises(InputError, r"M: ids has shape \(2,\), but \(batch, tokens\) is needed"):
         check.rank("M", "ids", (2,), "batch, tokens")
@@ -101,7 +101,7 @@ def test_shapes():
         check.shape("M", "mask", (2, 3, 1), (2, 3))
 
 
-def test_targets():
+def test_targets_have_the_shape_of_the_logits():
     several, regression = "multi_label_classification", "regression"
     check.targets("M", "labels", (5, 3), (5, 3), several)
     check.targets("M", "labels", (5, 1), (5, 1), regression)
@@ -141,7 +141,7 @@ def test_names_of_floating_dtypes():
         )
 
 
-def test_numbers():
+def test_numbers_keep_their_dtype_and_all_else_is_refused():
     for given in ([[1, 2]], [[0.5]], [[True]], 3, np.zeros(2, ml_dtypes.bfloat16), np.zeros(2, np.uint16)):
         found = check.numbers("Model", "ids", given)
         assert found.dtype == np.asarray(given).dtype

@@ -371,7 +371,7 @@ def test_configs_can_be_pickled_and_copied(name):
         assert twin == config and hash(twin) == hash(config) and twin.to_json() == config.to_json()
 
 
-def test_frozen_maps():
+def test_json_data_can_be_frozen_and_thawed():
     data = {"a": [1, {"b": [2, 3]}], "c": {}}
     kept = freeze_json(data)
     assert kept == FrozenMap({"c": {}, "a": (1, {"b": (2, 3)})})
@@ -431,7 +431,7 @@ def test_token_ids_outside_the_vocabulary_are_found():
     assert config.token_ids_outside() == {"text_config.eos_token_id": 49_407}
 
 
-def test_derived_values():
+def test_properties_follow_from_the_fields():
     assert BertConfig(vocab_size=5, pad_token_id=5).padding_idx is None
     assert BertConfig(vocab_size=5, pad_token_id=4).padding_idx == 4
     assert BertConfig(pad_token_id=None).padding_idx is None

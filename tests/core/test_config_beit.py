@@ -54,7 +54,7 @@ def test_the_defaults_are_those_of_the_published_file():
     assert BeitConfig.from_dict(LATER) == BeitConfig.from_dict(FINETUNED)
 
 
-def test_derived_values():
+def test_properties_follow_from_the_fields():
     assert [BeitConfig(num_hidden_layers=3, drop_path_rate=0.5).drop_path_of(index) for index in range(3)] == [
         0,
         0.25,

@@ -46,7 +46,7 @@ def test_the_defaults_are_those_of_the_published_file():
     assert SwinConfig.from_dict(TINY) == SwinConfig(num_labels=3)
 
 
-def test_derived_values():
+def test_properties_follow_from_the_fields():
     config = SwinConfig.from_dict(BASE)
     assert config.stage_widths == (128, 256, 512, 1024)
     assert config.hidden_size == config.states_width == 1024

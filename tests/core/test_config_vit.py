@@ -47,7 +47,7 @@ def test_the_defaults_are_those_of_the_published_file():
     assert ViTConfig.from_dict(CLASSIFIER).id2label[1] == "goldfish"
 
 
-def test_derived_values():
+def test_properties_follow_from_the_fields():
     assert ViTConfig().num_positions == 14 * 14 + 1 and ViTConfig().pooled_width == ViTConfig().states_width == 768
     oblong = ViTConfig(image_size=(50, 34), patch_size=(16, 8), pooler_output_size=7)
     assert oblong.patch_grid == (3, 4) and oblong.num_positions == 13 and oblong.pooled_width == 7

@@ -25,7 +25,7 @@ from diptych.core.models.clip import FAMILY as CLIP
         ("norm.scale", "norm.scale"),
     ],
 )
-def test_old_spellings(old, new):
+def test_old_spellings_become_the_present_ones(old, new):
     assert respell(old) == new
 
 
@@ -61,13 +61,13 @@ def test_the_leaves_of_a_flax_tree(old, new):
         ("pooler_extra.weight", "pooler", False),
     ],
 )
-def test_patterns(name, pattern, fits):
+def test_patterns_match_names_and_modules(name, pattern, fits):
     assert matches(name, (pattern,)) is fits
     assert matches(name, ("other", pattern)) is fits
     assert not matches(name, ())
 
 
-def test_shifts():
+def test_a_shift_adds_or_removes_a_prefix():
     assert Shift(added="bert.")("pooler") == "bert.pooler"
     assert Shift(removed="bert.")("bert.pooler") == "pooler"
     assert Shift(removed="bert.")("cls.bias") == "cls.bias"

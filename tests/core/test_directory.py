@@ -25,7 +25,7 @@ SHARD = {"safetensors": "model-{:05d}-of-{:05d}.safetensors", "flax-msgpack": "f
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_one_file(tmp_path, format):
+def test_what_is_written_to_one_file_is_read_back(tmp_path, format):
     files = write_checkpoint(tmp_path / "new", tensors(), format=format)
     assert files == (tmp_path / "new" / SINGLE[format],)
     assert names(tmp_path / "new") == [SINGLE[format]]
@@ -49,7 +49,7 @@ def test_one_file(tmp_path, format):
         (None, [84]),
     ],
 )
-def test_shards(tmp_path, format, size, shards):
+def test_shards_are_no_larger_than_asked_for(tmp_path, format, size, shards):
     files = write_checkpoint(tmp_path, tensors(), format=format, max_shard_size=size)
     assert len(files) == len(shards)
     checkpoint = open_checkpoint(tmp_path)
@@ -98,7 +98,7 @@ def test_the_index_of_flax_shards_has_paths(tmp_path):
     assert second.keys() == {"logit_scale", "decoder"}
 
 
-def test_metadata_and_progress(tmp_path):
+def test_metadata_is_kept_and_progress_counts_the_bytes_of_each_tensor(tmp_path):
     seen = []
     write_checkpoint(tmp_path, tensors(), max_shard_size=64, metadata={"format": "flax"}, progress=seen.append)
     assert open_checkpoint(tmp_path).metadata == {"format": "flax"}
@@ -121,7 +121,7 @@ def test_sizes_in_thousands(size):
 
 
 @pytest.mark.parametrize(("size", "expected"), [("1KiB", 2**10), ("1GiB", 2**30), ("2TB", 2 * 10**12), ("7B", 7)])
-def test_other_sizes(size, expected):
+def test_sizes_of_shards_may_have_units(size, expected):
     assert module.size_in_bytes(size) == expected
 
 
@@ -286,7 +286,7 @@ def test_what_is_there_is_not_overwritten_unasked(tmp_path):
     assert contents(tmp_path / "new") == before
 
 
-def test_overwriting(tmp_path):
+def test_overwriting_exchanges_the_directory_only_when_the_new_one_is_complete(tmp_path):
     with new_directory(tmp_path / "new") as partial:
         save(partial, 1)
         (partial / "extra").touch()

@@ -11,12 +11,12 @@ from diptych.core.errors import CheckpointError
 from tests.core.directories import write_shards
 
 
-def test_no_directory(tmp_path):
+def test_a_directory_that_is_not_there_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="absent: no such directory"):
         open_checkpoint(tmp_path / "absent")
 
 
-def test_no_weights(tmp_path):
+def test_a_directory_without_weights_lists_what_was_looked_for(tmp_path):
     with pytest.raises(
         CheckpointError,
         match=r"holds no weights: looked for model\.safetensors, model\.safetensors\.index\.json, pytorch_model\.bin, "
@@ -56,7 +56,7 @@ def test_files_of_other_formats_are_not_read(tmp_path):
         ('{"weight_map": {"a": "b\\u0000"}}', r"the file of tensor 'a' must be a file name, not 'b\\x00'"),
     ],
 )
-def test_a_damaged_index(tmp_path, content, message):
+def test_a_damaged_index_is_named_with_what_is_wrong(tmp_path, content, message):
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(CheckpointError, match=rf"model\.safetensors\.index\.json: {message}"):
         open_checkpoint(tmp_path)

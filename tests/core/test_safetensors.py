@@ -80,7 +80,7 @@ def test_tensors_come_in_the_order_of_the_file(tmp_path):
     np.testing.assert_array_equal(found["second"].read(), np.asarray([2, 3], np.float32))
 
 
-def test_metadata(tmp_path):
+def test_metadata_says_pt_unless_it_is_given(tmp_path):
     write_safetensors(tmp_path / "default", {})
     write_safetensors(tmp_path / "own", {}, {"format": "flax", "note": "ü"})
     hand_made(tmp_path / "none", {})

@@ -90,7 +90,7 @@ def test_large_arrays_are_copied_part_by_part(shape, offset, monkeypatch):
         lambda s: st.tuples(st.just(s), st.permutations(range(len(s))))
     )
 )
-def test_any_shape(case):
+def test_strips_of_any_shape_are_the_transposed_array(case):
     shape, axes = case
     array = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
     np.testing.assert_array_equal(permute(array, tuple(axes)), array.transpose(axes))

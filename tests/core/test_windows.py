@@ -45,7 +45,7 @@ def test_grids_halve_and_keep_the_rest():
 @pytest.mark.parametrize("shift", [0, 1])
 def test_each_window_holds_its_patches(shift):
     tiling = Windows((4, 5), 3, 1)
-    assert tiling.counts == (2, 2) and tiling.covered == (6, 6)
+    assert tiling.counts == (2, 2) and tiling.covered_grid == (6, 6)
     found = windows.partition(OPS, numbered((4, 5)), tiling, shift).reshape(2, 2, 3, 3, 2)
     for down, across, row, column in np.ndindex(2, 2, 3, 3):
         at = ((3 * down + row + shift) % 6, (3 * across + column + shift) % 6)  # what leaves at the end comes back
@@ -85,8 +85,8 @@ def test_a_shift_keeps_both_ends_apart(grid):
     down, across = tiling.counts
     bias = windows.shift_bias(OPS, tiling, np.zeros(1))
     assert bias.shape == (down * across, 1, 16, 16) and bias.dtype == np.float64
-    places = np.moveaxis(np.indices(tiling.covered), 0, -1).reshape(1, -1, 2)
-    rows, columns = tiling.covered
+    places = np.moveaxis(np.indices(tiling.covered_grid), 0, -1).reshape(1, -1, 2)
+    rows, columns = tiling.covered_grid
     whole = Windows((rows, columns), 4, 2)
     for index, window in enumerate(windows.partition(OPS, places, whole, 2).reshape(down * across, 16, 2)):
         together = (np.abs(window[:, None] - window[None, :]) < 4).all(-1)

@@ -76,5 +76,5 @@ def test_a_narrower_dtype_fails_on_either_side() -> None:
         assert_close(VALUES.astype(np.int32), VALUES, kind="int32")
 
 
-def test_it_returns_nothing() -> None:
+def test_a_comparison_returns_nothing_that_could_be_ignored() -> None:
     assert assert_close(VALUES, VALUES) is None

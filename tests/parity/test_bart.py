@@ -11,20 +11,16 @@ import pytest
 import torch
 import transformers
 
-import diptych.backends.jax
-import diptych.backends.torch
 from diptych.conversion import convert, to_jax, to_torch
 from diptych.core.errors import ConfigError, InputError
+from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.parity.tiny import CONFIGS as TINY
+from tests.parity.writers import array
 
-BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 BART, MBART = TINY["BartModel"], TINY["MBartForSequenceClassification"]
 CONFIGS = {"Bart": BART, "MBart": MBART}
 END = 2
-
-
-def array(value: Any) -> np.ndarray:
-    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def built(backend: str, name: str, **changes: Any) -> Any:
@@ -32,20 +28,20 @@ def built(backend: str, name: str, **changes: Any) -> Any:
     return getattr(BACKENDS[backend], name)(config, seed=3)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_classifier_reads_the_last_end_of_each_text(family: str, backend: str) -> None:
     model = built(backend, f"{family}ForSequenceClassification")
     ids = np.array([[5, END, 6, END, 7], [5, END, 6, 7, 8]])  # transformers wants as many ends in every text
     both = array(model(ids).logits)
     alone = [array(model(row[None]).logits)[0] for row in ids]
-    np.testing.assert_allclose(both, alone, atol=1e-6)
+    assert_close(both, alone, kind="float32")
     twin = ids.copy()
     twin[0, 1] = 9
     assert not np.allclose(array(model(twin).logits)[0], both[0])  # it is read, though not there
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_decoder_alone_needs_no_encoder_that_fits(family: str, backend: str, tmp_path: Path) -> None:
     model = built(backend, f"{family}ForCausalLM", encoder_attention_heads=BART.d_model + 1, encoder_layers=0)
@@ -56,7 +52,7 @@ def test_a_decoder_alone_needs_no_encoder_that_fits(family: str, backend: str, t
         getattr(BACKENDS[backend], f"{family}Model")(model.config)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_what_a_classifier_cannot_read_is_refused(backend: str) -> None:
     model = built(backend, "BartForSequenceClassification")
     ids = np.array([[5, END, 6], [5, 6, END]])
@@ -85,7 +81,7 @@ def test_under_jit_a_text_without_an_end_is_no_number() -> None:
     assert np.isfinite(logits[0]).all() and np.isnan(logits[1]).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_a_call_without_a_text_to_write_is_refused(backend: str) -> None:
     model = built(backend, "BartModel")
     with pytest.raises(InputError, match=r"^BartModel: decoder_input_ids or decoder_inputs_embeds is needed, got None"):
@@ -106,9 +102,7 @@ def test_nothing_trains_the_bias_of_the_logits() -> None:
     assert "final_logits_bias" not in dict(model.named_parameters())
     assert "final_logits_bias" in model.state_dict()
     twin = to_jax(model)
-    np.testing.assert_allclose(
-        array(twin(ids, labels=labels).logits), array(model(ids, labels=labels).logits), atol=1e-5
-    )
+    assert_close(array(twin(ids, labels=labels).logits), array(model(ids, labels=labels).logits), kind="float32")
     assert twin.num_parameters() == model.num_parameters() == sum(p.numel() for p in model.parameters())
     optimizer = optax.adam(0.1)
 
@@ -133,7 +127,7 @@ def test_a_bias_of_transformers_is_handed_over() -> None:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_half_precision_stays_finite_where_a_layer_overflows(backend: str, family: str) -> None:
     config = CONFIGS[family].replace(encoder_layers=2)
     model = getattr(BACKENDS[backend], f"{family}Model")(config, seed=3, dtype="float16")

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-import diptych.backends.jax
-import diptych.backends.torch
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.parity.tiny import CONFIGS, changed, writes
+from tests.parity.writers import array
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 LENGTH = 7
 
 BERT = CONFIGS["BertModel"]
@@ -70,10 +69,6 @@ def after_the_first(memory: dict[str, Any]) -> dict[str, Any]:
 
 def main(output: Any) -> Any:
     return output["logits"] if "logits" in output else output["last_hidden_state"]
-
-
-def array(value: Any) -> np.ndarray:
-    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def in_steps(model: Any, name: str, steps: list[int], mask: np.ndarray | None, kind: str, capacity: int) -> np.ndarray:
@@ -147,7 +142,7 @@ def test_one_compiled_step_serves_every_token(name: str) -> None:
     assert np.isnan(states).all()  # there is no room, which only the values say
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_a_cache_comes_back_where_it_is_asked_for(backend: str) -> None:
     model, ids = built(backend, "BertModel"), tokens("BertModel")
     assert "past_key_values" not in model(ids)
@@ -160,7 +155,7 @@ def test_a_cache_comes_back_where_it_is_asked_for(backend: str) -> None:
     assert [int(again.past_key_values.length), again.attentions[0].shape[-1]] == [9, 9]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_gradients_flow_through_a_cache(backend: str) -> None:
     name = "BertLMHeadModel"
     ids, memory = tokens(name), encoder_output(name)
@@ -199,7 +194,7 @@ def test_torch_writes_tokens_where_they_lie_unless_gradients_flow() -> None:
     assert after.keys[0].requires_grad and not cache.keys[0].any()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_what_a_cache_cannot_serve_is_refused(backend: str) -> None:
     model, ids = built(backend, "BertModel"), tokens("BertModel")
     cache = model(ids, past_key_values=model.init_cache(2, 8)).past_key_values
@@ -233,7 +228,7 @@ def test_what_a_cache_cannot_serve_is_refused(backend: str) -> None:
             model.init_cache(*size)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_what_the_encoder_gave_must_fit_what_the_cache_has_of_it(backend: str) -> None:
     model, ids = built(backend, "BertLMHeadModel"), tokens("BertLMHeadModel")
     memory = encoder_output("BertLMHeadModel")
@@ -253,7 +248,7 @@ def test_what_the_encoder_gave_must_fit_what_the_cache_has_of_it(backend: str) -
     assert model.init_cache(np.int64(2), np.int32(3)).capacity == 3
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_what_does_not_fit_the_decoder_is_refused(backend: str) -> None:
     model, ids = built(backend, "BertLMHeadModel"), tokens("BertLMHeadModel")
     states = encoder_output("BertLMHeadModel")["encoder_hidden_states"]

@@ -9,18 +9,14 @@ import pytest
 import torch
 from flax import nnx
 
-import diptych.backends.jax
-import diptych.backends.torch
 from diptych.core.config import ModelConfig
 from diptych.core.errors import CheckpointError, ConfigError, InputError
 from diptych.core.image_config import ImageEncoderConfig
 from diptych.core.registry import architectures, families
 from diptych.core.sound_config import SoundEncoderConfig
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.parity.tiny import CONFIGS, RENAMED, inputs, writes
-
-BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
-EACH = pytest.mark.parametrize("backend", BACKENDS)
 
 WITHOUT = tuple(name for name in CONFIGS if name not in families()[architectures()[name]].embeddings)
 """Classes that read no tokens."""
@@ -135,7 +131,7 @@ def structure(backend: str, model: Any, other: Any) -> None:
             assert getattr(module, name, None) == getattr(modules[path], name, None), (path, name)
 
 
-@EACH
+@each_backend
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_smaller_tables_keep_their_first_rows(backend: str, subject: str) -> None:
     config = SUBJECTS[subject][1]
@@ -149,7 +145,7 @@ def test_smaller_tables_keep_their_first_rows(backend: str, subject: str) -> Non
     structure(backend, model, new)
 
 
-@EACH
+@each_backend
 @pytest.mark.parametrize(
     "name", ["BertForMaskedLM", "BartForConditionalGeneration", "GPT2LMHeadModel", "CLIPTextModel"]
 )
@@ -168,7 +164,7 @@ def test_what_was_known_means_the_same_afterwards(backend: str, name: str) -> No
     assert np.isfinite(other).all() and not np.allclose(other, after)
 
 
-@EACH
+@each_backend
 @pytest.mark.parametrize("name", ["BartForConditionalGeneration", "GPT2LMHeadModel", "EncoderDecoderModel"])
 def test_texts_are_generated_with_the_new_tokens(backend: str, name: str) -> None:
     config = {"GPT2LMHeadModel": CONFIGS["GPT2Model"]}.get(name, CONFIGS[name])
@@ -197,7 +193,7 @@ def test_a_padding_row_is_zero_where_it_comes_into_the_table() -> None:
         assert model.resize_token_embeddings(24).padding_idx is None
 
 
-@EACH
+@each_backend
 def test_steps_lead_where_one_leads(backend: str) -> None:
     once, twice = built(backend, "BertForMaskedLM"), built(backend, "BertForMaskedLM")
     once.resize_token_embeddings(31, seed=5)
@@ -210,7 +206,7 @@ def test_steps_lead_where_one_leads(backend: str) -> None:
     )
 
 
-@EACH
+@each_backend
 def test_resizing_keeps_dtype_mode_and_what_is_frozen(backend: str) -> None:
     model = built(backend, "BertForMaskedLM", dtype="bfloat16").freeze("bert.embeddings").train()
     frozen = model.frozen_parameters
@@ -220,7 +216,7 @@ def test_resizing_keeps_dtype_mode_and_what_is_frozen(backend: str) -> None:
     assert {source.dtype.name for source in model._sources().values()} == {"bfloat16"}
 
 
-@EACH
+@each_backend
 @pytest.mark.parametrize("name", [*CONFIGS, *RENAMED])
 def test_output_embeddings_are_tied_untied_or_none(backend: str, name: str) -> None:
     config = (CONFIGS | RENAMED)[name]
@@ -238,7 +234,7 @@ def test_output_embeddings_are_tied_untied_or_none(backend: str, name: str) -> N
         assert found is None
 
 
-@EACH
+@each_backend
 @pytest.mark.parametrize("name", WITHOUT)
 def test_classes_that_read_no_tokens_say_so(backend: str, name: str) -> None:
     model = built(backend, name, seed=None)
@@ -262,7 +258,7 @@ def test_every_class_says_where_its_embeddings_are() -> None:
     assert not silent & {"CLIPModel", "CLIPTextModel", *writers}
 
 
-@EACH
+@each_backend
 def test_a_module_that_is_set_serves_input_and_tied_output(backend: str) -> None:
     model, other = built(backend, "BertForMaskedLM"), built(backend, "BertForMaskedLM", seed=9)
     table = other.get_input_embeddings()
@@ -279,7 +275,7 @@ def test_a_module_that_is_set_serves_input_and_tied_output(backend: str) -> None
     assert composite.encoder.embeddings.word_embeddings is table
 
 
-@EACH
+@each_backend
 def test_a_wrapper_of_the_table_needs_only_a_call(backend: str) -> None:
     class Wrapper(nnx.Module if backend == "jax" else torch.nn.Module):
         def __init__(self, table: Any) -> None:
@@ -295,7 +291,7 @@ def test_a_wrapper_of_the_table_needs_only_a_call(backend: str) -> None:
     assert model.get_input_embeddings() is wrapper is model.get_output_embeddings()
 
 
-@EACH
+@each_backend
 def test_modules_that_do_not_fit_are_refused(backend: str) -> None:
     model = built(backend, "BertForMaskedLM", seed=None)
     larger = built(
@@ -309,7 +305,7 @@ def test_modules_that_do_not_fit_are_refused(backend: str) -> None:
         model.set_input_embeddings(3)
 
 
-@EACH
+@each_backend
 def test_what_would_not_follow_is_refused(backend: str) -> None:
     composite = built(backend, "EncoderDecoderModel")
     methods = " or ".join(f"model.{part}.resize_token_embeddings" for part in ("encoder", "decoder"))
@@ -328,7 +324,7 @@ def test_what_would_not_follow_is_refused(backend: str) -> None:
         built(backend, "BertModel", seed=None).resize_token_embeddings(30)
 
 
-@EACH
+@each_backend
 def test_a_composite_follows_its_parts(backend: str, tmp_path: Path) -> None:
     model = built(backend, "EncoderDecoderModel")
     model.config = model.config.replace(vocab_size=23)  # a copy of the decoder's, as files have it

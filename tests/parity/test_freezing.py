@@ -12,15 +12,11 @@ import pytest
 import torch
 from flax import nnx
 
-import diptych.backends.jax
-import diptych.backends.torch
 from diptych.conversion import parity, to_jax, to_torch
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.parity.tiny import CONFIGS, inputs, labels_for
-
-BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
-EACH = pytest.mark.parametrize("backend", BACKENDS)
 
 SPEECH = "SpeechEncoderDecoderModel"
 STEPS = {"VisionEncoderDecoderModel": 20, SPEECH: 20}
@@ -138,7 +134,7 @@ def test_what_is_frozen_stays_and_the_rest_moves_alike(name: str, how: Callable[
     assert len(moved) > 0.6 * len(start.keys() - still)
 
 
-def test_buffers_never_train() -> None:
+def test_buffers_are_left_out_of_what_trains() -> None:
     """Nothing is frozen, and the mask spares the buffer from weight decay all the same."""
     model = built("jax", "BartForConditionalGeneration")
     mask = model.trainable_parameters()
@@ -147,7 +143,7 @@ def test_buffers_never_train() -> None:
     assert "final_logits_bias" not in dict(built("torch", "BartForConditionalGeneration").trainable_parameters())
 
 
-@EACH
+@each_backend
 def test_paths_modules_and_patterns(backend: str) -> None:
     model = built(backend, "BertForMaskedLM", seed=None)
     everything = sorted(slot.path for slot in model._leaves())
@@ -165,7 +161,7 @@ def test_paths_modules_and_patterns(backend: str) -> None:
     assert model.unfreeze().frozen_parameters == ()
 
 
-@EACH
+@each_backend
 def test_patterns_that_match_nothing_are_all_listed(backend: str) -> None:
     model = built(backend, "BartForConditionalGeneration", seed=None)
     with pytest.raises(InputError) as caught:
@@ -179,7 +175,7 @@ def test_patterns_that_match_nothing_are_all_listed(backend: str) -> None:
         model.unfreeze(["model"])
 
 
-@EACH
+@each_backend
 @pytest.mark.parametrize("architecture", ["GPT2LMHeadModel", "VisionEncoderDecoderModel"])
 def test_an_output_layer_that_is_tied_is_said_to_be(backend: str, architecture: str) -> None:
     model = built(backend, architecture, seed=None)
@@ -267,7 +263,7 @@ def test_an_optimizer_of_nnx_moves_what_trains() -> None:
     assert moved == {path for path in before if path.startswith("cls.")}
 
 
-@EACH
+@each_backend
 def test_parity_compares_the_gradients_of_what_is_frozen_too(backend: str) -> None:
     model = built(backend, "BertModel").freeze("encoder")
     report = parity(built("torch", "BertModel"), model)

@@ -7,7 +7,8 @@ import pytest
 
 from diptych.core.generation.options import GenerationConfig
 from tests.assertions import assert_close
-from tests.parity.writers import BACKENDS, SMALL, array, small
+from tests.backends import BACKENDS, each_backend
+from tests.parity.writers import SMALL, array, small
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -19,8 +20,6 @@ ASKED = {"max_new_tokens": 6, "pad_token_id": 0}
 def written(model: Any, ids: Any = PROMPTS, **options: Any) -> np.ndarray:
     return array(model.generate(ids, **{**ASKED, **options}).sequences)
 
-
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 # Options
 

@@ -13,8 +13,9 @@ import torch
 import diptych.backends.torch as dp
 from diptych.core.errors import InputError
 from diptych.core.pretrained import generates_text
+from tests.backends import BACKENDS
 from tests.parity.tiny import CONFIGS
-from tests.parity.writers import ABOUT, ALONE, BACKENDS, SMALL, expected, models, small
+from tests.parity.writers import ABOUT, ALONE, SMALL, expected, models, small
 
 GPT2, WRITES = "GPT2LMHeadModel", "BartForConditionalGeneration"
 IDS = np.random.default_rng(0).integers(1, 13, (2, 5))
@@ -324,3 +325,14 @@ def test_the_room_is_used_to_the_last_place() -> None:
         assert found.shape == (1, 41)
     assert isinstance(small("torch").generate(LONG[:, :40], max_new_tokens=1).sequences, torch.Tensor)
     assert SMALL[GPT2].n_positions == 40
+
+
+def test_models_say_what_generate_reads(idle: Any) -> None:
+    def names(found: Any) -> list[str]:
+        return [one.name for one in found]
+
+    decoder, both = idle(GPT2), idle(WRITES)
+    assert (
+        names(decoder.prompt_inputs) == names(both.encoder_inputs) == ["input_ids", "attention_mask", "inputs_embeds"]
+    )
+    assert decoder.encoder_inputs == ()

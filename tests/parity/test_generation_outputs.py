@@ -14,8 +14,9 @@ import torch
 
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.parity import oracle
-from tests.parity.writers import BACKENDS, SMALL, array, expected, models, read, small
+from tests.parity.writers import SMALL, array, expected, models, read, small
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -29,7 +30,6 @@ def written(model: Any, ids: Any = PROMPTS, **options: Any) -> np.ndarray:
     return array(model.generate(ids, **{**ASKED, **options}).sequences)
 
 
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 each_model = pytest.mark.parametrize("name", SMALL)
 
 

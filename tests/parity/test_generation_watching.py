@@ -13,12 +13,12 @@ from tokenizers import models as tokenizer_models
 
 from diptych.core.errors import InputError
 from diptych.core.generation import watching
-from tests.parity.writers import BACKENDS, VOCABULARY, array, assert_same, expected, models, small
+from tests.backends import each_backend
+from tests.parity.writers import VOCABULARY, array, assert_same, expected, models, small
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 PROMPTS = np.random.default_rng(0).integers(3, VOCABULARY, (2, 5))
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def tokenizer() -> tokenizers.Tokenizer:

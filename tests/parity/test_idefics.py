@@ -20,6 +20,7 @@ from diptych.conversion import parity, to_jax, to_torch
 from diptych.conversion.exact import make_exact
 from diptych.core.errors import InputError
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.families.idefics import spell
 from tests.parity import oracle
 from tests.parity.tiny import CONFIGS, inputs, labels_for
@@ -27,8 +28,6 @@ from tests.parity.writers import array
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-BACKENDS = {"torch": diptych.backends.torch, "jax": diptych.backends.jax}
-EACH = pytest.mark.parametrize("backend", BACKENDS)
 NAME = "IdeficsForVisionText2Text"
 SIZES = {"vocabulary": 29, "width": 24, "layers": 2, "heads": 3, "inner": 31, "positions": 33}
 WORDS = 32  # three of them additional
@@ -114,6 +113,9 @@ def test_additional_words_end_texts_and_samples_agree() -> None:
     assert np.array_equal(*drawn) and len(np.unique(drawn[0], axis=0)) > 2
     with pytest.raises(InputError, match=r"eos_token_id=32, but vocab_size \+ additional_vocab_size allows 0 to 31"):
         models()["torch"].generate(**CALL, **{**ASKED, "eos_token_id": 32})
+    last = 29 if end == 31 else 31
+    suppressed = written("torch", CALL, suppress_tokens=[end], forced_eos_token_id=last)[:, 7:]
+    assert end not in suppressed and (suppressed[:, -1] == last).all()
 
 
 def test_images_may_have_another_size_and_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +132,7 @@ def test_images_may_have_another_size_and_are_encoded_once(monkeypatch: pytest.M
         written("torch", call_of(pixel_values=call["pixel_values"]))
 
 
-@EACH
+@each_backend
 def test_states_may_take_the_place_of_images(backend: str) -> None:
     model, expected = models()[backend], written(backend, CALL)
     tower = models()["torch"].model
@@ -152,7 +154,7 @@ def test_states_may_take_the_place_of_images(backend: str) -> None:
 # Caches and masks
 
 
-@EACH
+@each_backend
 def test_step_by_step_is_all_at_once(backend: str) -> None:
     """Images come with the first tokens; their keys stay in the cache, and padding takes no position."""
     model = models()[backend]
@@ -188,7 +190,7 @@ def test_layers_that_see_no_images_keep_no_keys_of_them() -> None:
     assert_close(array(found), array(model(**call, pixel_values=pixels).logits)[:, 4:])
 
 
-@EACH
+@each_backend
 def test_a_token_sees_the_images_that_the_mask_shows_it(backend: str) -> None:
     model = models()[backend]
     logits = array(model(**CALL).logits)
@@ -205,7 +207,7 @@ def test_a_token_sees_the_images_that_the_mask_shows_it(backend: str) -> None:
 # Training
 
 
-@EACH
+@each_backend
 def test_a_model_is_frozen_as_its_config_says_and_copies_as_the_model_is(backend: str, tmp_path: Path) -> None:
     config = CONFIGS[NAME].replace(freeze_text_layers=True, freeze_vision_layers=True)
     model = getattr(BACKENDS[backend], NAME)(config)
@@ -277,11 +279,9 @@ def test_parity_reads_the_records_of_later_versions(resampler: bool) -> None:
     model = (
         transformers.IdeficsModel(transformers.IdeficsConfig(**spell(SIZES, use_resampler=resampler))).double().eval()
     )
-    forward, call = (
-        model.forward,
-        {name: torch.tensor(value % 29 if name == "input_ids" else value) for name, value in CALL.items()},
-    )
-    expected = forward(**call).image_hidden_states
+    forward, call = model.forward, tensors(CALL) | {"input_ids": torch.tensor(IDS % 29)}
+    expected = model.vision_model(call["pixel_values"].flatten(0, 1)).last_hidden_state
+    expected = (model.perceiver_resampler(expected) if resampler else expected).unflatten(0, (2, 2))
 
     def later(**keywords: Any) -> Any:
         images = model.vision_model(keywords["pixel_values"].flatten(0, 1))
@@ -322,14 +322,29 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@EACH
+REFUSED_BY_GENERATE: list[tuple[dict[str, Any], str]] = [
+    ({"image_attention_mask": SEEN[:, 1:]}, r"image_attention_mask has shape \(2, 6, 2\), but \(2, 7, 2\) is needed"),
+    ({"pixel_values": CALL["pixel_values"][:1]}, r"pixel_values has shape \(1, 2, 3, 4, 4\), but \(2, 2, 3, 4, 4\) is"),
+    ({"input_ids": IDS + 4}, r"input_ids holds \d+, but vocab_size \+ additional_vocab_size allows 0 to 31"),
+    ({"suppress_tokens": [32]}, r"suppress_tokens=\(32,\), but vocab_size \+ additional_vocab_size allows 0 to 31"),
+]
+
+
+@each_backend
 @pytest.mark.parametrize(("changes", "message"), REFUSED)
 def test_what_does_not_fit_is_refused(backend: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         models()[backend](**call_of(**changes))
 
 
-@EACH
+@each_backend
+def test_generate_refuses_it_before_it_encodes(backend: str) -> None:
+    for changes, message in REFUSED_BY_GENERATE:
+        with pytest.raises(InputError, match=f"^{NAME}.generate: {message}"):
+            models()[backend].generate(**call_of(**changes), **ASKED)
+
+
+@each_backend
 def test_states_of_a_resampler_need_one_and_tables_of_additional_words_each_other(backend: str) -> None:
     home = BACKENDS[backend]
     model = getattr(home, NAME)(CONFIGS[NAME].replace(use_resampler=False))

@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-import diptych.backends.jax
 import diptych.backends.torch
 from diptych.conversion import parity
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.parity.tiny import CONFIGS, made
 from tests.parity.writers import array
 
-BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 SIZES = {"hidden_size": 12, "intermediate_size": 17, "num_hidden_layers": 1, "num_attention_heads": 3}
 # class -> the table of positions, and the rows of it that are no patch's
 TABLES = {

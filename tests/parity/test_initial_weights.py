@@ -7,13 +7,11 @@ import transformers
 from flax import nnx
 
 import diptych.backends.jax
-import diptych.backends.torch
 from diptych.core.checkpoint.tensors import TensorSource
+from tests.backends import BACKENDS, each_backend
 from tests.family import family_of
 from tests.parity import oracle
 from tests.parity.tiny import CONFIGS, RENAMED, made, theirs
-
-BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 
 
 def weights(backend: str, name: str, config: object, **build: object) -> dict[str, np.ndarray]:
@@ -31,7 +29,7 @@ def test_a_seed_gives_the_same_bits_in_both_backends(name: str) -> None:
         assert values.tobytes() == ours["torch"][path].tobytes(), path
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_seeds_and_paths_are_independent(backend: str) -> None:
     first, again, other = (weights(backend, "BertModel", CONFIGS["BertModel"], seed=seed) for seed in (0, 0, 1))
     drawn = [path for path, values in first.items() if values.std() > 0]

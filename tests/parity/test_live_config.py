@@ -11,16 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-import diptych.backends.jax
-import diptych.backends.torch
 from diptych.core.config import ModelConfig
 from diptych.core.errors import ConfigError
 from diptych.core.pretrained import PreTrained
+from tests.backends import BACKENDS, each_backend
 from tests.parity.tiny import CONFIGS, inputs, labels_for
 
 TEXT = CONFIGS["CLIPTextModel"]
-BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
-EACH = pytest.mark.parametrize("backend", BACKENDS)
 
 CHANGES: dict[str, Any] = {
     "output_attentions": True,
@@ -72,7 +69,7 @@ def state_of(model: Any) -> Any:
     return jax.tree.structure(model)
 
 
-@EACH
+@each_backend
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_changed_config_is_as_good_as_one_that_was_built_in(backend: str, name: str) -> None:
     model, count = built(backend, name, seed=None), 0
@@ -86,7 +83,7 @@ def test_a_changed_config_is_as_good_as_one_that_was_built_in(backend: str, name
     assert count >= 6
 
 
-@EACH
+@each_backend
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_is_built_in_is_refused(backend: str, name: str) -> None:
     model, config, count = built(backend, name, seed=None), CONFIGS[name], 0
@@ -116,7 +113,7 @@ def built_in(config: ModelConfig, prefix: str = "") -> Iterator[tuple[str, Model
                 continue
 
 
-@EACH
+@each_backend
 @pytest.mark.parametrize("name", HEADED)
 def test_the_config_of_a_base_model_is_that_of_the_whole(backend: str, name: str) -> None:
     model = built(backend, name, seed=None)
@@ -127,7 +124,7 @@ def test_the_config_of_a_base_model_is_that_of_the_whole(backend: str, name: str
     assert base.config is model.config and base.config.output_attentions
 
 
-@EACH
+@each_backend
 def test_a_composite_says_what_its_parts_say(backend: str) -> None:
     model = built(backend, "EncoderDecoderModel", seed=None)
     model.decoder.config = model.decoder.config.replace(eos_token_id=6)
@@ -155,7 +152,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@EACH
+@each_backend
 @pytest.mark.parametrize("how", COPIES)
 def test_clip_reads_a_text_where_the_config_says(backend: str, how: str) -> None:
     """The fix that textual inversion needs, in a model whatever was done with it."""
@@ -211,7 +208,7 @@ EFFECTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@EACH
+@each_backend
 @pytest.mark.parametrize(("name", "changes", "call"), EFFECTS)
 def test_what_a_call_reads_is_what_the_config_says(
     backend: str, name: str, changes: dict[str, Any], call: dict[str, Any]
@@ -228,7 +225,7 @@ def test_what_a_call_reads_is_what_the_config_says(
     assert not np.array_equal(found[0], first[0])
 
 
-@EACH
+@each_backend
 def test_generation_starts_and_ends_as_the_config_says(backend: str) -> None:
     model = built(backend, "BartForConditionalGeneration")
     prompt = arrays(backend, {"input_ids": np.array([[5, 9, 2]])})

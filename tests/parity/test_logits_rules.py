@@ -189,7 +189,7 @@ def assert_equal(found: np.ndarray, wanted: np.ndarray, tolerance: float = 1e-12
 @pytest.mark.parametrize("name", OPTIONS)
 @given(seed=SEEDS)
 @settings(max_examples=settings().max_examples // 2)
-def test_a_rule(name: str, seed: int) -> None:
+def test_a_processor_alone_computes_what_its_rule_says_in_both_backends(name: str, seed: int) -> None:
     case = drawn(seed, [name])
     assert len(processors(case)) == 1
     wanted = expected(case)

@@ -61,7 +61,7 @@ def assert_equal(side: Side, function: Any, *arrays: np.ndarray) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-def test_words(side: Side) -> None:
+def test_random_words_are_the_same_on_every_side(side: Side) -> None:
     words = np.random.default_rng(0).integers(-(2**31), 2**31, (4, 1000)).astype(np.int32)
     words[:, 0], words[:, 1], words[:, 2] = -1, 2**31 - 1, -(2**31)
 
@@ -73,7 +73,7 @@ def test_words(side: Side) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_numbers(side: Side, dtype: str) -> None:
+def test_uniform_numbers_are_the_same_on_every_side(side: Side, dtype: str) -> None:
     seeds = np.array([sampling.seed_words(seed) for seed in SEEDS], np.int32)
     if not side.x64:
         dtype = "float32"
@@ -86,7 +86,7 @@ def test_numbers(side: Side, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS[-2:])
-def test_choices(side: Side, seed: int) -> None:
+def test_entries_drawn_without_replacement_are_the_same_on_every_side(side: Side, seed: int) -> None:
     """Weights are whole numbers, which every order of summing adds up alike."""
     weights = np.random.default_rng(1).integers(0, 9, (300, 700)).astype(np.float64 if side.x64 else np.float32)
     weights[0] = 0.0

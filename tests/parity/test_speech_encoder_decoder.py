@@ -18,6 +18,7 @@ from diptych.core.models.speech_encoder_decoder import SpeechEncoderDecoderConfi
 from diptych.core.models.vit import ViTConfig
 from diptych.core.models.wav2vec2 import Wav2Vec2Config
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.conversion.tiny import digests
 from tests.parity import oracle
 from tests.parity.tiny import CONFIGS
@@ -25,8 +26,6 @@ from tests.parity.writers import HEARING, array, assert_same, expected, models
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-BACKENDS = {"jax": in_jax, "torch": in_torch}
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 NAME = "SpeechEncoderDecoderModel"
 RANDOM = np.random.default_rng(7)
 MASK = np.array([[1] * 40, [1] * 28 + [0] * 12])
@@ -121,8 +120,8 @@ def test_a_cache_and_given_states_change_nothing(backend: str) -> None:
     generated = model.generate(input_values=SOUND, attention_mask=MASK, **ASKED).sequences
     same_name = model.generate(SOUND, attention_mask=MASK, **ASKED).sequences
     np.testing.assert_array_equal(array(generated), array(same_name))
-    from_states = model.generate(encoder_outputs=states, attention_mask=MASK, **ASKED).sequences
-    np.testing.assert_array_equal(array(generated), array(from_states))
+    for given in ({"encoder_outputs": states, "attention_mask": MASK}, {"encoder_outputs": read}):
+        np.testing.assert_array_equal(array(generated), array(model.generate(**given, **ASKED).sequences))
 
 
 REFUSED = [
@@ -142,6 +141,13 @@ REFUSED = [
 
 
 REFUSED_BY_GENERATE = [
+    ({}, "generate: one of input_values, encoder_outputs is needed, got none"),
+    ({"inputs": np.ones((2, 40), int)}, "generate: input_values has dtype int64, but floats are needed"),
+    ({"inputs": SOUND, "encoder_no_repeat_ngram_size": 2}, "generate: encoder_no_repeat_ngram_size needs input_ids"),
+    (
+        {"encoder_outputs": np.zeros((2, 6, 18)), "attention_mask": MASK[:, :6]},
+        "attention_mask covers 6 samples, which",
+    ),
     ({"inputs": SOUND, "input_values": SOUND}, "generate: inputs and input_values are the same; give one of them"),
     ({"input_values": SOUND[:, :5]}, r"generate: input_values has 5 samples, but at least 10 are needed for a state"),
     ({"input_values": SOUND * np.nan}, "generate: input_values holds NaN or infinite samples"),
@@ -215,7 +221,7 @@ def test_two_checkpoints_become_one_model_that_transformers_reads(backend: str, 
     sound = SOUND.astype(np.float32)
     call = {"inputs": torch.tensor(sound), "decoder_input_ids": torch.tensor(TOKENS)}
     found = model(inputs=sound, decoder_input_ids=TOKENS).logits
-    np.testing.assert_allclose(array(found), theirs(**call).logits.detach().numpy(), atol=1e-5)
+    assert_close(array(found), theirs(**call).logits.detach().numpy(), kind="float32")
     if backend == "torch":
         report = parity(tmp_path / "saved", against="transformers", backend=backend)
         assert report.passed and report.only_candidate == (), str(report)

@@ -26,13 +26,12 @@ from diptych.core.semantics import spans
 from diptych.core.semantics.positions import distance_buckets
 from diptych.core.semantics.quantization import draw_negatives
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.parity import oracle
 from tests.parity.tiny import CONFIGS, inputs, theirs, wide
 from tests.parity.writers import array
 
-BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 OPS = {"jax": jax_ops, "torch": torch_ops}
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 LAYER = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 STILL = dict.fromkeys(
     ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout"), 0.0
@@ -84,7 +83,7 @@ def outputs_alone_and_padded(**fields: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_padded_row_equals_the_row_alone_with_layer_norm() -> None:
     padded, alone = outputs_alone_and_padded(**LAYER)
-    np.testing.assert_allclose(padded, alone, atol=1e-5)
+    assert_close(padded, alone, kind="float32")
 
 
 @pytest.mark.parametrize("fields", [{}, {**LAYER, "add_adapter": True}], ids=["group norm", "adapter"])
@@ -92,6 +91,35 @@ def test_a_padded_row_differs_where_the_published_model_sees_the_padding(fields:
     """Group norm counts the padding; an adapter's last window reaches into it."""
     padded, alone = outputs_alone_and_padded(**fields)
     assert np.abs(padded - alone).max() > 1e-3
+
+
+ADAPTER = {"add_adapter": True, "num_adapter_layers": 2, "output_hidden_size": 9}
+SEE_PADDING = {
+    "batch norm": ("HubertModel", {**LAYER, "conv_pos_batch_norm": True}),
+    **{f"adapter {size}": ("Wav2Vec2Model", {**ADAPTER, "adapter_kernel_size": size}) for size in (2, 3, 4, 5)},
+}
+
+
+@pytest.mark.parametrize("kind", SEE_PADDING)
+def test_a_padded_row_equals_the_row_alone_if_padding_is_ignored(kind: str) -> None:
+    """For a group norm, adapters of every kernel, and a batch norm of positions; at lengths with and without a rest."""
+    name, fields = SEE_PADDING[kind]
+    ours = diptych.backends.torch.__getattr__(name)(CONFIGS[name].replace(**fields), seed=1, dtype="float64")
+    if kind == "batch norm":
+        ours.encoder.pos_conv_embed.batch_norm.bias.data.fill_(0.7)  # fresh ones leave zeros as they are
+    lengths = np.array([90, 89, 71, 60, 50])
+    sound, mask = np.random.default_rng(0).normal(size=(5, 90)), (np.arange(90) < lengths[:, None]).astype(int)
+    call = {"input_values": sound, "attention_mask": mask, "ignore_padding": True}
+    found = {"torch": array(ours(**call).last_hidden_state)}
+    if kind in ("batch norm", "adapter 3"):
+        with jax.enable_x64(True):
+            found["jax"] = np.asarray(jax.jit(lambda model: model(**call).last_hidden_state)(to_jax(ours)))
+    for row, length in enumerate(lengths):
+        alone = array(ours(sound[row : row + 1, :length]).last_hidden_state)[0]
+        for backend, states in found.items():
+            assert_close(states[row, : len(alone)], alone, name=f"{backend}, {length}")
+    counted = array(ours(**{**call, "ignore_padding": False}).last_hidden_state)
+    assert np.abs(counted - found["torch"])[1:].max() > 1e-3
 
 
 @pytest.mark.parametrize(("buckets", "farthest"), [(320, 800), (32, 128), (12, 9), (64, 1024)])
@@ -116,7 +144,7 @@ def test_a_classifier_reads_the_adapter_unless_it_weighs_the_layers(backend: str
     weights = {path: source.read() for path, source in ours._sources().items()}
     projected = mean @ weights["projector.weight"].T + weights["projector.bias"]
     logits = projected @ weights["classifier.weight"].T + weights["classifier.bias"]
-    np.testing.assert_allclose(array(ours(**call).logits), logits, atol=1e-5)
+    assert_close(array(ours(**call).logits), logits, kind="float32")
 
 
 # SpecAugment
@@ -169,7 +197,7 @@ def test_train_mode_masks_frames_and_features_and_eval_mode_none(backend: str) -
             ours(**call)
     for one in (ours, kept):
         one.eval()
-    np.testing.assert_allclose(array(still), plain, atol=1e-6)
+    assert_close(array(still), plain, kind="float32")
     assert np.abs(array(masked) - plain).max() > 1e-3 and np.abs(array(masked) - array(again)).max() > 1e-3
 
 

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-import diptych.backends.jax
-import diptych.backends.torch
 from diptych.backends.jax.stacks import LayerInputs as JaxInputs
 from diptych.backends.torch import stacks
 from diptych.backends.torch.cache import Cache
@@ -19,10 +17,10 @@ from diptych.core.calls import Switches, call_of
 from diptych.core.errors import InputError
 from diptych.core.models.gpt2 import GPT2Config
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.parity.tiny import CONFIGS, RENAMED, inputs, labels_for
+from tests.parity.writers import array
 
-BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
 
@@ -66,13 +64,10 @@ def test_heads_take_positions_as_their_base_model_does(backend: str) -> None:
             model(*[None] * 20)
 
 
-def array(value: Any) -> np.ndarray:
-    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-
-
 @each_backend
-def test_logits_to_keep(backend: str) -> None:
-    model, call = built(backend, "GPT2LMHeadModel"), inputs("GPT2LMHeadModel")
+@pytest.mark.usefixtures("x64")
+def test_logits_are_those_of_the_tokens_to_keep(backend: str) -> None:
+    model, call = built(backend, "GPT2LMHeadModel", dtype="float64"), inputs("GPT2LMHeadModel")
     whole = array(model(**call).logits)
     for which, kept in (
         (2, whole[:, -2:]),
@@ -82,7 +77,7 @@ def test_logits_to_keep(backend: str) -> None:
         (np.array([1, -1]), whole[:, [1, -1]]),
         ([3], whole[:, 3:4]),
     ):
-        np.testing.assert_allclose(array(model(**call, logits_to_keep=which).logits), kept, atol=1e-6)
+        assert_close(array(model(**call, logits_to_keep=which).logits), kept, name=f"logits_to_keep={which}")
     for which, message in (
         (-2, r"logits_to_keep=-2, but 0 \(all tokens\) or more is needed"),
         (True, "logits_to_keep=True, but a whole number or an array of positions is needed"),
@@ -154,7 +149,7 @@ STEP = GPT2Config(
 
 
 def test_a_step_with_a_cache_can_be_exported() -> None:
-    model = BACKENDS["torch"].GPT2LMHeadModel(STEP, seed=1)
+    model = BACKENDS["torch"].GPT2LMHeadModel(STEP, seed=1, dtype="float64")
     ids = torch.tensor([[3, 4, 5], [6, 7, 8]])
     with torch.no_grad():
         cache = model(ids, past_key_values=model.init_cache(2, 9)).past_key_values
@@ -176,9 +171,9 @@ def test_a_step_with_a_cache_can_be_exported() -> None:
         program = torch.export.export(Step(), (token, copies[0]))
         exported, after = program.module()(token, copies[0])
         wanted = model(token, past_key_values=copies[1])
-    np.testing.assert_allclose(array(exported), array(wanted.logits), atol=1e-6)
+    assert_close(array(exported), array(wanted.logits), name="logits")
     assert isinstance(after, Cache) and after.length == 4
-    np.testing.assert_allclose(array(after.keys[1]), array(wanted.past_key_values.keys[1]), atol=1e-6)
+    assert_close(array(after.keys[1]), array(wanted.past_key_values.keys[1]), name="keys")
 
 
 def test_checkpointed_layers_with_a_cache_give_the_same_gradient() -> None:
@@ -193,12 +188,13 @@ def test_checkpointed_layers_with_a_cache_give_the_same_gradient() -> None:
             assert_close(found[1][path], value, name=path)
 
 
+@pytest.mark.usefixtures("x64")
 def test_positions_that_jit_hides_give_nan_where_there_is_no_token() -> None:
-    model, call = built("jax", "GPT2LMHeadModel"), inputs("GPT2LMHeadModel")
+    model, call = built("jax", "GPT2LMHeadModel", dtype="float64"), inputs("GPT2LMHeadModel")
     chosen = jax.jit(lambda model, which: model(**call, logits_to_keep=which).logits)
     found = np.asarray(chosen(model, np.array([9, 1, -1, -7])))
     assert np.isnan(found[:, [0, 3]]).all()
-    np.testing.assert_allclose(found[:, 1:3], array(model(**call).logits)[:, [1, -1]], atol=1e-6)
+    assert_close(found[:, 1:3], array(model(**call).logits)[:, [1, -1]])
 
 
 def test_several_keys_are_refused() -> None:
@@ -223,13 +219,14 @@ def test_a_part_returns_what_its_own_config_asks_for(backend: str) -> None:
 
 
 @each_backend
-def test_what_an_encoder_gave_may_be_a_list(backend: str) -> None:
-    model, call = built(backend, "EncoderDecoderModel"), inputs("EncoderDecoderModel")
+@pytest.mark.usefixtures("x64")
+def test_an_encoders_output_may_be_given_as_a_list_or_a_tuple(backend: str) -> None:
+    model, call = built(backend, "EncoderDecoderModel", dtype="float64"), inputs("EncoderDecoderModel")
     ids, mask = call.pop("input_ids"), call["attention_mask"]
     states = model.encode(ids, mask).last_hidden_state
     wanted = array(model(encoder_outputs=states, **call).logits)
     for given in ([states], (states,), array(states).tolist()):
-        np.testing.assert_allclose(array(model(encoder_outputs=given, **call).logits), wanted, atol=1e-6)
+        assert_close(array(model(encoder_outputs=given, **call).logits), wanted, name=type(given).__name__)
 
 
 @each_backend

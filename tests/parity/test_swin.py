@@ -20,12 +20,11 @@ import diptych.backends.torch
 from diptych.core.errors import InputError
 from diptych.core.models.vision_encoder_decoder import VisionEncoderDecoderConfig
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.parity import oracle
 from tests.parity.tiny import made
 from tests.parity.writers import array
 
-BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 FIELDS: dict[str, Any] = {
     "embed_dim": 12,
     "depths": [2],

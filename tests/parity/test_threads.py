@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import pytest
 import torch
 
 from diptych.conversion import capture
-from tests.parity.writers import BACKENDS, array, small
+from tests.backends import each_backend
+from tests.parity.writers import array, small
 
 IDS = np.random.default_rng(0).integers(1, 13, (2, 5))
 ASKED = {"max_new_tokens": 3, "do_sample": True, "seed": 4, "pad_token_id": 0}
@@ -24,7 +24,7 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
         return list(pool.map(lambda call: (begin.wait(), call())[1], calls))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_calls_and_texts_are_those_of_one_thread(backend: str) -> None:
     model = small(backend, dtype="float32")
     calls = [lambda: array(model(IDS).logits), lambda: array(model.generate(IDS, **ASKED).sequences)] * 2

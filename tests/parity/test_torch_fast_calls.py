@@ -94,9 +94,9 @@ def test_every_call_without_a_gradient_has_these_products() -> None:
         "get_text_features": lambda: clip.get_text_features(ids),
     }
     for name, call in calls.items():
-        with torch.inference_mode(), products.pinned("onednn"):
+        with torch.inference_mode(), products.pin("onednn"):
             _, operations = called(call)
         assert ONEDNN in operations, name
         assert {*map(type, [*decoder.modules(), *clip.modules()])}.isdisjoint(products._FAST.values()), name
-    with products.pinned("onednn"):
+    with products.pin("onednn"):
         assert ONEDNN not in called(lambda: decoder(ids))[1]

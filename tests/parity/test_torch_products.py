@@ -75,7 +75,7 @@ def assert_own(kind: str, operations: set[str]) -> None:
 @pytest.fixture(autouse=True)
 def pinned() -> Iterator[None]:
     """One way that applies to every product, unless a test says another."""
-    with products.pinned("onednn"):
+    with products.pin("onednn"):
         yield
 
 
@@ -87,7 +87,7 @@ def test_numbers_without_a_gradient_are_those_of_the_product(kind: str, shape: t
     for rows in ROWS:
         values = torch.randn(rows, shape[0])
         for way in ("torch", "onednn", "columns", "parts") if rows <= 4 else ("torch", "onednn"):
-            with torch.no_grad(), products.pinned(way):
+            with torch.no_grad(), products.pin(way):
                 found = layer(values)
             assert_close(found, truth(layer, values), kind="float32", name=f"{rows} rows, {way}")
             assert found.is_contiguous() and found.shape == (rows, shape[1])
@@ -117,7 +117,7 @@ def test_a_pinned_way_is_taken_where_it_applies(
     kind: str, shape: tuple[int, int], rows: int, pin: str, way: set[str]
 ) -> None:
     layer, values = made(kind, shape), torch.randn(rows, shape[0])
-    with torch.no_grad(), products.pinned(pin):
+    with torch.no_grad(), products.pin(pin):
         _, operations = called(lambda: layer(values))
     assert operations & {"aten::linear", "aten::cat", "aten::mm", "aten::addmm", "aten::bmm", ONEDNN} == way
 
@@ -146,7 +146,7 @@ def test_the_fastest_way_is_measured_once_for_a_shape(monkeypatch: pytest.Monkey
     monkeypatch.setattr(products, "_fastest", {})
     monkeypatch.setattr(products.time, "perf_counter", lambda: now)
     layer = made("Linear")
-    with torch.no_grad(), products.pinned(None):
+    with torch.no_grad(), products.pin(None):
         for rows, measured in ((50, 32), (60, 0), (33, 0), (3, 3), (2, 2), (3, 0), (7, 7), (5, 0)):
             calls.clear()
             layer(torch.randn(rows, 512))
@@ -168,7 +168,7 @@ def test_values_may_have_any_axes_and_strides(kind: str, lead: tuple[int, ...]) 
     stepped = torch.randn(*lead, 2 * width)[..., ::2]
     for values in (torch.randn(*lead, width), turned, stepped):
         for way in products.WAYS:
-            with torch.no_grad(), products.pinned(way):
+            with torch.no_grad(), products.pin(way):
                 found, operations = called(lambda values=values: layer(values))
             assert_close(found, truth(layer, values), kind="float32")
             assert found.is_contiguous()
@@ -360,8 +360,8 @@ def test_parts_elsewhere_are_torchs(kind: str, part: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch itself scripts
-def test_transformations_are_torchs(kind: str) -> None:
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # torch itself scripts
+def test_transformations_take_torchs_own_product(kind: str) -> None:
     layer, values, tangent = made(kind), torch.randn(5, 6, 512), torch.randn(6, 512)
     with torch.no_grad():
         together, operations = called(lambda: torch.func.vmap(layer)(values))
@@ -377,7 +377,7 @@ def test_transformations_are_torchs(kind: str) -> None:
             assert_close(dual.tangent, expected, kind="float32")
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("without_type_checks")
 def test_those_who_watch_see_torchs_product(kind: str) -> None:

@@ -81,7 +81,7 @@ def trained_in_jax(name: str) -> tuple[dict[str, np.ndarray], list[float]]:
 def test_twenty_steps_lead_to_the_same_weights(name: str) -> None:
     weights, losses = trained_in_torch(name)
     twins, found = trained_in_jax(name)
-    np.testing.assert_allclose(found, losses, rtol=1e-9)
+    assert_close(found, losses, name="losses")
     assert losses[-1] < losses[0]
     assert twins.keys() == weights.keys()
     before = getattr(diptych.backends.torch, name)(SUBJECTS[name], seed=4, dtype="float64")._sources()

@@ -2,22 +2,20 @@
 
 import numpy as np
 import pytest
-import torch
 from transformers.models.trocr.modeling_trocr import TrOCRSinusoidalPositionalEmbedding
 
-import diptych.backends.jax
-import diptych.backends.torch
 from diptych.backends.jax import ops as jax_ops
 from diptych.backends.torch import ops as torch_ops
 from diptych.core.errors import InputError
 from diptych.core.semantics import positions
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.parity import oracle
 from tests.parity.tiny import CONFIGS
+from tests.parity.writers import array
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-BACKENDS = {"jax": diptych.backends.jax, "torch": diptych.backends.torch}
 OPS = {"jax": jax_ops, "torch": torch_ops}
 CONFIG = CONFIGS["TrOCRForCausalLM"]
 IDS = np.array([[5, 6, 1, 7, 8], [1, 9, 3, 1, 4]])  # 1 is padding
@@ -27,12 +25,8 @@ def built(backend, **changes):
     return BACKENDS[backend].TrOCRForCausalLM(CONFIG.replace(**changes), seed=3, dtype="float64")
 
 
-def array(value):
-    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-
-
 @pytest.mark.parametrize(("rows", "width", "padding"), [(1100, 1024, 1), (19, 15, 18)])
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_the_positions_are_transformers(backend, rows, width, padding):
     ops, like = OPS[backend], np.zeros((1, 1, width))
     frequencies = positions.sinusoid_frequencies(width)
@@ -53,7 +47,7 @@ def test_embeddings_in_place_of_ids_are_no_padding():
     assert_close(array(found), array(model(ids).logits))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_sinusoids_have_no_limit(backend):
     """Beyond max_position_embeddings transformers goes on without a cache, and crashes with one."""
     model, longer = built(backend, max_position_embeddings=3), built(backend)
@@ -72,7 +66,7 @@ def test_sinusoids_have_no_limit(backend):
         learned(IDS)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 def test_what_cross_attention_cannot_take_is_refused(backend):
     with pytest.raises(InputError, match=r"encoder_hidden_states has shape \(2, 4, 12\), but \(2, 4, 10\) is needed"):
         built(backend)(IDS, encoder_hidden_states=np.zeros((2, 4, 12)))

@@ -9,7 +9,6 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-import diptych.backends.jax as in_jax
 import diptych.backends.torch as in_torch
 from diptych.conversion import parity
 from diptych.core.errors import ConfigError, InputError
@@ -18,6 +17,7 @@ from diptych.core.models.encoder_decoder import EncoderDecoderConfig
 from diptych.core.models.vision_encoder_decoder import VisionEncoderDecoderConfig
 from diptych.core.models.vit import ViTConfig
 from tests.assertions import assert_close
+from tests.backends import BACKENDS, each_backend
 from tests.conversion.tiny import digests
 from tests.parity import oracle
 from tests.parity.tiny import CONFIGS
@@ -25,8 +25,6 @@ from tests.parity.writers import LOOKING, array, assert_same, expected, models
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-BACKENDS = {"jax": in_jax, "torch": in_torch}
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 RANDOM = np.random.default_rng(7)
 IMAGES, LARGER = RANDOM.standard_normal((2, 1, 10, 10)), RANDOM.standard_normal((2, 1, 17, 12))
 PIXELS = RANDOM.standard_normal((2, 3, 11, 16))
@@ -127,7 +125,7 @@ def test_two_checkpoints_become_one_model_that_transformers_reads(backend: str, 
     ids, pixels = np.array([[4, 7, 8], [4, 3, 2]]), PIXELS.astype(np.float32)
     call = {"pixel_values": torch.tensor(pixels), "decoder_input_ids": torch.tensor(ids)}
     found = model(pixel_values=pixels, decoder_input_ids=ids).logits
-    np.testing.assert_allclose(array(found), theirs(**call).logits.detach().numpy(), atol=1e-5)
+    assert_close(array(found), theirs(**call).logits.detach().numpy(), kind="float32")
     if backend == "torch":
         report = parity(tmp_path / "saved", against="transformers", backend=backend)
         assert report.passed and report.only_candidate == (), str(report)

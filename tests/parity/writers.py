@@ -18,21 +18,19 @@ import torch
 import transformers
 from transformers.generation import utils
 
-import diptych.backends.jax
-import diptych.backends.torch
 from diptych.core.generation.options import GenerationConfig
 from diptych.core.models.bart import BartConfig
 from diptych.core.models.bert import BertConfig
 from diptych.core.models.gpt2 import GPT2Config
 from diptych.core.registry import part_architectures
 from tests.assertions import assert_close
+from tests.backends import BACKENDS
 from tests.composites import halves
 from tests.families import speech_encoder_decoder, vision_encoder_decoder
 from tests.families.encoder_decoder import pairs
 from tests.family import CROSSES, Family, Sizes, families
 from tests.parity import oracle
 
-BACKENDS = {"torch": diptych.backends.torch, "jax": diptych.backends.jax}
 SIZES = {"vocabulary": 31, "width": 35, "layers": 2, "heads": 5, "inner": 17, "positions": 41}
 VOCABULARY = SIZES["vocabulary"]
 READ = 29
@@ -127,11 +125,11 @@ def models(name: str) -> Models:
     model = theirs(name)
     with tempfile.TemporaryDirectory() as directory:
         oracle.saved(model, Path(directory))
-        classes = [getattr(backend, type(model).__name__) for backend in BACKENDS.values()]
-        ours = [each.from_pretrained(directory) for each in classes]
-    for one in ours:
+        name = type(model).__name__
+        ours = {key: getattr(backend, name).from_pretrained(directory) for key, backend in BACKENDS.items()}
+    for one in ours.values():
         one.generation_config = GenerationConfig()
-    return Models(model, *ours)
+    return Models(model, **ours)
 
 
 SMALL: dict[str, Any] = {

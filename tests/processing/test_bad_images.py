@@ -24,7 +24,7 @@ def refused(images: Any, message: str, processor: ImageProcessor = OURS, **optio
     assert message in str(caught.value)
 
 
-def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_that_hold_no_image_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(tmp_path / "absent.png", f"{tmp_path / 'absent.png'}: no such file, but the path of an image is needed")
     refused(tmp_path, f"{tmp_path}: is a directory, but the path of an image is needed")
     refused("", "the path: is empty, but the path of an image is needed")
@@ -86,11 +86,11 @@ def test_memory_is_not_reserved_for_bytes_that_a_file_only_declares(tmp_path: Pa
         (Image.fromarray(np.full((5, 5), 70_000, np.int32)), "its values lie between 70000 and 70000, but 16 bits"),
     ],
 )  # fmt: skip
-def test_values(images: Any, message: str) -> None:
+def test_arrays_that_are_no_images_are_refused(images: Any, message: str) -> None:
     refused(images, message)
 
 
-def test_sizes() -> None:
+def test_sizes_that_differ_or_grow_too_large_are_refused() -> None:
     clip = ImageProcessor(ImageProcessorConfig.of_type("CLIPImageProcessor", size=12, do_center_crop=False))
     refused(
         [photo(20, 30), photo(30, 20)],
@@ -111,7 +111,7 @@ def test_sizes() -> None:
     assert donut(np.zeros((1, 60), np.uint8)).pixel_values.shape == (1, 3, 12, 9)
 
 
-def test_options() -> None:
+def test_unknown_options_list_the_known_ones() -> None:
     refused(photo(5, 5), "return_tensors='tf' is not known; known: np, pt, jax", return_tensors="tf")
     refused(photo(5, 5), "input_data_format='first' must be channels_first or channels_last", input_data_format="first")
     with pytest.raises(ConfigError, match="ViTImageProcessor has no field colour"):

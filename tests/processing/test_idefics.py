@@ -95,7 +95,7 @@ def test_padding_stands_where_the_tokenizer_says(tmp_path: Path) -> None:
     assert_same(ours(text=prompts, padding_side="left"), theirs(text=prompts, padding_side="left"))
 
 
-def test_paths_and_tensors(saved: tuple[Any, Path], tmp_path: Path) -> None:
+def test_paths_are_images_and_arrays_come_in_any_framework(saved: tuple[Any, Path], tmp_path: Path) -> None:
     ours = diptych.load_processor(saved[1])
     CAT.save(tmp_path / "cat.png")
     prompt = ["User:", tmp_path / "cat.png", "What"]

@@ -8,7 +8,7 @@ from diptych.core.errors import InputError
 from diptych.text.placement import placement
 
 
-def test_placements():
+def test_devices_and_shardings_become_keywords_of_from_pretrained():
     one = placement("jax", "cpu", None)["sharding"]
     assert one.platform == "cpu"
     assert placement("jax", None, "replicated")["sharding"].spec == P()

@@ -169,7 +169,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("class_name", "settings"), SETTINGS)
-def test_settings_are_read(write, class_name, settings):
+def test_settings_change_ids_as_in_transformers(write, class_name, settings):
     texts = ["the cat", "A <mask> [MASK] kitten <a> Fenêtre 猫"]
     assert_equal(class_name, write(class_name, **settings), texts)
 

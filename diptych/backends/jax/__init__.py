@@ -6,7 +6,7 @@ from typing import Any
 
 from diptych.core import backends
 
-if "jax" not in backends.installed():
+if "jax" not in backends.installed_backends():
     raise ImportError("diptych.backends.jax needs JAX and Flax, which are not installed; pip install 'diptych[jax]'")
 
 from diptych.core import registry

@@ -139,7 +139,7 @@ class Cache:
         mask = jax.lax.dynamic_update_slice(self.mask, attention_mask != 0, (jnp.zeros_like(start), start))
         return replace(self, mask=mask)
 
-    def visible(self, count: int) -> Bool[Array, "B 1 T S"]:
+    def visible_mask(self, count: int) -> Bool[Array, "B 1 T S"]:
         """A mask of the cached tokens that each new token may attend to, itself included."""
         slots = ops.steps(self.capacity, self.mask)
         return masks.causal_cache(ops.xp, ops.steps(count, self.mask) + self.length, slots, self.mask)

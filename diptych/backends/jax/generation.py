@@ -47,7 +47,8 @@ class GenerationMixin(GenerationBase):
         while True:
             if watch is not None:
                 scores = tuple(one.scores for one in each) if plan.output_scores else None
-                step = step._replace(state=_settle(traced, step.state, watch.stopped_in(step.state, scores), plan=plan))
+                stopped = watch.stopped_sequences(step.state, scores)
+                step = step._replace(state=_settle(traced, step.state, stopped, plan=plan))
             if streamer is not None:
                 streamer.put(np.asarray(step.state.last_tokens))
             if not step.state.running:

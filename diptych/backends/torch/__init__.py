@@ -6,7 +6,7 @@ from typing import Any
 
 from diptych.core import backends
 
-if "torch" not in backends.installed():
+if "torch" not in backends.installed_backends():
     raise ImportError("diptych.backends.torch needs PyTorch, which is not installed; pip install 'diptych[torch]'")
 
 from diptych.core import registry

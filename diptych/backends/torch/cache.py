@@ -145,7 +145,7 @@ class Cache:
         later = self.mask[:, start + attention_mask.shape[1] :]
         return replace(self, mask=torch.cat((self.mask[:, :start], attention_mask != 0, later), 1))
 
-    def visible(self, count: int) -> Bool[Tensor, "B 1 T S"]:
+    def visible_mask(self, count: int) -> Bool[Tensor, "B 1 T S"]:
         """A mask of the cached tokens that each new token may attend to, itself included."""
         slots = ops.steps(self.length + count, self.mask)
         return masks.causal_cache(ops.xp, slots[self.length :], slots, self.mask[:, : self.length + count])

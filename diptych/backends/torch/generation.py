@@ -55,7 +55,7 @@ class GenerationMixin(GenerationBase):
         while True:
             if watch is not None:
                 scores = _of_each_step(steps, "scores") if plan.output_scores else None
-                stopped = to_device(watch.stopped_in(step.state, scores))
+                stopped = to_device(watch.stopped_sequences(step.state, scores))
                 step = step._replace(state=settle(ops, plan, traced, step.state, stopped))
             if streamer is not None:
                 streamer.put(step.state.last_tokens.cpu().numpy().copy())

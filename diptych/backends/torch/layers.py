@@ -114,9 +114,20 @@ class GroupNorm(nn.GroupNorm):
     def __init__(self, groups: int, features: int, eps: float, **init: Unpack[Init]) -> None:
         super().__init__(groups, features, eps, device="meta", **init)
 
-    def forward(self, states: Float[Tensor, "B *T C"]) -> Float[Tensor, "B *T C"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The states with mean 0 and variance 1 in each group, scaled and shifted."""
-        return super().forward(states.movedim(-1, 1)).movedim(1, -1)
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, states: Float[Tensor, "B *T C"], *, mask: Bool[Tensor, "B *T C"] | None = None
+    ) -> Float[Tensor, "B *T C"]:
+        """The states with mean 0 and variance 1 in each group, scaled and shifted; the mask says what is counted."""
+        if mask is None:
+            return super().forward(states.movedim(-1, 1)).movedim(1, -1)
+        wide = states.to(torch.promote_types(states.dtype, torch.float32))
+        grouped, counted = (values.unflatten(-1, (self.num_groups, -1)) for values in (wide, mask))
+        axes = (*range(1, states.ndim - 1), -1)
+        count = counted.sum(axes, keepdim=True)
+        centred = grouped - torch.where(counted, grouped, 0.0).sum(axes, keepdim=True) / count
+        variance = torch.where(counted, centred, 0.0).square().sum(axes, keepdim=True) / count
+        normed = (centred * torch.rsqrt(variance + self.eps)).flatten(-2)
+        return (normed * self.weight + self.bias).to(states.dtype)
 
 
 class RMSNorm(nn.RMSNorm):

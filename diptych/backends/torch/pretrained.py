@@ -183,10 +183,10 @@ class PreTrainedModel(nn.Module, PreTrained):
         So the dict of the same class in transformers fits, whose tied layers have names of their own.
         """
         if strict and state_dict.keys() != self.state_dict().keys():
-            state_dict = self._respelled(state_dict)
+            state_dict = self._with_own_names(state_dict)
         return super().load_state_dict(state_dict, strict, assign)
 
-    def _respelled(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _with_own_names(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         """A dict under the model's own names, if it has a tensor for each of them; otherwise the same dict."""
         if not all(isinstance(value, Tensor) for value in state_dict.values()):
             return state_dict

@@ -120,7 +120,7 @@ def _column_ways(rows: int, weight: Tensor) -> dict[str, Way]:
 
 
 @contextmanager
-def pinned(way: str | None) -> Generator[None]:
+def pin(way: str | None) -> Generator[None]:
     """A scope in which one way is taken wherever it applies, and torch's own elsewhere; None measures them."""
     token = _pinned.set(way)
     try:
@@ -137,9 +137,9 @@ def _way(ways_for: Callable[[int, Tensor], dict[str, Way]], values: Tensor, weig
     rows = values.numel() // values.shape[-1]
     if rows == 0:
         return ways_for(rows, weight)["torch"]
-    if (pin := _pinned.get()) is not None:
+    if (pinned := _pinned.get()) is not None:
         ways = ways_for(rows, weight)
-        return ways.get(pin, ways["torch"])
+        return ways.get(pinned, ways["torch"])
     rows = rows if rows <= 4 else min(1 << (rows - 1).bit_length(), _SAMPLE)
     key = (ways_for, rows, weight.shape, bias is None, torch.get_num_threads())
     way = _fastest.get(key)

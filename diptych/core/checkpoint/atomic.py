@@ -123,7 +123,7 @@ def new_files(directory: str | PathLike[str], replaces: Callable[[str], bool]) -
         yield hidden / "new"
         written = os.listdir(hidden / "new")
         old = [name for name in os.listdir(directory) if name != hidden.name and (name in written or replaces(name))]
-        changed = [name for name in written if not _equal(hidden / "new" / name, directory / name)]
+        changed = [name for name in written if not _is_unchanged(hidden / "new" / name, directory / name)]
         if len(changed) == 1 and set(old) <= set(written) and not (directory / changed[0]).is_dir():
             os.replace(hidden / "new" / changed[0], directory / changed[0])  # one atomic step
         elif changed or set(old) != set(written):
@@ -134,7 +134,7 @@ def new_files(directory: str | PathLike[str], replaces: Callable[[str], bool]) -
 def hidden_file(path: Path) -> Generator[Path, None, None]:
     """Yields the hidden name of an empty file to fill and to rename; it is removed if it is still there at the end."""
     _remove_leftovers(path.parent, path.name)
-    partial, lock = _locked(path, lambda partial: partial)
+    partial, lock = _lock_hidden_name(path, lambda partial: partial)
     try:
         yield partial
     finally:
@@ -199,7 +199,7 @@ def _hidden_directory(path: Path) -> Generator[Path, None, None]:
             raise type(error)(error.errno, problem, str(path.parent)) from error
         return partial / "lock"
 
-    hidden, lock = _locked(path, make)
+    hidden, lock = _lock_hidden_name(path, make)
     try:
         (hidden / "new").mkdir()
         yield hidden
@@ -213,7 +213,7 @@ def _hidden_directory(path: Path) -> Generator[Path, None, None]:
         os.close(lock)
 
 
-def _locked(path: Path, make: Callable[[Path], Path]) -> tuple[Path, int]:
+def _lock_hidden_name(path: Path, make: Callable[[Path], Path]) -> tuple[Path, int]:
     """A new hidden name beside a path, and the descriptor of its locked file, which `make` names."""
     while True:
         partial = path.with_name(f".{_short(path.name)}.partial-{_host()}{secrets.token_hex(4)}")
@@ -294,7 +294,7 @@ def _host() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
-def _equal(new: Path, old: Path) -> bool:
+def _is_unchanged(new: Path, old: Path) -> bool:
     """Whether a small file equals the one that it would replace."""
     small = new.stat().st_size < _SMALL
     return small and old.is_file() and not old.is_symlink() and filecmp.cmp(new, old, shallow=False)

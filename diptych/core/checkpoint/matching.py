@@ -107,7 +107,7 @@ class Filling:
             CheckpointError: it has values that are too large for the dtype.
         """
         counts: list[int] = []
-        values = self.converted(axes, dtype, counts.append).read()
+        values = self.convert(axes, dtype, counts.append).read()
         if counts:
             raise CheckpointError(
                 f"{self.source.origin}: {self.name} holds {self.source.dtype} values that are too large for {dtype}; "
@@ -115,7 +115,7 @@ class Filling:
             )
         return values
 
-    def converted(
+    def convert(
         self, axes: tuple[int, ...], dtype: np.dtype[Any], overflowed: Callable[[int], object] = lambda count: None
     ) -> TensorSource:
         """The tensor with its axes permuted and its dtype converted; reading it, or rows of it, makes a copy.
@@ -160,11 +160,11 @@ class Filling:
         values.flags.writeable = True
         return values
 
-    def published(self) -> TensorSource:
+    def in_published_layout(self) -> TensorSource:
         """The tensor in the published layout; reading it makes a copy only if the file has another layout."""
         if self.axes == tuple(range(len(self.axes))):
             return self.source
-        return self.converted(self.axes, self.source.dtype)
+        return self.convert(self.axes, self.source.dtype)
 
 
 @dataclass(frozen=True)
@@ -271,11 +271,11 @@ class Matching:
         constant = tuple(slot for slot in absent if matches(slot.path, self.family.optional))
         fresh = tuple(slot for slot in absent if slot not in constant and matches(slot.path, allow_fresh))
         missing = [slot.path for slot in absent if slot not in constant and slot not in fresh]
-        fillings = tuple(self._filling(slot) for slot in self.target.slots if slot.path in self.filled_by)
+        fillings = tuple(self._make_filling(slot) for slot in self.target.slots if slot.path in self.filled_by)
         self._refuse(missing, fillings)
         return Match(fillings, fresh, tuple(self.left_out), tuple(self.ignored), constant)
 
-    def published(self) -> dict[str, TensorSource]:
+    def published_tensors(self) -> dict[str, TensorSource]:
         """All tensors by published name and in the published layout; nothing is refused.
 
         Tensors for which the model has no slot keep their own names. Those that are not parameters, and second copies
@@ -293,14 +293,14 @@ class Matching:
                 self._fill_or_keep(path, name)
         self._fill_copies()
         return {
-            path: self._filling(slots[path]).published() if path in slots else self.tensors.by_name[name]
+            path: self._make_filling(slots[path]).in_published_layout() if path in slots else self.tensors.by_name[name]
             for path, name in self.filled_by.items()
         }
 
     def _fill_or_keep(self, path: str, name: str) -> None:
         """Fills a path, or keeps a tensor under its own name if another one has filled it."""
         present = self.filled_by.setdefault(path, name)
-        if present != name and not self._equal(present, name):
+        if present != name and not self._are_equal(present, name):
             self.filled_by[self.spelling[name]] = name
 
     def _classify(self, name: str) -> None:
@@ -334,7 +334,7 @@ class Matching:
         A duplicate in one class may be a separate tensor in another, such as an untied output layer.
         """
         present = self.filled_by.get(path)
-        if present is not None and (self.spelling[name] in self.family.superseded or self._equal(present, name)):
+        if present is not None and (self.spelling[name] in self.family.superseded or self._are_equal(present, name)):
             self.ignored.append(name)
         elif self.family_paths.distinguish(self.spelling[name], path if present is None else self.spelling[present]):
             self.left_out.append(name)
@@ -353,7 +353,7 @@ class Matching:
             if path in wanted and path not in self.filled_by and other in self.filled_by:
                 self.filled_by[path] = self.filled_by[other]
 
-    def _filling(self, slot: Slot) -> Filling:
+    def _make_filling(self, slot: Slot) -> Filling:
         name = self.filled_by[slot.path]
         source = self.tensors.by_name[name]
         rank = len(source.shape)
@@ -361,14 +361,14 @@ class Matching:
         axes = inverse(axes_in(layout, slot.kind, rank))
         return Filling(slot, source, name, axes)
 
-    def _equal(self, one: str, other: str) -> bool:
+    def _are_equal(self, one: str, other: str) -> bool:
         """Whether two tensors are bitwise the same."""
         first, second = self.tensors.by_name[one], self.tensors.by_name[other]
         alike = first.shape == second.shape and first.dtype == second.dtype
         return alike and bitwise_equal(first, second)
 
     def _require_equal(self, one: str, other: str) -> None:
-        if not self._equal(one, other):
+        if not self._are_equal(one, other):
             raise CheckpointError(
                 f"{self.tensors.source}: {one} and {other} are one tensor in the model, but the file holds two "
                 f"different ones; ignore=({other!r},) takes the first"

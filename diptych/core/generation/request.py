@@ -131,7 +131,7 @@ class RequestBuilder(InputReader):
         else:
             ids, mask = self._decoder_start(encoder.batch)
             embeds, extras, switches = None, {}, encoder.switches
-        mask = self._check_padding(ids, mask, embeds, decoder_alone=encoder is None)
+        mask = self._check_padding(mask, embeds, decoder_alone=encoder is None)
         lengths = self._lengths(ids, embeds)
         cached = self._cached_tokens(ids.shape[0], lengths)
         if self.options.encoder_no_repeat_ngram_size and "input_ids" not in self.given:
@@ -317,7 +317,7 @@ class RequestBuilder(InputReader):
                 mask = xp.concat([xp.ones_like(mask[:, :1]), mask], axis=1)
         return ids, mask
 
-    def _check_padding(self, ids: Any, mask: Any, embeds: Any, *, decoder_alone: bool) -> Any:
+    def _check_padding(self, mask: Any, embeds: Any, *, decoder_alone: bool) -> Any:
         """The mask, or None if there is no padding; warns about padding on the right.
 
         Raises:

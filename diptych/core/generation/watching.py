@@ -51,11 +51,21 @@ class Watch:
         """The options of a later step, with the tokens that are allowed in it."""
         return self._constrain(plan, traced, state.ids, state.length, 1)
 
-    def stopped_in(self, proposal: Proposal, scores: Any) -> np.ndarray:
-        """Whether the caller ends each of the proposed sequences, given the scores of all steps so far or None."""
-        return self.stopped(self._visible(*proposed_ids(proposal)), scores)
+    def stopped_sequences(self, proposal: Proposal, scores: Any) -> np.ndarray:
+        """(R,) whether the caller ends each proposed sequence, given the scores of all steps so far or None."""
+        ids = self._ids_to_show(*proposed_ids(proposal))
+        stopped = np.zeros(len(ids), np.bool_)
+        for index, stop in enumerate(self.stops):
+            found = np.asarray(self.ops.to_numpy(stop(ids, scores)))
+            if found.dtype != np.bool_ or found.shape not in ((), (len(ids),)):
+                raise InputError(
+                    f"{self.caller}: stopping_criteria[{index}] returns {found.dtype} of shape {found.shape}, but a "
+                    f"boolean for each of the {len(ids)} rows is needed"
+                )
+            stopped |= found
+        return stopped
 
-    def _visible(self, ids: Any, length: Any) -> Any:
+    def _ids_to_show(self, ids: Any, length: Any) -> Any:
         """(…, L) ids and the number of their tokens -> (R, T) ids for the caller's functions."""
         if self.ops.is_traced(ids):
             raise InputError(
@@ -68,11 +78,11 @@ class Watch:
     def _constrain(self, plan: Plan, traced: TracedOptions, ids: Any, length: Any, copies: int) -> TracedOptions:
         if self.allowed is None:
             return traced
-        ids = self._visible(ids, length)
+        ids = self._ids_to_show(ids, length)
         ids = ids[[row // copies for row in range(len(ids) * copies)]]
         mask = np.zeros((len(ids), self.vocabulary), np.bool_)
         for row in range(len(ids)):
-            mask[row, self._allowed_in(row // plan.num_beams, ids[row])] = True
+            mask[row, self._allowed_after(row // plan.num_beams, ids[row])] = True
         return traced._replace(
             before=tuple(
                 {"allowed": mask} if processor.name == logits.ALLOWED_TOKENS else values
@@ -80,7 +90,7 @@ class Watch:
             )
         )
 
-    def _allowed_in(self, number: int, ids: Any) -> Any:
+    def _allowed_after(self, number: int, ids: Any) -> Any:
         found = np.asarray(self.ops.to_numpy(cast(AllowedTokens, self.allowed)(number, ids)))
         if found.ndim != 1 or not found.size or found.dtype.kind not in "iu":
             raise InputError(
@@ -94,19 +104,6 @@ class Watch:
                 f"{self.vocabulary - 1}"
             )
         return found
-
-    def stopped(self, ids: Any, scores: Any) -> np.ndarray:
-        """(R,) whether each of the rows of ids (R, T) ends."""
-        done = np.zeros(len(ids), np.bool_)
-        for index, stop in enumerate(self.stops):
-            found = np.asarray(self.ops.to_numpy(stop(ids, scores)))
-            if found.dtype != np.bool_ or found.shape not in ((), (len(ids),)):
-                raise InputError(
-                    f"{self.caller}: stopping_criteria[{index}] returns {found.dtype} of shape {found.shape}, but a "
-                    f"boolean for each of the {len(ids)} rows is needed"
-                )
-            done |= found
-        return done
 
 
 def make_watch(

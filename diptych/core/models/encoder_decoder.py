@@ -33,7 +33,7 @@ class EncoderDecoderConfig(CompositeConfig):
         return self.replace(tie_encoder_decoder=False) if self.tie_encoder_decoder else self
 
 
-def _copied(config: EncoderDecoderConfig, paths: Collection[str]) -> Mapping[str, str]:
+def _copied_parameters(config: EncoderDecoderConfig, paths: Collection[str]) -> Mapping[str, str]:
     """The parameters tied by tie_encoder_decoder: the encoder's are the decoder base model's of the same name."""
     if not config.tie_encoder_decoder:
         return {}
@@ -49,6 +49,6 @@ FAMILY = Family(
     initial=initial,
     example=example,
     parts=parts,
-    copied=_copied,
+    copied=_copied_parameters,
     embeddings={"EncoderDecoderModel": WordEmbeddings(inputs=("encoder",), output="decoder")},
 )

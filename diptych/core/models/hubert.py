@@ -7,7 +7,7 @@ import numpy as np
 
 from diptych.core.checkpoint.slots import Slot
 from diptych.core.config import config_class
-from diptych.core.models.wav2vec2 import example, unsupported
+from diptych.core.models.wav2vec2 import example, unsupported_tensors
 from diptych.core.models.wav2vec2 import initial as wav2vec2_initial
 from diptych.core.random import Constant, Distribution, Normal
 from diptych.core.registry import Family
@@ -56,6 +56,6 @@ FAMILY = Family(
     prefixes=("hubert.",),
     encoders={"sound": ("HubertModel",)},
     ignored={"*.num_batches_tracked": "the number of updates of a batch norm, whose statistics are never updated"},
-    unsupported=unsupported("Hubert"),
+    unsupported=unsupported_tensors("Hubert"),
     constants=constants,
 )

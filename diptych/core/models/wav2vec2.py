@@ -165,7 +165,7 @@ def example(config: SoundEncoderConfig, architecture: str, random: np.random.Gen
     return inputs
 
 
-def unsupported(name: str) -> dict[str, str]:
+def unsupported_tensors(name: str) -> dict[str, str]:
     """The tensors that only classes have which diptych lacks -> the class; `name` is the family's in class names."""
     speakers = f"{name}ForXVector"
     return dict.fromkeys(("tdnn", "objective", "feature_extractor.weight", "feature_extractor.bias"), speakers)
@@ -181,5 +181,5 @@ FAMILY = Family(
     prefixes=("wav2vec2.",),
     encoders={"sound": ("Wav2Vec2Model",)},
     grown=("adapter",),
-    unsupported=unsupported("Wav2Vec2"),
+    unsupported=unsupported_tensors("Wav2Vec2"),
 )

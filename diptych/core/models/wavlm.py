@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from diptych.core import check
 from diptych.core.config import config_class
 from diptych.core.errors import ConfigError
-from diptych.core.models.wav2vec2 import example, initial, unsupported
+from diptych.core.models.wav2vec2 import example, initial, unsupported_tensors
 from diptych.core.registry import Family
 from diptych.core.sound_config import AdaptedSoundEncoderConfig
 
@@ -41,5 +41,5 @@ FAMILY = Family(
     prefixes=("wavlm.",),
     encoders={"sound": ("WavLMModel",)},
     grown=("adapter",),
-    unsupported=unsupported("WavLM"),
+    unsupported=unsupported_tensors("WavLM"),
 )

@@ -9,6 +9,7 @@ from typing import Any, Self
 from diptych.core.check import describe_type, has_type
 from diptych.core.config import FrozenMap, freeze_json, thaw_json
 from diptych.core.errors import ConfigError
+from diptych.core.processing.fields import Accepted, split_fields
 
 TYPE = "Wav2Vec2FeatureExtractor"
 """The one type of audio processor: it takes raw samples. Its first files name no type."""
@@ -16,14 +17,14 @@ TYPE = "Wav2Vec2FeatureExtractor"
 MOST_SAMPLES = 2**24
 """The greatest number of samples per second."""
 
-_HOUSEKEEPING: Mapping[str, tuple[Any, ...]] = {
+_HOUSEKEEPING: Accepted = {
     "auto_map": (),
     "feature_size": (1,),
     "padding_side": ("right",),
     "processor_class": (),
     "return_tensors": (),
 }
-"""Fields that are carried along -> the values that are supported; () means any value."""
+"""Fields that are carried along."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,29 +76,12 @@ class AudioProcessorConfig:
         found = data.get("feature_extractor_type") or TYPE
         if found != TYPE:
             raise ConfigError(f"{source}: feature_extractor_type={found!r} is not known; known: {TYPE}")
-        declared, carried = _declared_fields(cls), set(ignore)
-        values: dict[str, Any] = {}
-        kept: dict[str, Any] = {}
-        unknown: list[str] = []
-        refused: list[str] = []
-        for name, value in data.items():
-            if name in declared:
-                values |= {} if value is None else {name: freeze_json(value)}
-            elif name in carried or (name in _HOUSEKEEPING and _HOUSEKEEPING[name] in ((), (value,))):
-                kept[name] = value
-            elif name in _HOUSEKEEPING:
-                refused.append(f"{name}={value!r} is not supported; supported: {_HOUSEKEEPING[name][0]!r}")
-            elif name != "feature_extractor_type":
-                unknown.append(name)
-        if unknown:
-            refused.append(
-                f"{TYPE} does not know {', '.join(unknown)}; it knows {', '.join(sorted(declared))}. "
-                f"If they change nothing, pass ignore_config=({', '.join(map(repr, unknown))},)"
-            )
-        if refused:
-            raise ConfigError(f"{source}: {'; '.join(refused)}")
+        fields = {name: value for name, value in data.items() if name != "feature_extractor_type"}
+        values, carried = split_fields(
+            fields, _declared_fields(cls), _HOUSEKEEPING, ignore=set(ignore), owner=TYPE, source=source
+        )
         try:
-            return cls(**values, housekeeping=FrozenMap(kept))
+            return cls(**{name: freeze_json(value) for name, value in values.items()}, housekeeping=FrozenMap(carried))
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from None
 

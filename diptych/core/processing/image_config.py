@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self, cast
 from diptych.core.check import describe_type, has_type
 from diptych.core.config import FrozenMap, freeze_json, thaw_json
 from diptych.core.errors import ConfigError
+from diptych.core.processing.fields import Accepted, is_accepted, split_fields
 
 Size = tuple[int, int]
 """Height and width."""
@@ -58,7 +59,7 @@ _SUPPORTED: Mapping[str, tuple[str, ...]] = {
 }
 """Steps that only some types have -> those types."""
 
-_HOUSEKEEPING: Mapping[str, tuple[Any, ...]] = {
+_HOUSEKEEPING: Accepted = {
     "_valid_processor_keys": (),
     "auto_map": (),
     "processor_class": (),
@@ -77,7 +78,7 @@ _HOUSEKEEPING: Mapping[str, tuple[Any, ...]] = {
     "return_tensors": (),
     "use_square_size": (False, None),
 }
-"""Fields that are carried along -> the values that have no effect; () means any value."""
+"""Fields that are carried along."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,33 +181,14 @@ class ImageProcessorConfig:
             ConfigError: the type or fields are unknown (all are listed), or a value is invalid.
         """
         name = _type_name(data, source)
-        fields, carried = _declared_fields(cls), set(ignore)
-        unknown: list[str] = []
-        refused: list[str] = []
-        values: dict[str, Any] = dict(_DEFAULTS[name])
-        kept: dict[str, Any] = {}
-        for field, value in _current_names(name, data).items():
-            if field in ("image_processor_type", "feature_extractor_type"):
-                continue
-            if field in fields:
-                if value is not None:
-                    values[field] = _current_form(name, field, value)
-            elif field in carried or _is_accepted(field, value):
-                kept[field] = value
-            elif field in _HOUSEKEEPING:
-                wanted = ", ".join(map(repr, _HOUSEKEEPING[field]))
-                refused.append(f"{field}={value!r} is not supported; supported: {wanted}")
-            else:
-                unknown.append(field)
-        if unknown:
-            refused.append(
-                f"{name} does not know {', '.join(unknown)}; it knows {', '.join(sorted(fields))}. "
-                f"If they change nothing, pass ignore_config=({', '.join(map(repr, unknown))},)"
-            )
-        if refused:
-            raise ConfigError(f"{source}: {'; '.join(refused)}")
+        types = ("image_processor_type", "feature_extractor_type")
+        fields = {field: value for field, value in _current_names(name, data).items() if field not in types}
+        given, carried = split_fields(
+            fields, _declared_fields(cls), _HOUSEKEEPING, ignore=set(ignore), owner=name, source=source
+        )
+        values = {**_DEFAULTS[name], **{field: _current_form(name, field, value) for field, value in given.items()}}
         try:
-            return cls(image_processor_type=name, **values, housekeeping=FrozenMap(kept))
+            return cls(image_processor_type=name, **values, housekeeping=FrozenMap(carried))
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from None
 
@@ -222,7 +204,7 @@ class ImageProcessorConfig:
         unknown = sorted(
             name
             for name, value in changes.items()
-            if name not in _declared_fields(type(self)) and not _is_accepted(name, value)
+            if name not in _declared_fields(type(self)) and not is_accepted(name, value, _HOUSEKEEPING)
         )
         if unknown:
             raise ConfigError(
@@ -257,10 +239,6 @@ class ImageProcessorConfig:
 
 def _declared_fields(cls: type[ImageProcessorConfig]) -> set[str]:
     return {field.name for field in dataclasses.fields(cls)} - {"image_processor_type", "housekeeping"}
-
-
-def _is_accepted(field: str, value: Any) -> bool:
-    return field in _HOUSEKEEPING and (_HOUSEKEEPING[field] == () or value in _HOUSEKEEPING[field])
 
 
 def _known_type(name: str, source: str) -> None:

@@ -7,6 +7,8 @@ them and around them.
 import functools
 from typing import Any
 
+from diptych.core.semantics.precision import at_least_float32
+
 _NEVER = -1e30
 """The log-probability of impossible events; finite, so that gradients are finite too."""
 
@@ -40,8 +42,8 @@ def loss(
         A scalar, in float32 or wider.
     """
     xp = ops.xp
-    wide = log_probabilities.dtype if log_probabilities.dtype == xp.float64 else xp.float32
-    log_probabilities = xp.astype(log_probabilities, wide)
+    log_probabilities = at_least_float32(xp, log_probabilities)
+    wide = log_probabilities.dtype
     batch, frames, words = log_probabilities.shape
     places = ops.steps(2 * labels.shape[1] + 1, labels)
     valid = xp.logical_and(labels >= 0, labels < words)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from diptych.core.errors import InputError
 from diptych.core.semantics import beams, logits, sampling
 from diptych.core.semantics.beams import BeamState
+from diptych.core.semantics.precision import at_least_float32
 
 CustomProcessor = Callable[[Any, Any, Any, Any], Any]
 """A caller's logits processor: `f(xp, input_ids (R, L), scores (R, V), length) -> scores`.
@@ -124,7 +125,7 @@ def start(ops: Any, plan: Plan, traced: TracedOptions, ids: Any, like: Any) -> S
     is_prompt = (ops.steps(ids.shape[1], ids) < traced.prompt_length)[None, :]
     ids = xp.where(is_prompt, ids, xp.zeros_like(ids) + traced.pad_token_id)
     if plan.num_beams > 1:
-        return beams.start(ops, ids, traced.prompt_length, _at_least_float32(xp, like), plan.num_beams)
+        return beams.start(ops, ids, traced.prompt_length, at_least_float32(xp, like), plan.num_beams)
     ids = xp.repeat(ids, plan.copies, axis=0)
     finished = xp.zeros_like(ids[:, 0], dtype=xp.bool)
     return RowState(ids, finished, ids[:, 0], traced.prompt_length, xp.all(~finished))
@@ -142,7 +143,7 @@ def advance(
         values: (R, V), the logits of the next token.
     """
     xp, length, ids = ops.xp, state.length, state.ids
-    values = scores = _at_least_float32(xp, values)
+    values = scores = at_least_float32(xp, values)
     if isinstance(state, BeamState):
         scores = logits.renormalize(ops, None, scores, None)
         ids = xp.reshape(ids, (-1, ids.shape[2]))
@@ -255,7 +256,3 @@ def _apply_custom_processors(ops: Any, plan: Plan, ids: Any, scores: Any, length
 def _describe(value: Any) -> str:
     shape = getattr(value, "shape", None)
     return f"a {type(value).__name__}" if shape is None else f"{value.dtype} of shape {tuple(shape)}"
-
-
-def _at_least_float32(xp: Any, values: Any) -> Any:
-    return values if values.dtype == xp.float64 else xp.astype(values, xp.float32)

@@ -4,12 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from diptych.core.semantics.precision import at_least_float32
+
 IGNORED = -100
 """The label that a cross-entropy ignores."""
-
-
-def _wide(xp: Any, values: Any) -> Any:
-    return values if values.dtype == xp.float64 else xp.astype(values, xp.float32)
 
 
 def log_softmax(xp: Any, logits: Any) -> Any:
@@ -21,44 +19,40 @@ def log_softmax(xp: Any, logits: Any) -> Any:
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
 
 
-def cross_entropy(xp: Any, logits: Any, labels: Any, smoothing: float = 0.0) -> Any:
+def cross_entropy(xp: Any, logits: Any, labels: Any) -> Any:
     """Mean of -log softmax(logits)[label] over the labels that are not -100; NaN if all are, or if one is not a class.
 
     Args:
         xp: array namespace.
         logits: (…, C).
         labels: (…), ids below C or -100, in an integer dtype with which the namespace can index.
-        smoothing: the share of the target that is spread over all classes, 0 to 1 (Szegedy et al., arXiv:1512.00567).
     """
     counted = labels != IGNORED
-    log_probabilities = log_softmax(xp, _wide(xp, logits))
+    log_probabilities = log_softmax(xp, at_least_float32(xp, logits))
     inside = xp.logical_and(labels >= 0, labels < logits.shape[-1])
     chosen = xp.where(inside, labels, xp.zeros_like(labels))
     losses = -xp.take_along_axis(log_probabilities, chosen[..., None], axis=-1)[..., 0]
-    if smoothing:
-        losses = (1.0 - smoothing) * losses - smoothing * xp.mean(log_probabilities, axis=-1)
     losses = xp.where(inside, losses, xp.full_like(losses, xp.nan))
     losses = xp.where(counted, losses, xp.zeros_like(losses))
     return xp.sum(losses) / xp.sum(xp.astype(counted, losses.dtype))
 
 
-def causal(xp: Any, logits: Any, labels: Any, smoothing: float = 0.0) -> Any:
+def causal(xp: Any, logits: Any, labels: Any) -> Any:
     """The cross-entropy of a causal model: the logits at t predict the label at t + 1.
 
     Args:
         xp: array namespace.
         logits: (B, T, V).
         labels: (B, T), as in `cross_entropy`; the first of each row is not predicted.
-        smoothing: as in `cross_entropy`.
     """
     # shift the labels, not the logits, which are far larger
     following = xp.concat([labels[:, 1:], xp.full_like(labels[:, :1], IGNORED)], axis=1)
-    return cross_entropy(xp, logits, following, smoothing)
+    return cross_entropy(xp, logits, following)
 
 
 def binary_cross_entropy(xp: Any, logits: Any, labels: Any) -> Any:
     """Mean over all entries of the cross-entropy of sigmoid(logits) with labels in [0, 1], both (B, C)."""
-    logits = _wide(xp, logits)
+    logits = at_least_float32(xp, logits)
     labels = xp.astype(labels, logits.dtype)
     losses = xp.where(logits > 0, logits, xp.zeros_like(logits)) - logits * labels + xp.log1p(xp.exp(-xp.abs(logits)))
     return xp.mean(losses)
@@ -66,7 +60,7 @@ def binary_cross_entropy(xp: Any, logits: Any, labels: Any) -> Any:
 
 def mean_squared_error(xp: Any, predictions: Any, labels: Any) -> Any:
     """Mean over all entries of the squared difference of two arrays of one shape."""
-    predictions = _wide(xp, predictions)
+    predictions = at_least_float32(xp, predictions)
     return xp.mean((predictions - xp.astype(labels, predictions.dtype)) ** 2)
 
 
@@ -120,7 +114,10 @@ def masked_reconstruction(xp: Any, pixels: Any, reconstruction: Any, masked: Any
     batch, rows, columns = masked.shape
     tiles = xp.broadcast_to(masked[:, :, None, :, None], (batch, rows, patch[0], columns, patch[1]))
     counted = xp.reshape(tiles, (batch, 1, rows * patch[0], columns * patch[1]))[:, :, :height, :width]
-    errors = xp.abs(_wide(xp, pixels[:, :, :height, :width]) - _wide(xp, reconstruction[:, :, :height, :width]))
+    errors = xp.abs(
+        at_least_float32(xp, pixels[:, :, :height, :width])
+        - at_least_float32(xp, reconstruction[:, :, :height, :width])
+    )
     counted = xp.astype(counted, errors.dtype)
     # the published constant, for images without a masked patch
     return xp.sum(errors * counted) / (xp.sum(counted) + 1e-5) / pixels.shape[1]

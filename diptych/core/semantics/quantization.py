@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core.semantics.losses import log_softmax
+from diptych.core.semantics.precision import at_least_float32
 
 _LEAST_NORM = 1e-8
 """The smallest norm by which a similarity is divided, as in `torch.cosine_similarity`."""
@@ -15,7 +16,7 @@ _LEAST_NORM = 1e-8
 
 def softmax(xp: Any, logits: Any) -> Any:
     """The probabilities along the last axis, in float32 or wider."""
-    return xp.exp(log_softmax(xp, _wide(xp, logits)))
+    return xp.exp(log_softmax(xp, at_least_float32(xp, logits)))
 
 
 def one_hot_of_largest(ops: Any, values: Any) -> Any:
@@ -61,7 +62,7 @@ def contrastive_loss(ops: Any, states: Any, codes: Any, negatives: Any, masked: 
     others = xp.reshape(codes, (-1, codes.shape[-1]))[negatives]
     same = xp.all(others == codes[:, :, None, :], axis=-1)
     candidates = xp.concat([codes[:, :, None, :], others], axis=2)
-    logits = _cosine(xp, _wide(xp, states)[:, :, None, :], _wide(xp, candidates)) / temperature
+    logits = _cosine(xp, at_least_float32(xp, states)[:, :, None, :], at_least_float32(xp, candidates)) / temperature
     excluded = xp.concat([xp.zeros_like(same[:, :, :1]), same], axis=2)
     logits = xp.where(excluded, xp.full_like(logits, -float("inf")), logits)
     losses = -log_softmax(xp, logits)[:, :, 0]
@@ -71,10 +72,6 @@ def contrastive_loss(ops: Any, states: Any, codes: Any, negatives: Any, masked: 
 def _cosine(xp: Any, first: Any, second: Any) -> Any:
     norms = [xp.clip(xp.sqrt(xp.sum(values * values, axis=-1)), _LEAST_NORM, None) for values in (first, second)]
     return xp.sum(first * second, axis=-1) / (norms[0] * norms[1])
-
-
-def _wide(xp: Any, values: Any) -> Any:
-    return values if values.dtype == xp.float64 else xp.astype(values, xp.float32)
 
 
 def draw_negatives(masked: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:

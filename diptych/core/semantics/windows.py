@@ -42,7 +42,7 @@ class Windows(NamedTuple):
         return -(-rows // self.side), -(-columns // self.side)
 
     @property
-    def covered(self) -> Grid:
+    def covered_grid(self) -> Grid:
         """The rows and columns of all windows together."""
         down, across = self.counts
         return down * self.side, across * self.side
@@ -65,7 +65,7 @@ def partition(ops: Any, states: Any, windows: Windows, shift: int) -> Any:
     """
     xp, batch, width = ops.xp, states.shape[0], states.shape[2]
     (down, across), side = windows.counts, windows.side
-    grid = ops.pad_end(xp.reshape(states, (batch, *windows.grid, width)), (batch, *windows.covered, width))
+    grid = ops.pad_end(xp.reshape(states, (batch, *windows.grid, width)), (batch, *windows.covered_grid, width))
     if shift:
         grid = xp.roll(grid, (-shift, -shift), axis=(1, 2))
     tiles = xp.permute_dims(xp.reshape(grid, (batch, down, side, across, side, width)), (0, 1, 3, 2, 4, 5))
@@ -77,7 +77,7 @@ def merge(ops: Any, states: Any, windows: Windows, shift: int) -> Any:
     xp, width, (rows, columns) = ops.xp, states.shape[2], windows.grid
     (down, across), side = windows.counts, windows.side
     tiles = xp.permute_dims(xp.reshape(states, (-1, down, across, side, side, width)), (0, 1, 3, 2, 4, 5))
-    grid = xp.reshape(tiles, (-1, *windows.covered, width))
+    grid = xp.reshape(tiles, (-1, *windows.covered_grid, width))
     if shift:
         grid = xp.roll(grid, (shift, shift), axis=(1, 2))
     return xp.reshape(grid[:, :rows, :columns], (-1, rows * columns, width))
@@ -121,7 +121,8 @@ def shift_bias(ops: Any, windows: Windows, like: Any) -> Any:
     side, shift, (down, across) = windows.side, windows.shift, windows.counts
     # along each axis: what no window mixes with the other end, and the two parts of the last window
     rows, columns = (
-        (np.arange(size) >= size - side).astype(int) + (np.arange(size) >= size - shift) for size in windows.covered
+        (np.arange(size) >= size - side).astype(int) + (np.arange(size) >= size - shift)
+        for size in windows.covered_grid
     )
     regions = (3 * rows[:, None] + columns[None, :]).reshape(down, side, across, side).swapaxes(1, 2)
     regions = ops.constant(regions.reshape(down * across, 1, side * side).astype(float), like)

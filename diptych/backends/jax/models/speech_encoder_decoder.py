@@ -51,7 +51,7 @@ class SpeechEncoderDecoderModel(CompositeModel):
             past_key_values: the decoder's cache of the earlier tokens; `init_cache` makes one.
             use_cache: whether the cache is returned; by default if one is given. True creates one if none is given.
             logits_to_keep: compute logits for this many last tokens only, 0 for all; or an array of positions.
-            switches: see `Switches`; and other inputs of the encoder, such as mask_time_indices, or
+            switches: see `Switches`; and other inputs of the encoder, such as mask_time_indices, ignore_padding, or
                 freeze_feature_encoder=True, with which the convolutions over the samples get no gradient.
 
         Returns:

@@ -129,7 +129,11 @@ class Wav2Vec2Encoder(nnx.Module):
         return None
 
     def __call__(
-        self, hidden_states: Float[Array, "B T D"], mask: Bool[Array, "B T"] | None, switches: ResolvedSwitches
+        self,
+        hidden_states: Float[Array, "B T D"],
+        mask: Bool[Array, "B T"] | None,
+        switches: ResolvedSwitches,
+        ignore_padding: bool = False,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         states, rngs = without_padding(hidden_states, mask), switches["rngs"]
         inputs = LayerInputs(
@@ -138,7 +142,7 @@ class Wav2Vec2Encoder(nnx.Module):
             output_attentions=switches["output_attentions"],
             rngs=rngs,
         )
-        states = states + self.pos_conv_embed(states)
+        states = states + self.pos_conv_embed(states, mask if ignore_padding else None)
         outputs = run_layers(
             self.layers,
             self.dropout(states if self.stable else self.layer_norm(states), rngs),

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from flax import nnx
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from diptych.backends.jax import layers, ops
 from diptych.core.sound_config import AdaptedSoundEncoderConfig, SoundEncoderConfig
@@ -24,32 +24,41 @@ class Wav2Vec2ConvLayer(nnx.Module):
 
     def __init__(self, config: SoundEncoderConfig, index: int, **init: Unpack[ops.Init]) -> None:
         before, after = config.conv_dim[index - 1] if index else 1, config.conv_dim[index]
-        kernel, stride = config.conv_kernel[index], config.conv_stride[index]
+        self.kernel, self.stride = config.conv_kernel[index], config.conv_stride[index]
         by_frame = config.feat_extract_norm == "layer"
-        options: dict[str, Any] = {"stride": stride, "bias": config.conv_bias, "layer_norm_follows": by_frame}
+        options: dict[str, Any] = {"stride": self.stride, "bias": config.conv_bias, "layer_norm_follows": by_frame}
         self.activation = ops.ACTIVATIONS[config.feat_extract_activation]
-        self.conv = layers.Conv1d(before, after, kernel, **options, **init)
+        self.conv = layers.Conv1d(before, after, self.kernel, **options, **init)
         if by_frame:
             self.layer_norm = layers.LayerNorm(after, _NORM_EPS, **init)
         else:
             self.layer_norm = layers.GroupNorm(after, after, _NORM_EPS, **init) if index == 0 else None
 
-    def __call__(self, states: Float[Array, "B L C"]) -> Float[Array, "B S D"]:
+    def __call__(self, states: Float[Array, "B L C"], lengths: Int[Array, "B"] | None = None) -> Float[Array, "B S D"]:
+        """The features; a group norm counts those of the given lengths of the rows alone, by default all."""
         states = self.conv(states)
-        return self.activation(states if self.layer_norm is None else self.layer_norm(states))
+        if self.layer_norm is None:
+            return self.activation(states)
+        if lengths is None:
+            return self.activation(self.layer_norm(states))
+        counted = first_frames((lengths - self.kernel) // self.stride + 1, states)[..., None]
+        return self.activation(self.layer_norm(states, mask=ops.xp.broadcast_to(counted, states.shape)))
 
 
 class Wav2Vec2FeatureEncoder(nnx.Module):
     returns_channels_last = True
 
     def __init__(self, config: SoundEncoderConfig, **init: Unpack[ops.Init]) -> None:
-        count = len(config.conv_dim)
+        count, self.by_group = len(config.conv_dim), config.feat_extract_norm == "group"
         self.conv_layers = layers.ModuleList([Wav2Vec2ConvLayer(config, index, **init) for index in range(count)])
 
-    def __call__(self, input_values: Float[Array, "B L"]) -> Float[Array, "B T C"]:
+    def __call__(
+        self, input_values: Float[Array, "B L"], lengths: Int[Array, "B"] | None = None
+    ) -> Float[Array, "B T C"]:
+        """The features; a group norm counts the given lengths of the rows alone."""
         states = input_values[..., None]
-        for layer in self.conv_layers:
-            states = layer(states)
+        for index, layer in enumerate(self.conv_layers):
+            states = layer(states, lengths if index == 0 and self.by_group else None)
         return states
 
 
@@ -81,8 +90,11 @@ class Wav2Vec2PositionalConvEmbedding(nnx.Module):
         convolution = layers.Conv1d if normalizes else layers.WeightNormConv1d
         self.conv = convolution(width, width, kernel, **options)
 
-    def __call__(self, hidden_states: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        states = hidden_states if self.batch_norm is None else self.batch_norm(hidden_states)
+    def __call__(
+        self, hidden_states: Float[Array, "B T D"], mask: Bool[Array, "B T"] | None = None
+    ) -> Float[Array, "B T D"]:
+        """What is added to the states, in which padding must be zero; with a mask it is zero after a batch norm too."""
+        states = hidden_states if self.batch_norm is None else without_padding(self.batch_norm(hidden_states), mask)
         # a kernel of even size makes one frame too many
         return self.activation(self.conv(states)[:, : hidden_states.shape[1]])
 
@@ -109,15 +121,21 @@ class Wav2Vec2Adapter(nnx.Module):
 
     def __init__(self, config: AdaptedSoundEncoderConfig, **init: Unpack[ops.Init]) -> None:
         width, count = config.states_width, config.num_adapter_layers
+        self.kernel, self.stride = config.adapter_kernel_size, config.adapter_stride
         adapts = config.adapts_width
         self.proj = layers.Linear(config.hidden_size, width, **init) if adapts else None
         self.proj_layer_norm = layers.LayerNorm(width, _NORM_EPS, **init) if adapts else None
         self.layers = layers.ModuleList([Wav2Vec2AdapterLayer(config, **init) for _ in range(count)])
 
-    def __call__(self, states: Float[Array, "B T D"]) -> Float[Array, "B S F"]:
+    def __call__(self, states: Float[Array, "B T D"], mask: Bool[Array, "B T"] | None = None) -> Float[Array, "B S F"]:
+        """The shorter sequence; with a mask, each convolution reads zeros as padding."""
+        lengths = None if mask is None else ops.xp.sum(ops.xp.astype(mask, ops.xp.int32), axis=1)
         if self.proj is not None and self.proj_layer_norm is not None:
             states = self.proj_layer_norm(self.proj(states))
         for layer in self.layers:
+            if lengths is not None:
+                states = without_padding(states, first_frames(lengths, states))
+                lengths = (lengths + 2 - self.kernel) // self.stride + 1
             states = layer(states)
         return states
 
@@ -125,3 +143,8 @@ class Wav2Vec2Adapter(nnx.Module):
 def without_padding(states: Float[Array, "B T D"], mask: Bool[Array, "B T"] | None) -> Float[Array, "B T D"]:
     """The states with zeros in frames of padding."""
     return states if mask is None else ops.xp.where(mask[..., None], states, ops.xp.zeros_like(states))
+
+
+def first_frames(lengths: Int[Array, "B"], states: Float[Array, "B T D"]) -> Bool[Array, "B T"]:
+    """The mask of as many frames at the start of each row as its length says."""
+    return ops.steps(states.shape[1], states)[None, :] < lengths[:, None]

@@ -6,7 +6,7 @@ width.
 
 from typing import Any, Unpack
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diptych.backends.torch import layers, ops
@@ -24,19 +24,27 @@ class Wav2Vec2ConvLayer(nn.Module):
     def __init__(self, config: SoundEncoderConfig, index: int, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         before, after = config.conv_dim[index - 1] if index else 1, config.conv_dim[index]
-        kernel, stride = config.conv_kernel[index], config.conv_stride[index]
+        self.kernel, self.stride = config.conv_kernel[index], config.conv_stride[index]
         by_frame = config.feat_extract_norm == "layer"
-        options: dict[str, Any] = {"stride": stride, "bias": config.conv_bias, "layer_norm_follows": by_frame}
+        options: dict[str, Any] = {"stride": self.stride, "bias": config.conv_bias, "layer_norm_follows": by_frame}
         self.activation = ops.ACTIVATIONS[config.feat_extract_activation]
-        self.conv = layers.Conv1d(before, after, kernel, **options, **init)
+        self.conv = layers.Conv1d(before, after, self.kernel, **options, **init)
         if by_frame:
             self.layer_norm = layers.LayerNorm(after, _NORM_EPS, **init)
         else:
             self.layer_norm = layers.GroupNorm(after, after, _NORM_EPS, **init) if index == 0 else None
 
-    def forward(self, states: Float[Tensor, "B L C"]) -> Float[Tensor, "B S D"]:
+    def forward(
+        self, states: Float[Tensor, "B L C"], lengths: Int[Tensor, "B"] | None = None
+    ) -> Float[Tensor, "B S D"]:
+        """The features; a group norm counts those of the given lengths of the rows alone, by default all."""
         states = self.conv(states)
-        return self.activation(states if self.layer_norm is None else self.layer_norm(states))
+        if self.layer_norm is None:
+            return self.activation(states)
+        if lengths is None:
+            return self.activation(self.layer_norm(states))
+        counted = first_frames((lengths - self.kernel) // self.stride + 1, states)[..., None]
+        return self.activation(self.layer_norm(states, mask=ops.xp.broadcast_to(counted, states.shape)))
 
 
 class Wav2Vec2FeatureEncoder(nn.Module):
@@ -44,13 +52,16 @@ class Wav2Vec2FeatureEncoder(nn.Module):
 
     def __init__(self, config: SoundEncoderConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
-        count = len(config.conv_dim)
+        count, self.by_group = len(config.conv_dim), config.feat_extract_norm == "group"
         self.conv_layers = layers.ModuleList([Wav2Vec2ConvLayer(config, index, **init) for index in range(count)])
 
-    def forward(self, input_values: Float[Tensor, "B L"]) -> Float[Tensor, "B T C"]:
+    def forward(
+        self, input_values: Float[Tensor, "B L"], lengths: Int[Tensor, "B"] | None = None
+    ) -> Float[Tensor, "B T C"]:
+        """The features; a group norm counts the given lengths of the rows alone."""
         states = input_values[..., None]
-        for layer in self.conv_layers:
-            states = layer(states)
+        for index, layer in enumerate(self.conv_layers):
+            states = layer(states, lengths if index == 0 and self.by_group else None)
         return states
 
 
@@ -84,8 +95,11 @@ class Wav2Vec2PositionalConvEmbedding(nn.Module):
         convolution = layers.Conv1d if normalizes else layers.WeightNormConv1d
         self.conv = convolution(width, width, kernel, **options)
 
-    def forward(self, hidden_states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        states = hidden_states if self.batch_norm is None else self.batch_norm(hidden_states)
+    def forward(
+        self, hidden_states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """What is added to the states, in which padding must be zero; with a mask it is zero after a batch norm too."""
+        states = hidden_states if self.batch_norm is None else without_padding(self.batch_norm(hidden_states), mask)
         # a kernel of even size makes one frame too many
         return self.activation(self.conv(states)[:, : hidden_states.shape[1]])
 
@@ -114,15 +128,23 @@ class Wav2Vec2Adapter(nn.Module):
     def __init__(self, config: AdaptedSoundEncoderConfig, **init: Unpack[ops.Init]) -> None:
         super().__init__()
         width, count = config.states_width, config.num_adapter_layers
+        self.kernel, self.stride = config.adapter_kernel_size, config.adapter_stride
         adapts = config.adapts_width
         self.proj = layers.Linear(config.hidden_size, width, **init) if adapts else None
         self.proj_layer_norm = layers.LayerNorm(width, _NORM_EPS, **init) if adapts else None
         self.layers = layers.ModuleList([Wav2Vec2AdapterLayer(config, **init) for _ in range(count)])
 
-    def forward(self, states: Float[Tensor, "B T D"]) -> Float[Tensor, "B S F"]:
+    def forward(
+        self, states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B S F"]:
+        """The shorter sequence; with a mask, each convolution reads zeros as padding."""
+        lengths = None if mask is None else ops.xp.sum(ops.xp.astype(mask, ops.xp.int32), axis=1)
         if self.proj is not None and self.proj_layer_norm is not None:
             states = self.proj_layer_norm(self.proj(states))
         for layer in self.layers:
+            if lengths is not None:
+                states = without_padding(states, first_frames(lengths, states))
+                lengths = (lengths + 2 - self.kernel) // self.stride + 1
             states = layer(states)
         return states
 
@@ -130,3 +152,8 @@ class Wav2Vec2Adapter(nn.Module):
 def without_padding(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B T D"]:
     """The states with zeros in frames of padding."""
     return states if mask is None else ops.xp.where(mask[..., None], states, ops.xp.zeros_like(states))
+
+
+def first_frames(lengths: Int[Tensor, "B"], states: Float[Tensor, "B T D"]) -> Bool[Tensor, "B T"]:
+    """The mask of as many frames at the start of each row as its length says."""
+    return ops.steps(states.shape[1], states)[None, :] < lengths[:, None]

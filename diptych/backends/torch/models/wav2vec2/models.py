@@ -28,7 +28,7 @@ class Wav2Vec2Model(PreTrainedModel):
     """The encoder: convolutions over the samples, transformer layers over their frames, and an adapter if there is one.
 
     A padded row equals the row alone only with feat_extract_norm="layer" and without an adapter: group norm counts the
-    padding, and an adapter sees the frames beyond the end.
+    padding, and an adapter sees the frames beyond the end, unless `ignore_padding` is asked for.
     """
 
     encoder_class: ClassVar[type[Wav2Vec2Encoder]] = Wav2Vec2Encoder
@@ -72,6 +72,7 @@ class Wav2Vec2Model(PreTrainedModel):
         mask_time_indices: Any = None,
         mask_feature_indices: Any = None,
         freeze_feature_encoder: bool = False,
+        ignore_padding: bool = False,
         **switches: Unpack[Switches],
     ) -> ModelOutput | tuple[Any, ...]:
         """Encodes a batch of recordings.
@@ -83,6 +84,8 @@ class Wav2Vec2Model(PreTrainedModel):
                 in train mode drawn at random by default, as the config says.
             mask_feature_indices: (B, hidden_size), nonzero for the features that are zeroed, likewise.
             freeze_feature_encoder: whether the convolutions over the samples get no gradient.
+            ignore_padding: whether a padded row equals the row alone, unlike in the published models: group norm
+                doesn't count what attention_mask says is padding, and adapters read zeros there.
             switches: see `Switches`.
 
         Raises:
@@ -104,13 +107,15 @@ class Wav2Vec2Model(PreTrainedModel):
             size = (samples.shape[0], config.hidden_size)
             given["feature"] = boundary.selection("mask_feature_indices", mask_feature_indices, size, "feature")
         frozen = boundary.switch("freeze_feature_encoder", freeze_feature_encoder)
-        states = self.feature_extractor(samples)
+        ignores = boundary.switch("ignore_padding", ignore_padding) and mask is not None
+        lengths = boundary.row_lengths("attention_mask", attention_mask) if ignores else None
+        states = self.feature_extractor(samples, lengths)
         states = ops.stop_gradient(states) if frozen else states
         states, features = self.feature_projection(states, resolved["rngs"])
         states = self._mask_features(states, mask, given, resolved["rngs"])
-        outputs = self.encoder(states, mask, resolved)
+        outputs = self.encoder(states, mask, resolved, ignores)
         states = outputs.last_hidden_state
-        states = states if self.adapter is None else self.adapter(states)
+        states = states if self.adapter is None else self.adapter(states, mask if ignores else None)
         return self._format_output(self._record(outputs, states, features), switches.get("return_dict"))
 
     def _record(self, outputs: ModelOutput, states: Any, features: Any) -> ModelOutput:

@@ -18,6 +18,7 @@ import typer
 
 import diptych
 from diptych.cli import classify, convert, diff, generate, inspect, parity, verify
+from diptych.cli.printing import visible
 from diptych.core import interrupts
 
 app = typer.Typer(
@@ -115,7 +116,7 @@ def _report(error: BaseException) -> int:
     """Prints an error on stderr, and returns the exit code for it; Python's own is 1, which says "not equal" here."""
     if isinstance(error, ImportError | OSError) or (isinstance(error, ValueError) and _is_ours(error)):
         with contextlib.suppress(OSError):  # stderr may be what cannot be written
-            typer.echo(f"diptych: {' '.join(_message(error).split())}", err=True)
+            typer.echo(visible(f"diptych: {' '.join(_message(error).split())}"), err=True)
         return 2
     traceback.print_exception(error)
     return 3

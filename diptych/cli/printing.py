@@ -4,14 +4,26 @@ from typing import Any
 
 import typer
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def visible(text: str) -> str:
+    """The text with control characters as escapes: names in a stranger's files may hold commands for the terminal."""
+    return text.translate(_CONTROLS)
+
 
 def make_console() -> Any:
-    """A console of rich on stdout."""
+    """A console of rich on stdout, which shows control characters as escapes."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    class VisibleConsole(Console):
+        def render(self, *arguments: Any, **options: Any) -> Any:
+            for segment in super().render(*arguments, **options):
+                yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+    console = VisibleConsole(highlight=False)
     # rich would treat a file or pipe as a narrow terminal
-    return console if console.is_terminal else Console(highlight=False, width=160)
+    return console if console.is_terminal else VisibleConsole(highlight=False, width=160)
 
 
 class FileErrors:
@@ -22,7 +34,7 @@ class FileErrors:
 
     def report(self, error: ValueError) -> None:
         """Prints the error of a file on stderr."""
-        typer.echo(f"diptych: {' '.join(str(error).split())}", err=True)
+        typer.echo(visible(f"diptych: {' '.join(str(error).split())}"), err=True)
         self.count += 1
 
     def end(self) -> None:

@@ -294,7 +294,8 @@ def _verify(
         return ConvertedTensor(slot.path, slot.shape, back.dtype.name, filling.source.dtype.name, sha256)
 
     def held(pair: tuple[Filling, TensorSource, TensorSource]) -> int:
-        return sum(max(part.nbytes for part in source.parts()) for source in pair[1:])
+        copies = [source for source in pair[1:] if not source.mapped]
+        return sum(max(part.nbytes for part in source.parts()) for source in copies)
 
     converted: list[ConvertedTensor] = []
     for tensor, (_, _, back) in zip(map_ahead(compare, compared, size=held), compared, strict=True):

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,7 +71,9 @@ def write_manifest(
     if isinstance(source, str):
         repository, commit = source, None
     else:
-        repository, commit = repository_of(source) or (str(source.resolve()), None)
+        # names of files may hold bytes that are no characters
+        path_text = os.fsencode(source.resolve()).decode(errors="backslashreplace")
+        repository, commit = repository_of(source) or (path_text, None)
     manifest = {
         "manifest_version": _VERSION,
         "source": repository,

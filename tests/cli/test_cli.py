@@ -12,6 +12,7 @@ import termios
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import diptych
 from diptych import cli
@@ -55,6 +56,15 @@ def test_inspect_lists_the_tensors(run, source):
     assert ["class", "BertModel"] in lines
     assert f"tensors {len(checkpoints.shapes('BertModel'))} (55 float32), 51,808 bytes".split() in lines
     assert ["parameters", "12,952"] in lines
+
+
+def test_names_in_files_are_no_commands_for_the_terminal(run, tmp_path, source):
+    weights = load_file(tmp_path / "source" / "model.safetensors")
+    save_file(weights | {"\x1b[2J\x9b1m": np.ones(3, np.float32)}, tmp_path / "source" / "model.safetensors")
+    for code, (found, out, err) in ((0, run("inspect", source)), (2, run("convert", source, tmp_path / "out"))):
+        assert found == code
+        assert r"\x1b[2J\x9b1m" in out + err
+        assert not {"\x1b", "\x9b"} & {*out, *err}
 
 
 def test_inspect_as_json(run, source):

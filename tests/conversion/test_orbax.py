@@ -117,6 +117,13 @@ def weights(tmp_path):
     return save_tree(tmp_path / "saved", arrays)
 
 
+def test_a_path_that_tensorstore_cannot_take(weights):
+    odd = weights.parent.rename(weights.parent.with_name(os.fsdecode(b"old\xff")))
+    for act in (open_checkpoint, lambda place: write_checkpoint(place, {"a": from_array(np.ones(3))}, format="orbax")):
+        with pytest.raises(CheckpointError, match=r"not in UTF-8, as Orbax needs it\. Rename the directory"):
+            act(odd)
+
+
 def test_metadata_that_is_damaged_or_leads_elsewhere(weights):
     good = json.loads((weights / "_METADATA").read_text())
     entry = {"key_metadata": [{"key": "a", "key_type": 2}], "value_metadata": {"value_type": "np.ndarray"}}

@@ -1,6 +1,7 @@
 """Manifests of conversions, and checks against them."""
 
 import json
+import os
 from importlib.metadata import version
 
 import numpy as np
@@ -43,6 +44,14 @@ def test_what_was_converted_is_verified_also_in_another_format(converted, tmp_pa
     convert(converted, tmp_path / "flax", format="flax-msgpack")
     assert not (tmp_path / "flax" / MANIFEST).exists()
     assert verify(tmp_path / "flax", manifest=converted / MANIFEST).passed
+
+
+def test_names_of_files_may_hold_bytes_that_are_no_characters(tmp_path, source):
+    odd = source.rename(tmp_path / os.fsdecode(b"old\xff"))
+    convert(odd, tmp_path / os.fsdecode(b"new\xff"), manifest=True)
+    assert verify(tmp_path / os.fsdecode(b"new\xff")).passed
+    manifest = json.loads((tmp_path / os.fsdecode(b"new\xff") / MANIFEST).read_bytes())
+    assert manifest["source"] == f"{tmp_path}/old\\xff"
 
 
 def test_a_config_alone_that_differs_is_named(converted):

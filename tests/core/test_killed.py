@@ -29,6 +29,19 @@ def test_a_kill_at_any_operation_leaves_the_old_checkpoint_or_the_new_one(tmp_pa
     assert sum(int(line.split()[-1]) for line in done.stdout.splitlines()) > 200
 
 
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127])
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path, name):
+    leftover = tmp_path / f".{atomic._short(name)}.partial-{atomic._host()}01234567"
+    leftover.mkdir()
+    for write in (new_directory(tmp_path / name), new_directory(tmp_path / name, overwrite=True)):
+        with write as partial:
+            (partial / "config.json").touch()
+    with open_atomic(tmp_path / name / name):
+        pass
+    assert names(tmp_path) == [name]
+    assert set(names(tmp_path / name)) == {"config.json", name}
+
+
 def test_what_belongs_to_a_living_run_stays(tmp_path):
     with new_directory(tmp_path / "new") as partial, new_directory(tmp_path / "new") as other:
         (partial / "config.json").write_text("mine")

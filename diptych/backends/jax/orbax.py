@@ -40,6 +40,7 @@ def read(directory: Path) -> dict[str, TensorSource]:
     Raises:
         CheckpointError: The checkpoint is damaged, or holds something else than a tree of arrays.
     """
+    _require_characters(directory)
     metadata = parse_json_object((directory / _METADATA).read_bytes(), str(directory / _METADATA))
     entries = metadata.get("tree_metadata")
     if not isinstance(entries, dict):
@@ -73,6 +74,7 @@ def write(directory: Path, tensors: Mapping[str, TensorSource], progress: Callab
         CheckpointError: A name does not describe a place in a tree, or Orbax cannot store an array.
         OSError: The disk failed.
     """
+    _require_characters(directory)
     for name, source in tensors.items():
         dtype_name(source, name)
         if source.nbytes == 0:
@@ -94,6 +96,16 @@ def write(directory: Path, tensors: Mapping[str, TensorSource], progress: Callab
     for source in tensors.values():
         if progress is not None:
             progress(source.nbytes)
+
+
+def _require_characters(directory: Path) -> None:
+    """Refuses a path with bytes that are no characters, which TensorStore cannot take."""
+    try:
+        str(directory.resolve()).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            f"{directory}: its path is not in UTF-8, as Orbax needs it. Rename the directory, or choose another format"
+        ) from None
 
 
 def _array_keys(entry: Any, directory: Path) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Directories and files that get their names once they are complete, whatever ends the run.
 
-What is incomplete is hidden beside its final name, as `.NAME.partial-` and 16 digits, 8 of the host and 8 at random.
-Its run holds a lock on it. The next run to the same place removes what is not locked: a killed run left it behind. A
-hidden directory holds
+What is incomplete is hidden beside its final name, as `.NAME.partial-` and 16 digits, 8 of the host and 8 at random; a
+long NAME is shortened. Its run holds a lock on it. The next run to the same place removes what is not locked: a killed
+run left it behind. A hidden directory holds
 
     lock     the file that is locked
     new/     what is being written, under the final names
@@ -168,7 +168,8 @@ def require_space(path: str | PathLike[str], needed: int) -> None:
 
 def _remove_leftovers(directory: Path, name: str | None = None) -> None:
     """Removes what killed runs left in a directory, of one name or of any."""
-    pattern = re.compile(rf"\.{'.+' if name is None else re.escape(name)}\.partial-([0-9a-f]{{8}})[0-9a-f]{{8}}")
+    names = ".+" if name is None else re.escape(_short(name))
+    pattern = re.compile(rf"\.{names}\.partial-([0-9a-f]{{8}})[0-9a-f]{{8}}")
     with suppress(FileNotFoundError, NotADirectoryError, PermissionError):  # creating something says more about it
         for found in filter(None, map(pattern.fullmatch, os.listdir(directory))):
             _remove_leftover(directory / found[0], found[1])
@@ -215,7 +216,7 @@ def _hidden_directory(path: Path) -> Generator[Path, None, None]:
 def _lock_hidden_name(path: Path, make: Callable[[Path], Path]) -> tuple[Path, int]:
     """A new hidden name beside a path, and the descriptor of its locked file, which `make` names."""
     while True:
-        partial = path.with_name(f".{path.name}.partial-{_host()}{secrets.token_hex(4)}")
+        partial = path.with_name(f".{_short(path.name)}.partial-{_host()}{secrets.token_hex(4)}")
         lock = make(partial)
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o666)
@@ -280,6 +281,12 @@ def _remove_if_dead(leftover: Path) -> None:
 def _is_in_use(directory: Path) -> bool:
     """Whether a directory can't be exchanged for another one: it is a mount point, or where this process works."""
     return directory.is_mount() or directory.samefile(os.curdir)
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for what a hidden one adds: itself, or if it is long its start and a hash."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= 200 else f"{name[:40]}-{hashlib.sha256(encoded).hexdigest()[:16]}"
 
 
 def _host() -> str:

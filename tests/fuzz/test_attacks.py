@@ -305,5 +305,5 @@ def test_the_tests_of_each_guarantee_are_there():
     root = Path(__file__).parents[2]
     rows = [line for line in (root / "SECURITY.md").read_text().splitlines() if line.startswith("| **")]
     named = [re.findall(r"`(tests/[^`]+)`", row) for row in rows]
-    assert len(named) == 8 and all(named)
+    assert len(named) == 9 and all(named)
     assert all((root / path).is_file() for paths in named for path in paths)

@@ -117,17 +117,27 @@ class GroupNorm(nn.GroupNorm):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, states: Float[Tensor, "B *T C"], *, mask: Bool[Tensor, "B *T C"] | None = None
     ) -> Float[Tensor, "B *T C"]:
-        """The states with mean 0 and variance 1 in each group, scaled and shifted; the mask says what is counted."""
+        """The states with mean 0 and variance 1 in each group, scaled and shifted.
+
+        Args:
+            states: to normalise.
+            mask: what is counted, alike for all features; by default everything.
+        """
         if mask is None:
             return super().forward(states.movedim(-1, 1)).movedim(1, -1)
-        wide = states.to(torch.promote_types(states.dtype, torch.float32))
-        grouped, counted = (values.unflatten(-1, (self.num_groups, -1)) for values in (wide, mask))
-        axes = (*range(1, states.ndim - 1), -1)
-        count = counted.sum(axes, keepdim=True)
-        centred = grouped - torch.where(counted, grouped, 0.0).sum(axes, keepdim=True) / count
-        variance = torch.where(counted, centred, 0.0).square().sum(axes, keepdim=True) / count
-        normed = (centred * torch.rsqrt(variance + self.eps)).flatten(-2)
-        return (normed * self.weight + self.bias).to(states.dtype)
+        values = states.to(torch.promote_types(states.dtype, torch.float32)).flatten(1, -2)
+        counted = mask[..., 0].flatten(1)[:, None].to(values.dtype)
+
+        def mean(values: Float[Tensor, "B S C"]) -> Float[Tensor, "B 1 C"]:
+            """The mean of each feature's group; a product takes no copy of the values."""
+            features = counted @ values / counted.sum(-1, keepdim=True)
+            groups = features.unflatten(-1, (self.num_groups, -1))
+            return groups.mean(-1, keepdim=True).expand_as(groups).flatten(-2)
+
+        with torch.autocast(states.device.type, enabled=False):
+            centred = values - mean(values)
+            scale = torch.rsqrt(mean(centred.square()) + self.eps) * self.weight
+            return torch.addcmul(self.bias, centred, scale).to(states.dtype).reshape(states.shape)
 
 
 class RMSNorm(nn.RMSNorm):

@@ -341,6 +341,21 @@ class Boundary:
         values = self.ops.on_device(self.ops.concrete_array(self.caller, name, mask), self.like)
         return self.xp.sum(self.xp.astype(values != 0, self.xp.int32), axis=1)
 
+    def leading_lengths(self, name: str, mask: Any) -> Any:
+        """How many samples (B,) each row of a mask (B, samples) has, which must come before its padding."""
+        counts = self.row_lengths(name, mask)
+        attends = self.ops.on_device(self.ops.concrete_array(self.caller, name, mask), self.like) != 0
+        leading = self.ops.steps(attends.shape[1], counts)[None, :] < counts[:, None]
+        misplaced = self.xp.sum(self.xp.astype(attends != leading, self.xp.int32), axis=1)
+        bounds = self.ops.min_max(misplaced)
+        if bounds is not None and bounds[1] > 0:
+            row = int(self.xp.argmax(misplaced))
+            raise InputError(
+                f"{self.caller}: {name} has padding before samples in row {row}; ignore_padding=True needs all padding "
+                "at the end of a row"
+            )
+        return counts
+
     def negatives(self, value: Any, size: Size, masked: Any) -> Any:
         """`sampled_negative_indices` (B, T, K), each below B * T.
 

@@ -67,6 +67,16 @@ def test_names_in_files_are_no_commands_for_the_terminal(run, tmp_path, source):
         assert not {"\x1b", "\x9b"} & {*out, *err}
 
 
+@pytest.mark.parametrize("end", ["\nEQUAL", "\u2028", "\r"])
+def test_a_name_that_could_pass_for_a_line_of_output_is_refused(run, tmp_path, source, end):
+    weights = load_file(tmp_path / "source" / "model.safetensors")
+    save_file(weights | {f"x{end}": np.ones(3, np.float32)}, tmp_path / "source" / "model.safetensors")
+    for command in (("inspect", source), ("diff", source, source), ("convert", source, tmp_path / "out")):
+        code, out, err = run(*command)
+        assert (code, out) == (2, "")
+        assert f"the name of the tensor {f'x{end}'!r} has a line break" in err
+
+
 def test_inspect_as_json(run, source):
     code, out, _ = run("inspect", source, "--json")
     inspection = json.loads(out)

@@ -122,6 +122,18 @@ def test_a_padded_row_equals_the_row_alone_if_padding_is_ignored(kind: str) -> N
     assert np.abs(counted - found["torch"])[1:].max() > 1e-3
 
 
+@each_backend
+@pytest.mark.parametrize("padding", [slice(30), slice(40, 50)], ids=["on the left", "a hole"])
+def test_padding_that_is_ignored_must_come_last(backend: str, padding: slice) -> None:
+    ours = BACKENDS[backend].Wav2Vec2Model(CONFIGS["Wav2Vec2Model"], seed=1)
+    mask = np.ones((3, 90), int)
+    mask[1, 60:], mask[2, padding] = 0, 0
+    call = {"input_values": np.zeros((3, 90)), "attention_mask": mask}
+    with pytest.raises(InputError, match="attention_mask has padding before samples in row 2; ignore_padding=True"):
+        ours(**call, ignore_padding=True)
+    ours(**call)  # the published models count samples, wherever they are
+
+
 @pytest.mark.parametrize(("buckets", "farthest"), [(320, 800), (32, 128), (12, 9), (64, 1024)])
 def test_distances_have_the_published_buckets(buckets: int, farthest: int) -> None:
     attention = WavLMAttention(12, 3, num_buckets=buckets, max_distance=farthest)

@@ -45,10 +45,18 @@ def open_checkpoint(
     for candidate in candidates:
         found = candidate.open(directory, variant)
         if found is not None:
+            _refuse_line_breaks(directory, found.tensors)
             return found
     if variant is not None:
         raise missing_variant(directory, variant, os.listdir(directory))
     raise _nothing_found(directory, candidates)
+
+
+def _refuse_line_breaks(directory: Path, names: Iterable[str]) -> None:
+    """Raises a CheckpointError for a name that could pass for a line of a command's output."""
+    for name in names:
+        if len(f"{name}.".splitlines()) > 1:
+            raise CheckpointError(f"{directory}: the name of the tensor {name!r} has a line break. Rename the tensor")
 
 
 def write_checkpoint(

@@ -85,7 +85,7 @@ class Wav2Vec2Model(PreTrainedModel):
             mask_feature_indices: (B, hidden_size), nonzero for the features that are zeroed, likewise.
             freeze_feature_encoder: whether the convolutions over the samples get no gradient.
             ignore_padding: whether a padded row equals the row alone, unlike in the published models: group norm
-                doesn't count what attention_mask says is padding, and adapters read zeros there.
+                doesn't count what attention_mask says is padding, which must come last, and adapters read zeros there.
             switches: see `Switches`.
 
         Raises:
@@ -108,7 +108,7 @@ class Wav2Vec2Model(PreTrainedModel):
             given["feature"] = boundary.selection("mask_feature_indices", mask_feature_indices, size, "feature")
         frozen = boundary.switch("freeze_feature_encoder", freeze_feature_encoder)
         ignores = boundary.switch("ignore_padding", ignore_padding) and mask is not None
-        lengths = boundary.row_lengths("attention_mask", attention_mask) if ignores else None
+        lengths = boundary.leading_lengths("attention_mask", attention_mask) if ignores else None
         states = self.feature_extractor(samples, lengths)
         states = ops.stop_gradient(states) if frozen else states
         states, features = self.feature_projection(states, resolved["rngs"])

@@ -328,7 +328,7 @@ class Boundary:
                 f"there are {length}; a mask over samples is needed"
             )
         self._refuse_other_values(name, values)
-        counts = self.row_lengths(name, values)
+        counts = self.xp.sum(self.xp.astype(self.ops.on_device(values, self.like) != 0, self.xp.int32), axis=1)
         frames = lengths(counts)
         bounds = self.ops.min_max(frames)
         if bounds is not None and bounds[0] < 1:
@@ -336,15 +336,10 @@ class Boundary:
             raise check.no_frame(self.caller, name, int(counts[row]), row)
         return self.ops.steps(length, frames)[None, :] < frames[:, None]
 
-    def row_lengths(self, name: str, mask: Any) -> Any:
-        """How many entries (B,) of each row a mask (B, samples) attends to."""
-        values = self.ops.on_device(self.ops.concrete_array(self.caller, name, mask), self.like)
-        return self.xp.sum(self.xp.astype(values != 0, self.xp.int32), axis=1)
-
     def leading_lengths(self, name: str, mask: Any) -> Any:
         """How many samples (B,) each row of a mask (B, samples) has, which must come before its padding."""
-        counts = self.row_lengths(name, mask)
         attends = self.ops.on_device(self.ops.concrete_array(self.caller, name, mask), self.like) != 0
+        counts = self.xp.sum(self.xp.astype(attends, self.xp.int32), axis=1)
         leading = self.ops.steps(attends.shape[1], counts)[None, :] < counts[:, None]
         misplaced = self.xp.sum(self.xp.astype(attends != leading, self.xp.int32), axis=1)
         bounds = self.ops.min_max(misplaced)
